@@ -1,0 +1,1 @@
+"""Certified Lipschitz constants of trained networks."""

@@ -1,0 +1,41 @@
+"""Errors a user can act on. Each carries the exit status of the command line (README, "Exit status")."""
+
+from __future__ import annotations
+
+
+class LipcertError(Exception):
+    """Base: the first line says what, where and what to do."""
+
+    exit_code = 4
+
+
+class UsageError(LipcertError):
+    """A flag or argument that makes no sense for this model."""
+
+    exit_code = 2
+
+
+class UnreadableError(LipcertError):
+    """The file is missing, damaged, or not in a format that lipcert reads."""
+
+    exit_code = 2
+
+
+class RefusedModel(LipcertError):
+    """The file was read, but no rule claims one of its nodes, so nothing true can be said of it.
+
+    `unbounded` marks the nodes that are known not to be Lipschitz (floor, x / |x|, a branch on data).
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, node: str | None = None, unbounded: bool = False):
+        super().__init__(message)
+        self.node = node
+        self.unbounded = unbounded
+
+
+class SelfCheckFailed(LipcertError):
+    """Two results of one scope contradict each other (lower > upper). Never clamped, always exit 4."""
+
+    exit_code = 4

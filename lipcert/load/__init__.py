@@ -1,0 +1,1 @@
+"""Readers: a model file or an nn.Module becomes a `Source` that capture can export."""

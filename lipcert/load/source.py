@@ -1,0 +1,37 @@
+"""What every reader hands to capture: a module of one tensor in, one tensor out, and something to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+Format = Literal["onnx", "torchscript", "pt2", "module"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The original object, evaluated outside lipcert (gate 5 of DESIGN section 5).
+
+    `evaluate`: (k, *input_shape) float64 -> (k, *output_shape) float64, each row one call of the original.
+    It runs guarded (time and memory), and raises LipcertError where the original cannot run.
+    """
+
+    name: str  # "onnxruntime", "torch", "torchscript"
+    evaluate: Callable[[np.ndarray], np.ndarray]
+    dtype: str = "float32"  # arithmetic of the original; sets the tolerance of the comparison
+
+
+@dataclass(frozen=True)
+class Source:
+    module: torch.nn.Module  # eval mode; forward(x) with x of the example's shape and dtype
+    example: torch.Tensor  # zeros of the fixed input shape (batch 1 included where the model has one)
+    format: Format
+    input_name: str
+    output_name: str
+    references: tuple[Reference, ...] = ()
+    warnings: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = field(default_factory=tuple)
