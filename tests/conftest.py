@@ -1,0 +1,57 @@
+"""Shared fixtures: the folder of models kept outside the repository, seeds, one thread, footprints of hostile files."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FOOTPRINTS = ("/tmp/pwned_lipcert", "/tmp/lipcert_ts_wrote")  # what the files of shared/bad try to write
+
+torch.set_num_threads(1)
+
+
+def shared_folder() -> Path:
+    """The folder named by LIPCERT_SHARED (default: `shared` next to the repository). It may be absent; see `shared`."""
+    return Path(os.environ.get("LIPCERT_SHARED", REPOSITORY.parent / "shared"))
+
+
+def require_shared() -> Path:
+    """`shared_folder()`, or a skip that says why; a failure where LIPCERT_REQUIRE_SHARED=1 demands the folder."""
+    folder = shared_folder()
+    if folder.is_dir():
+        return folder
+    reason = f"no models: {folder} is absent (set LIPCERT_SHARED)"
+    if os.environ.get("LIPCERT_REQUIRE_SHARED") == "1":
+        pytest.fail(f"LIPCERT_REQUIRE_SHARED=1 but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return require_shared()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    for footprint in FOOTPRINTS:
+        if os.path.exists(footprint):
+            pytest.exit(f"{footprint} exists before the tests: remove it and look for what wrote it", returncode=1)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    left = [footprint for footprint in FOOTPRINTS if os.path.exists(footprint)]
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"\nFAILED: a hostile file ran code during the tests, it wrote {', '.join(left)}")
