@@ -1,0 +1,232 @@
+"""Directed rounding, built on IEEE float64 with round to nearest (the only mode Python and torch offer).
+
+Every elementary operation is correctly rounded, so its exact result lies between the two neighbours of the computed
+one; `*_up` returns the computed value or its upper neighbour, `*_down` the mirror image. Sums of many terms use the
+standard bound of Higham, *Accuracy and Stability of Numerical Algorithms*, (3.4): n roundings, in any order and with
+or without FMA, change a nonnegative sum by a factor between 1 - n u and 1 + gamma_n.
+
+All functions take Python floats or float64 tensors (any device) and return the same kind. NaN stays NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from lipcert.query import P
+
+EPS = 2.0**-53  # unit roundoff u
+TINY = 2.0**-1022  # smallest normal number: no operation errs by more through underflow, flush to zero included
+
+Real = TypeVar("Real", float, Tensor)
+Dim = int | tuple[int, ...] | None
+
+
+def _is_tensor(*values: object) -> bool:
+    for value in values:
+        if isinstance(value, Tensor) and value.dtype != torch.float64:
+            raise TypeError(f"directed rounding needs float64 tensors, got {value.dtype}: convert with .double()")
+    return any(isinstance(value, Tensor) for value in values)
+
+
+def up(x: Real) -> Real:
+    """The next float above; `inf` stays `inf`."""
+    if _is_tensor(x):
+        return torch.nextafter(cast(Tensor, x), torch.full((), math.inf, dtype=torch.float64, device=x.device))
+    return math.nextafter(x, math.inf)
+
+
+def down(x: Real) -> Real:
+    """The next float below; `-inf` stays `-inf`."""
+    return -up(-x)
+
+
+def _where(condition: Any, yes: Any, no: Any) -> Any:
+    return torch.where(condition, yes, no) if isinstance(condition, Tensor) else (yes if condition else no)
+
+
+def add_up(a: Real, b: Real | float) -> Real:
+    """Upper value of a + b; exact where the float sum is exact (Knuth's TwoSum finds its rounding error)."""
+    if not _is_tensor(a, b):
+        a, b = float(a), float(b)
+    s = a + b
+    t = s - a
+    error = (a - (s - t)) + (b - t)
+    return _where((error <= 0) & (error > -math.inf), s, up(s))  # NaN or -inf: TwoSum overflowed, so step outward
+
+
+def add_down(a: Real, b: Real | float) -> Real:
+    return -add_up(-a, -b)
+
+
+def sub_up(a: Real, b: Real | float) -> Real:
+    return add_up(a, -b)
+
+
+def sub_down(a: Real, b: Real | float) -> Real:
+    return -add_up(-a, b)
+
+
+def mul_up(a: Real, b: Real | float) -> Real:
+    """Upper value of a * b. Zero only where a factor is zero: a positive product never underflows to 0."""
+    product = a * b if _is_tensor(a, b) else float(a) * float(b)
+    # -0.0 from an underflow is a valid upper value of a negative product, but so is the next float; only factors
+    # that are zero keep an exact 0, so that the norm of a zero matrix stays 0.
+    return _where((a == 0) | (b == 0), product, up(product))
+
+
+def mul_down(a: Real, b: Real | float) -> Real:
+    """Lower value of a * b; 0, not a negative number, where a positive product underflows."""
+    return _where((a > 0) & (b > 0), _floor(-mul_up(-a, b)), -mul_up(-a, b))
+
+
+def _floor(x: Any) -> Any:
+    return x.clamp(min=0.0) if isinstance(x, Tensor) else (0.0 if x < 0 else x)
+
+
+def div_up(a: Real, b: Real | float) -> Real:
+    """Upper value of a / b; 0 / b is 0. Division of floats by zero is `inf` or NaN as in IEEE, never an exception."""
+    if not _is_tensor(a, b):
+        if b == 0:
+            return math.nan if a == 0 or math.isnan(a) else math.inf
+        quotient = float(a) / float(b)
+    else:
+        quotient = a / b
+    return _where((a == 0) & (b != 0), quotient, up(quotient))
+
+
+def div_down(a: Real, b: Real | float) -> Real:
+    """Lower value of a / b; 0 where a positive quotient underflows."""
+    return _where((a > 0) & (b > 0), _floor(-div_up(-a, b)), -div_up(-a, b))
+
+
+def sqrt_up(x: Real) -> Real:
+    """Upper value of sqrt(x), x >= 0; sqrt(0) is 0."""
+    root = cast(Tensor, x).sqrt() if _is_tensor(x) else math.sqrt(x)
+    return _where(x == 0, root, up(root))
+
+
+def sqrt_down(x: Real) -> Real:
+    """Lower value of sqrt(x), x >= 0; sqrt(0) is 0."""
+    root = cast(Tensor, x).sqrt() if _is_tensor(x) else math.sqrt(x)
+    return _where(x == 0, root, down(root))
+
+
+def gamma(n: int) -> float:
+    """Upper value of gamma_n = n u / (1 - n u): n roundings multiply by 1 + t, |t| <= gamma_n. `inf` for n u >= 1."""
+    nu = n * EPS  # exact, and so is 1 - nu
+    return div_up(nu, 1.0 - nu) if nu < 1 else math.inf
+
+
+def _dims(t: Tensor, dim: Dim) -> tuple[int, ...]:
+    if dim is None:
+        return tuple(range(t.ndim))
+    return (dim,) if isinstance(dim, int) else tuple(dim)
+
+
+def _count(t: Tensor, dims: tuple[int, ...]) -> int:
+    return math.prod(t.shape[d] for d in dims)
+
+
+def _largest(t: Tensor, dims: tuple[int, ...], keepdim: bool = False) -> Tensor:
+    if not dims:
+        return t
+    if _count(t, dims) == 0:
+        return t.sum(dims, keepdim=keepdim)  # the largest of no nonnegative numbers is 0
+    return t.amax(dims, keepdim=keepdim)
+
+
+def sum_up(t: Tensor, dim: Dim = None) -> Tensor:
+    """Upper value of the sum of a nonnegative tensor over `dim` (None: all). Exact zero for zeros.
+
+    computed >= exact (1 - u)^{n-1} >= exact (1 - (n-1) u), and 1 / (1 - k u) = 1 + gamma_k.
+    """
+    dims = _dims(t, dim)
+    if not dims:
+        return t
+    return mul_up(t.sum(dims), add_up(1.0, gamma(max(_count(t, dims) - 1, 0))))
+
+
+def sum_down(t: Tensor, dim: Dim = None) -> Tensor:
+    """Lower value of the sum of a nonnegative tensor: computed <= exact (1 + gamma_{n-1})."""
+    dims = _dims(t, dim)
+    if not dims:
+        return t
+    return div_down(t.sum(dims), add_up(1.0, gamma(max(_count(t, dims) - 1, 0))))
+
+
+def dot_up(a: Tensor, b: Tensor, dim: Dim = None) -> Tensor:
+    """Upper value of sum(a * b) over `dim`, both nonnegative (broadcast)."""
+    return sum_up(mul_up(a, b), dim)
+
+
+def matmul_up(a: Tensor, b: Tensor) -> Tensor:
+    """Upper value of a @ b for nonnegative a (.., m, k) and b (.., k, n).
+
+    k products and k - 1 sums; the additive term covers products that underflow, and is left out where every product
+    is exactly zero.
+    """
+    k = a.shape[-1]
+    product = a @ b
+    outward = add_up(mul_up(product, add_up(1.0, gamma(k))), k * TINY)
+    if bool((product != 0).all()):
+        return outward
+    touched = (a != 0).double() @ (b != 0).double()
+    return torch.where(touched == 0, torch.zeros_like(outward), outward)
+
+
+def power_of_two_scale(x: Real) -> Real:
+    """A power of two s with |x| / s in [1, 2), within 2^-1021 .. 2^1021 so that s and 1 / s are both normal floats.
+
+    x * (1 / s) is then exact but for entries that become subnormal. 1 for zero, infinities and NaN.
+    """
+    if _is_tensor(x):
+        exponent = torch.frexp(cast(Tensor, x)).exponent.to(torch.int64) - 1
+        exponent = exponent.clamp(-1021, 1021)
+        scale = ((exponent + 1023) << 52).view(torch.float64)
+        return torch.where(torch.isfinite(x) & (x != 0), scale, torch.ones_like(scale))
+    if x == 0 or not math.isfinite(x):
+        return 1.0
+    return math.ldexp(1.0, min(max(math.frexp(x)[1] - 1, -1021), 1021))
+
+
+def norm_up(t: Tensor, p: P, dim: Dim = None) -> Tensor:
+    """Upper value of the p-norm over `dim` (None: all entries). Empty and zero vectors: exactly 0."""
+    dims = _dims(t, dim)
+    size = t.abs()
+    if p == "inf":
+        return _largest(size, dims)
+    if p == "1":
+        return sum_up(size, dims)
+    largest = _largest(size, dims, keepdim=True)
+    scale = power_of_two_scale(largest)  # keeps the squares away from overflow and underflow
+    squares = ((size * (1.0 / scale)) ** 2).sum(dims, keepdim=True)
+    n = _count(t, dims)
+    # Entries that leave the normal range on scaling or squaring are below 2^-1021: each adds less than TINY, and the
+    # sum is at least 2^-106 (largest entry subnormal), so the term costs nothing.
+    total = add_up(mul_up(squares, add_up(1.0, gamma(n))), 4 * n * TINY)
+    value = mul_up(sqrt_up(total), scale)
+    value = torch.where(largest == 0, torch.zeros_like(value), value)
+    value = torch.where(torch.isinf(largest), torch.full_like(value, math.inf), value)
+    return value.sum(dims) if dims else value  # drops the kept dimensions of size one
+
+
+def norm_down(t: Tensor, p: P, dim: Dim = None) -> Tensor:
+    """Lower value of the p-norm over `dim`."""
+    dims = _dims(t, dim)
+    size = t.abs()
+    if p == "inf":
+        return _largest(size, dims)
+    if p == "1":
+        return sum_down(size, dims)
+    largest = _largest(size, dims, keepdim=True)
+    scale = power_of_two_scale(largest)
+    n = _count(t, dims)
+    squares = ((size * (1.0 / scale)) ** 2).sum(dims, keepdim=True)
+    total = div_down(add_down(squares, -4 * n * TINY).clamp(min=0.0), add_up(1.0, gamma(n)))
+    value = mul_down(sqrt_down(total), scale)
+    value = torch.where(torch.isinf(largest), torch.full_like(value, math.inf), value)
+    return value.sum(dims) if dims else value
