@@ -11,7 +11,7 @@ All functions take Python floats or float64 tensors (any device) and return the 
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,9 +34,7 @@ def _is_tensor(*values: object) -> bool:
 
 def up(x: Real) -> Real:
     """The next float above; `inf` stays `inf`."""
-    if _is_tensor(x):
-        return torch.nextafter(cast(Tensor, x), torch.full((), math.inf, dtype=torch.float64, device=x.device))
-    return math.nextafter(x, math.inf)
+    return _next_above(x)
 
 
 def down(x: Real) -> Real:
@@ -50,69 +48,85 @@ def _where(condition: Any, yes: Any, no: Any) -> Any:
 
 def add_up(a: Real, b: Real | float) -> Real:
     """Upper value of a + b; exact where the float sum is exact (Knuth's TwoSum finds its rounding error)."""
-    if not _is_tensor(a, b):
-        a, b = float(a), float(b)
-    s = a + b
-    t = s - a
-    error = (a - (s - t)) + (b - t)
+    x, y = _pair(a, b)
+    s = x + y
+    t = s - x
+    error = (x - (s - t)) + (y - t)
     return _where((error <= 0) & (error > -math.inf), s, up(s))  # NaN or -inf: TwoSum overflowed, so step outward
 
 
 def add_down(a: Real, b: Real | float) -> Real:
+    """Lower value of a + b; exact where the float sum is exact."""
     return -add_up(-a, -b)
 
 
 def sub_up(a: Real, b: Real | float) -> Real:
+    """Upper value of a - b; exact where the float difference is exact."""
     return add_up(a, -b)
 
 
 def sub_down(a: Real, b: Real | float) -> Real:
+    """Lower value of a - b; exact where the float difference is exact."""
     return -add_up(-a, b)
 
 
 def mul_up(a: Real, b: Real | float) -> Real:
-    """Upper value of a * b. Zero only where a factor is zero: a positive product never underflows to 0."""
-    product = a * b if _is_tensor(a, b) else float(a) * float(b)
-    # -0.0 from an underflow is a valid upper value of a negative product, but so is the next float; only factors
-    # that are zero keep an exact 0, so that the norm of a zero matrix stays 0.
-    return _where((a == 0) | (b == 0), product, up(product))
+    """Upper value of a * b. Exactly 0 where a factor is 0, and only there for positive factors (no underflow to 0)."""
+    x, y = _pair(a, b)
+    product = x * y
+    return _where((x == 0) | (y == 0), product, up(product))
 
 
 def mul_down(a: Real, b: Real | float) -> Real:
     """Lower value of a * b; 0, not a negative number, where a positive product underflows."""
-    return _where((a > 0) & (b > 0), _floor(-mul_up(-a, b)), -mul_up(-a, b))
-
-
-def _floor(x: Any) -> Any:
-    return x.clamp(min=0.0) if isinstance(x, Tensor) else (0.0 if x < 0 else x)
+    x, y = _pair(a, b)
+    return _not_below_zero(-mul_up(-x, y), (x > 0) & (y > 0))
 
 
 def div_up(a: Real, b: Real | float) -> Real:
-    """Upper value of a / b; 0 / b is 0. Division of floats by zero is `inf` or NaN as in IEEE, never an exception."""
-    if not _is_tensor(a, b):
-        if b == 0:
-            return math.nan if a == 0 or math.isnan(a) else math.inf
-        quotient = float(a) / float(b)
-    else:
-        quotient = a / b
-    return _where((a == 0) & (b != 0), quotient, up(quotient))
+    """Upper value of a / b, b not 0; 0 / b is 0. Floats divided by zero give `inf` or NaN, never an exception."""
+    x, y = _pair(a, b)
+    if not isinstance(y, Tensor) and not isinstance(x, Tensor) and y == 0:
+        quotient: Any = math.nan if x == 0 or math.isnan(x) else math.inf
+        return quotient
+    quotient = x / y
+    return _where((x == 0) & (y != 0), quotient, up(quotient))
 
 
 def div_down(a: Real, b: Real | float) -> Real:
-    """Lower value of a / b; 0 where a positive quotient underflows."""
-    return _where((a > 0) & (b > 0), _floor(-div_up(-a, b)), -div_up(-a, b))
+    """Lower value of a / b, b not 0; 0 where a positive quotient underflows."""
+    x, y = _pair(a, b)
+    return _not_below_zero(-div_up(-x, y), (x > 0) & (y > 0))
 
 
 def sqrt_up(x: Real) -> Real:
     """Upper value of sqrt(x), x >= 0; sqrt(0) is 0."""
-    root = cast(Tensor, x).sqrt() if _is_tensor(x) else math.sqrt(x)
+    root = _sqrt(x)
     return _where(x == 0, root, up(root))
 
 
 def sqrt_down(x: Real) -> Real:
     """Lower value of sqrt(x), x >= 0; sqrt(0) is 0."""
-    root = cast(Tensor, x).sqrt() if _is_tensor(x) else math.sqrt(x)
+    root = _sqrt(x)
     return _where(x == 0, root, down(root))
+
+
+def _next_above(x: Any) -> Any:
+    if _is_tensor(x):
+        return torch.nextafter(x, torch.full((), math.inf, dtype=torch.float64, device=x.device))
+    return math.nextafter(x, math.inf)
+
+
+def _pair(a: Any, b: Any) -> tuple[Any, Any]:
+    return (a, b) if _is_tensor(a, b) else (float(a), float(b))
+
+
+def _not_below_zero(value: Any, where: Any) -> Any:
+    return _where(where & (value < 0), abs(value * 0.0), value)
+
+
+def _sqrt(x: Any) -> Any:
+    return x.sqrt() if _is_tensor(x) else math.sqrt(x)
 
 
 def gamma(n: int) -> float:
@@ -183,10 +197,13 @@ def power_of_two_scale(x: Real) -> Real:
 
     x * (1 / s) is then exact but for entries that become subnormal. 1 for zero, infinities and NaN.
     """
+    return _scale(x)
+
+
+def _scale(x: Any) -> Any:
     if _is_tensor(x):
-        exponent = torch.frexp(cast(Tensor, x)).exponent.to(torch.int64) - 1
-        exponent = exponent.clamp(-1021, 1021)
-        scale = ((exponent + 1023) << 52).view(torch.float64)
+        exponent = (torch.frexp(x).exponent.to(torch.int64) - 1).clamp(-1021, 1021)
+        scale = ((exponent + 1023) << 52).view(torch.float64)  # the bits of 2^exponent
         return torch.where(torch.isfinite(x) & (x != 0), scale, torch.ones_like(scale))
     if x == 0 or not math.isfinite(x):
         return 1.0
