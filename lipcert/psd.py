@@ -1,0 +1,131 @@
+"""Proof that the eigenvalues of Hermitian matrices lie below a number.
+
+Any factor L of M = t I - G, however it was computed, gives M = L L^H + E with L L^H >= 0, so that
+
+    lambda_max(G) <= t + ||E||_2.
+
+E is evaluated in floating point and its own error is bounded, so neither the Cholesky routine nor the eigenvalue
+solver that proposes t has to be trusted (MATH section 1: "verify a posteriori"; Rump 2006, BIT 46, bounds ||E|| a
+priori instead, which assumes how LAPACK orders its work and does not hold for GPU libraries). What is assumed: IEEE
+float64, and matrix products whose every entry is a sum of the k exact or rounded products in some order, FMA or not.
+Then |fl(X Y) - X Y| <= gamma_k |X| |Y| (Higham, (3.13)). It excludes Strassen, TF32, bf16 and emulated float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.rounding import EPS, TINY, add_up, gamma, mul_up, power_of_two_scale, sum_up
+
+# Relative distance between the proposed largest eigenvalue and t. The first is close to what eigvalsh can err by.
+LADDER = (1e-10, 1e-9, 1e-8, 1e-6)
+BLOCK = 128  # rows of the residual formed at once; also skips the zero half of L
+
+
+@dataclass(frozen=True)
+class Hermitian:
+    """A batch of Hermitian matrices `re + i im`, exactly as stored."""
+
+    re: Tensor  # (b, n, n) float64, symmetric
+    im: Tensor | None = None  # (b, n, n) float64, antisymmetric; None: real matrices
+
+    def parts(self) -> list[Tensor]:
+        return [self.re] if self.im is None else [self.re, self.im]
+
+    def pick(self, index: Tensor) -> Hermitian:
+        """The matrices at `index` (bool mask or integers) of the batch."""
+        return Hermitian(self.re[index], None if self.im is None else self.im[index])
+
+    def scaled(self, factor: Tensor) -> Hermitian:
+        """Each matrix times its entry of `factor` (b,): exact for powers of two."""
+        by = factor[:, None, None]
+        return Hermitian(self.re * by, None if self.im is None else self.im * by)
+
+    def dense(self) -> Tensor:
+        return self.re if self.im is None else torch.complex(self.re, self.im)
+
+
+def largest_eigenvalue_upper(G: Hermitian) -> Tensor:
+    """Proved upper values (b,) of max(lambda_max, 0). `inf` where entries are not finite."""
+    value = row_sum_upper(G)
+    todo = torch.isfinite(value) & (value > 0)
+    if not bool(todo.any()):
+        return value
+    index = todo.nonzero().flatten()
+    proposed = propose(G.pick(index))
+    for inflation in LADDER:
+        proved = eigenvalues_below(G.pick(index), proposed * (1 + inflation))
+        value[index] = torch.minimum(value[index], proved)
+        open_ = torch.isinf(proved)
+        index, proposed = index[open_], proposed[open_]
+        if len(index) == 0:
+            break
+    return value
+
+
+def propose(G: Hermitian) -> Tensor:
+    """Estimates (b,) of the largest eigenvalue: nothing is claimed about them."""
+    try:
+        return torch.linalg.eigvalsh(G.dense())[:, -1]
+    except torch.linalg.LinAlgError:
+        return row_sum_upper(G)
+
+
+def row_sum_upper(G: Hermitian) -> Tensor:
+    """Upper values (b,) of the largest absolute row sum, hence of the spectral radius; `inf` if not finite."""
+    value = sum_up(torch.stack([part.abs() for part in G.parts()]), (0, 3)).amax(1)
+    return torch.where(torch.isfinite(value), value, torch.full_like(value, math.inf))
+
+
+def eigenvalues_below(G: Hermitian, t: Tensor) -> Tensor:
+    """Proved upper values (b,) of lambda_max, just above `t` (b,); `inf` where t I - G has no Cholesky factor."""
+    n = G.re.shape[-1]
+    largest = torch.maximum(torch.stack([part.abs().amax((1, 2)) for part in G.parts()]).amax(0), t.abs())
+    scale = power_of_two_scale(largest)
+    G, t = G.scaled(1.0 / scale), t * (1.0 / scale)
+    M = Hermitian(-G.re, None if G.im is None else -G.im)
+    diagonal = M.re.diagonal(dim1=1, dim2=2)
+    diagonal += t[:, None]
+    factor, info = torch.linalg.cholesky_ex(M.dense())
+    defect = _defect(M, factor.tril())
+    # t I - G = M + D with |D| <= u |diag M|; entries that left the normal range on scaling: n TINY in the norm.
+    slack = mul_up(diagonal.abs().amax(1), EPS)
+    above = add_up(add_up(defect, slack), 8 * n * n * TINY)
+    value = mul_up(add_up(t, above), scale)
+    return torch.where((info == 0) & torch.isfinite(value), value, torch.full_like(value, math.inf))
+
+
+def _defect(M: Hermitian, L: Tensor) -> Tensor:
+    """Upper values (b,) of ||M - L L^H||_2, L (b, n, n) lower triangular.
+
+    Row sums of |M - fl(L L^H)|, plus gamma || |L| |L|^H ||_2 <= gamma ||L||_F^2 for the product. In the complex case
+    the real and imaginary parts are sums of 2n real products, and |re| + |im| of the error is at most
+    gamma_2n A A', A = |Re L| + |Im L|.
+    """
+    b, n, _ = L.shape
+    if M.im is None:
+        wide, parts = L, [L]
+        size = L.abs()
+    else:
+        re, im = L.real, L.imag
+        size = re.abs() + im.abs()
+        wide = torch.cat([re, im], 2)
+        parts = [wide, torch.cat([im, -re], 2)]  # Re and Im of L L^H are these times `wide` transposed
+    halves = wide.shape[2] // n
+    row_sums = torch.zeros(b, n, dtype=torch.float64, device=L.device)
+    for start in range(0, n, BLOCK):
+        end = min(start + BLOCK, n)
+        columns = slice(None) if end == n else torch.cat([torch.arange(end) + h * n for h in range(halves)])
+        right = wide[:, :end, columns].mT
+        for part, target in zip(parts, M.parts(), strict=True):
+            residual = (target[:, start:end, :end] - part[:, start:end, columns] @ right).abs()
+            row_sums[:, start:end] = add_up(row_sums[:, start:end], sum_up(residual, 2))
+            row_sums[:, :start] = add_up(row_sums[:, :start], sum_up(residual[:, :, :start], 1))
+    formed = mul_up(row_sums.amax(1), add_up(1.0, gamma(2)))  # |a - b| <= |fl(a - b)| (1 + u)
+    # `size` carries one more rounding in the complex case; 2 n TINY for products that underflow.
+    weight = mul_up(sum_up(mul_up(size, size), (1, 2)), add_up(1.0, gamma(4)))
+    return add_up(formed, add_up(mul_up(weight, gamma(halves * n)), 4 * n * n * TINY))
