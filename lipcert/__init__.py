@@ -1,1 +1,91 @@
-"""Certified Lipschitz constants of trained networks."""
+"""Certified Lipschitz constants of trained neural networks.
+
+Importing this package is light: torch loads with the first `load`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from lipcert.bound import Bound as Bound
+    from lipcert.bound import Refusal as Refusal
+    from lipcert.pipeline import Model as Model
+    from lipcert.query import Ball as Ball
+    from lipcert.query import Box as Box
+    from lipcert.query import Norm as Norm
+    from lipcert.report.report import Report as Report
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Ball": "lipcert.query",
+    "Bound": "lipcert.bound",
+    "Box": "lipcert.query",
+    "Model": "lipcert.pipeline",
+    "Norm": "lipcert.query",
+    "Refusal": "lipcert.bound",
+    "Report": "lipcert.report.report",
+}
+__all__ = ["Ball", "Bound", "Box", "Model", "Norm", "Refusal", "Report", "bound", "inspect", "layers", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'lipcert' has no attribute {name!r}")
+
+
+# `lipcert.bound` and `lipcert.load` are also submodules. Importing a submodule for the first time sets it as attribute of
+# the package; done here, before the functions of those names exist, it cannot replace them later.
+for _name in ("lipcert.bound", "lipcert.load"):
+    import_module(_name)
+
+
+def load(model: str | Path | nn.Module, **options: Any) -> Model:
+    """Read a model soundly, or raise `UnreadableError` or `RefusedModel`. Options: see `lipcert.pipeline.load`."""
+    from lipcert import pipeline
+
+    return pipeline.load(model, **options)
+
+
+def bound(
+    model: Model,
+    *,
+    norm: str | Norm = "2",
+    methods: Sequence[str] | None = None,
+    region: Box | Ball | None = None,
+    output: str = "vector",
+    budget: float | None = None,
+    **options: Any,
+) -> Report:
+    """Certified interval `lower <= L <= upper` in the norms p -> q of `norm` ("1", "2", "inf" or "1->2").
+
+    `methods`: names, None for all. `region`: None for the whole input space. `output`: "vector", "3", "3-5" or "pairs".
+    `budget`: seconds. More options: see `lipcert.pipeline.bound`.
+    """
+    from lipcert import pipeline
+
+    return pipeline.bound(
+        model, norm=norm, methods=methods, region=region, output=output, budget=budget, **options
+    )
+
+
+def inspect(model: Model) -> Report:
+    """What was read: `report.parts`, and what each method can do with it: `report.methods`."""
+    from lipcert import pipeline
+
+    return pipeline.inspect(model)
+
+
+def layers(model: Model, *, norm: str | Norm = "2") -> Report:
+    """The constant of each layer in `report.layers`."""
+    from lipcert import pipeline
+
+    return pipeline.layers(model, norm=norm)

@@ -1,0 +1,95 @@
+"""`lipcert bound MODEL`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from lipcert.cli import options as o
+from lipcert.cli.progress import Progress
+from lipcert.cli.run import Run, execute
+from lipcert.errors import UsageError
+from lipcert.query import Output
+from lipcert.report.report import Report
+
+REGION = "Region (none: the whole input space)"
+
+
+def bound(
+    model: o.ModelPath,
+    norm: o.NormBoth = None,
+    norm_in: o.NormIn = None,
+    norm_out: o.NormOut = None,
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this method; may be repeated (default all).")
+    ] = None,
+    output: Annotated[str, typer.Option(metavar="vector|I|I-J|pairs", help="Output functional.")] = "vector",
+    budget: Annotated[float | None, typer.Option(min=0.0, metavar="SECONDS", help="Stop after this time.")] = None,
+    max_upper: Annotated[
+        float | None, typer.Option(min=0.0, metavar="X", help="Gate: exit 1 unless upper <= X is proved.")
+    ] = None,
+    box: Annotated[
+        str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="DATA[#INDEX]", help="Centre of a ball.", rich_help_panel=REGION)
+    ] = None,
+    eps: Annotated[float | None, typer.Option(min=0.0, help="Radius of the ball.", rich_help_panel=REGION)] = None,
+    ball_norm: Annotated[
+        str | None, typer.Option(metavar="P", help="Norm of the ball.", rich_help_panel=REGION)
+    ] = None,
+    input_shape: o.InputShape = None,
+    input_name: o.InputName = None,
+    output_name: o.OutputName = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    reader: o.Reader = "own",
+    json: o.Json = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    threads: o.Threads = None,
+    quiet: o.Quiet = False,
+) -> int:
+    """A certified interval lower <= L <= upper for the Lipschitz constant."""
+    norms = o.read_norm(norm, norm_in, norm_out)
+    functional = str(Output.parse(output))
+    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    where = o.read_device(device)
+    region = asked_region(box, at, eps, ball_norm)
+
+    def work(progress: Progress) -> Report:
+        from lipcert import data, pipeline
+
+        loaded = pipeline.load(model, **arguments, progress=progress)
+        report = pipeline.bound(
+            loaded,
+            norm=norms,
+            methods=method or None,
+            region=data.parse_region(loaded, box=box, at=at, eps=eps, ball_norm=ball_norm),
+            output=functional,
+            budget=budget,
+            seed=seed,
+            device=where,
+            progress=progress,
+        )
+        return replace(report, max_upper=max_upper)
+
+    asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}
+    return execute(Run("bound", model, json, quiet, threads, asked), work)
+
+
+def asked_region(box: str | None, at: str | None, eps: float | None, ball_norm: str | None) -> dict[str, Any]:
+    """The region as far as it is known before the model is read, for the report of a model that is refused."""
+    if box is not None and at is not None:
+        raise UsageError("--box and --at: give one region")
+    if at is None and (eps is not None or ball_norm is not None):
+        raise UsageError("--eps and --ball-norm describe the ball around --at: give --at DATA[#INDEX]")
+    if at is not None and eps is None:
+        raise UsageError("--at: give the radius of the ball with --eps")
+    if box is not None:
+        return {"kind": "box", "lower": None, "upper": None, "asked": box}
+    if at is not None:
+        return {"kind": "ball", "center": None, "radius": eps, "norm": ball_norm or "2", "asked": at}
+    return {"kind": "global"}

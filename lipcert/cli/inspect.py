@@ -1,0 +1,32 @@
+"""`lipcert inspect MODEL`."""
+
+from __future__ import annotations
+
+from lipcert.cli import options as o
+from lipcert.cli.progress import Progress
+from lipcert.cli.run import Run, execute
+from lipcert.report.report import Report
+
+
+def inspect(
+    model: o.ModelPath,
+    input_shape: o.InputShape = None,
+    input_name: o.InputName = None,
+    output_name: o.OutputName = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    reader: o.Reader = "own",
+    json: o.Json = None,
+    seed: o.Seed = 0,
+    threads: o.Threads = None,
+    quiet: o.Quiet = False,
+) -> int:
+    """What was read: shapes, parts, nonlinearities, and what each method can do with it."""
+    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+
+    def work(progress: Progress) -> Report:
+        from lipcert import pipeline
+
+        return pipeline.inspect(pipeline.load(model, **arguments, progress=progress))
+
+    return execute(Run("inspect", model, json, quiet, threads), work)

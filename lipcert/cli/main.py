@@ -1,0 +1,85 @@
+"""The command line: one row per command. A command parses, calls one function and returns its exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+import lipcert
+from lipcert.cli.bound import bound
+from lipcert.cli.inspect import inspect
+from lipcert.cli.layers import layers
+from lipcert.cli.run import complain, show_debug_trace
+from lipcert.errors import LipcertError
+
+EXIT_STATUS = """\
+Exit status: 0 done and every gate met, 1 a gate is not met, 2 usage or unreadable input,
+3 no finite certified bound (refused or unbounded), 4 internal error or failed self-check, 130 interrupted."""
+
+
+class Command(NamedTuple):
+    function: Callable[..., int]
+    example: str
+
+
+COMMANDS = {
+    "inspect": Command(inspect, "lipcert inspect model.onnx"),
+    "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
+    "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
+}
+
+app = typer.Typer(
+    name="lipcert",
+    help="Certified Lipschitz constants of trained neural networks.",
+    epilog=EXIT_STATUS,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def exiting(function: Callable[..., int]) -> Callable[..., None]:
+    """The command for Typer, which takes exit statuses only as an exception."""
+
+    @wraps(function)
+    def command(**arguments: Any) -> None:
+        try:
+            status = function(**arguments)
+        except LipcertError as error:
+            show_debug_trace()
+            complain(str(error))
+            status = error.exit_code
+        raise typer.Exit(status)
+
+    return command
+
+
+for _name, _command in COMMANDS.items():
+    app.command(_name, epilog=f"Example: {_command.example}", no_args_is_help=True)(exiting(_command.function))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lipcert {lipcert.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its escape
+    app(prog_name="lipcert")

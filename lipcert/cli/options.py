@@ -1,0 +1,105 @@
+"""Options shared by the commands, and how their text is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lipcert.errors import UsageError
+from lipcert.query import Norm
+
+MODEL = "Reading the model"
+RUN = "Running"
+READERS = ("own", "onnx2torch")
+DEVICES = ("cpu", "cuda")
+
+ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx, TorchScript (.pt) or exported (.pt2) file.")]
+NormBoth = Annotated[str | None, typer.Option("--norm", help="1, 2 or inf, for input and output (default 2).")]
+NormIn = Annotated[str | None, typer.Option("--norm-in", metavar="P", help="Input norm; with --norm-out.")]
+NormOut = Annotated[str | None, typer.Option("--norm-out", metavar="Q", help="Output norm; with --norm-in.")]
+
+InputShape = Annotated[
+    str | None,
+    typer.Option(metavar="N,N,...", help="Shape of one input, e.g. 1,28,28.", rich_help_panel=MODEL),
+]
+InputName = Annotated[str | None, typer.Option(help="Which input moves, if there are several.", rich_help_panel=MODEL)]
+OutputName = Annotated[str | None, typer.Option(help="Which output, if there are several.", rich_help_panel=MODEL)]
+Mean = Annotated[
+    str | None,
+    typer.Option(metavar="X,...", help="Input normalisation (x - mean) / std, put in front.", rich_help_panel=MODEL),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(metavar="X,...", help="With it, constants are in raw input units.", rich_help_panel=MODEL),
+]
+Reader = Annotated[str, typer.Option(metavar="own|onnx2torch", help="Who reads ONNX.", rich_help_panel=MODEL)]
+
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE|-", help="Write the report; - is JSON alone on stdout.", rich_help_panel=RUN),
+]
+Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Where sampling runs.", rich_help_panel=RUN)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=RUN)]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the computation.", rich_help_panel=RUN)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.", rich_help_panel=RUN)]
+
+
+def read_norm(both: str | None, norm_in: str | None, norm_out: str | None) -> Norm:
+    if both is not None and (norm_in is not None or norm_out is not None):
+        raise UsageError("--norm sets both norms: leave out --norm-in and --norm-out, or --norm")
+    if (norm_in is None) != (norm_out is None):
+        raise UsageError("--norm-in and --norm-out go together: give both, or --norm for both at once")
+    if norm_in is not None and norm_out is not None:
+        return Norm.parse(f"{norm_in}->{norm_out}")
+    return Norm.parse("2" if both is None else both)
+
+
+def load_arguments(
+    input_shape: str | None,
+    input_name: str | None,
+    output_name: str | None,
+    mean: str | None,
+    std: str | None,
+    reader: str,
+    seed: int,
+) -> dict[str, Any]:
+    """The flags of `Reading the model` as arguments of `pipeline.load`."""
+    if reader not in READERS:
+        raise UsageError(f"--reader {reader}: readers are {' and '.join(READERS)}")
+    return {
+        "input_shape": read_shape(input_shape),
+        "input_name": input_name,
+        "output_name": output_name,
+        "mean": read_numbers("--mean", mean),
+        "std": read_numbers("--std", std),
+        "reader": reader,
+        "seed": seed,
+    }
+
+
+def read_shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UsageError(f"--input-shape {text}: write positive whole numbers such as 1,28,28")
+    return shape
+
+
+def read_numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{flag} {text}: write numbers such as 0.485,0.456,0.406") from None
+
+
+def read_device(text: str) -> str:
+    if text not in DEVICES:
+        raise UsageError(f"--device {text}: devices are {' and '.join(DEVICES)}")
+    return text

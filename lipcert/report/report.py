@@ -1,0 +1,194 @@
+"""The report: what was asked, every result, the verdict, and the exit status that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from lipcert import __version__
+from lipcert.bound import Bound, Refusal, Result
+from lipcert.errors import LipcertError, RefusedModel, UnreadableError
+from lipcert.query import Norm
+from lipcert.report.plain import plain
+
+SCHEMA = "lipcert.report/1"
+ASKS_FOR_A_BOUND = ("bound",)  # commands that are not done (exit 3) without a finite certified value
+
+Status = Literal["bounded", "unbounded", "refused"]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results have one scope: the same norms, region and output functional.
+
+    `model`: path, format, sha256, input_shape, output_shape, parameters, neurons and, where known, parity and units.
+    `region`: {"kind": "global"}, {"kind": "box", "lower", "upper"} or {"kind": "ball", "center", "radius", "norm"}.
+    `max_upper`: the gate; met when a proved upper value exists and is not larger.
+    """
+
+    command: str
+    model: Mapping[str, Any]
+    norm: Norm = field(default_factory=Norm)
+    region: Mapping[str, Any] = field(default_factory=lambda: {"kind": "global"})
+    output: str = "vector"
+    results: Sequence[Result] = ()
+    layers: Sequence[Mapping[str, Any]] = ()
+    parts: Sequence[Mapping[str, Any]] = ()
+    methods: Sequence[Mapping[str, Any]] = ()
+    points: Sequence[Mapping[str, Any]] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    assumptions: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    max_upper: float | None = None
+    created: str = field(default_factory=_now)
+
+    @classmethod
+    def of_refused_model(cls, path: object, error: LipcertError | str, command: str, **asked: Any) -> Report:
+        """The report of a model of which nothing can be said. `asked`: norm, region, output, warnings, max_upper."""
+        unbounded = isinstance(error, RefusedModel) and error.unbounded
+        node = error.node if isinstance(error, RefusedModel) else None
+        refusal = Refusal("load", "upper", "unbounded" if unbounded else "refused", str(error), node)
+        return cls(command=command, model=_unread(path), results=[refusal], **asked)
+
+    @property
+    def contradictions(self) -> list[tuple[Bound, Bound]]:
+        """Pairs (lower, upper) with lower > upper: one of the two is wrong, whatever its rigor."""
+        lowers, uppers = self._bounds("lower"), self._bounds("upper")
+        return [(low, up) for low in lowers for up in uppers if low.value > up.value]
+
+    @property
+    def upper(self) -> float | None:
+        """The least proved upper value; None without one, or when the self-check failed."""
+        if self.contradictions:
+            return None
+        return min((up.value for up in self._bounds("upper") if up.rigor == "proved"), default=None)
+
+    @property
+    def lower(self) -> float | None:
+        """The greatest lower value; None without one, or when the self-check failed."""
+        if self.contradictions:
+            return None
+        return max((low.value for low in self._bounds("lower")), default=None)
+
+    @property
+    def status(self) -> Status | None:
+        """None: the command asked for no bound (`inspect`), and nothing was refused."""
+        if self.upper is not None:
+            return "bounded"
+        refusals = [r for r in self.results if isinstance(r, Refusal) and r.side == "upper"]
+        if any(refusal.status == "unbounded" for refusal in refusals):
+            return "unbounded"
+        return "refused" if self.results or self.command in ASKS_FOR_A_BOUND else None
+
+    @property
+    def gate_met(self) -> bool | None:
+        """None: no gate was asked for."""
+        if self.max_upper is None:
+            return None
+        return self.upper is not None and self.upper <= self.max_upper
+
+    @property
+    def exit_code(self) -> int:
+        """4 self-check failed, 3 no finite certified bound, 1 the gate is not met, 0 done."""
+        if self.contradictions:
+            return 4
+        if self.status in ("unbounded", "refused"):
+            return 3
+        return 1 if self.gate_met is False else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Strict JSON data as the shipped schema describes it (`lipcert/report/schema/lipcert.report-1.json`)."""
+        contradictions = [{"lower": low.method, "upper": up.method} for low, up in self.contradictions]
+        return {
+            "schema": SCHEMA,
+            "tool": {"name": "lipcert", "version": __version__},
+            "command": self.command,
+            "created": self.created,
+            "model": plain(self.model),
+            "norm": {"input": self.norm.input, "output": self.norm.output},
+            "scope": {"region": plain(self.region), "output": self.output},
+            "status": self.status,
+            "upper": plain(self.upper),
+            "lower": plain(self.lower),
+            "self_check": {"passed": not contradictions, "contradictions": contradictions},
+            "gate": None if self.max_upper is None else {"max_upper": plain(self.max_upper), "met": self.gate_met},
+            "results": [_row(result) for result in self.results],
+            "layers": plain(self.layers),
+            "parts": plain(self.parts),
+            "methods": plain(self.methods),
+            "points": plain(self.points),
+            "summary": plain(self.summary),
+            "assumptions": plain(self.assumptions),
+            "warnings": plain(self.warnings),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The inverse of `to_dict`. UnreadableError for another schema or a malformed report."""
+        if data.get("schema") != SCHEMA:
+            raise UnreadableError(f"this is not a {SCHEMA} report: its schema field is {data.get('schema')!r}")
+        try:
+            return cls(
+                command=data["command"],
+                model=data["model"],
+                norm=Norm(data["norm"]["input"], data["norm"]["output"]),
+                region=data["scope"]["region"],
+                output=data["scope"]["output"],
+                results=[_result(row) for row in data["results"]],
+                max_upper=(data.get("gate") or {}).get("max_upper"),
+                created=data["created"],
+                **{name: data[name] for name in _COPIED if name in data},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UnreadableError(f"malformed {SCHEMA} report: {error!r}") from error
+
+    def _bounds(self, side: str) -> list[Bound]:
+        return [result for result in self.results if isinstance(result, Bound) and result.side == side]
+
+
+_COPIED = ("layers", "parts", "methods", "points", "summary", "assumptions", "warnings")
+
+
+def _row(result: Result) -> dict[str, Any]:
+    bound = result if isinstance(result, Bound) else None
+    refusal = result if isinstance(result, Refusal) else None
+    details = dict(bound.details) if bound else {}
+    return {
+        "method": result.method,
+        "side": result.side,
+        "rigor": bound.rigor if bound else None,
+        "value": plain(bound.value) if bound else None,
+        "status": refusal.status if refusal else "ok",
+        "seconds": plain(result.seconds),
+        "reason": plain(refusal.reason) if refusal else None,
+        "node": plain(refusal.node) if refusal else None,
+        "certificate": plain(details.get("certificate")),
+        "witness": plain(bound.witness) if bound else None,
+        "details": plain(details),
+    }
+
+
+def _result(row: Mapping[str, Any]) -> Result:
+    if row["status"] == "ok":
+        return Bound(
+            row["method"], row["side"], row["rigor"], row["value"], row["seconds"], row["witness"], row["details"]
+        )
+    return Refusal(row["method"], row["side"], row["status"], row["reason"], row["node"], row["seconds"])
+
+
+def _unread(path: object) -> dict[str, Any]:
+    file = Path(str(path))
+    sha256 = None
+    if file.is_file():
+        with file.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    nothing = dict.fromkeys(("format", "input_shape", "output_shape", "parameters", "neurons"))
+    return {"path": str(path), "sha256": sha256, **nothing}
