@@ -42,8 +42,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'lipcert' has no attribute {name!r}")
 
 
-# `lipcert.bound` and `lipcert.load` are also submodules. Importing a submodule for the first time sets it as attribute of
-# the package; done here, before the functions of those names exist, it cannot replace them later.
+# `lipcert.bound` and `lipcert.load` are also submodules. Importing a submodule for the first time sets it as attribute
+# of the package; done here, before the functions of those names exist, it cannot replace them later.
 for _name in ("lipcert.bound", "lipcert.load"):
     import_module(_name)
 
@@ -72,9 +72,7 @@ def bound(
     """
     from lipcert import pipeline
 
-    return pipeline.bound(
-        model, norm=norm, methods=methods, region=region, output=output, budget=budget, **options
-    )
+    return pipeline.bound(model, norm=norm, methods=methods, region=region, output=output, budget=budget, **options)
 
 
 def inspect(model: Model) -> Report:

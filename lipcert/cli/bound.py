@@ -30,9 +30,7 @@ def bound(
     max_upper: Annotated[
         float | None, typer.Option(min=0.0, metavar="X", help="Gate: exit 1 unless upper <= X is proved.")
     ] = None,
-    box: Annotated[
-        str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)
-    ] = None,
+    box: Annotated[str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)] = None,
     at: Annotated[
         str | None, typer.Option(metavar="DATA[#INDEX]", help="Centre of a ball.", rich_help_panel=REGION)
     ] = None,

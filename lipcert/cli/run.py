@@ -158,7 +158,7 @@ def write_log() -> str:
 
 @contextlib.contextmanager
 def stdout_reserved() -> Iterator[None]:
-    """While a model runs, file descriptor 1 is stderr: what a model or a library prints cannot end up in the findings."""
+    """While a model runs, file descriptor 1 is stderr: what a model or library prints is never taken for a finding."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""Numbers for people. A bound that is shown with fewer digits is still a bound: rounded up for `upper`, down for `lower`."""
+"""Numbers for people. A bound shown with fewer digits is still a bound: rounded up for `upper`, down for `lower`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROUNDING: dict[Side, str] = {"upper": ROUND_CEILING, "lower": ROUND_FLOOR, "esti
 
 
 def digits(value: float, side: Side, count: int = 6) -> str:
-    """`value` with `count` significant digits. As real numbers: text >= value for `upper`, text <= value for `lower`."""
+    """`value` with `count` significant digits: as real numbers text >= value for `upper`, text <= value for `lower`."""
     rounded = Context(prec=count, rounding=ROUNDING[side]).plus(Decimal(value)).normalize()  # Decimal(float) is exact
     if rounded == 0:
         return "0"

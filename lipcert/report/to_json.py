@@ -11,7 +11,7 @@ from lipcert.report.report import Report
 
 
 def to_json(report: Report) -> str:
-    """Strict JSON, ASCII only (control characters of hostile names are escaped); floats by repr, never NaN or Infinity."""
+    """Strict JSON in ASCII (control characters of hostile names are escaped); floats by repr, never NaN or Infinity."""
     return json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The report on a terminal. Every string of the model file goes through `printable` and `Text`: no markup, no escapes."""
+"""The report on a terminal. Every string of the model file goes through `printable` and `Text`: no markup, no codes."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def verdict(report: Report) -> Panel:
     lines[0].append(f"   {report.status}", style=STYLES[report.status])
     lines.append(Text(f"over {region_words(report.region)}, output {report.output}", style="dim"))
     for low, up in report.contradictions:
-        wrong = f"SELF-CHECK FAILED: {low.method} attained {low.value!r}, above the upper value {up.value!r} of {up.method}"
-        lines.append(text(wrong, "bold red"))
+        wrong = f"{low.method} attained {low.value!r}, above the upper value {up.value!r} of {up.method}"
+        lines.append(text(f"SELF-CHECK FAILED: {wrong}", "bold red"))
     if report.gate_met is not None:
         met = Text("gate met", "green") if report.gate_met else Text("gate NOT met", "bold red")
         lines.append(met.append(f": upper <= {report.max_upper!r}", style="default"))
