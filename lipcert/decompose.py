@@ -1,12 +1,11 @@
 """The vocabulary of captured graphs: which ATen operators stay whole and which are rewritten, as literal tables.
 
 torch's own core decompositions do the rest. The same mathematical operator arrives in one form whether the model came
-as an nn.Module, a .pt2 file, an ONNX file or TorchScript (which torch has already split before it can be seen), with
-few exceptions, named below, so that lowering needs one row per operator.
+as an nn.Module, a .pt2 file, an ONNX file or TorchScript, so that lowering needs one row per operator.
 
 What a captured graph may hold, grouped; `[0]` is the first result, taken by `operator.getitem`:
 
-  linear      linear, matmul, mm, addmm, bmm (TorchScript comes as addmm / mm), convolution (every convolution,
+  linear      linear, matmul, mm, addmm, bmm convolution (every convolution,
               transposed ones too), mul / div / add / sub (.Tensor and .Scalar), rsub.Scalar, neg, sum.dim_IntList,
               mean.dim, mean, cumsum, avg_pool2d, avg_pool3d, _adaptive_avg_pool2d, _adaptive_avg_pool3d,
               _native_batch_norm_legit_no_training[0] (BatchNorm in eval mode)
@@ -26,6 +25,7 @@ What a captured graph may hold, grouped; `[0]` is the first result, taken by `op
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -94,14 +94,10 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> 
     return aten.convolution.default(x, weight, bias, *rest[:6])  # the four left out choose a backend, not a function
 
 
-def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None):
+def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None) -> Any:
     if training:
         return NotImplemented
-    return aten.leaky_relu.default(x, (lower + upper) / 2)  # torch.nn.RReLU in eval mode, in the same float64 arithmetic
-
-
-def _softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
-    return x - aten.hardtanh.default(x, -lambd, lambd)  # equal in real arithmetic, and visibly of slope 0 or 1
+    return aten.leaky_relu.default(x, (lower + upper) / 2)  # as ATen does in eval mode, in float64
 
 
 def _lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
@@ -112,7 +108,6 @@ def _lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
 OWN: dict[Operator, Callable[..., Any]] = {
     aten._convolution.default: _convolution,
     aten.rrelu.default: _rrelu,
-    aten.softshrink.default: _softshrink,
     aten.lerp.Scalar: _lerp,
     aten.upsample_nearest1d.vec: _upsample(aten.upsample_nearest1d.default),
     aten.upsample_nearest2d.vec: _upsample(aten.upsample_nearest2d.default),
@@ -127,11 +122,16 @@ OWN: dict[Operator, Callable[..., Any]] = {
 }
 
 
-def table() -> Any:
+def table() -> dict[Operator, Callable[..., Any]]:
     """torch's core decompositions without `KEPT`, with `OWN`."""
+    return dict(_table())  # torch edits the one it is given
+
+
+@functools.cache
+def _table() -> dict[Operator, Callable[..., Any]]:
     decompositions = torch.export.default_decompositions()
     for kept in KEPT:
         decompositions.pop(kept, None)  # some stay whole in some versions of torch anyway
     for operator, rewrite in OWN.items():
         decompositions[operator] = rewrite
-    return decompositions
+    return decompositions.materialize()
