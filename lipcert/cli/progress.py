@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lipcert.bound import Bound, Result
 from lipcert.report.digits import digits
 from lipcert.report.plain import printable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What the pipeline calls: stages with how much of them is done, and each result as soon as it is known."""
 

@@ -179,9 +179,15 @@ def _row(result: Result) -> dict[str, Any]:
 def _result(row: Mapping[str, Any]) -> Result:
     if row["status"] == "ok":
         return Bound(
-            row["method"], row["side"], row["rigor"], row["value"], row["seconds"], row["witness"], row["details"]
+            row["method"],
+            row["side"],
+            row["rigor"],
+            float(row["value"]),
+            float(row["seconds"]),
+            row["witness"],
+            row["details"],
         )
-    return Refusal(row["method"], row["side"], row["status"], row["reason"], row["node"], row["seconds"])
+    return Refusal(row["method"], row["side"], row["status"], row["reason"], row["node"], float(row["seconds"]))
 
 
 def _unread(path: object) -> dict[str, Any]:
