@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from lipcert.norms import matrix_norms_upper
-from lipcert.psd import LADDER, Hermitian, eigenvalues_below, propose, row_sum_upper
+from lipcert.psd import LADDER, Hermitian, eigenvalues_below, frobenius_upper, propose, row_sum_upper
 from lipcert.query import P
 from lipcert.rounding import TINY, add_up, gamma, mul_up, norm_up, power_of_two_scale, sqrt_up, sum_up
 
 DENSE_SIDE, DENSE_SIZE = 512, 1 << 22  # T itself is formed up to this smaller side and this many entries
-CHUNK = 1 << 22  # complex entries of the Gram symbol held at once (64 MB, a few temporaries of that size)
+CHUNK = 1 << 23  # complex entries of the Gram symbol held at once (128 MB, and two or three temporaries)
 # e^{i a} of one axis is off by less than 2^-48: the angle 2 pi q / M, |q| <= M/2, carries three roundings (at most
 # 1.1e-15), and libm's cos and sin are good to one unit in the last place. Products over three axes: less than 2^-46.
 PHASE = 2.0**-46
@@ -347,38 +347,47 @@ def _phases(M: int) -> tuple[Tensor, Tensor]:
 def _largest_of(G: Hermitian, t: float) -> tuple[float, float]:
     """An upper value of the largest eigenvalue of all matrices of a batch that is proved near `t`, and the raised t.
 
-    Matrices whose Frobenius norm or row sums are below t are done. The others are tried at a t raised to the largest
-    of them, as a few power steps rank them; those without a Cholesky factor raise t again, and keep the
-    cheap bound if all steps fail.
+    Matrices whose Frobenius norm or row sums are below t are done. The others are tried at t; those without a Cholesky
+    factor raise t to the largest of them, as a few power steps rank them, and keep the cheap bound if all steps fail.
     """
-    n = G.re.shape[-1]
-    cheap = row_sum_upper(G)
-    cheap = torch.minimum(cheap, norm_up(torch.stack(G.parts(), 1), "2", (1, 2, 3)))
-    if n == 1 or not math.isfinite(float(cheap.amax())):
+    cheap = torch.minimum(row_sum_upper(G), frobenius_upper(G))
+    if G.re.shape[-1] == 1 or not math.isfinite(float(cheap.amax())):
         return float(cheap.amax()), t  # 1 x 1: the Gram matrix is its eigenvalue
     todo = (cheap > t).nonzero().flatten()
     value = float(cheap[cheap <= t].amax()) if len(todo) < len(cheap) else 0.0
-    rank = _power_steps(G.pick(todo))
-    for attempt, inflation in enumerate((*LADDER, *LADDER)):
-        if len(todo) == 0:
-            return value, t
-        best = todo[rank.argsort(descending=True)[:4]]
-        t = max(t * (1 + inflation if attempt else 1), float(propose(G.pick(best)).amax()) * (1 + inflation))
-        proved = eigenvalues_below(G.pick(todo), torch.full_like(rank, t))
+    inflations = iter(LADDER)
+    while len(todo):
+        some = G if len(todo) == len(cheap) else G.pick(todo)
+        proved = torch.full_like(cheap[todo], math.inf)
+        if t > 0:
+            proved = eigenvalues_below(some, torch.full_like(proved, t))
         failed = torch.isinf(proved)
         value = max([value, *proved[~failed].tolist()])
-        todo, rank = todo[failed], rank[failed]
-    return max([value, *cheap[todo].tolist()]), t
+        todo = todo[failed]
+        if len(todo) == 0:
+            break
+        some = some if bool(failed.all()) else some.pick(failed)
+        best = _power_steps(some).argsort(descending=True)[:3]
+        higher = float(propose(some.pick(best)).amax()) * (1 + LADDER[0])
+        if not higher > t:  # proposed no higher than what has just failed: step up by more each time, then give up
+            inflation = next(inflations, None)
+            if inflation is None:
+                return max(value, float(cheap[todo].amax())), t
+            higher = t * (1 + inflation)
+        t = higher
+    return value, t
 
 
 def _power_steps(G: Hermitian, steps: int = 6) -> Tensor:
     """Estimates (b,) of the largest eigenvalues, to rank them."""
-    dense = G.dense()
+    b, n, _ = G.re.shape
     generator = torch.Generator().manual_seed(0)
-    v = torch.randn(dense.shape[-1], generator=generator, dtype=torch.float64).to(dense.device, dense.dtype)
-    v = v.expand(dense.shape[0], -1)[:, :, None]
+    start = torch.randn(n, 2, generator=generator, dtype=torch.float64)  # real and imaginary part
+    v = start.to(G.re.device).expand(b, n, 2)
     for _ in range(steps):
-        v = dense @ (v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp(min=TINY))
+        v = v / torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True).clamp(min=TINY)
+        re, im = G.re @ v, (torch.zeros_like(v) if G.im is None else G.im @ v)
+        v = torch.stack([re[:, :, 0] - im[:, :, 1], re[:, :, 1] + im[:, :, 0]], 2)
     return torch.linalg.vector_norm(v, dim=(1, 2))
 
 

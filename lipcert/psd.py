@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.rounding import EPS, TINY, add_up, gamma, mul_up, power_of_two_scale, sum_up
+from lipcert.rounding import EPS, TINY, add_up, gamma, mul_up, power_of_two_scale, sqrt_up, sum_up
 
 # Relative distance between the proposed largest eigenvalue and t. The first is close to what eigvalsh can err by.
 LADDER = (1e-10, 1e-9, 1e-8, 1e-6)
+SLICE = 1 << 18  # entries of the matrices factored at once: 4 MB of complex numbers stay in the cache
 BLOCK = 128  # rows of the residual formed at once; also skips the zero half of L
 
 
@@ -36,8 +37,8 @@ class Hermitian:
     def parts(self) -> list[Tensor]:
         return [self.re] if self.im is None else [self.re, self.im]
 
-    def pick(self, index: Tensor) -> Hermitian:
-        """The matrices at `index` (bool mask or integers) of the batch."""
+    def pick(self, index: Tensor | slice) -> Hermitian:
+        """The matrices at `index` of the batch."""
         return Hermitian(self.re[index], None if self.im is None else self.im[index])
 
     def scaled(self, factor: Tensor) -> Hermitian:
@@ -77,21 +78,38 @@ def propose(G: Hermitian) -> Tensor:
 
 def row_sum_upper(G: Hermitian) -> Tensor:
     """Upper values (b,) of the largest absolute row sum, hence of the spectral radius; `inf` if not finite."""
-    value = sum_up(torch.stack([part.abs() for part in G.parts()]), (0, 3)).amax(1)
+    value = sum_up(torch.stack([sum_up(part.abs(), 2) for part in G.parts()]), 0).amax(1)
+    return torch.where(torch.isfinite(value), value, torch.full_like(value, math.inf))
+
+
+def frobenius_upper(G: Hermitian) -> Tensor:
+    """Upper values (b,) of the Frobenius norm, hence of the spectral radius; `inf` if not finite or on overflow, above
+    zero for a zero matrix."""
+    n = G.re.shape[-1]
+    squares = torch.stack([part.square().sum((1, 2)) for part in G.parts()]).sum(0)
+    value = sqrt_up(add_up(mul_up(squares, add_up(1.0, gamma(2 * n * n + 2))), 2 * n * n * TINY))
     return torch.where(torch.isfinite(value), value, torch.full_like(value, math.inf))
 
 
 def eigenvalues_below(G: Hermitian, t: Tensor) -> Tensor:
     """Proved upper values (b,) of lambda_max, just above `t` (b,); `inf` where t I - G has no Cholesky factor."""
+    b, n, _ = G.re.shape
+    some = max(1, SLICE // (n * n))
+    return torch.cat([_below(G.pick(slice(i, i + some)), t[i : i + some]) for i in range(0, b, some)])
+
+
+def _below(G: Hermitian, t: Tensor) -> Tensor:
     n = G.re.shape[-1]
-    largest = torch.maximum(torch.stack([part.abs().amax((1, 2)) for part in G.parts()]).amax(0), t.abs())
-    scale = power_of_two_scale(largest)
-    G, t = G.scaled(1.0 / scale), t * (1.0 / scale)
-    M = Hermitian(-G.re, None if G.im is None else -G.im)
+    # Where t I - G >= 0 no entry of it exceeds the largest diagonal entry; elsewhere the factor fails anyway.
+    scale = power_of_two_scale(torch.maximum(G.re.diagonal(dim1=1, dim2=2).abs().amax(1), t.abs()))
+    M = G.scaled(-1.0 / scale)
+    t = t * (1.0 / scale)
     diagonal = M.re.diagonal(dim1=1, dim2=2)
     diagonal += t[:, None]
     factor, info = torch.linalg.cholesky_ex(M.dense())
-    defect = _defect(M, factor.tril())
+    if bool((info != 0).all()):
+        return torch.full_like(t, math.inf)
+    defect = _defect(M, factor.tril().contiguous())
     # t I - G = M + D with |D| <= u |diag M|; entries that left the normal range on scaling: n TINY in the norm.
     slack = mul_up(diagonal.abs().amax(1), EPS)
     above = add_up(add_up(defect, slack), 8 * n * n * TINY)
@@ -102,30 +120,26 @@ def eigenvalues_below(G: Hermitian, t: Tensor) -> Tensor:
 def _defect(M: Hermitian, L: Tensor) -> Tensor:
     """Upper values (b,) of ||M - L L^H||_2, L (b, n, n) lower triangular.
 
-    Row sums of |M - fl(L L^H)|, plus gamma || |L| |L|^H ||_2 <= gamma ||L||_F^2 for the product. In the complex case
-    the real and imaginary parts are sums of 2n real products, and |re| + |im| of the error is at most
-    gamma_2n A A', A = |Re L| + |Im L|.
+    Row sums of |M - fl(L L^H)|, plus the error of the product. Real: at most gamma_n |L| |L|' entry by entry, and
+    || |L| |L|' ||_2 <= ||L||_F^2. Complex: real and imaginary part are sums of 2n real products, |re| + |im| of the
+    error is at most gamma_2n A A' with A = |Re L| + |Im L|, and ||A||_F^2 <= 2 ||L||_F^2.
     """
     b, n, _ = L.shape
+    width = 1 if M.im is None else 2
     if M.im is None:
-        wide, parts = L, [L]
-        size = L.abs()
-    else:
-        re, im = L.real, L.imag
-        size = re.abs() + im.abs()
-        wide = torch.cat([re, im], 2)
-        parts = [wide, torch.cat([im, -re], 2)]  # Re and Im of L L^H are these times `wide` transposed
-    halves = wide.shape[2] // n
-    row_sums = torch.zeros(b, n, dtype=torch.float64, device=L.device)
+        wide, factors = L, [L]
+    else:  # rows (re, im, re, im, ..): Re and Im of L L^H are the rows of L and of -i L times these
+        wide, turned = (torch.view_as_real(x).reshape(b, n, 2 * n) for x in (L, -1j * L))
+        factors = [wide, turned]
+    row_sums = L.new_zeros(b, n, dtype=torch.float64)
     for start in range(0, n, BLOCK):
         end = min(start + BLOCK, n)
-        columns = slice(None) if end == n else torch.cat([torch.arange(end) + h * n for h in range(halves)])
-        right = wide[:, :end, columns].mT
-        for part, target in zip(parts, M.parts(), strict=True):
-            residual = (target[:, start:end, :end] - part[:, start:end, columns] @ right).abs()
+        right = wide[:, :end, : width * end].mT  # L is zero beyond
+        for factor, target in zip(factors, M.parts(), strict=True):
+            residual = (factor[:, start:end, : width * end] @ right).sub_(target[:, start:end, :end]).abs_()
             row_sums[:, start:end] = add_up(row_sums[:, start:end], sum_up(residual, 2))
             row_sums[:, :start] = add_up(row_sums[:, :start], sum_up(residual[:, :, :start], 1))
     formed = mul_up(row_sums.amax(1), add_up(1.0, gamma(2)))  # |a - b| <= |fl(a - b)| (1 + u)
-    # `size` carries one more rounding in the complex case; 2 n TINY for products that underflow.
-    weight = mul_up(sum_up(mul_up(size, size), (1, 2)), add_up(1.0, gamma(4)))
-    return add_up(formed, add_up(mul_up(weight, gamma(halves * n)), 4 * n * n * TINY))
+    weight = mul_up(width * wide.square().sum((1, 2)), add_up(1.0, gamma(width * n * n + 1)))
+    # Products that underflow, here and in `weight`: width n TINY for each entry.
+    return add_up(formed, add_up(mul_up(weight, gamma(width * n)), 8 * n * n * TINY))
