@@ -5,11 +5,7 @@ Gates 1 to 4 of DESIGN section 5 are one function each; gate 5 (equal to the ori
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +15,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from lipcert import decompose
 from lipcert.errors import LipcertError, RefusedModel, UsageError
+from lipcert.load.fingerprint import graph_fingerprint, quiet
 from lipcert.load.source import Source
 
 NODE_LIMIT = 20_000  # torch.export needs 1 ms or more for each node; published networks stay below 5 000
@@ -215,49 +212,5 @@ def constants(program: ExportedProgram) -> dict[str, torch.Tensor]:
 
 
 def fingerprint(program: ExportedProgram) -> str:
-    """sha256 over operators, arguments, dtypes and shapes in order, and the bytes of every constant that is used.
-
-    Names of nodes, modules and parameters do not enter.
-    """
-    number = {node: index for index, node in enumerate(program.graph.nodes)}
-    stored = constants(program)
-    digest = hashlib.sha256()
-    for node in program.graph.nodes:
-        line = [node.op, "" if node.op in ("placeholder", "output") else str(node.target)]
-        line.append(_canonical((node.args, node.kwargs), number))
-        line += [f"{value.dtype}{list(value.shape)}" for value in _values(node) if isinstance(value, torch.Tensor)]
-        if node.op == "placeholder" and node.name in stored and node.users:
-            line.append(_sha256(stored[node.name]))
-        digest.update(("|".join(line) + "\n").encode())
-    return digest.hexdigest()
-
-
-def _canonical(value: Any, number: dict[torch.fx.Node, int]) -> str:
-    if isinstance(value, torch.fx.Node):
-        return f"%{number[value]}"
-    if isinstance(value, tuple | list):
-        return "[" + ",".join(_canonical(item, number) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_canonical(value[key], number)}" for key in sorted(value)) + "}"
-    if isinstance(value, float):
-        return value.hex()
-    return repr(value)
-
-
-def _sha256(tensor: torch.Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest() if flat.numel() else "empty"
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """torch's warnings and logs stay off the user's terminal; what matters is raised."""
-    log = logging.getLogger("torch")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
+    """Equal for equal functions of equal constants, in every process; see `graph_fingerprint`."""
+    return graph_fingerprint(program.graph, constants(program))
