@@ -1,4 +1,4 @@
-"""The report: verdicts and exit statuses, strict JSON under the shipped schema, digits that stay bounds, hostile names."""
+"""The report: verdicts and exit statuses, strict JSON under the schema, digits that stay bounds, hostile names."""
 
 from __future__ import annotations
 

@@ -26,15 +26,15 @@ def bound(
         list[str] | None, typer.Option(metavar="NAME", help="Only this method; may be repeated (default all).")
     ] = None,
     output: Annotated[str, typer.Option(metavar="vector|I|I-J|pairs", help="Output functional.")] = "vector",
-    budget: Annotated[float | None, typer.Option(min=0.0, metavar="SECONDS", help="Stop after this time.")] = None,
+    budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop after this time.")] = None,
     max_upper: Annotated[
-        float | None, typer.Option(min=0.0, metavar="X", help="Gate: exit 1 unless upper <= X is proved.")
+        float | None, typer.Option(metavar="X", help="Gate: exit 1 unless upper <= X is proved.")
     ] = None,
     box: Annotated[str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)] = None,
     at: Annotated[
         str | None, typer.Option(metavar="DATA[#INDEX]", help="Centre of a ball.", rich_help_panel=REGION)
     ] = None,
-    eps: Annotated[float | None, typer.Option(min=0.0, help="Radius of the ball.", rich_help_panel=REGION)] = None,
+    eps: Annotated[float | None, typer.Option(help="Radius of the ball.", rich_help_panel=REGION)] = None,
     ball_norm: Annotated[
         str | None, typer.Option(metavar="P", help="Norm of the ball.", rich_help_panel=REGION)
     ] = None,
@@ -51,6 +51,8 @@ def bound(
     quiet: o.Quiet = False,
 ) -> int:
     """A certified interval lower <= L <= upper for the Lipschitz constant."""
+    for flag, number in (("--budget", budget), ("--max-upper", max_upper), ("--eps", eps)):
+        o.check_not_negative(flag, number)
     norms = o.read_norm(norm, norm_in, norm_out)
     functional = str(Output.parse(output))
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)

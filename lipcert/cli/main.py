@@ -63,10 +63,11 @@ for _name, _command in COMMANDS.items():
     app.command(_name, epilog=f"Example: {_command.example}", no_args_is_help=True)(exiting(_command.function))
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"lipcert {lipcert.__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any
 
 import typer
@@ -94,9 +95,17 @@ def read_numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{flag} {text}: write numbers such as 0.485,0.456,0.406") from None
+        numbers = ()
+    if not numbers or not all(map(isfinite, numbers)):
+        raise UsageError(f"{flag} {text}: write numbers such as 0.485,0.456,0.406")
+    return numbers
+
+
+def check_not_negative(flag: str, number: float | None) -> None:
+    if number is not None and not (isfinite(number) and number >= 0):
+        raise UsageError(f"{flag} {number}: write a finite number, zero or more")
 
 
 def read_device(text: str) -> str:

@@ -158,14 +158,17 @@ def write_log() -> str:
 
 @contextlib.contextmanager
 def stdout_reserved() -> Iterator[None]:
-    """While a model runs, file descriptor 1 is stderr: what a model or library prints is never taken for a finding."""
+    """While a model runs, stdout is stderr: what a model or a library prints is never taken for a finding.
+
+    Python's stream is replaced, and below it the file descriptor, which C++ writes to.
+    """
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
-        sys.stdout.flush()
         ctypes.CDLL(None).fflush(None)  # C and C++ printing is buffered apart from Python's
         os.dup2(kept, 1)
         os.close(kept)
