@@ -86,7 +86,7 @@ def frobenius_upper(G: Hermitian) -> Tensor:
     """Upper values (b,) of the Frobenius norm, hence of the spectral radius; `inf` if not finite or on overflow, above
     zero for a zero matrix."""
     n = G.re.shape[-1]
-    squares = torch.stack([part.square().sum((1, 2)) for part in G.parts()]).sum(0)
+    squares = torch.stack([(part * part).sum((1, 2)) for part in G.parts()]).sum(0)
     value = sqrt_up(add_up(mul_up(squares, add_up(1.0, gamma(2 * n * n + 2))), 2 * n * n * TINY))
     return torch.where(torch.isfinite(value), value, torch.full_like(value, math.inf))
 
@@ -140,6 +140,6 @@ def _defect(M: Hermitian, L: Tensor) -> Tensor:
             row_sums[:, start:end] = add_up(row_sums[:, start:end], sum_up(residual, 2))
             row_sums[:, :start] = add_up(row_sums[:, :start], sum_up(residual[:, :, :start], 1))
     formed = mul_up(row_sums.amax(1), add_up(1.0, gamma(2)))  # |a - b| <= |fl(a - b)| (1 + u)
-    weight = mul_up(width * wide.square().sum((1, 2)), add_up(1.0, gamma(width * n * n + 1)))
+    weight = mul_up(width * (wide * wide).sum((1, 2)), add_up(1.0, gamma(width * n * n + 1)))
     # Products that underflow, here and in `weight`: width n TINY for each entry.
     return add_up(formed, add_up(mul_up(weight, gamma(width * n)), 8 * n * n * TINY))

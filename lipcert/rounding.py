@@ -1,6 +1,6 @@
 """Directed rounding, built on IEEE float64 with round to nearest (the only mode Python and torch offer).
 
-Every elementary operation is correctly rounded, so its exact result lies between the two neighbours of the computed
+Sums, products and quotients are correctly rounded, so its exact result lies between the two neighbours of the computed
 one; `*_up` returns the computed value or its upper neighbour, `*_down` the mirror image. Sums of many terms use the
 standard bound of Higham, *Accuracy and Stability of Numerical Algorithms*, (3.4): n roundings, in any order and with
 or without FMA, change a nonnegative sum by a factor between 1 - n u and 1 + gamma_n.
@@ -101,14 +101,21 @@ def div_down(a: Real, b: Real | float) -> Real:
 
 def sqrt_up(x: Real) -> Real:
     """Upper value of sqrt(x), x >= 0; sqrt(0) is 0."""
-    root = _sqrt(x)
-    return _where(x == 0, root, up(root))
+    return _sqrt(x, up)
 
 
 def sqrt_down(x: Real) -> Real:
     """Lower value of sqrt(x), x >= 0; sqrt(0) is 0."""
-    root = _sqrt(x)
-    return _where(x == 0, root, down(root))
+    return _sqrt(x, down)
+
+
+def _sqrt(x: Any, outward: Any) -> Any:
+    if not _is_tensor(x):
+        root = math.sqrt(x)
+        return root if x == 0 else outward(root)
+    # torch takes tensor roots from MKL's vector library, which is not correctly rounded (7600948972553121 gives the
+    # wrong neighbour) but good to one unit in the last place: one more step.
+    return torch.where(x == 0, x, outward(outward(x.sqrt())))
 
 
 def _next_above(x: Any) -> Any:
@@ -123,10 +130,6 @@ def _pair(a: Any, b: Any) -> tuple[Any, Any]:
 
 def _not_below_zero(value: Any, where: Any) -> Any:
     return _where(where & (value < 0), abs(value * 0.0), value)
-
-
-def _sqrt(x: Any) -> Any:
-    return x.sqrt() if _is_tensor(x) else math.sqrt(x)
 
 
 def gamma(n: int) -> float:
@@ -159,17 +162,17 @@ def sum_up(t: Tensor, dim: Dim = None) -> Tensor:
     computed >= exact (1 - u)^{n-1} >= exact (1 - (n-1) u), and 1 / (1 - k u) = 1 + gamma_k.
     """
     dims = _dims(t, dim)
-    if not dims:
-        return t
-    return mul_up(t.sum(dims), add_up(1.0, gamma(max(_count(t, dims) - 1, 0))))
+    n = _count(t, dims)
+    total = t.sum(dims) if dims else t
+    return total if n <= 1 else mul_up(total, add_up(1.0, gamma(n - 1)))
 
 
 def sum_down(t: Tensor, dim: Dim = None) -> Tensor:
     """Lower value of the sum of a nonnegative tensor: computed <= exact (1 + gamma_{n-1})."""
     dims = _dims(t, dim)
-    if not dims:
-        return t
-    return div_down(t.sum(dims), add_up(1.0, gamma(max(_count(t, dims) - 1, 0))))
+    n = _count(t, dims)
+    total = t.sum(dims) if dims else t
+    return total if n <= 1 else div_down(total, add_up(1.0, gamma(n - 1)))
 
 
 def dot_up(a: Tensor, b: Tensor, dim: Dim = None) -> Tensor:
@@ -220,7 +223,8 @@ def norm_up(t: Tensor, p: P, dim: Dim = None) -> Tensor:
         return sum_up(size, dims)
     largest = _largest(size, dims, keepdim=True)
     scale = power_of_two_scale(largest)  # keeps the squares away from overflow and underflow
-    squares = ((size * (1.0 / scale)) ** 2).sum(dims, keepdim=True)
+    scaled = size * (1.0 / scale)
+    squares = (scaled * scaled).sum(dims, keepdim=True)
     n = _count(t, dims)
     # Entries that leave the normal range on scaling or squaring are below 2^-1021: each adds less than TINY, and the
     # sum is at least 2^-106 (largest entry subnormal), so the term costs nothing.
@@ -242,7 +246,8 @@ def norm_down(t: Tensor, p: P, dim: Dim = None) -> Tensor:
     largest = _largest(size, dims, keepdim=True)
     scale = power_of_two_scale(largest)
     n = _count(t, dims)
-    squares = ((size * (1.0 / scale)) ** 2).sum(dims, keepdim=True)
+    scaled = size * (1.0 / scale)
+    squares = (scaled * scaled).sum(dims, keepdim=True)
     total = div_down(add_down(squares, -4 * n * TINY).clamp(min=0.0), add_up(1.0, gamma(n)))
     value = mul_down(sqrt_down(total), scale)
     value = torch.where(torch.isinf(largest), torch.full_like(value, math.inf), value)
