@@ -1,0 +1,67 @@
+"""nn.Module, from Python: a deep copy in eval mode; the user's object is left as it was."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+
+from lipcert.errors import RefusedModel, UsageError
+from lipcert.load.pick import Pick, pick
+from lipcert.load.source import Reference, Source
+
+
+class OnClone(torch.nn.Module):
+    """forward(x) = module(a copy of x): a module that changes its input in place stays a function."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.module(x.clone())
+
+
+def read_module(
+    module: torch.nn.Module,
+    *,
+    input_shape: tuple[int, ...] | torch.Tensor | None = None,
+    output_name: str | None = None,
+) -> Source:
+    """`input_shape`: whole shape, batch included, or an example tensor. The dtype is that of the example, else of the
+    first floating parameter. Raises UsageError without a shape, RefusedModel where the module cannot be copied.
+    """
+    if input_shape is None:
+        raise UsageError("an nn.Module does not record its input shape: give input_shape, for instance (1, 3, 32, 32)")
+    try:
+        original = copy.deepcopy(module)
+    except Exception as problem:
+        raise RefusedModel(
+            f"the module cannot be copied: {problem}. Give it after construction, outside autograd"
+        ) from problem
+    original = original.cpu().eval().requires_grad_(False)
+    if isinstance(input_shape, torch.Tensor):
+        shape, dtype = tuple(input_shape.shape), input_shape.dtype
+    else:
+        tensors = (*original.parameters(), *original.buffers())
+        shape = tuple(input_shape)
+        dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+    if not dtype.is_floating_point:
+        raise UsageError(f"the example input is {dtype}: a Lipschitz constant needs a real-valued input")
+    reference = copy.deepcopy(original)
+
+    def evaluate(points: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            rows = [pick(reference(torch.from_numpy(point.copy()).to(dtype)), output_name) for point in points]
+            return torch.stack([row.double() for row in rows]).numpy()
+
+    return Source(
+        module=OnClone(original if output_name is None else Pick(original, output_name)).eval(),
+        example=torch.zeros(shape, dtype=dtype),
+        format="module",
+        input_name="x",
+        output_name=output_name or "output",
+        references=(Reference("torch", evaluate, str(dtype).removeprefix("torch.")),),
+    )

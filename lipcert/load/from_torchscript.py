@@ -1,0 +1,207 @@
+"""TorchScript: scanned before it is loaded, traced on fake tensors in a child first, then here.
+
+A trace on fake tensors cannot bake values of data into the graph: whatever asks for one raises.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
+from lipcert.load.archive import TENSOR_GLOBALS, Archive, check_pickle, open_archive
+from lipcert.load.fingerprint import graph_fingerprint, quiet
+from lipcert.load.guard import guarded
+from lipcert.load.pick import pick
+from lipcert.load.source import Reference, Source
+
+_JIT_GLOBALS = TENSOR_GLOBALS | {
+    f"torch.jit._pickle {name}"
+    for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+}
+
+# What code in the archive may not contain: (pattern, why). It would run while loading, act outside the model, or hide
+# data from the trace.
+_FORBIDDEN: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\bdef\s+__(?:set|get)state__"), "runs code of its own when loaded (__setstate__)"),
+    (re.compile(r"\b(?:torch|ops\.aten)\.(?:save|from_file)\b"), "reads or writes files"),
+    (re.compile(r"\bops\.aten\.(?:_save|_load)\w*"), "reads or writes files"),
+    (re.compile(r"\bprint\s*\(|\bops\.prim\.Print\b"), "prints"),
+    (re.compile(r"\btorch\.manual_seed\b"), "changes the state of torch"),
+    (re.compile(r"\btolist\b|\bops\.prim\.tolist\b|\.numpy\s*\("), "takes numbers out of tensors (tolist)"),
+    (re.compile(r"\bfork\s*\(|\bops\.prim\.fork\b|\bops\.aten\.wait\b|\brpc\w*\s*\("), "starts tasks of its own"),
+    (re.compile(r"\bops\.(?!aten\.|prim\.)\w+\."), "calls operators that are not torch's own"),
+)
+
+
+@dataclass(frozen=True)
+class _Script:
+    """What the file says before anything of it runs."""
+
+    module: Any  # torch.jit.ScriptModule, eval mode, on the CPU
+    input_name: str
+    dtype: torch.dtype
+
+
+def read_torchscript(
+    path: Path,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    input_name: str | None = None,
+    output_name: str | None = None,
+    seconds: float = 60.0,
+) -> Source:
+    """`seconds`: for each run of the file's code.
+
+    Raises UnreadableError, RefusedModel, or UsageError where a shape or a name has to be given.
+    """
+    scan(open_archive(path))
+    with quiet():
+        script = _load(path, input_name, seconds)
+        warnings: tuple[str, ...] = ()
+        if input_shape is None:
+            input_shape, where = _shape_from_first_linear(script.module)
+            if input_shape is None:
+                raise UsageError(f"{path}: TorchScript does not record the input shape: give --input-shape")
+            warnings = (f"input shape {input_shape} taken from {where}; another one can be given with --input-shape",)
+        example = torch.zeros(input_shape, dtype=script.dtype)
+        traces = (_trace_digest, script.module, example, output_name)
+        expected = guarded(*traces, seconds=seconds, what=f"{path}: tracing forward")
+        traced = _trace(script.module, example, output_name)
+        if graph_fingerprint(traced.graph, _attributes(traced)) != expected:
+            raise RefusedModel(f"{path}: two traces of forward differ: it is not a function of its input alone")
+
+    def evaluate(points: np.ndarray) -> np.ndarray:
+        calls = (_evaluate, script.module, points, script.dtype, output_name)
+        return guarded(*calls, seconds=seconds, what=f"{path}: evaluating forward")
+
+    return Source(
+        module=traced,
+        example=example,
+        format="torchscript",
+        input_name=script.input_name,
+        output_name=output_name or "output",
+        references=(Reference("torchscript", evaluate, str(script.dtype).removeprefix("torch.")),),
+        warnings=warnings,
+    )
+
+
+def scan(archive: Archive) -> None:
+    """Refuse what would run at load, act outside the model or hide data, from the text and pickles alone."""
+    for name in archive.sizes:
+        if name.endswith(".pkl") and not name.startswith(("code/", "extra/")):
+            check_pickle(archive.path, name, archive.read(name), _JIT_GLOBALS, ("__torch__.", "__torch__ "))
+        if name.startswith("code/") and name.endswith(".py"):
+            text = archive.text(name)
+            for pattern, why in _FORBIDDEN:
+                if found := pattern.search(text):
+                    line = text.count("\n", 0, found.start()) + 1
+                    where = f"{name}:{line}"
+                    raise RefusedModel(
+                        f"{archive.path}: {where} {why}: {found.group()!r}. Export without it", node=where
+                    )
+
+
+def _load(path: Path, input_name: str | None, seconds: float) -> _Script:
+    guarded(_load_only, path, seconds=seconds, what=f"{path}: loading", error=UnreadableError)
+    try:
+        module = torch.jit.load(path, map_location="cpu").eval()
+    except Exception as problem:
+        raise UnreadableError(f"{path}: torch.jit.load: {str(problem).strip().splitlines()[0]}") from problem
+    arguments = list(module.forward.schema.arguments)[1:]
+    tensors = [argument.name for argument in arguments if str(argument.type) == "Tensor"]
+    required = [argument for argument in arguments if not argument.has_default_value()]
+    listed = ", ".join(f"{argument.name} ({argument.type})" for argument in arguments)
+    if input_name is not None and input_name not in tensors:
+        raise UsageError(f"{path}: --input-name {input_name}: forward takes {listed or 'nothing'}")
+    chosen = input_name or (tensors[0] if len(tensors) == 1 else None)
+    if chosen is None:
+        raise UsageError(f"{path}: forward takes {listed or 'nothing'}: lipcert treats one tensor; wrap the model")
+    others = [argument.name for argument in required if argument.name != chosen]
+    if others or (arguments and arguments[0].name != chosen):
+        raise RefusedModel(
+            f"{path}: forward takes {listed}; lipcert would have to invent the value of "
+            f"{', '.join(others) or 'the others'}. Export a module that fixes it",
+            node=(others or [arguments[0].name])[0],
+        )
+    kinds = [tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
+    return _Script(module, chosen, kinds[0] if kinds else torch.float32)
+
+
+def _load_only(path: Path) -> None:
+    torch.jit.load(path, map_location="cpu")
+
+
+def _trace(module: Any, example: torch.Tensor, output_name: str | None) -> torch.fx.GraphModule:
+    """forward as a flat ATen graph. The input is cloned first: a module may change it in place."""
+
+    def call(x: torch.Tensor) -> Any:
+        return pick(module(x.clone()), output_name)
+
+    options: dict[str, Any] = {"tracing_mode": "fake", "_allow_non_fake_inputs": True}
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # oneDNN's recurrent layers are one opaque node
+        try:
+            return make_fx(call, pre_dispatch=True, **options)(example)  # keeps linear, pads and upsampling whole
+        except LipcertError:
+            raise
+        except Exception:  # some attention code cannot be traced there; one level down the same operators come split
+            try:
+                return make_fx(call, **options)(example)
+            except LipcertError:
+                raise
+            except Exception as problem:
+                raise RefusedModel(f"forward cannot be traced: {_reason(problem)}") from problem
+
+
+def _reason(problem: BaseException) -> str:
+    if type(problem).__name__ in ("DataDependentOutputException", "GuardOnDataDependentSymNode"):
+        return f"it branches on, or takes numbers out of, the values of a tensor ({problem})"
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    if any("DataDependentOutput" in line for line in lines):
+        operator = next((line.split()[-1] for line in lines if "DataDependentOutput" in line), "")
+        return f"it branches on, or takes numbers out of, the values of a tensor ({operator})"
+    return f"{type(problem).__name__}: {(lines or ['no message'])[-1]}"[:400]
+
+
+def _attributes(traced: torch.fx.GraphModule) -> dict[str, torch.Tensor]:
+    """Tensor of each get_attr node of the trace, by its target."""
+    targets = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
+    return {target: getattr(traced, target) for target in targets}
+
+
+def _trace_digest(module: Any, example: torch.Tensor, output_name: str | None) -> str:
+    traced = _trace(module, example, output_name)
+    return graph_fingerprint(traced.graph, _attributes(traced))
+
+
+def _evaluate(module: Any, points: np.ndarray, dtype: torch.dtype, output_name: str | None) -> np.ndarray:
+    """(k, *input_shape) float64 -> (k, *output_shape) float64; each row one call on a tensor of its own."""
+    with torch.no_grad():
+        rows = [pick(module(torch.from_numpy(point).to(dtype)), output_name) for point in points]
+        return torch.stack([row.double() for row in rows]).numpy()
+
+
+def _shape_from_first_linear(module: Any) -> tuple[tuple[int, ...] | None, str]:
+    """(1, in_features) where the only thing that forward does with its input is a linear layer; else None."""
+    graph = module.forward.inlined_graph if hasattr(module.forward, "inlined_graph") else module.inlined_graph
+    inputs = list(graph.inputs())
+    uses = inputs[1].uses()
+    if len(uses) != 1 or uses[0].user.kind() != "aten::linear" or uses[0].offset != 0:
+        return None, ""
+    names: list[str] = []
+    node = list(uses[0].user.inputs())[1].node()
+    while node.kind() == "prim::GetAttr":
+        names.insert(0, node.s("name"))
+        node = next(node.inputs()).node()
+    if node.kind() != "prim::Param" or not names:
+        return None, ""
+    weight = module
+    for name in names:
+        weight = getattr(weight, name)
+    return (1, weight.shape[1]), ".".join(names)
