@@ -1,0 +1,61 @@
+"""One question put to all methods: a graph (input units and output functional included), norms, region, resources."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+from lipcert.blocks import Range
+from lipcert.bound import Refusal, Result, Side
+from lipcert.ir import Graph
+from lipcert.query import Norm, Region
+from lipcert.ranges.interval import interval_ranges
+
+Progress = Callable[[str, float | None, float | None], None]
+
+
+class OutOfTime(Exception):
+    """The budget is spent; `pipeline` turns it into a Refusal with status timeout."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    graph: Graph
+    norm: Norm
+    region: Region = None
+    seed: int = 0
+    device: str = "cpu"
+    deadline: float | None = None  # time.monotonic()
+    progress: Progress | None = None
+    known: list[Result] = field(default_factory=list)  # results of the methods that ran before
+
+    @cached_property
+    def ranges(self) -> dict[int, Range]:
+        """Interval ranges of all nodes on the region."""
+        return interval_ranges(self.graph, self.region)
+
+    def check_time(self) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise OutOfTime
+
+    def say(self, text: str, done: float | None = None, total: float | None = None) -> None:
+        if self.progress is not None:
+            self.progress(text, done, total)
+
+
+class Method(Protocol):
+    """A frozen dataclass; its fields are its options and go into the report."""
+
+    name: str
+    side: Side
+
+    def refuses(self, problem: Problem) -> Refusal | None:
+        """Why this method cannot treat the model, as far as that is known without computing; None: it can."""
+        ...
+
+    def run(self, problem: Problem) -> Result:
+        """A Bound, or a Refusal that names the node and says why."""
+        ...

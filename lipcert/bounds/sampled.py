@@ -1,0 +1,295 @@
+"""`sampled`: a lower bound with a witness, by ascent on the Jacobian norm.
+
+Points are found in floating arithmetic (random starts at several scales, power iteration for the best direction, shrinking
+random search and gradient steps on the norm). The value is then a difference quotient of a stored pair (x, x'),
+
+    (||f(x) - f(x')||_q - rounding) / ||x - x'||_p <= L,
+
+with f enclosed rigorously at both points: it holds whatever kinks, steps or autograd conventions lie between them.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lipcert.bound import Bound, Refusal, Result, Side
+from lipcert.bounds.problem import Problem
+from lipcert.ir import Enclosure, Graph, Linear
+from lipcert.query import Ball, Box, P, Region
+from lipcert.rounding import div_down, norm_down, norm_up
+
+SCALES = (0.03, 0.3, 1.0, 3.0)
+STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+WORK = 4e10  # flops of the search; about five seconds of one core, less where the network is small
+DENSE_SIDE = 256  # full Jacobians at the best points up to this side
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """`points` per round, `rounds` of search (0: as many as the work allows, at most 30)."""
+
+    points: int = 64
+    rounds: int = 0
+
+    name: ClassVar[str] = "sampled"
+    side: ClassVar[Side] = "lower"
+
+    def refuses(self, problem: Problem) -> Refusal | None:
+        return None
+
+    def run(self, problem: Problem) -> Result:
+        start = time.perf_counter()
+        graph = problem.graph
+        if graph.nodes[graph.input].size == 0 or graph.nodes[graph.output].size == 0:
+            return Bound(self.name, self.side, "sampled", 0.0, time.perf_counter() - start)
+        search = Search(problem, self.points, self.rounds)
+        x, v = search.run()
+        value, pair = certify(problem, x, v)
+        seconds = time.perf_counter() - start
+        if pair is None:
+            reason = "no pair of points has a quotient above its own rounding"
+            return Refusal(self.name, self.side, "refused", reason, None, seconds)
+        witness = {"x": _stored(pair[0]), "x2": _stored(pair[1]), "shape": list(graph.input_shape)}
+        details = {"points": search.evaluated, "rounds": search.done}
+        return Bound(self.name, self.side, "sampled", value, seconds, witness, details)
+
+
+def _stored(x: Tensor) -> Any:
+    flat = x.reshape(-1).to(torch.float64)
+    if flat.numel() <= 4096:
+        return flat.tolist()
+    return {"dtype": "<f8", "base64": base64.b64encode(flat.contiguous().numpy().astype("<f8").tobytes()).decode()}
+
+
+def flops(graph: Graph) -> int:
+    """Multiplications and additions of one evaluation."""
+    return sum(n.what.operator.flops if isinstance(n.what, Linear) else n.size for n in graph.nodes)
+
+
+class Search:
+    """State of the ascent: the best points with their directions, all in floating arithmetic."""
+
+    def __init__(self, problem: Problem, points: int, rounds: int):
+        self.problem = problem
+        self.p, self.q = problem.norm.input, problem.norm.output
+        cost = flops(problem.graph)
+        dtype = torch.float32 if cost > 3e7 else torch.float64
+        self.graph = problem.graph.to(problem.device, dtype)
+        self.like = torch.empty(0, device=problem.device, dtype=dtype)
+        entries = max(node.size for node in problem.graph.nodes)
+        self.batch = int(max(1, min(points, WORK / (40 * cost), 2e8 / max(1, 4 * entries))))
+        self.steps = 8 if cost < 1e9 else 4
+        per_round = self.batch * cost * 6 * (self.steps + 1)
+        self.rounds = rounds or int(max(1, min(30, WORK / per_round)))
+        self.random = torch.Generator().manual_seed(problem.seed)
+        self.evaluated = self.done = 0
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Best points and directions, (k, input_size) each, float64 on the CPU, best first."""
+        x = self._fresh(self.batch)
+        v, value = self._directions(x, None)
+        for self.done in range(1, self.rounds + 1):
+            if self.problem.deadline is not None and time.monotonic() > self.problem.deadline:
+                break
+            self.problem.say("sampled", self.done, self.rounds)
+            if self.done == self.rounds:
+                break
+            x, v, value = self._round(x, v, value)
+        best = value.argsort(descending=True)[:4]
+        x, v = x[best].double().cpu(), v[best].double().cpu()
+        return self._polish(x, v)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.random, dtype=torch.float64).to(self.like)
+
+    def _fresh(self, k: int) -> Tensor:
+        n = self.graph.nodes[self.graph.input].size
+        if self.problem.region is not None:
+            raw = torch.rand(k, n, generator=self.random, dtype=torch.float64)
+            return into_region(_spread(self.problem.region, raw, self.random), self.problem.region).to(self.like)
+        scales = torch.tensor(SCALES, dtype=torch.float64).repeat(-(-k // len(SCALES)))[:k, None].to(self.like)
+        uniform = torch.rand(k, n, generator=self.random, dtype=torch.float64).to(self.like)
+        mixed = torch.arange(k)[:, None].to(self.like.device) % 2 == 0
+        return torch.where(mixed, self._normal(k, n) * scales, uniform * scales)
+
+    def _directions(self, x: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Generalised power iteration for max ||J v||_q over ||v||_p = 1 (Boyd 1974), all rows at once."""
+        v = self._normal(*x.shape) if v is None else v
+        v = _unit(v, self.p)
+        _, back = torch.func.vjp(self.graph.evaluate, x)
+        best, top = v, x.new_full((x.shape[0],), -1.0)
+        for _ in range(self.steps):
+            y = torch.func.jvp(self.graph.evaluate, (x,), (v,))[1]
+            size = _size(y, self.q).nan_to_num(-1.0)
+            better = size > top
+            best, top = torch.where(better[:, None], v, best), torch.where(better, size, top)
+            z = back(_ascent(y, self.q))[0]
+            v = _unit(_dual_ascent(z, self.p), self.p).nan_to_num(0.0)
+        self.evaluated += x.shape[0] * self.steps
+        return best, top
+
+    def _round(self, x: Tensor, v: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Half the batch around the best, by gradient and by shrinking noise; the rest fresh."""
+        k = x.shape[0]
+        order = value.argsort(descending=True)
+        x, v, value = x[order], v[order], value[order]
+        keep = max(1, k // 4)
+        shrink = 0.5 ** (self.done / 2)
+        parents = torch.arange(k) % keep
+        noise = self._normal(*x.shape) * shrink * x[parents].abs().mean(dim=1, keepdim=True).clamp(min=1e-3)
+        trial = x[parents] + noise
+        if self.done % 2 == 0:
+            trial = x[parents] + self._gradient(x[parents], v[parents], shrink)
+        fresh = max(1, k // 4)
+        trial[-fresh:] = self._fresh(fresh)
+        if self.problem.region is not None:
+            trial = into_region(trial.double().cpu(), self.problem.region).to(self.like)
+        w, found = self._directions(trial, v[parents])
+        joined = torch.cat([value, found]).argsort(descending=True)[:k]
+        return torch.cat([x, trial])[joined], torch.cat([v, w])[joined], torch.cat([value, found])[joined]
+
+    def _gradient(self, x: Tensor, v: Tensor, shrink: float) -> Tensor:
+        """A step along the gradient of ||J(x) v||_q; zero on piecewise affine networks."""
+
+        def size(at: Tensor) -> Tensor:
+            return _size(torch.func.jvp(self.graph.evaluate, (at,), (v,))[1], self.q).sum()
+
+        gradient = torch.func.grad(size)(x).nan_to_num(0.0)
+        length = gradient.norm(dim=1, keepdim=True)
+        step = shrink * x.norm(dim=1, keepdim=True).clamp(min=1e-3)
+        return torch.where(length > 0, gradient / length.clamp(min=1e-300) * step, self._normal(*x.shape) * 1e-3)
+
+    def _polish(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The best direction from the full Jacobian where it is small enough, in float64."""
+        graph = self.problem.graph
+        n, m = graph.nodes[graph.input].size, graph.nodes[graph.output].size
+        if min(n, m) > DENSE_SIDE or n * m > 2**22:
+            return x, v
+        rows = []
+        for point in x:
+            if m <= n:
+                _, back = torch.func.vjp(graph.evaluate, point.expand(m, n))
+                jacobian = back(torch.eye(m, dtype=torch.float64))[0]
+            else:
+                forward = torch.func.jvp(graph.evaluate, (point.expand(n, n),), (torch.eye(n, dtype=torch.float64),))
+                jacobian = forward[1].T
+            rows.append(_best_direction(jacobian.nan_to_num(0.0, 0.0, 0.0), self.p, self.q))
+        return torch.cat([x, x]), torch.cat([torch.stack(rows), v])
+
+
+def _best_direction(J: Tensor, p: P, q: P) -> Tensor:
+    """argmax ||J v||_q over ||v||_p = 1 where it has a closed form: p = q = 2, p = 1, q = inf; else a good start."""
+    if p == "1":
+        return torch.eye(J.shape[1], dtype=J.dtype)[int(_size(J.T, q).argmax())]
+    if q == "inf":
+        row = J[int(_size(J, {"2": "2", "inf": "1"}[p]).argmax())]  # type: ignore[arg-type]
+        return _dual_ascent(row[None], p)[0]
+    top = torch.linalg.svd(J, full_matrices=False).Vh[0]
+    return top if p == "2" else torch.where(top >= 0, 1.0, -1.0).to(J.dtype)
+
+
+def _size(y: Tensor, q: P) -> Tensor:
+    return torch.linalg.vector_norm(y, ord={"1": 1, "2": 2, "inf": float("inf")}[q], dim=1)
+
+
+def _unit(v: Tensor, p: P) -> Tensor:
+    return v / _size(v, p)[:, None].clamp(min=1e-30)
+
+
+def _ascent(y: Tensor, q: P) -> Tensor:
+    """Gradient of ||y||_q, up to scale."""
+    if q == "2":
+        return _unit(y, "2")
+    if q == "1":
+        return torch.sign(y)
+    return torch.nn.functional.one_hot(y.abs().argmax(dim=1), y.shape[1]).to(y.dtype) * torch.sign(y)
+
+
+def _dual_ascent(z: Tensor, p: P) -> Tensor:
+    """argmax <z, v> over ||v||_p <= 1."""
+    if p == "2":
+        return z
+    if p == "inf":
+        return torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
+    return torch.nn.functional.one_hot(z.abs().argmax(dim=1), z.shape[1]).to(z.dtype) * torch.sign(z)
+
+
+def _spread(region: Region, raw: Tensor, random: torch.Generator) -> Tensor:
+    """Points over the region from uniform numbers in [0, 1]; a third of them at corners."""
+    corner = (torch.arange(raw.shape[0]) % 3 == 0)[:, None]
+    raw = torch.where(corner, raw.round(), raw)
+    if isinstance(region, Box):
+        low, high = region.lower.reshape(1, -1), region.upper.reshape(1, -1)
+        return low + raw * (high - low)
+    assert isinstance(region, Ball)
+    direction = _unit(torch.randn(raw.shape, generator=random, dtype=torch.float64), region.norm)
+    return region.center.reshape(1, -1) + region.radius * raw[:, :1].sqrt() * direction
+
+
+def into_region(x: Tensor, region: Region) -> Tensor:
+    """(r, n) points moved into the region, strictly within rounding for balls."""
+    if isinstance(region, Box):
+        return torch.minimum(torch.maximum(x, region.lower.reshape(1, -1)), region.upper.reshape(1, -1))
+    if isinstance(region, Ball):
+        away = x - region.center.reshape(1, -1)
+        size = _size(away, region.norm)[:, None]
+        return region.center.reshape(1, -1) + away * (region.radius / size.clamp(min=1e-300)).clamp(max=1.0) * (1 - 1e-12)
+    return x
+
+
+def inside(x: Tensor, region: Region) -> Tensor:
+    """Which rows lie in the region, rounding counted against them."""
+    if isinstance(region, Box):
+        return ((x >= region.lower.reshape(1, -1)) & (x <= region.upper.reshape(1, -1))).all(dim=1)
+    if isinstance(region, Ball):
+        away = (x - region.center.reshape(1, -1)).abs() * (1 + 2.0**-50)
+        return norm_up(away, region.norm, 1) <= region.radius
+    return torch.ones(x.shape[0], dtype=torch.bool)
+
+
+def certify(problem: Problem, x: Tensor, v: Tensor) -> tuple[float, tuple[Tensor, Tensor] | None]:
+    """The greatest proved difference quotient over pairs x +- h v, and the pair that attains it.
+
+    Pairs are ranked by their floating quotients; the best few are enclosed.
+    """
+    cost = flops(problem.graph)
+    reach = x.abs().amax(dim=1, keepdim=True).clamp(min=1.0) / v.abs().amax(dim=1, keepdim=True).clamp(min=1e-300)
+    steps = STEPS if cost < 1e9 else STEPS[1::2]
+    rows = range(x.shape[0]) if cost < 1e9 else range(1)
+    pairs = [(into_region(p + h * r * d, problem.region), into_region(p - h * r * d, problem.region))
+             for p, d, r in ((x[i : i + 1], v[i : i + 1], reach[i : i + 1]) for i in rows) for h in steps]  # fmt: skip
+    guesses = []
+    for a, b in pairs:
+        fa, fb = problem.graph.evaluate(a), problem.graph.evaluate(b)
+        noise = 1e-13 * float(_size(fa, problem.norm.output)[0])
+        apart = float(_size(a - b, problem.norm.input)[0])
+        gap = float(_size(fa - fb, problem.norm.output)[0]) - noise
+        guesses.append(gap / apart if apart > 0 and gap == gap else 0.0)
+    order = sorted(range(len(pairs)), key=lambda k: -guesses[k])
+    best, pair = 0.0, None
+    for k in order[: 8 if cost < 1e9 else 2]:
+        problem.say("sampled: certifying")
+        value = quotient(problem, *pairs[k])
+        if value > best:
+            best, pair = value, (pairs[k][0][0], pairs[k][1][0])
+    return best, pair
+
+
+def quotient(problem: Problem, a: Tensor, b: Tensor) -> float:
+    """Lower value of ||f(a) - f(b)||_q / ||a - b||_p for two points (1, n) of the region; 0 where nothing is shown."""
+    if not bool((inside(a, problem.region) & inside(b, problem.region)).all()):
+        return 0.0
+    fa, fb = (problem.graph.enclose(Enclosure(point)) for point in (a, b))
+    gap = torch.maximum(fa.lower - fb.upper, fb.lower - fa.upper).clamp(min=0.0)
+    gap = torch.nextafter(gap, torch.zeros_like(gap))
+    apart = torch.nextafter((a - b).abs(), torch.full_like(a, float("inf")))
+    apart = torch.where(a == b, 0.0, apart)
+    if not bool(torch.isfinite(gap).all()) or not bool((apart > 0).any()):
+        return 0.0
+    return float(div_down(float(norm_down(gap[0], problem.norm.output)), float(norm_up(apart[0], problem.norm.input))))

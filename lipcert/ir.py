@@ -1,0 +1,271 @@
+"""The network as a graph of linear operators and nonlinearities.
+
+A node is a flat float64 signal. Five kinds of node make every network that lipcert can treat:
+
+    Input                        x
+    Linear(operator)             A u                       one parent
+    Add                          u_1 + ... + u_k           constants of a sum are Offsets
+    Concat                       (u_1, ..., u_k)           one after the other
+    Offset(value, radius)        u + b                     no parent: the constant b
+    Nonlinear(block)             phi(u_1, ...)             elementwise activation or a block of blocks.py
+
+`sources` of the normal form are the input and the nonlinear nodes; between them everything is affine
+(v_k = sum_j A_kj z_j + B_k x + b_k, DESIGN section 3), see parts.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipcert.blocks import Block
+from lipcert.linops import Operator
+from lipcert.rounding import EPS, TINY, gamma, up
+
+
+@dataclass(frozen=True)
+class Input:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    operator: Operator
+
+
+@dataclass(frozen=True)
+class Add:
+    pass
+
+
+@dataclass(frozen=True)
+class Concat:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Offset:
+    value: Tensor  # (size,)
+    radius: Tensor | None = None  # (size,)
+
+
+@dataclass(frozen=True, eq=False)
+class Nonlinear:
+    block: Block
+
+
+What = Input | Linear | Add | Concat | Offset | Nonlinear
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    what: What
+    parents: tuple[int, ...]
+    size: int
+    shape: tuple[int, ...]
+    name: str  # where it came from in the file
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosure:
+    """A batch of signals known to lie in centre +- radius. `radius` None: exact. Both (r, size)."""
+
+    centre: Tensor
+    radius: Tensor | None = None
+
+    def reach(self) -> Tensor:
+        return torch.zeros_like(self.centre) if self.radius is None else self.radius
+
+    @property
+    def lower(self) -> Tensor:
+        return self.centre if self.radius is None else torch.nextafter(self.centre - self.radius, _minus_inf(self.centre))
+
+    @property
+    def upper(self) -> Tensor:
+        return self.centre if self.radius is None else up(self.centre + self.radius)
+
+
+def _minus_inf(like: Tensor) -> Tensor:
+    return torch.full_like(like, -math.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in topological order. `input` and `output` are positions. Nothing in it changes after construction;
+    `memo` holds closed forms and norms proved for these nodes."""
+
+    nodes: tuple[Node, ...]
+    output: int
+    input: int = 0
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for position, node in enumerate(self.nodes):
+            if any(parent >= position for parent in node.parents):
+                raise ValueError(f"node {position} ({node.name}) reads a later node")
+            sizes = [self.nodes[parent].size for parent in node.parents]
+            ok = {
+                Input: lambda: not sizes,
+                Linear: lambda: sizes == [node.what.operator.in_size] and node.size == node.what.operator.out_size,
+                Add: lambda: sizes and all(size == node.size for size in sizes),
+                Concat: lambda: sizes and sum(sizes) == node.size,
+                Offset: lambda: sizes in ([], [node.size]) and node.what.value.numel() == node.size,
+                Nonlinear: lambda: node.what.block.fits(sizes, node.size),
+            }[type(node.what)]()
+            if not ok:
+                raise ValueError(f"node {position} ({node.name}): sizes {sizes} -> {node.size} do not fit {node.what}")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.nodes[self.input].shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.nodes[self.output].shape
+
+    @property
+    def nonlinear(self) -> tuple[int, ...]:
+        return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.what, Nonlinear))
+
+    @property
+    def neurons(self) -> int:
+        """Entries of all elementwise and block nonlinearities."""
+        return sum(self.nodes[i].size for i in self.nonlinear)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """The network at (r, *input_shape) or (r, input_size), in x's dtype: floating values, no error term.
+
+        Returns (r, output_size). Differentiable. Signals are freed after their last use.
+        """
+        last = self._last_use()
+        values: dict[int, Tensor] = {}
+        for i, node in enumerate(self.nodes):
+            args = [values[parent] for parent in node.parents]
+            values[i] = _forward(node, args, x)
+            for parent in {*node.parents}:
+                if last[parent] == i:
+                    del values[parent]
+        return values[self.output]
+
+    def enclose(self, x: Enclosure) -> Enclosure:
+        """The network in real arithmetic at every point of `x`, with the rounding of this very computation inside."""
+        last = self._last_use()
+        values: dict[int, Enclosure] = {}
+        for i, node in enumerate(self.nodes):
+            args = [values[parent] for parent in node.parents]
+            values[i] = x if isinstance(node.what, Input) else enclose_node(node, args, x.centre)
+            for parent in {*node.parents}:
+                if last[parent] == i:
+                    del values[parent]
+        return values[self.output]
+
+    def _last_use(self) -> dict[int, int]:
+        if "last_use" not in self.memo:
+            last = {parent: i for i, node in enumerate(self.nodes) for parent in node.parents}
+            self.memo["last_use"] = last | {self.output: len(self.nodes)}
+        return self.memo["last_use"]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Graph:
+        """A copy for evaluation in bulk (CUDA, float32); proofs stay on the float64 original."""
+        nodes = []
+        for node in self.nodes:
+            what = node.what
+            if isinstance(what, Linear):
+                what = Linear(what.operator.to(device, dtype))
+            elif isinstance(what, Offset):
+                what = Offset(what.value.to(device, dtype))
+            elif isinstance(what, Nonlinear):
+                what = Nonlinear(what.block.to(device, dtype))
+            nodes.append(Node(what, node.parents, node.size, node.shape, node.name))
+        return Graph(tuple(nodes), self.output, self.input)
+
+    def fingerprint(self) -> str:
+        """sha256 over structure and coefficients: what a certificate is about."""
+        digest = hashlib.sha256()
+        for node in self.nodes:
+            digest.update(repr((type(node.what).__name__, node.parents, node.size)).encode())
+            for part in _contents(node.what):
+                digest.update(part)
+        digest.update(repr((self.input, self.output)).encode())
+        return digest.hexdigest()
+
+
+def _contents(value: Any) -> list[bytes]:
+    """Everything that determines a node's function, in the order of its fields (hash input)."""
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous()
+        return [repr((str(plain.dtype), tuple(plain.shape))).encode(), plain.numpy().tobytes()]
+    if hasattr(value, "__dataclass_fields__"):
+        inner: list[bytes] = [type(value).__name__.encode()]
+        for name in value.__dataclass_fields__:
+            if name not in ("memo", "function", "slopes", "slopes_on", "values_on", "kinks"):
+                inner += [name.encode(), *_contents(getattr(value, name))]
+        return inner
+    if isinstance(value, tuple | list):
+        return [b"(", *(part for item in value for part in _contents(item)), b")"]
+    return [repr(value).encode()]
+
+
+def _forward(node: Node, args: list[Tensor], x: Tensor) -> Tensor:
+    match node.what:
+        case Input():
+            return x.reshape(x.shape[0], node.size)
+        case Linear(operator):
+            return operator.mv(args[0])
+        case Add():
+            return sum(args[1:], start=args[0])
+        case Concat():
+            return torch.cat(args, dim=1)
+        case Offset(value, _):
+            return args[0] + value if args else value.expand(x.shape[0], -1)
+        case Nonlinear(block):
+            return block(*args)
+
+
+def enclose_linear(operator: Operator, u: Enclosure) -> Enclosure:
+    """|A u - fl(A~ c)| <= |A~| rho + E (|c| + rho) + gamma |A~| |c| (+ underflow), all upward."""
+    centre = operator.mv(u.centre)
+    if operator.terms == 0:
+        return Enclosure(centre, None if u.radius is None else operator.mv(u.radius))
+    n = operator.terms
+    mass = u.centre.abs()
+    inner = gamma(n + 1) * mass + (0 if u.radius is None else u.radius)
+    radius = operator.absolute().mv(inner)
+    error = operator.radius_operator()
+    if error is not None:
+        radius = radius + error.mv(mass + u.reach())
+    return Enclosure(centre, up(radius * (1 + 4 * gamma(n + 8)) + 8 * n * TINY))
+
+
+def enclose_node(node: Node, args: list[Enclosure], like: Tensor) -> Enclosure:
+    match node.what:
+        case Linear(operator):
+            return enclose_linear(operator, args[0])
+        case Add():
+            centre = sum((a.centre for a in args[1:]), start=args[0].centre)
+            if len(args) == 1:
+                return args[0]
+            mass = sum((a.centre.abs() for a in args[1:]), start=args[0].centre.abs())
+            reach = sum((a.reach() for a in args[1:]), start=args[0].reach())
+            return Enclosure(centre, up((reach + gamma(len(args)) * mass) * (1 + 4 * gamma(len(args) + 4))))
+        case Concat():
+            exact = all(a.radius is None for a in args)
+            centre = torch.cat([a.centre for a in args], dim=1)
+            return Enclosure(centre, None if exact else torch.cat([a.reach() for a in args], dim=1))
+        case Offset(value, slack):
+            if not args:
+                rows = like.shape[0]
+                return Enclosure(value.expand(rows, -1), None if slack is None else slack.expand(rows, -1))
+            centre = args[0].centre + value
+            reach = args[0].reach() + (0 if slack is None else slack)
+            return Enclosure(centre, up((reach + EPS * centre.abs()) * (1 + 8 * EPS)))
+        case Nonlinear(block):
+            lower, upper = block.values_on(*((a.lower, a.upper) for a in args))
+            centre = lower + (upper - lower) / 2
+            return Enclosure(centre, up(torch.maximum(upper - centre, centre - lower)))
+    raise AssertionError(node.what)

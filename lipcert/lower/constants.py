@@ -1,0 +1,271 @@
+"""Constant subgraphs in float64 with an entrywise error enclosure that travels with the operator.
+
+Weight norm, spectral norm, folded scales, BatchNorm statistics: the network's coefficient is the real number that the
+stored weights define, so what we compute of it carries a radius. Rules exist for the operations that exporters leave on
+constants; every other one is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipcert.errors import RefusedModel
+from lipcert.rounding import EPS, TINY, down, gamma, up
+
+SLACK = 16 * EPS  # relative error granted to sqrt, exp, tanh and the like
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """|true - centre| <= radius entry by entry; radius None: exact. Shapes as in the graph."""
+
+    centre: Tensor  # float64
+    radius: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.centre.shape)
+
+    def reach(self) -> Tensor:
+        return torch.zeros_like(self.centre) if self.radius is None else self.radius
+
+    @property
+    def lower(self) -> Tensor:
+        return self.centre if self.radius is None else down(self.centre - self.radius)
+
+    @property
+    def upper(self) -> Tensor:
+        return self.centre if self.radius is None else up(self.centre + self.radius)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Constant:
+        """A function that only moves entries (reshape, slice, transpose, expand)."""
+        return Constant(function(self.centre), None if self.radius is None else function(self.radius))
+
+
+def constant(value: Tensor | float | int | bool | Constant) -> Constant:
+    if isinstance(value, Constant):
+        return value
+    if isinstance(value, Tensor):
+        if value.dtype in (torch.int64, torch.uint64) and bool((value.abs() > 2**53).any()):
+            raise RefusedModel("an integer constant beyond 2^53 has no exact float64 value")
+        return Constant(value.to(torch.float64))
+    return Constant(torch.tensor(float(value), dtype=torch.float64))
+
+
+def from_range(lower: Tensor, upper: Tensor) -> Constant:
+    centre = lower / 2 + upper / 2
+    return Constant(centre, up(torch.maximum(upper - centre, centre - lower)))
+
+
+def _rounded(centre: Tensor, radius: Tensor, ops: int = 1) -> Constant:
+    return Constant(centre, up((radius + gamma(ops) * centre.abs()) * (1 + 8 * EPS)) + TINY)
+
+
+def add(a: Any, b: Any, alpha: float = 1) -> Constant:
+    a, b = constant(a), constant(b)
+    if alpha != 1:
+        b = multiply(b, alpha)
+    centre = a.centre + b.centre
+    virtual = centre - a.centre
+    error = (a.centre - (centre - virtual)) + (b.centre - virtual)  # TwoSum
+    if a.radius is None and b.radius is None and bool((error == 0).all()):
+        return Constant(centre)
+    return _rounded(centre, a.reach() + b.reach() + error.abs())
+
+
+def negative(a: Any) -> Constant:
+    a = constant(a)
+    return Constant(-a.centre, a.radius)
+
+
+def subtract(a: Any, b: Any, alpha: float = 1) -> Constant:
+    return add(a, negative(b), alpha)
+
+
+def _power_of_two(x: Tensor) -> bool:
+    return bool((torch.frexp(x).mantissa.abs() == 0.5).all()) if x.numel() else True
+
+
+def _normal(x: Tensor) -> bool:
+    return bool(((x == 0) | ((x.abs() >= TINY) & torch.isfinite(x))).all())
+
+
+def multiply(a: Any, b: Any) -> Constant:
+    a, b = constant(a), constant(b)
+    centre = a.centre * b.centre
+    if a.radius is None and b.radius is None:
+        trivial = any(bool(((side.abs() == 1) | (side == 0)).all()) or _power_of_two(side) for side in (a.centre, b.centre))
+        if trivial and _normal(centre) and bool(((centre == 0) == ((a.centre == 0) | (b.centre == 0))).all()):
+            return Constant(centre)
+    radius = a.reach() * (b.centre.abs() + b.reach()) + a.centre.abs() * b.reach()
+    return _rounded(centre, radius * (1 + 8 * EPS))
+
+
+def reciprocal(b: Any) -> Constant:
+    b = constant(b)
+    if bool(((b.lower <= 0) & (b.upper >= 0)).any()):
+        raise RefusedModel("a constant divides by zero, or by a number that cannot be told from zero")
+    if b.radius is None and _power_of_two(b.centre):
+        return Constant(1 / b.centre)
+    ends = torch.stack([1 / b.lower, 1 / b.upper])
+    return from_range(down(ends.amin(0)), up(ends.amax(0)))
+
+
+def divide(a: Any, b: Any) -> Constant:
+    a, b = constant(a), constant(b)
+    if a.radius is None and b.radius is None and not bool((b.centre == 0).any()):
+        quotient = a.centre / b.centre  # correctly rounded
+        if _power_of_two(b.centre) and _normal(quotient) and bool(((quotient == 0) == (a.centre == 0)).all()):
+            return Constant(quotient)
+        return _rounded(quotient, torch.zeros_like(quotient))
+    return multiply(a, reciprocal(b))
+
+
+def _increasing(function: Callable[[Tensor], Tensor], low: float = -math.inf) -> Callable[[Any], Constant]:
+    """Enclosure through the end points of an increasing function, defined from `low` on."""
+
+    def rule(a: Any) -> Constant:
+        a = constant(a)
+        if bool((a.lower < low).any()):
+            raise RefusedModel(f"a constant leaves the domain of {getattr(function, '__name__', 'a function')}")
+        least, most = function(a.lower), function(a.upper)
+        least, most = least - SLACK * least.abs() - TINY, most + SLACK * most.abs() + TINY
+        return from_range(down(least), up(most))
+
+    return rule
+
+
+def power(a: Any, exponent: Any) -> Constant:
+    a, e = constant(a), constant(exponent)
+    if e.centre.numel() == 1 and e.radius is None:
+        n = float(e.centre)
+        if n == 0.5:
+            return square_root(a)
+        if n == -0.5:
+            return reciprocal(square_root(a))
+        if n == 0.0:
+            return Constant(torch.ones_like(a.centre))
+        if n == int(n) and 0 < abs(n) <= 64:
+            result = a
+            for _ in range(int(abs(n)) - 1):
+                result = multiply(result, a)
+            return result if n > 0 else reciprocal(result)
+    raise RefusedModel(f"a constant raised to the power {exponent}")
+
+
+def absolute(a: Any) -> Constant:
+    a = constant(a)
+    return Constant(a.centre.abs(), a.radius)  # ||x| - |c|| <= |x - c|
+
+
+def _sum_of(a: Constant, n: int, centre: Tensor, mass: Tensor, reach: Tensor) -> Constant:
+    if a.radius is None and n <= 1:
+        return Constant(centre)
+    return Constant(centre, up((reach + gamma(n) * mass) * (1 + 4 * gamma(n + 8)) + TINY))
+
+
+def total(a: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Constant:
+    a = constant(a)
+    dims = list(range(a.centre.dim())) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
+    n = math.prod(a.centre.shape[d] for d in dims)
+    whole = bool((a.centre == a.centre.round()).all()) and float(a.centre.abs().sum()) < 2**52
+    centre = a.centre.sum(dims, keepdim=keepdim)
+    if a.radius is None and whole:  # integers add up exactly
+        return Constant(centre)
+    return _sum_of(a, n, centre, a.centre.abs().sum(dims, keepdim=keepdim), a.reach().sum(dims, keepdim=keepdim))
+
+
+def mean(a: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Constant:
+    summed = total(a, dim, keepdim)
+    return divide(summed, constant(a).centre.numel() / max(1, summed.centre.numel()))
+
+
+def matmul(a: Any, b: Any) -> Constant:
+    a, b = constant(a), constant(b)
+    n = a.centre.shape[-1]
+    centre = a.centre @ b.centre
+    mass_a, mass_b = a.centre.abs(), b.centre.abs()
+    radius = gamma(n + 1) * (mass_a @ mass_b) + a.reach() @ (mass_b + b.reach()) + mass_a @ b.reach()
+    return Constant(centre, up(radius * (1 + 4 * gamma(n + 8)) + n * TINY))
+
+
+def norm2(a: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Constant:
+    if ord == 2:
+        return square_root(total(multiply(a, a), dim, keepdim))
+    if ord == 1:
+        return total(absolute(a), dim, keepdim)
+    raise RefusedModel(f"a constant norm of order {ord}")
+
+
+def maximum(a: Any, b: Any) -> Constant:
+    a, b = constant(a), constant(b)
+    if a.radius is None and b.radius is None:
+        return Constant(torch.maximum(a.centre, b.centre))
+    return from_range(torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper))
+
+
+def minimum(a: Any, b: Any) -> Constant:
+    return negative(maximum(negative(a), negative(b)))
+
+
+def clamp(a: Any, min: Any = None, max: Any = None) -> Constant:
+    result = constant(a)
+    if min is not None:
+        result = maximum(result, min)
+    return result if max is None else minimum(result, max)
+
+
+square_root = _increasing(torch.sqrt, 0.0)
+
+ARITHMETIC: dict[str, Callable[..., Constant]] = {
+    "aten.add.Tensor": add,
+    "aten.add.Scalar": add,
+    "aten.sub.Tensor": subtract,
+    "aten.sub.Scalar": subtract,
+    "aten.rsub.Scalar": lambda a, b, alpha=1: subtract(b, a, alpha),
+    "aten.mul.Tensor": multiply,
+    "aten.mul.Scalar": multiply,
+    "aten.div.Tensor": divide,
+    "aten.div.Scalar": divide,
+    "aten.neg.default": negative,
+    "aten.abs.default": absolute,
+    "aten.reciprocal.default": reciprocal,
+    "aten.sqrt.default": square_root,
+    "aten.rsqrt.default": lambda a: reciprocal(square_root(a)),
+    "aten.exp.default": _increasing(torch.exp),
+    "aten.sigmoid.default": _increasing(torch.sigmoid),
+    "aten.tanh.default": _increasing(torch.tanh),
+    "aten.relu.default": lambda a: maximum(a, 0.0),
+    "aten.log.default": _increasing(torch.log, TINY),
+    "aten.pow.Tensor_Scalar": power,
+    "aten.pow.Tensor_Tensor": power,
+    "aten.square.default": lambda a: multiply(a, a),
+    "aten.sum.default": total,
+    "aten.sum.dim_IntList": total,
+    "aten.mean.default": mean,
+    "aten.mean.dim": mean,
+    "aten.mm.default": matmul,
+    "aten.bmm.default": matmul,
+    "aten.mv.default": matmul,
+    "aten.dot.default": matmul,
+    "aten.vdot.default": matmul,
+    "aten.matmul.default": matmul,
+    "aten.linear.default": lambda a, w, b=None: (
+        matmul(a, constant(w).map(lambda t: t.T)) if b is None else add(matmul(a, constant(w).map(lambda t: t.T)), b)
+    ),
+    "aten.addmm.default": lambda c, a, b: add(matmul(a, b), c),
+    "aten.linalg_vector_norm.default": norm2,
+    "aten.norm.ScalarOpt_dim": lambda a, p, dim, keepdim=False: norm2(a, p if p is not None else 2, dim, keepdim),
+    "aten.norm.Scalar": lambda a, p=2: norm2(a, p),
+    "aten.maximum.default": maximum,
+    "aten.minimum.default": minimum,
+    "aten.clamp.default": clamp,
+    "aten.clamp_min.default": lambda a, low: clamp(a, min=low),
+    "aten.clamp_max.default": lambda a, high: clamp(a, max=high),
+}

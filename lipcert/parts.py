@@ -1,0 +1,382 @@
+"""Linear parts: everything affine between two signals is one operator, and its norm is bounded as one.
+
+`push` and `pull` run the affine nodes forward and backward in one of three arithmetics:
+PLAIN (floating values), ENCLOSED (centre and radius, rounding inside), UPWARD (absolute coefficients, rounded up).
+A `Path` is the operator A_kj from one signal to another, with all other signals held at zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipcert.compose import add, compose
+from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear
+from lipcert.linops import Adjoint, Dense, Operator, Scale, Select
+from lipcert.norms import matrix_norm_upper
+from lipcert.query import P
+from lipcert.rounding import add_up, gamma, mul_up, sqrt_up, up
+
+DENSE_FLOPS = 4e10  # about two seconds of one core: above this a part keeps its structured bound
+DENSE_ENTRIES = 2**26
+COMPOSE_FLOPS = 2e11
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a batch of signals goes through an operator, a sum, a concatenation. `zeros(like, n)`: (r, n)."""
+
+    apply: Callable[[Operator, Any], Any]
+    total: Callable[[list[Any]], Any]
+    join: Callable[[list[Any]], Any]
+    cut: Callable[[Any, int, int], Any]
+    zeros: Callable[[Any, int], Any]
+
+
+def _sum_enclosures(terms: list[Enclosure]) -> Enclosure:
+    if len(terms) == 1:
+        return terms[0]
+    centre = sum((t.centre for t in terms[1:]), start=terms[0].centre)
+    mass = sum((t.centre.abs() for t in terms[1:]), start=terms[0].centre.abs())
+    reach = sum((t.reach() for t in terms[1:]), start=terms[0].reach())
+    k = len(terms)
+    return Enclosure(centre, up((reach + gamma(k) * mass) * (1 + 4 * gamma(k + 4))))
+
+
+def _join_enclosures(terms: list[Enclosure]) -> Enclosure:
+    centre = torch.cat([t.centre for t in terms], dim=1)
+    exact = all(t.radius is None for t in terms)
+    return Enclosure(centre, None if exact else torch.cat([t.reach() for t in terms], dim=1))
+
+
+def apply_up(operator: Operator, x: Tensor) -> Tensor:
+    """>= |A| x for x >= 0, entry by entry."""
+    y = operator.absolute().mv(x)
+    n = operator.terms
+    return y if n == 0 and operator.radius_operator() is None else up(y * (1 + 2 * gamma(n + 4)) + n * 2.0**-1060)
+
+
+def _sum_up(terms: list[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = up(total + term)
+    return total
+
+
+PLAIN = Arithmetic(
+    apply=lambda op, x: op.mv(x),
+    total=lambda terms: sum(terms[1:], start=terms[0]),
+    join=lambda terms: torch.cat(terms, dim=1),
+    cut=lambda x, start, stop: x[:, start:stop],
+    zeros=lambda like, n: like.new_zeros(like.shape[0], n),
+)
+ENCLOSED = Arithmetic(
+    apply=enclose_linear,
+    total=_sum_enclosures,
+    join=_join_enclosures,
+    cut=lambda x, a, b: Enclosure(x.centre[:, a:b], None if x.radius is None else x.radius[:, a:b]),
+    zeros=lambda like, n: Enclosure(like.centre.new_zeros(like.centre.shape[0], n)),
+)
+UPWARD = Arithmetic(apply_up, _sum_up, PLAIN.join, PLAIN.cut, PLAIN.zeros)
+
+
+def push(graph: Graph, nodes: Iterable[int], values: dict[int, Any], how: Arithmetic = PLAIN) -> dict[int, Any]:
+    """Carry the given signals through the affine `nodes` (topological order); absent parents are zero signals.
+    Offsets are dropped: this is the linear map. Fills and returns `values`."""
+    for i in nodes:
+        node = graph.nodes[i]
+        present = [parent for parent in node.parents if parent in values]
+        if not present:
+            continue
+        match node.what:
+            case Linear(operator):
+                values[i] = how.apply(operator, values[present[0]])
+            case Add():
+                values[i] = how.total([values[parent] for parent in present])
+            case Concat():
+                like = values[present[0]]
+                values[i] = how.join(
+                    [
+                        values[parent] if parent in values else how.zeros(like, graph.nodes[parent].size)
+                        for parent in node.parents
+                    ]
+                )
+            case Offset():
+                values[i] = values[present[0]]
+    return values
+
+
+def pull(graph: Graph, nodes: Iterable[int], values: dict[int, Any], how: Arithmetic = PLAIN) -> dict[int, Any]:
+    """The transpose of `push`: carry signals at later nodes back through `nodes` (given in topological order)."""
+    waiting: dict[int, list[Any]] = {i: [value] for i, value in values.items()}
+    for i in reversed(list(nodes)):
+        if i not in waiting:
+            continue
+        here = how.total(waiting.pop(i))
+        node = graph.nodes[i]
+        match node.what:
+            case Linear(operator):
+                pieces = [how.apply(Adjoint(operator), here)]
+            case Concat():
+                edges = [0]
+                for parent in node.parents:
+                    edges.append(edges[-1] + graph.nodes[parent].size)
+                pieces = [how.cut(here, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+            case _:
+                pieces = [here] * len(node.parents)
+        for parent, piece in zip(node.parents, pieces, strict=True):
+            waiting.setdefault(parent, []).append(piece)
+    return {i: how.total(terms) for i, terms in waiting.items()}
+
+
+def is_source(graph: Graph, i: int) -> bool:
+    return isinstance(graph.nodes[i].what, Input | Nonlinear)
+
+
+def linear_ancestors(graph: Graph, target: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(sources, affine nodes) that `target` is made of, both in topological order. A source is its own ancestor."""
+    key = ("ancestors", target)
+    if key not in graph.memo:
+        seen: set[int] = set()
+        stack = [target]
+        while stack:
+            i = stack.pop()
+            if i in seen:
+                continue
+            seen.add(i)
+            if not is_source(graph, i):
+                stack.extend(graph.nodes[i].parents)
+        sources = tuple(i for i in sorted(seen) if is_source(graph, i))
+        graph.memo[key] = (sources, tuple(i for i in sorted(seen) if not is_source(graph, i)))
+    return graph.memo[key]
+
+
+def targets(graph: Graph) -> tuple[int, ...]:
+    """Signals that a nonlinearity or the output reads: the v_k of the normal form, and y."""
+    read = {parent for i in graph.nonlinear for parent in graph.nodes[i].parents}
+    return tuple(sorted(read | {graph.output}))
+
+
+Form = tuple[int, Operator | None]  # node = operator(anchor); None is the identity
+
+
+def closed_forms(graph: Graph, nodes: Iterable[int], present: set[int], memo: dict[Any, Any]) -> dict[int, Form]:
+    """For each node: the nearest signal of which it is one primitive operator, and that operator.
+
+    `present`: signals that are not zero. Add with one present parent is the identity, Concat an embedding.
+    """
+    forms: dict[int, Form] = {i: (i, None) for i in present}
+    for i in nodes:
+        node = graph.nodes[i]
+        parents = [parent for parent in node.parents if parent in forms]
+        if not parents:
+            continue
+        match node.what:
+            case Linear(operator):
+                forms[i] = _closed_after(operator, parents[0], forms, memo)
+            case Add():
+                forms[i] = _closed_sum(i, [forms[parent] for parent in parents], graph, memo)
+            case Concat() if len(parents) == 1:
+                start = 0
+                for parent in node.parents:
+                    if parent == parents[0]:
+                        break
+                    start += graph.nodes[parent].size
+                size = graph.nodes[parents[0]].size
+                index = torch.full((node.size,), -1, dtype=torch.int64)
+                index[start : start + size] = torch.arange(size)
+                forms[i] = _closed_after(Select(index, size), parents[0], forms, memo)
+            case Offset():
+                forms[i] = forms[parents[0]]
+            case _:
+                forms[i] = (i, None)
+    return forms
+
+
+def _closed_after(operator: Operator, parent: int, forms: Mapping[int, Form], memo: dict[Any, Any]) -> Form:
+    anchor, inner = forms[parent]
+    if inner is None:
+        return anchor, operator
+    key = ("compose", id(operator), id(inner))
+    if key not in memo:
+        heavy = isinstance(operator, Dense) and isinstance(inner, Dense)
+        cost = 2 * operator.weight.shape[1] * inner.weight.numel() if heavy else 0  # type: ignore[attr-defined]
+        memo[key] = (None if cost > COMPOSE_FLOPS else compose(operator, inner), operator, inner)  # keeps both alive
+    joined = memo[key][0]
+    return (parent, operator) if joined is None else (anchor, joined)
+
+
+def _closed_sum(i: int, terms: list[Form], graph: Graph, memo: dict[Any, Any]) -> Form:
+    if len(terms) == 1:
+        return terms[0]
+    anchors = {anchor for anchor, _ in terms}
+    if len(anchors) > 1:
+        return i, None
+    key = ("add", *(id(op) for _, op in terms), next(iter(anchors)))
+    if key not in memo:
+        size = graph.nodes[i].size
+        identity = Scale(torch.ones(size, dtype=torch.float64)) if any(op is None for _, op in terms) else None
+        memo[key] = (add([identity if op is None else op for _, op in terms]), terms, identity)  # type: ignore[misc]
+    joined = memo[key][0]
+    return (i, None) if joined is None else (anchors.pop(), joined)
+
+
+def concat_norm(parts: list[float], p: P) -> float:
+    """Norm of a stack from the norms of its blocks: sum (l1), sqrt of the sum of squares (l2), max (linf)."""
+    if p == "inf":
+        return max(parts)
+    if p == "1":
+        return total(parts)
+    top = max(parts)
+    if top == 0 or not math.isfinite(top) or len(parts) == 1:
+        return top
+    scaled = [up(part / top) for part in parts]  # against overflow of the squares
+    return mul_up(top, sqrt_up(total([mul_up(s, s) for s in scaled])))
+
+
+def total(parts: Iterable[float]) -> float:
+    """Upper value of a sum of nonnegative numbers."""
+    value = 0.0
+    for part in parts:
+        value = add_up(value, part)
+    return value
+
+
+def times(a: float, b: float) -> float:
+    """Upper value of a product of nonnegative constants; a signal that never changes stays so (0 * inf = 0)."""
+    return 0.0 if a == 0 or b == 0 else mul_up(a, b)
+
+
+Constants = dict[P, float]  # norm r -> bound of the signal's change in norm r
+
+
+def through(operator: Operator, before: Constants) -> Constants:
+    """min over s of ||A||_{s->r} c_s, for the norms r present."""
+    after: Constants = {}
+    for r in before:
+        after[r] = min(times(operator.norm_upper(s, r), c) for s, c in before.items())
+    return after
+
+
+def node_constants(
+    graph: Graph, nodes: Iterable[int], seeds: Mapping[int, Constants], memo: dict[Any, Any]
+) -> dict[int, Constants]:
+    """Propagate constants of the seed signals through affine nodes: ||change of node||_r <= c_r, node by node."""
+    known: dict[int, Constants] = dict(seeds)
+    forms = closed_forms(graph, nodes := list(nodes), set(seeds), memo)
+    for i in nodes:
+        if i not in forms:
+            continue
+        node = graph.nodes[i]
+        anchor, operator = forms[i]
+        parents = [parent for parent in node.parents if parent in known]
+        if anchor != i:
+            known[i] = known[anchor] if operator is None else through(operator, known[anchor])
+            if isinstance(node.what, Linear) and len(parents) == 1 and anchor != parents[0]:
+                chain = through(node.what.operator, known[parents[0]])
+                known[i] = {r: min(c, chain[r]) for r, c in known[i].items()}
+        elif isinstance(node.what, Concat):
+            known[i] = {r: concat_norm([known[parent][r] for parent in parents], r) for r in known[parents[0]]}
+        else:
+            known[i] = {r: total(known[parent][r] for parent in parents) for r in known[parents[0]]}
+    return known
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """A_kj: the linear map from signal `source` to signal `target` through affine nodes, other signals zero."""
+
+    graph: Graph
+    source: int
+    target: int
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """Affine nodes that lie on a way from source to target."""
+        key = ("path", self.source, self.target)
+        if key not in self.graph.memo:
+            _, affine = linear_ancestors(self.graph, self.target)
+            reached = {self.source}
+            for i in affine:
+                if any(parent in reached for parent in self.graph.nodes[i].parents):
+                    reached.add(i)
+            self.graph.memo[key] = tuple(i for i in affine if i in reached and i != self.source)
+        return self.graph.memo[key]
+
+    @property
+    def in_size(self) -> int:
+        return self.graph.nodes[self.source].size
+
+    @property
+    def out_size(self) -> int:
+        return self.graph.nodes[self.target].size
+
+    def mv(self, x: Any, how: Arithmetic = PLAIN) -> Any:
+        """(r, in_size) -> (r, out_size)."""
+        return push(self.graph, self.nodes, {self.source: x}, how)[self.target]
+
+    def rmv(self, y: Any, how: Arithmetic = PLAIN) -> Any:
+        """(r, out_size) -> (r, in_size)."""
+        return pull(self.graph, self.nodes, {self.target: y}, how)[self.source]
+
+    @property
+    def flops(self) -> int:
+        whats = [self.graph.nodes[i].what for i in self.nodes]
+        return sum(what.operator.flops for what in whats if isinstance(what, Linear))
+
+    def dense(self) -> Enclosure:
+        """Entrywise enclosure of the (out_size, in_size) matrix: centre and radius (None where exact)."""
+        if self.in_size <= self.out_size:
+            columns = self.mv(Enclosure(torch.eye(self.in_size, dtype=torch.float64)), ENCLOSED)
+            return Enclosure(columns.centre.T, None if columns.radius is None else columns.radius.T)
+        return self.rmv(Enclosure(torch.eye(self.out_size, dtype=torch.float64)), ENCLOSED)
+
+    def is_exact(self) -> bool:
+        """One primitive operator whose own norm bound is already the dense one."""
+        forms = closed_forms(self.graph, self.nodes, {self.source}, self.graph.memo)
+        anchor, operator = forms[self.target]
+        return anchor == self.source and (operator is None or isinstance(operator, Dense | Scale | Select))
+
+    def affordable(self) -> bool:
+        small, large = sorted((self.in_size, self.out_size))
+        return small * large <= DENSE_ENTRIES and small * (self.flops * 4 + small * large) <= DENSE_FLOPS
+
+    def norm_upper(self, p: P, q: P) -> float:
+        """Proved upper bound of ||A_kj||_{p->q}: the least of the structured and (where affordable) the dense one."""
+        key = ("norm", self.source, self.target, p, q)
+        if key not in self.graph.memo:
+            seed: Constants = {p: 1.0} if p == q else {p: 1.0, q: embed(p, q, self.in_size)}
+            value = node_constants(self.graph, self.nodes, {self.source: seed}, self.graph.memo)[self.target][q]
+            if value > 0 and not (p == q and self.is_exact()) and self.affordable() and self._gains(value, p, q):
+                matrix = self.dense()
+                value = min(value, matrix_norm_upper(matrix.centre, matrix.radius, p, q))
+            self.graph.memo[key] = value
+        return self.graph.memo[key]
+
+    def _gains(self, value: float, p: P, q: P) -> bool:
+        """False where power iteration shows that the structured bound is already tight to 1e-6."""
+        if (p, q) != ("2", "2") or self.in_size * self.out_size <= 10_000:
+            return True
+        v = torch.randn(1, self.in_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        estimate = 0.0
+        for _ in range(30):
+            v = v / v.norm()
+            w = self.mv(v)
+            estimate = float(w.norm())
+            if estimate == 0:
+                break
+            v = self.rmv(w)
+        return value > estimate * (1 + 1e-6)
+
+
+def embed(p: P, q: P, n: int) -> float:
+    """||id||_{p->q} on R^n: 1 for p <= q, else n^(1/q - 1/p)."""
+    order = {"1": 0, "2": 1, "inf": 2}
+    if order[p] <= order[q]:
+        return 1.0
+    return float(n) if (p, q) == ("inf", "1") else sqrt_up(float(n))

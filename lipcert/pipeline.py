@@ -1,0 +1,366 @@
+"""file -> load -> capture -> lower -> graph -> methods -> report. Read this first: each step is one call.
+
+The command line is a thin skin over these functions; they are the Python API as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipcert.bound import Bound, Refusal, Result
+from lipcert.bounds import METHODS, Method, OutOfTime, Problem
+from lipcert.bounds.layers import kind_of, layer_row, layers_of, operators
+from lipcert.capture import capture, quiet
+from lipcert.errors import UsageError
+from lipcert.ir import Graph, Input, Nonlinear
+from lipcert.load.read import read
+from lipcert.lower import lower
+from lipcert.parity import check_parity
+from lipcert.parts import Path as LinearPath
+from lipcert.parts import linear_ancestors, targets
+from lipcert.query import Ball, Box, Norm, Output, Region
+from lipcert.report.report import Report
+from lipcert.transform import all_pairs, normalised, with_output
+
+REAL_ARITHMETIC = "bounds hold for the network in real arithmetic with the stored weights; float execution is not covered"
+MAX_PAIRS = 4950  # 100 classes
+
+Progress = Callable[[str, float | None, float | None], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network that every node of which was claimed by a rule, and that agrees with the original at sampled points.
+
+    `graph` is in the units of the report (input normalisation included). `info`: the report's "model" object.
+    """
+
+    graph: Graph
+    info: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = field(default=(REAL_ARITHMETIC,))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.graph.input_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.graph.output_shape
+
+
+def load(
+    path_or_module: str | Path | torch.nn.Module,
+    *,
+    input_shape: Sequence[int] | torch.Tensor | None = None,
+    input_name: str | None = None,
+    output_name: str | None = None,
+    reader: str = "own",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Model:
+    """Read a model file or an nn.Module. `mean`, `std`: the network becomes f((x - mean) / std), in raw input units.
+
+    Raises UnreadableError (exit 2), UsageError (exit 2) or RefusedModel (exit 3, names the node).
+    """
+    say = progress or (lambda text, done, total: None)
+    shape = input_shape if input_shape is None or isinstance(input_shape, torch.Tensor) else tuple(input_shape)
+    say("reading", None, None)
+    with quiet(), torch.no_grad():
+        source = read(
+            path_or_module,
+            input_shape=shape,
+            input_name=input_name,
+            output_name=output_name,
+            reader=reader,  # type: ignore[arg-type]
+        )
+        say("capturing the graph", None, None)
+        captured = capture(source)
+        graph, assumptions = lower(captured.program)
+        say("comparing with the original", None, None)
+        records = check_parity(
+            source.references,
+            lambda x: graph.evaluate(torch.from_numpy(x)).numpy().reshape(x.shape[0], *graph.output_shape),
+            graph.input_shape,
+            seed,
+        )
+    is_module = isinstance(path_or_module, torch.nn.Module)
+    info = {
+        "path": None if is_module else str(path_or_module),
+        "format": source.format,
+        "sha256": captured.fingerprint if is_module else _sha256(Path(path_or_module)),  # type: ignore[arg-type]
+        "input_shape": list(graph.input_shape),
+        "output_shape": list(graph.output_shape),
+        "parameters": _parameters(captured),
+        "neurons": graph.neurons,
+        "graph": captured.fingerprint,
+        "input_name": source.input_name,
+        "output_name": source.output_name,
+        "parity": [record.to_dict() for record in records],
+        "units": {"input": "raw" if mean or std else "model", "mean": _plain(mean), "std": _plain(std)},
+    }
+    noted = tuple(dict.fromkeys((REAL_ARITHMETIC, *source.assumptions, *assumptions)))
+    return Model(normalised(graph, mean, std), info, tuple(source.warnings), noted)
+
+
+def _plain(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [float(v) for v in values]
+
+
+def _parameters(captured: Any) -> int:
+    """Float coefficients that the captured graph reads."""
+    from lipcert.capture import constants
+
+    return sum(t.numel() for t in constants(captured.program).values() if t.dtype.is_floating_point)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def bound(
+    model: Model,
+    *,
+    norm: str | Norm = "2",
+    methods: Sequence[str] | None = None,
+    region: Region = None,
+    output: str | Output = "vector",
+    budget: float | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Report:
+    """The certified interval of one scope. `budget` in seconds: methods stop at it and keep what is proved.
+
+    Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
+    """
+    norm, functional = Norm.parse(norm), Output.parse(output)
+    chosen = choose(methods)
+    region = _checked(region, model.graph)
+    deadline = None if budget is None else time.monotonic() + budget
+    scopes = all_pairs(model.graph) if functional.kind == "pairs" else [functional]
+    if not scopes or len(scopes) > MAX_PAIRS:
+        raise UsageError(f"--output pairs: the model has {len(scopes)} pairs; lipcert takes 1 to {MAX_PAIRS}")
+    results: list[Result] = []
+    pairs: list[dict[str, Any]] = []
+
+    def report() -> Report:
+        return Report(
+            command="bound",
+            model=model.info,
+            norm=norm,
+            region=describe(region),
+            output=str(functional),
+            results=list(results),
+            summary={"pairs": pairs} if functional.kind == "pairs" else {},
+            assumptions=list(model.assumptions),
+            warnings=list(model.warnings),
+        )
+
+    try:
+        found: list[list[Result]] = []
+        for scope in scopes:
+            problem = Problem(with_output(model.graph, scope), norm, region, seed, device, deadline, progress)
+            one = results if functional.kind != "pairs" else []
+            for method in chosen:
+                result = run(method, problem)
+                one.append(result)
+                problem.known.append(result)
+                if functional.kind != "pairs":
+                    _tell(progress, result)
+            found.append(one)
+            if functional.kind == "pairs":
+                pairs.append(_pair_row(scope, one))
+                if progress is not None:
+                    progress("pairs", len(pairs), len(scopes))
+        if functional.kind == "pairs":
+            results.extend(_over_pairs(found, scopes))
+            for result in results:
+                _tell(progress, result)
+    except KeyboardInterrupt as stop:
+        stop.partial_report = report()  # type: ignore[attr-defined]
+        raise
+    return report()
+
+
+def choose(names: Sequence[str] | None) -> list[Method]:
+    unknown = [name for name in names or () if name not in METHODS]
+    if unknown:
+        raise UsageError(f"--method {unknown[0]}: methods are {', '.join(METHODS)}")
+    return [method for name, method in METHODS.items() if not names or name in names]
+
+
+def run(method: Method, problem: Problem) -> Result:
+    """One method on one problem; a spent budget is a Refusal."""
+    start = time.perf_counter()
+    try:
+        problem.check_time()
+        problem.say(method.name)
+        with torch.no_grad():
+            return method.run(problem)
+    except OutOfTime:
+        seconds = time.perf_counter() - start
+        return Refusal(method.name, method.side, "timeout", "the budget was spent: raise --budget", None, seconds)
+
+
+def _tell(progress: Progress | None, result: Result) -> None:
+    if progress is not None and hasattr(progress, "result"):
+        progress.result(result)
+
+
+def _pair_row(scope: Output, results: Sequence[Result]) -> dict[str, Any]:
+    uppers = [r.value for r in results if isinstance(r, Bound) and r.side == "upper" and r.rigor == "proved"]
+    lowers = [r.value for r in results if isinstance(r, Bound) and r.side == "lower"]
+    return {"pair": str(scope), "upper": min(uppers, default=None), "lower": max(lowers, default=None)}
+
+
+def _over_pairs(found: Sequence[Sequence[Result]], scopes: Sequence[Output]) -> list[Result]:
+    """Each method's largest value over all pairs; a refusal of one pair is a refusal of the maximum."""
+    merged: list[Result] = []
+    for column in zip(*found, strict=True):
+        seconds = sum(r.seconds for r in column)
+        bounds = [(r, scope) for r, scope in zip(column, scopes, strict=True) if isinstance(r, Bound)]
+        refusals = [r for r in column if isinstance(r, Refusal)]
+        if refusals and (column[0].side == "upper" or not bounds):
+            merged.append(refusals[0])
+            continue
+        top, scope = max(bounds, key=lambda pair: pair[0].value)
+        details = {**top.details, "pair": str(scope), "pairs": len(column)}
+        merged.append(Bound(top.method, top.side, top.rigor, top.value, seconds, top.witness, details))
+    return merged
+
+
+def _checked(region: Region, graph: Graph) -> Region:
+    """The region in float64 and the model's shape."""
+    if isinstance(region, Box):
+        low, high = (torch.as_tensor(side, dtype=torch.float64).expand(graph.input_shape) for side in (region.lower, region.upper))
+        if not bool(((low <= high) & torch.isfinite(low) & torch.isfinite(high)).all()):
+            raise UsageError("box: lower <= upper must hold in every coordinate, with finite ends")
+        return Box(low.contiguous(), high.contiguous())
+    if isinstance(region, Ball):
+        if not (math.isfinite(region.radius) and region.radius >= 0):
+            raise UsageError(f"ball: the radius is finite and not negative, got {region.radius}")
+        centre = torch.as_tensor(region.center, dtype=torch.float64)
+        if centre.numel() != math.prod(graph.input_shape) or not bool(torch.isfinite(centre).all()):
+            raise UsageError(f"ball: the centre needs {math.prod(graph.input_shape)} finite values, got {centre.numel()}")
+        Norm(region.norm, region.norm)
+        return Ball(centre.reshape(graph.input_shape), float(region.radius), region.norm)
+    return None
+
+
+def describe(region: Region) -> dict[str, Any]:
+    """The region as the report has it."""
+    if isinstance(region, Box):
+        return {"kind": "box", "lower": region.lower.reshape(-1).tolist(), "upper": region.upper.reshape(-1).tolist()}
+    if isinstance(region, Ball):
+        center = region.center.reshape(-1).tolist()
+        return {"kind": "ball", "center": center, "radius": region.radius, "norm": region.norm}
+    return {"kind": "global"}
+
+
+def layers(model: Model, *, norm: str | Norm = "2", progress: Progress | None = None) -> Report:
+    """The constant of every layer: `Report.layers`."""
+    norm = Norm.parse(norm)
+    problem = Problem(model.graph, norm, progress=progress)
+    rows: list[dict[str, Any]] = []
+    found = list(layers_of(model.graph))
+
+    def report() -> Report:
+        return Report(
+            command="layers",
+            model=model.info,
+            norm=norm,
+            layers=rows,
+            assumptions=list(model.assumptions),
+            warnings=list(model.warnings),
+        )
+
+    try:
+        with torch.no_grad():
+            for layer in found:
+                problem.say("layers", len(rows), len(found))
+                rows.append(layer_row(layer, problem))
+    except KeyboardInterrupt as stop:
+        stop.partial_report = report()  # type: ignore[attr-defined]
+        raise
+    return report()
+
+
+def inspect(model: Model) -> Report:
+    """What was read: `Report.parts` (a tree), and what each method can do with it: `Report.methods`."""
+    graph = model.graph
+    problem = Problem(graph, Norm())
+    rows = []
+    for name, method in METHODS.items():
+        refusal = method.refuses(problem)
+        rows.append(
+            {
+                "method": name,
+                "side": method.side,
+                "usable": refusal is None,
+                "node": refusal.node if refusal else None,
+                "reason": refusal.reason if refusal else None,
+            }
+        )
+    return Report(
+        command="inspect",
+        model=model.info,
+        parts=_parts(graph),
+        methods=rows,
+        summary={"linear_parts": len(targets(graph)), "nonlinear": len(graph.nonlinear), "neurons": graph.neurons},
+        assumptions=list(model.assumptions),
+        warnings=list(model.warnings),
+    )
+
+
+def _parts(graph: Graph) -> list[dict[str, Any]]:
+    """One row per signal of the normal form: the affine part with the signals it reads, then the nonlinearity."""
+    rows = []
+    reads = {i: graph.nodes[i].parents for i in graph.nonlinear}
+    for i in (*graph.nonlinear, graph.output):
+        if i in reads or not isinstance(graph.nodes[i].what, Nonlinear | Input):
+            for target in reads.get(i, (i,)):
+                rows.append(_part_row(graph, target))
+        if i in reads:
+            node = graph.nodes[i]
+            assert isinstance(node.what, Nonlinear)
+            row = {"name": node.name, "kind": node.what.block.label, "output_shape": list(node.shape), "neurons": node.size}
+            rows.append(row | _slope_words(node.what))
+    return list({(row["name"], row["kind"], str(row.get("reads"))): row for row in rows}.values())
+
+
+def _slope_words(what: Nonlinear) -> dict[str, Any]:
+    constants = what.block.lipschitz("2")
+    finite = all(math.isfinite(c) for c in constants)
+    return {"constant_l2": max(constants) if finite else f"unbounded: {what.block.reason}"}
+
+
+def _part_row(graph: Graph, target: int) -> dict[str, Any]:
+    sources, nodes = linear_ancestors(graph, target)
+    children = []
+    for source in sources:
+        path = LinearPath(graph, source, target)
+        label = "input" if isinstance(graph.nodes[source].what, Input) else graph.nodes[source].name
+        ops = operators(graph, path)
+        row = {
+            "name": f"from {label}",
+            "kind": kind_of(graph, path),
+            "input_shape": list(graph.nodes[source].shape),
+            "output_shape": list(graph.nodes[target].shape),
+        }
+        children.append(row | ({"operators": len(ops)} if len(ops) > 1 else {}))
+    node = graph.nodes[target]
+    if len(children) == 1:
+        return children[0] | {"name": node.name, "reads": children[0]["name"].removeprefix("from ")}
+    return {"name": node.name, "kind": "linear part", "output_shape": list(node.shape), "parts": children}
