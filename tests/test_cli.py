@@ -43,7 +43,7 @@ def typed(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 
     def run(*arguments: str) -> Ran:
         with pytest.raises(SystemExit) as stopped:
-            main.app(list(arguments), prog_name="lipcert")
+            main.main(list(arguments))
         return Ran(stopped.value.code or 0, *capfd.readouterr())
 
     return run
@@ -210,6 +210,22 @@ def test_internal_error_leaves_a_log(executed: Callable, monkeypatch: pytest.Mon
     text = log.read_text()
     assert "Traceback" in text
     assert "python: 3" in text
+
+
+def test_even_a_report_that_cannot_be_written_is_no_failed_gate(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Python's own exit status for a crash, 1, means `a gate is not met` here."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    broken = Report("bound", {"path": 1j})
+    command = main.exiting(
+        lambda: execute(Run("bound", "m.onnx", json=str(tmp_path / "r.json")), lambda progress: broken)
+    )
+    monkeypatch.setattr(main, "app", lambda *_, **__: command())
+    with pytest.raises(SystemExit) as stopped:
+        main.main([])
+    assert stopped.value.code == 4
+    assert "internal error: TypeError" in capfd.readouterr().err
 
 
 def test_debug_shows_the_traceback(executed: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

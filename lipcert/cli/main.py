@@ -13,7 +13,7 @@ import lipcert
 from lipcert.cli.bound import bound
 from lipcert.cli.inspect import inspect
 from lipcert.cli.layers import layers
-from lipcert.cli.run import complain, show_debug_trace
+from lipcert.cli.run import INTERNAL_ERROR, complain, internal_error, show_debug_trace
 from lipcert.errors import LipcertError
 
 EXIT_STATUS = """\
@@ -48,13 +48,7 @@ def exiting(function: Callable[..., int]) -> Callable[..., None]:
 
     @wraps(function)
     def command(**arguments: Any) -> None:
-        try:
-            status = function(**arguments)
-        except LipcertError as error:
-            show_debug_trace()
-            complain(str(error))
-            status = error.exit_code
-        raise typer.Exit(status)
+        raise typer.Exit(function(**arguments))
 
     return command
 
@@ -79,8 +73,18 @@ def options(
     pass
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, `sys.argv` by default, and exit with its status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its escape
-    app(prog_name="lipcert")
+    try:
+        app(arguments, prog_name="lipcert")
+    except LipcertError as error:
+        show_debug_trace()
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except Exception as error:
+        show_debug_trace()
+        complain(internal_error(error))
+        sys.exit(INTERNAL_ERROR)

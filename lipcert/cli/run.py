@@ -53,8 +53,8 @@ def execute(run: Run, work: Callable[[Progress], Report]) -> int:
 
 def attempt(run: Run, work: Callable[[Progress], Report]) -> tuple[Report, int]:
     """The report, also of a model refused or a run cut short, and the exit status. Errors of exit 2 are raised."""
-    set_threads(run.threads)
     try:
+        set_threads(run.threads)
         with stdout_reserved(), ShownProgress(run.quiet) as progress:
             report = work(progress)
         return report, report.exit_code
@@ -70,15 +70,21 @@ def attempt(run: Run, work: Callable[[Progress], Report]) -> tuple[Report, int]:
         return failed(run, error), error.exit_code
     except Exception as error:
         show_debug_trace()
-        log = write_log()
-        complain(f"internal error: {type(error).__name__}: {error}\nplease report it with the file {log}")
-        return failed(run, f"internal error: {type(error).__name__}: {error}"), INTERNAL_ERROR
+        message = internal_error(error)
+        complain(message)
+        return failed(run, message), INTERNAL_ERROR
 
 
 def emit(report: Report, run: Run) -> None:
-    """Findings: the table on stdout, or JSON alone there; and the report file."""
-    if run.json not in (None, "-"):
-        write_json(report, run.json)
+    """Findings: the report file; and the table on stdout, or JSON alone there. Neither waits for the other to work."""
+    try:
+        if run.json is not None and run.json != "-":
+            write_json(report, run.json)
+    finally:
+        show(report, run)
+
+
+def show(report: Report, run: Run) -> None:
     try:
         if run.json == "-":
             sys.stdout.write(to_json(report))
@@ -109,7 +115,7 @@ def write_json(report: Report, path: str) -> None:
 
 def check_json_target(run: Run) -> None:
     """Before hours of work: --json must name a place that can be written, and not the model itself."""
-    if run.json in (None, "-"):
+    if run.json is None or run.json == "-":
         return
     target = Path(run.json)
     if target.is_dir() or not os.access(target.parent, os.W_OK):
@@ -143,8 +149,8 @@ def show_debug_trace() -> None:
         traceback.print_exc()
 
 
-def write_log() -> str:
-    """Versions and the traceback in hand, in a new file; its path."""
+def internal_error(error: Exception) -> str:
+    """What to say of it; versions and the traceback are in a new file that is named."""
     versions = {"lipcert": lipcert.__version__, "python": sys.version, "platform": platform.platform()}
     for name in ("torch", "numpy", "onnx", "onnxruntime"):
         if name in sys.modules:
@@ -153,7 +159,7 @@ def write_log() -> str:
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.writelines(f"{name}: {version}\n" for name, version in versions.items())
         stream.write(f"command: {sys.argv}\n\n{traceback.format_exc()}")
-    return path
+    return f"internal error: {type(error).__name__}: {error}\nplease report it with the file {path}"
 
 
 @contextlib.contextmanager
