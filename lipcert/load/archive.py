@@ -80,13 +80,15 @@ def _check_name(path: Path, name: str) -> None:
 
 # Opcodes that torch.save and torch.jit.save write; among the absent: STACK_GLOBAL, INST, OBJ, EXT*, buffers, strings of
 # protocol 0, and REDUCE's relatives that hide what they call.
-_OPCODES = frozenset(
-    ("PROTO", "STOP", "MARK", "POP", "GLOBAL", "REDUCE", "BUILD", "NEWOBJ", "NONE", "NEWTRUE", "NEWFALSE", "INT")
-    + ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING")
-    + ("SHORT_BINSTRING", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS")
-    + ("LIST", "EMPTY_DICT", "SETITEM", "SETITEMS", "DICT", "BINPERSID", "PUT", "BINPUT", "LONG_BINPUT", "GET")
-    + ("BINGET", "LONG_BINGET", "FRAME", "MEMOIZE")
-)
+# fmt: off
+_OPCODES = frozenset((
+    "PROTO", "STOP", "MARK", "POP", "GLOBAL", "REDUCE", "BUILD", "NEWOBJ", "NONE", "NEWTRUE", "NEWFALSE", "INT",
+    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING",
+    "SHORT_BINSTRING", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "LIST",
+    "EMPTY_DICT", "SETITEM", "SETITEMS", "DICT", "BINPERSID", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET",
+    "FRAME", "MEMOIZE",
+))
+# fmt: on
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 

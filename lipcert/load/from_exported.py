@@ -96,7 +96,7 @@ def read_exported(
 
 
 def scan(archive: Archive) -> dict[str, Any]:
-    """The program's JSON, everything in it recognised. Raises UnreadableError for what could run code, or is damaged."""
+    """The program's JSON, all of it recognised. Raises UnreadableError for what could run code, or is damaged."""
     path = archive.path
     for name in archive.sizes:
         if name.startswith(_SAMPLES):
@@ -174,9 +174,7 @@ def _check_values(path: Path, value: Any, where: str) -> None:
 
 def _json(archive: Archive, name: str) -> dict[str, Any]:
     if name not in archive.sizes:
-        raise UnreadableError(
-            f"{archive.path}: has no {name}; save it again with torch.export.save of torch 2.9 or newer"
-        )
+        raise UnreadableError(f"{archive.path}: has no {name}; save it again with torch 2.9 or newer")
     try:
         value = json.loads(archive.text(name))
     except (ValueError, RecursionError) as problem:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,17 +10,6 @@ import torch
 from lipcert.errors import RefusedModel, UsageError
 from lipcert.load.pick import Pick, pick
 from lipcert.load.source import Reference, Source
-
-
-class OnClone(torch.nn.Module):
-    """forward(x) = module(a copy of x): a module that changes its input in place stays a function."""
-
-    def __init__(self, module: torch.nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.module(x.clone())
 
 
 def read_module(
@@ -58,7 +46,7 @@ def read_module(
             return torch.stack([row.double() for row in rows]).numpy()
 
     return Source(
-        module=OnClone(original if output_name is None else Pick(original, output_name)).eval(),
+        module=original if output_name is None else Pick(original, output_name).eval(),
         example=torch.zeros(shape, dtype=dtype),
         format="module",
         input_name="x",

@@ -111,8 +111,13 @@ def reference(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> tuple[tup
     except LipcertError as error:
         return (), (f"the file was not compared with onnxruntime, which cannot run it ({str(error).splitlines()[0]})",)
     coarsest = min(graph.float_types | {graph.input_type}, key=FLOAT_BITS.__getitem__)
-    return (Reference("onnxruntime", evaluate, {"float": "float32", "double": "float64"}.get(
-        type_name(coarsest), type_name(coarsest))),), ()
+    return (
+        Reference(
+            "onnxruntime",
+            evaluate,
+            {"float": "float32", "double": "float64"}.get(type_name(coarsest), type_name(coarsest)),
+        ),
+    ), ()
 
 
 def _runtime(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:

@@ -74,6 +74,7 @@ def read_torchscript(
         traces = (_trace_digest, script.module, example, output_name)
         expected = guarded(*traces, seconds=seconds, what=f"{path}: tracing forward")
         traced = _trace(script.module, example, output_name)
+        _restore_names(traced, script.module)
         if graph_fingerprint(traced.graph, _attributes(traced)) != expected:
             raise RefusedModel(f"{path}: two traces of forward differ: it is not a function of its input alone")
 
@@ -145,7 +146,11 @@ def _trace(module: Any, example: torch.Tensor, output_name: str | None) -> torch
         return pick(module(x.clone()), output_name)
 
     options: dict[str, Any] = {"tracing_mode": "fake", "_allow_non_fake_inputs": True}
-    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # oneDNN's recurrent layers are one opaque node
+    with (
+        torch.no_grad(),
+        torch.jit.optimized_execution(False),  # its optimiser would keep fake tensors as constants for the next run
+        torch.backends.mkldnn.flags(enabled=False),  # oneDNN's recurrent layers are one opaque node
+    ):
         try:
             return make_fx(call, pre_dispatch=True, **options)(example)  # keeps linear, pads and upsampling whole
         except LipcertError:
@@ -160,13 +165,15 @@ def _trace(module: Any, example: torch.Tensor, output_name: str | None) -> torch
 
 
 def _reason(problem: BaseException) -> str:
-    if type(problem).__name__ in ("DataDependentOutputException", "GuardOnDataDependentSymNode"):
-        return f"it branches on, or takes numbers out of, the values of a tensor ({problem})"
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    if any("DataDependentOutput" in line for line in lines):
-        operator = next((line.split()[-1] for line in lines if "DataDependentOutput" in line), "")
-        return f"it branches on, or takes numbers out of, the values of a tensor ({operator})"
-    return f"{type(problem).__name__}: {(lines or ['no message'])[-1]}"[:400]
+    """The cause and the line of the file's code; TorchScript's own message runs over a page."""
+    text = str(problem)
+    places = re.findall(r'File "(code/[^"]+)", line (\d+)', text)
+    where = f" ({places[-1][0]}:{places[-1][1]})" if places else ""
+    if "DataDependent" in type(problem).__name__ + text:
+        return f"it branches on, or takes numbers out of, the values of a tensor{where}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
+    causes = [line for line in lines if re.match(r"(?:\w+\.)*\w*(?:Error|Exception)\b", line)]
+    return f"{type(problem).__name__}{where}: {(causes or lines)[0]}"[:400]
 
 
 def _attributes(traced: torch.fx.GraphModule) -> dict[str, torch.Tensor]:
@@ -175,15 +182,57 @@ def _attributes(traced: torch.fx.GraphModule) -> dict[str, torch.Tensor]:
     return {target: getattr(traced, target) for target in targets}
 
 
+def _refuse_changed_state(module: Any, example: torch.Tensor) -> None:
+    """Gate 1 on the object itself, for it can name the buffer: one call may change nothing that the file stores."""
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with torch.no_grad():
+        module(example.clone())
+    for name, tensor in module.state_dict().items():
+        same = (tensor == before[name]) | (tensor.isnan() & before[name].isnan())
+        if tensor.shape != before[name].shape or not bool(same.all()):
+            raise RefusedModel(f"{name}: changed by every call, so the model is not a function of its input", node=name)
+
+
+def _restore_names(traced: torch.fx.GraphModule, module: Any) -> None:
+    """Constants of the trace take the names they have in the file, for reports; the fingerprint does not see names."""
+    names = {
+        id_: name for name, tensor in (*module.named_buffers(), *module.named_parameters()) for id_ in [_key(tensor)]
+    }
+    renamed: dict[str, str] = {}
+    for node in traced.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        if node.target not in renamed:
+            tensor = getattr(traced, node.target)
+            name = re.sub(r"\W", "_", names.get(_key(tensor), node.target))
+            if name != node.target and not hasattr(traced, name):
+                traced.register_buffer(name, tensor.detach())
+                renamed[node.target] = name
+        node.target = renamed.get(node.target, node.target)
+    traced.recompile()
+
+
+def _key(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
 def _trace_digest(module: Any, example: torch.Tensor, output_name: str | None) -> str:
-    traced = _trace(module, example, output_name)
-    return graph_fingerprint(traced.graph, _attributes(traced))
+    """Fingerprint of the trace, in the child: refuses a module that a call changes."""
+    frozen = torch.jit.freeze(module, optimize_numerics=False)  # only read; it drops the branches for training
+    if "prim::SetAttr" in str(frozen.graph):
+        raise RefusedModel("forward writes to its own attributes, so it is not a function of its input alone")
+    _refuse_changed_state(module, example)
+    first, second = (_trace(module, example, output_name) for _ in range(2))
+    digest = graph_fingerprint(first.graph, _attributes(first))
+    if digest != graph_fingerprint(second.graph, _attributes(second)):
+        raise RefusedModel("two traces of forward differ: it is not a function of its input alone")
+    return digest
 
 
 def _evaluate(module: Any, points: np.ndarray, dtype: torch.dtype, output_name: str | None) -> np.ndarray:
     """(k, *input_shape) float64 -> (k, *output_shape) float64; each row one call on a tensor of its own."""
     with torch.no_grad():
-        rows = [pick(module(torch.from_numpy(point).to(dtype)), output_name) for point in points]
+        rows = [pick(module(torch.from_numpy(point.copy()).to(dtype)), output_name) for point in points]
         return torch.stack([row.double() for row in rows]).numpy()
 
 

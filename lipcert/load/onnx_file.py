@@ -104,7 +104,9 @@ def read_graph(path: Path, input_name: str | None = None, output_name: str | Non
     used = {name for node in model.graph.node for name in node.input} | {name_out}
     added = {t.name: tensor_value(t, path.parent, t.name) for t in model.graph.initializer if t.name not in constants}
     types = {t.data_type for t in model.graph.initializer if t.name in used} | {value.type.tensor_type.elem_type}
-    types |= {a.t.data_type for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+    types |= {
+        a.t.data_type for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    }
     types |= {a.i for n in model.graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
     return OnnxGraph(
         nodes=tuple(model.graph.node),
@@ -351,7 +353,9 @@ def _choose_input(graph: GraphProto, asked: str | None, constants: set[str]) -> 
     name = _choose(asked, live if asked is None and live else list(values), "input")
     value = values[name]
     if value.type.WhichOneof("value") != "tensor_type":
-        raise RefusedModel(f"the input {shown(name)!r} is not a tensor; lipcert treats one real tensor", node=shown(name))
+        raise RefusedModel(
+            f"the input {shown(name)!r} is not a tensor; lipcert treats one real tensor", node=shown(name)
+        )
     kind = value.type.tensor_type.elem_type
     if kind not in FLOAT_BITS:
         raise RefusedModel(f"the input {shown(name)!r} is not real-valued ({type_name(kind)})", node=shown(name))
@@ -382,8 +386,10 @@ def _data_dependent(graph: GraphProto, source: str) -> frozenset[str]:
 def _refuse_subgraphs(nodes: Iterable[NodeProto], on_data: frozenset[str]) -> None:
     for node in nodes:
         for attribute in node.attribute:
-            if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) or attribute.graphs or (
-                attribute.HasField("g")
+            if (
+                attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+                or attribute.graphs
+                or (attribute.HasField("g"))
             ):
                 branch = node.op_type == "If" and bool(node.input) and node.input[0] in on_data
                 why = "branches on the input" if branch else "holds a subgraph, and lipcert reads flat graphs only"
@@ -440,7 +446,9 @@ def _rename(model: ModelProto) -> dict[str, str]:
         function.input[:] = [inner[n] for n in function.input]
         missing = [n for n in function.output if n not in inner]
         if missing:
-            raise UnreadableError(f"the model-local function {shown(function.name)} does not make {shown(missing[0])!r}")
+            raise UnreadableError(
+                f"the model-local function {shown(function.name)} does not make {shown(missing[0])!r}"
+            )
         function.output[:] = [inner[n] for n in function.output]
         del function.value_info[:]
     for proto in (model, graph):
@@ -458,7 +466,7 @@ def _standard_form(model: ModelProto, labels: dict[str, str]) -> ModelProto:
         return shown(re.sub(r"\b[tn]\d+\b", lambda m: labels.get(m[0], m[0]), first))
 
     for node in model.graph.node:
-        if node.domain == "" and not onnx.defs.has(node.op_type, "", _opset(model)):
+        if node.domain == "" and not onnx.defs.has(node.op_type, _opset(model), ""):
             label = f"{node.op_type} node {labels[node.name]!r}"
             raise RefusedModel(f"{label}: ONNX opset {_opset(model)} has no operator {node.op_type}", node=label)
     for value in (*model.graph.input, *model.graph.output):

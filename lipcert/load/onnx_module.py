@@ -110,11 +110,12 @@ class _Build:
     values: dict[str, Value] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    read: frozenset[str] = frozenset()  # the tensors that somebody reads
 
 
 def build(graph: OnnxGraph, shape: tuple[int, ...]) -> Built:
     """The module for inputs of `shape`. RefusedModel names the node that no rule claims."""
-    state = _Build(graph)
+    state = _Build(graph, read=frozenset(n for p in graph.nodes for n in p.input if n) | {graph.output})
     with state.mode:
         state.values[graph.input] = Value(torch.empty(shape, dtype=torch.float64), on_data=True)
     for name, tensor in graph.constants.items():
@@ -127,7 +128,9 @@ def build(graph: OnnxGraph, shape: tuple[int, ...]) -> Built:
     out = state.values[graph.output]
     if not out.shape.is_floating_point():
         label = graph.label(graph.output)
-        raise RefusedModel(f"the output {label!r} is not real-valued ({out.shape.dtype})", node=label, unbounded=out.on_data)
+        raise RefusedModel(
+            f"the output {label!r} is not real-valued ({out.shape.dtype})", node=label, unbounded=out.on_data
+        )
     steps = _live(state.steps, graph.output)
     constants = _buffers(state, steps)
     module = OnnxModule(graph.input, graph.output, steps, constants)
@@ -167,7 +170,7 @@ def _node(state: _Build, proto: NodeProto) -> tuple[Node, Op]:
         version=schema.since_version,
         attributes=attributes,
         on_data=on_data,
-        outputs=tuple(bool(n) for n in proto.output),
+        outputs=tuple(n in state.read for n in proto.output),
         notes=state.notes,
         float_types=graph.float_types,
     )
@@ -196,7 +199,9 @@ def _attribute(attribute: AttributeProto, label: str) -> Any:
         return tuple(shown(s.decode("utf-8", "replace")) for s in attribute.strings)
     if kind == AttributeProto.TENSOR:
         return tensor_value(attribute.t, None, f"{label}.{attribute.name}")
-    raise RefusedModel(f"{label}: the attribute {attribute.name} holds a {AttributeProto.AttributeType.Name(kind)}", node=label)
+    raise RefusedModel(
+        f"{label}: the attribute {attribute.name} holds a {AttributeProto.AttributeType.Name(kind)}", node=label
+    )
 
 
 def _add(state: _Build, proto: NodeProto) -> None:

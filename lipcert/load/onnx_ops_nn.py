@@ -120,7 +120,9 @@ def _conv_transpose(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -
         if min(total) < 0:
             node.refuse(f"output size {wanted} is larger than the full transposed convolution {full}")
         if any(t % 2 for t in total):
-            node.refuse("an odd padding with auto_pad or output_shape: runtimes disagree on its side. Give pads instead.")
+            node.refuse(
+                "an odd padding with auto_pad or output_shape: runtimes disagree on its side. Give pads instead."
+            )
         before = after = [t // 2 for t in total]
     else:
         before, after = _pads(node, count) if mode == "NOTSET" else ([0] * count, [0] * count)
@@ -143,7 +145,11 @@ def _max_pool(node: Node, x: Tensor) -> Tensor:
     span = [d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
     if any(max(p, q) >= w for p, q, w in zip(window.before, window.after, span, strict=True)):
         node.refuse("a window lies in the padding alone")
-    if window.even and not node["ceil_mode"] and all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True)):
+    if (
+        window.even
+        and not node["ceil_mode"]
+        and all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True))
+    ):
         return pool(x, window.kernel, window.stride, window.before, window.dilation)
     x = _padded(x, window.before, _reach(window, sizes, span), -math.inf)
     return pool(x, window.kernel, window.stride, 0, window.dilation)
@@ -165,7 +171,11 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
         node.refuse("dilations in an average pool are not known")
     pool = _AVG_POOL[count]
     include = bool(node["count_include_pad"])
-    if window.even and not node["ceil_mode"] and all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True)):
+    if (
+        window.even
+        and not node["ceil_mode"]
+        and all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True))
+    ):
         return pool(x, window.kernel, window.stride, window.before, False, include)
     mean = pool(_padded(x, window.before, _reach(window, sizes, window.kernel)), window.kernel, window.stride)
 
@@ -241,10 +251,6 @@ def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups = node["num_groups"]
     if x.dim() < 2 or groups < 1 or x.shape[1] % groups:
         node.refuse(f"num_groups={groups} does not fit a tensor of shape {list(x.shape)}")
-    if node.version < 21:  # one scale per group, repeated over its channels
-        each = x.shape[1] // groups
-        scale = scale.reshape(groups, 1).expand(groups, each).reshape(-1)
-        bias = bias.reshape(groups, 1).expand(groups, each).reshape(-1)
     return F.group_norm(x, groups, scale, bias, node["epsilon"])
 
 
@@ -285,7 +291,11 @@ def _softmax(function):
 def _dropout(node: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Tensor:
     if any(node.outputs[1:]):
         node.refuse("its mask is read as an output, which is not known")
-    if training is not None and node.ints(2, "training_mode") != [0] and (ratio is None or node.scalar(1, "ratio") != 0.0):
+    if (
+        training is not None
+        and node.ints(2, "training_mode") != [0]
+        and (ratio is None or node.scalar(1, "ratio") != 0.0)
+    ):
         node.refuse("drops at random (training_mode is true). Export the model in evaluation mode.")
     return x
 
@@ -301,7 +311,7 @@ TABLE: dict[str, Op] = {
     "BatchNormalization": Op(_batch_norm, (7, 9, 14, 15), "epsilon momentum spatial training_mode"),
     "InstanceNormalization": Op(_instance_norm, (6, 22), "epsilon"),
     "LayerNormalization": Op(_layer_norm, (17,), "axis epsilon stash_type"),
-    "GroupNormalization": Op(_group_norm, (18, 21), "epsilon num_groups stash_type"),
+    "GroupNormalization": Op(_group_norm, (21,), "epsilon num_groups stash_type"),
     "RMSNormalization": Op(_rms_norm, (23,), "axis epsilon stash_type"),
     "LRN": Op(_lrn, (1, 13), "alpha beta bias size"),
     "LpNormalization": Op(_lp_normalization, (1, 22), "axis p"),

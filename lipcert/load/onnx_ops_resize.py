@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,8 +36,7 @@ def _coordinate(node: Node, mode: str, i: int, scale: Fraction, n: int, out: int
     node.refuse(f"coordinate_transformation_mode {mode!r} is not known")
 
 
-def _nearest(node: Node, place: Fraction) -> int:
-    how = node["nearest_mode"] or "round_prefer_floor"
+def _nearest(node: Node, how: str, place: Fraction) -> int:
     if how == "floor":
         return math.floor(place)
     if how == "ceil":
@@ -60,7 +60,7 @@ def _cubic(node: Node, t: Fraction) -> list[Fraction]:
     ]
 
 
-def _matrix(node: Node, places: list[Fraction], n: int) -> tuple[Tensor, float]:
+def _matrix(node: Node, places: list[Fraction], n: int) -> tuple[list[list[float]], float]:
     """Integer matrix (out, n) and a common denominator; entries outside the axis repeat its ends."""
     rows: list[dict[int, Fraction]] = []
     for place in places:
@@ -83,39 +83,43 @@ def _matrix(node: Node, places: list[Fraction], n: int) -> tuple[Tensor, float]:
     whole = math.lcm(*(w.denominator for row in rows for w in row.values()))
     if whole > EXACT_INTEGER or any(abs(w) * whole > EXACT_INTEGER for row in rows for w in row.values()):
         node.refuse("its scale is not a simple fraction: the weights are not float64 numbers. Give sizes instead.")
-    matrix = torch.zeros(len(rows), n, dtype=torch.float64)
-    for i, row in enumerate(rows):
-        for k, w in row.items():
-            matrix[i, k] = float(w * whole)
-    return matrix, float(whole)
+    return [[float(row.get(k, Fraction(0)) * whole) for k in range(n)] for row in rows], float(whole)
 
 
-def _resize_axis(node: Node, x: Tensor, axis: int, scale: Fraction, out: int, mode: str) -> Tensor:
+def _resize_axis(node: Node, x: Tensor, axis: int, scale: Fraction, out: int, mode: str, how: str) -> Tensor:
+    """`mode`: where an output entry lies; `how`: which entry is nearest to a place, for nearest."""
     n = x.shape[axis]
     if scale == 1 and out == n:
         return x
-    places = [_coordinate(node, mode, i, scale, n, out) for i in range(out)]
+    key = f"axis{axis}"
+    if key not in node.held:
+        places = [_coordinate(node, mode, i, scale, n, out) for i in range(out)]
+        if node["mode"] == "nearest":
+            picks = _picks(node, places, n, how, mode == "align_corners" or Fraction(float(np.float32(scale))) == scale)
+            node.hold(key, lambda: torch.tensor(picks, dtype=torch.int64))
+        else:
+            rows, whole = _matrix(node, places, n)
+            node.hold(key, lambda: torch.tensor(rows, dtype=torch.float64))
+            node.hold(f"whole{axis}", lambda: torch.tensor(whole, dtype=torch.float64))
     if node["mode"] == "nearest":
-        picks = [min(max(_nearest(node, p), 0), n - 1) for p in places]
-        _refuse_ties(node, places, picks, n)
-        return torch.index_select(x, axis, node.hold(f"axis{axis}", lambda: torch.tensor(picks, dtype=torch.int64)))
-    if f"axis{axis}" not in node.held:
-        matrix, whole = _matrix(node, places, n)
-        node.hold(f"axis{axis}", lambda: matrix)
-        node.hold(f"whole{axis}", lambda: torch.tensor(whole, dtype=torch.float64))
-    matrix, whole_ = node.held[f"axis{axis}"], node.held[f"whole{axis}"]
-    y = torch.matmul(matrix, x.transpose(axis, -2)).transpose(axis, -2) if axis < x.dim() - 1 else torch.matmul(x, matrix.t())
-    return y / whole_
+        return torch.index_select(x, axis, node.held[key])
+    # along `axis`: x (..., n) times the transposed matrix (n, out), over the common denominator
+    return torch.matmul(x.transpose(axis, -1), node.held[key].t()).transpose(axis, -1) / node.held[f"whole{axis}"]
 
 
-def _refuse_ties(node: Node, places: list[Fraction], picks: list[int], n: int) -> None:
-    """A runtime computes places in float32: where a hair's breadth decides and the place is not a short binary
-    fraction, its choice is not known."""
-    for place, pick in zip(places, picks, strict=True):
-        exact = place.denominator & (place.denominator - 1) == 0
-        nudged = {min(max(_nearest(node, place + d), 0), n - 1) for d in (Fraction(-1, 10**4), Fraction(1, 10**4))}
-        if not exact and nudged != {pick}:
+def _picks(node: Node, places: list[Fraction], n: int, how: str, exact_scale: bool) -> list[int]:
+    """Nearest entries. A runtime computes places in float32: that is exact where the scale is a float32 number and the
+    place a binary fraction; elsewhere the choice must not hang on a hair's breadth."""
+    picks = []
+    for place in places:
+        near = [
+            min(max(_nearest(node, how, place + d), 0), n - 1) for d in (0, Fraction(-1, 10**4), Fraction(1, 10**4))
+        ]
+        exact = exact_scale and place.denominator & (place.denominator - 1) == 0
+        if not exact and len(set(near)) > 1:
             node.refuse("which entry is nearest depends on rounding")
+        picks.append(near[0])
+    return picks
 
 
 def _scale_and_size(node: Node, x: Tensor, scales: list[float] | None, sizes: list[int] | None, dims: list[int]):
@@ -148,10 +152,19 @@ def _resize(node: Node, x: Tensor, *inputs: Tensor | None) -> Tensor:
     dims = list(range(x.dim())) if node["axes"] is None else node.axes(list(node["axes"]), x.dim())
     scales = node.floats(first, "scales") if given(first) else None
     sizes = node.ints(first + 1, "sizes") if given(first + 1) else None
-    mode = "asymmetric" if node.version == 10 else node["coordinate_transformation_mode"]
     for axis, scale, out in _scale_and_size(node, x, scales, sizes, dims):
-        x = _resize_axis(node, x, axis, scale, out, mode)
+        if node.version == 10:
+            x = _legacy_axis(node, x, axis, scale, out)
+        else:
+            x = _resize_axis(node, x, axis, scale, out, node["coordinate_transformation_mode"], node["nearest_mode"])
     return x
+
+
+def _legacy_axis(node: Node, x: Tensor, axis: int, scale: Fraction, out: int) -> Tensor:
+    """Before opset 11 the schema left the coordinates open; runtimes take i / scale, rounded down when enlarging."""
+    if node["mode"] == "nearest" and scale < 1 and scale.numerator != 1:
+        node.refuse("shrinking to the nearest entry by a fraction is not defined at this opset")
+    return _resize_axis(node, x, axis, scale, out, "asymmetric", "floor")
 
 
 def _upsample(node: Node, x: Tensor, scales: Tensor | None = None) -> Tensor:
@@ -159,7 +172,7 @@ def _upsample(node: Node, x: Tensor, scales: Tensor | None = None) -> Tensor:
         node.refuse(f"mode {node['mode']!r} is not known")
     factors = list(node["scales"]) if node.version < 9 else node.floats(1, "scales")
     for axis, scale, out in _scale_and_size(node, x, factors, None, list(range(x.dim()))):
-        x = _resize_axis(node, x, axis, scale, out, "asymmetric")
+        x = _legacy_axis(node, x, axis, scale, out)
     return x
 
 

@@ -68,8 +68,8 @@ def _recurrent(cell: Callable[..., Cell], states: int, activations: list[str]):
         directions = {"forward": [1], "reverse": [-1], "bidirectional": [1, -1]}.get(node["direction"])
         if directions is None or w.shape[0] != len(directions):
             node.refuse(f"direction {node['direction']!r} does not fit a weight of shape {list(w.shape)}")
-        given = node["activations"]
-        if given and [a.lower() for a in given] != activations * len(directions):
+        given, usual = node["activations"], activations * len(directions)
+        if given and [a.lower() for a in given][: len(usual)] != usual:  # the schema of RNN lists one too many
             node.refuse(f"activations {given} are not known; the default ones are")
         if node["activation_alpha"] or node["activation_beta"] or node["clip"] is not None or node["input_forget"]:
             node.refuse("activation_alpha, activation_beta, clip and input_forget are not known")

@@ -35,10 +35,9 @@ def _constant(node: Node) -> Tensor:
 
 
 def _constant_of_shape(node: Node, shape: Tensor) -> Tensor:
-    fill = node["value"]
-    if fill is None:
-        return torch.full(node.ints(0, "shape"), 0.0, dtype=torch.float64)
-    return torch.full(node.ints(0, "shape"), fill.reshape(-1)[0].item(), dtype=fill.dtype)
+    given = node["value"]
+    fill = node.hold("fill", lambda: torch.zeros((), dtype=torch.float64) if given is None else given.reshape(()))
+    return fill.expand(node.ints(0, "shape"))
 
 
 def _shape(node: Node, x: Tensor) -> Tensor:
@@ -263,7 +262,9 @@ def _pad_source(mode: str, before: int, after: int, n: int) -> list[int] | None:
     return None
 
 
-def _pad(node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+def _pad(
+    node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
+) -> Tensor:
     if node.version < 11:
         amounts, fill = list(node["pads"]), node["value"] or 0.0
         dims = list(range(x.dim()))
@@ -284,7 +285,9 @@ def _pad(node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None
             continue
         source = None if min(low, high) < 0 else _pad_source(node["mode"], low, high, x.shape[dim])
         if source is None:
-            node.refuse(f"mode {node['mode']!r} with {low} and {high} on an axis of {x.shape[dim]} entries is not known")
+            node.refuse(
+                f"mode {node['mode']!r} with {low} and {high} on an axis of {x.shape[dim]} entries is not known"
+            )
         x = torch.index_select(x, dim, node.hold(f"axis{dim}", lambda source=source: torch.tensor(source)))
     return x
 

@@ -69,8 +69,9 @@ def _declared_bytes(tensor: TensorProto, label: str) -> int:
             raise UnreadableError(f"the tensor {label!r} has a negative dimension ({dim})")
         count *= dim
     if tensor.data_type not in TORCH_TYPE:
-        raise RefusedModel(f"the tensor {label!r} has type {type_name(tensor.data_type)}, which lipcert does not read",
-                           node=label)
+        raise RefusedModel(
+            f"the tensor {label!r} has type {type_name(tensor.data_type)}, which lipcert does not read", node=label
+        )
     return count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
 
 

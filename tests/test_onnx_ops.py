@@ -1,0 +1,185 @@
+"""Every row of the op table, at every schema version it claims, against onnxruntime (or onnx's reference)."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from lipcert.errors import RefusedModel
+from lipcert.load.onnx_file import read_graph
+from lipcert.load.onnx_module import build
+from lipcert.load.onnx_ops import REFUSED, TABLE
+from onnx_cases import Case, graphs, model, sample
+
+GRAPHS = list(graphs())
+
+
+def by_onnxruntime(proto: onnx.ModelProto, x: np.ndarray) -> np.ndarray | None:
+    """What onnxruntime computes; None where it has no kernel for this opset."""
+    ort = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if any(
+            words in str(error)
+            for words in ("NOT_IMPLEMENTED", "under development", "Unsupported model IR", "Batchwise recurrent")
+        ):
+            return None
+        raise
+    return session.run(None, {"x": x})[0]
+
+
+def by_reference(proto: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    from onnx.reference import ReferenceEvaluator
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ReferenceEvaluator(proto).run(None, {"x": x})[0]
+
+
+def ours(proto: onnx.ModelProto, x: np.ndarray, folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+    path = folder / "case.onnx"
+    path.write_bytes(proto.SerializeToString())
+    module = build(read_graph(path), shape).module
+    return module(torch.from_numpy(x).to(torch.float64)).numpy()
+
+
+def assert_same(expected: np.ndarray, got: np.ndarray, tolerance: float) -> None:
+    assert expected.shape == got.shape
+    np.testing.assert_allclose(got, expected.astype(np.float64), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("row", "opset"), GRAPHS, ids=[f"{row}@{opset}-{k}" for k, (row, opset) in enumerate(GRAPHS)])
+def test_op_matches_runtime(row: Case, opset: int, tmp_path: Path) -> None:
+    x = sample(row, np.random.default_rng(opset))
+    proto = model(row, opset)
+    expected = by_onnxruntime(proto, x)
+    if expected is None:
+        expected = by_reference(proto, x)
+    assert_same(np.asarray(expected), ours(proto, x, tmp_path, row.shape), row.tolerance)
+
+
+def test_enough_graphs_and_every_claim_is_tested() -> None:
+    assert len(GRAPHS) >= 200
+    tested = {(row.op, onnx.defs.get_schema(row.op, opset, "").since_version) for row, opset in GRAPHS}
+    newest = onnx.defs.onnx_opset_version()
+    claimed = {(op, version) for op, entry in TABLE.items() for version in entry.versions if version <= newest}
+    assert claimed - tested == set()
+
+
+def test_versions_and_attributes_of_the_table_exist() -> None:
+    history: dict[str, dict[int, set[str]]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "":
+            history.setdefault(schema.name, {})[schema.since_version] = set(schema.attributes)
+    for op, entry in TABLE.items():
+        assert set(entry.versions) <= set(history[op]), op
+        known = set().union(*(history[op][v] for v in entry.versions))
+        assert set(entry.attributes.split()) <= known, op
+    assert not set(TABLE) & set(REFUSED)
+    assert set(REFUSED) <= set(history)
+
+
+@pytest.mark.parametrize("wrong", ["slope", "shape", "pad"])
+def test_the_oracle_sees_a_planted_error(wrong: str, tmp_path: Path) -> None:
+    """A LeakyRelu read with another slope, a transposed result, a pooling that counts its padding: each must fail."""
+    pairs = {
+        "slope": (
+            Case("LeakyRelu", ("x",), (2, 3), attributes={"alpha": 0.3}),
+            Case("LeakyRelu", ("x",), (2, 3), attributes={"alpha": 0.3001}),
+        ),
+        "shape": (Case("Transpose", ("x",), (2, 3)), Case("Identity", ("x",), (2, 3))),
+        "pad": (
+            Case("AveragePool", ("x",), (1, 1, 4, 4), attributes={"kernel_shape": [2, 2], "pads": [1, 1, 1, 1]}),
+            Case(
+                "AveragePool",
+                ("x",),
+                (1, 1, 4, 4),
+                attributes={"kernel_shape": [2, 2], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+            ),
+        ),
+    }
+    right, planted = pairs[wrong]
+    x = sample(right, np.random.default_rng(0))
+    expected = by_onnxruntime(model(right, 13), x)
+    assert expected is not None
+    assert_same(expected, ours(model(right, 13), x, tmp_path, right.shape), 1e-5)
+    with pytest.raises(AssertionError):
+        assert_same(expected, ours(model(planted, 13), x, tmp_path, right.shape), 1e-5)
+
+
+def _refusal(nodes: list[onnx.NodeProto], folder: Path, opset: int = 17, constants: tuple = ()) -> RefusedModel:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        list(constants),
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    path = folder / "refused.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(RefusedModel) as caught:
+        build(read_graph(path), (1, 2, 4, 4))
+    return caught.value
+
+
+CONSTANT_TWO = onnx.numpy_helper.from_array(np.array([2], np.int64), "two")
+STEPS = [
+    ([helper.make_node("ArgMax", ["x"], ["a"], name="op"), helper.make_node("Cast", ["a"], ["y"], to=1)], True),
+    ([helper.make_node("Hardmax", ["x"], ["y"], name="op")], True),
+    ([helper.make_node("Cast", ["x"], ["a"], name="op", to=7), helper.make_node("Cast", ["a"], ["y"], to=1)], True),
+    ([helper.make_node("Cast", ["x"], ["a"], name="op", to=9), helper.make_node("Cast", ["a"], ["y"], to=1)], True),
+    (
+        [
+            helper.make_node("MaxPool", ["x"], ["b", "a"], name="op", kernel_shape=[2, 2]),
+            helper.make_node("Cast", ["a"], ["y"], to=1),
+        ],
+        True,
+    ),
+    ([helper.make_node("Shrink", ["x"], ["y"], name="op", lambd=1.0, bias=0.5)], True),
+    ([helper.make_node("RandomNormalLike", ["x"], ["y"], name="op")], False),
+    ([helper.make_node("Det", ["x"], ["y"], name="op")], False),
+    ([helper.make_node("LRN", ["x"], ["y"], name="op", size=2)], False),
+    (
+        [
+            helper.make_node(
+                "AveragePool", ["x"], ["y"], name="op", kernel_shape=[2, 2], auto_pad="SAME_UPPER", pads=[0, 0, 0, 0]
+            ),
+        ][:0]
+        or [
+            helper.make_node(
+                "Resize",
+                ["x", "", "", "two"],
+                ["y"],
+                name="op",
+                mode="linear",
+                coordinate_transformation_mode="tf_crop_and_resize",
+            )
+        ],
+        False,
+    ),
+    ([helper.make_node("Clip", ["x", "x"], ["y"], name="op")], False),
+    ([helper.make_node("Reshape", ["x", "s"], ["y"], name="op")], False),
+]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "unbounded"), STEPS[:9] + STEPS[10:11], ids=lambda v: v[0].op_type if isinstance(v, list) else ""
+)
+def test_refusals_name_the_node(nodes: list[onnx.NodeProto], unbounded: bool, tmp_path: Path) -> None:
+    error = _refusal(nodes, tmp_path)
+    assert error.unbounded is unbounded
+    assert "'op'" in str(error)
+    assert error.node is not None
+    assert nodes[0].op_type in error.node
