@@ -6,7 +6,7 @@ Gates 1 to 4 of DESIGN section 5 are one function each; gate 5 (equal to the ori
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ def capture(source: Source) -> Captured:
         gate_length(exported)
         gate_one_output(exported)
         program = _following(exported.run_decompositions, decompose.table())
+        if _writes_into_input(program):
+            return capture(replace(source, module=OnClone(source.module)))
         _drop_checks(program)
         gate_no_mutation(program)
         gate_repeatable(program)
@@ -70,6 +72,21 @@ def _following(step: Callable[..., ExportedProgram], *arguments: Any, **options:
         raise RefusedModel(f"capture: nested too deeply for torch.export (limit: {NODE_LIMIT} nodes)") from problem
     except Exception as problem:
         raise RefusedModel(f"capture: torch.export cannot follow the model: {_reason(problem)}") from problem
+
+
+class OnClone(torch.nn.Module):
+    """forward(x) = module(a copy of x): a module that changes its input in place is a function all the same."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.module(x.clone())
+
+
+def _writes_into_input(program: ExportedProgram) -> bool:
+    return any(spec.kind is OutputKind.USER_INPUT_MUTATION for spec in program.graph_signature.output_specs)
 
 
 def _drop_checks(program: ExportedProgram) -> None:
