@@ -70,6 +70,7 @@ class Landmark:
     before: Pair
     after: Pair
     turns: bool = False  # an extremum: the curve is not monotone across it
+    breaks: bool = False  # a pole, or a jump of the function itself: its chords are not between slopes
 
     def inside(self, lo: Tensor, hi: Tensor) -> Tensor:
         return (lo <= self.end) & (hi >= self.start)
@@ -86,7 +87,7 @@ def kink(at: Pair, before: Pair, after: Pair) -> Landmark:
 def pole(at: Pair) -> Landmark:
     """Nothing finite can be said of an interval that contains this point."""
     anything = (real(-math.inf), real(math.inf))
-    return Landmark(*at, anything, anything, turns=True)
+    return Landmark(*at, anything, anything, breaks=True)
 
 
 def no_landmarks(*params: Tensor) -> tuple[Landmark, ...]:
@@ -123,21 +124,44 @@ class Curve:
         bottom, top = self.whole(*p)
         return _known(lo, hi, self.domain, torch.maximum(lower, bottom), torch.minimum(upper, top))
 
-    def trend(self, lo: Tensor, hi: Tensor, *params: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Masks: certainly nondecreasing on [lo, hi], certainly nonincreasing."""
+    def shape(self, lo: Tensor, hi: Tensor, *params: float | Tensor) -> tuple[Tensor, Tensor, Pair, Pair]:
+        """On the open interval (lo, hi): masks `no valley` (it certainly never falls and then rises) and `no peak`, and
+        enclosures of the limits at lo from the right and at hi from the left."""
         p = [real(value) for value in params]
-        last = self.at(lo, *p)
-        rising = falling = (lo <= hi) & (lo >= self.domain[0]) & (hi <= self.domain[1])
+        first, last = self.at(lo, *p), self.at(hi, *p)
+        known = (lo <= hi) & (lo >= self.domain[0]) & (hi <= self.domain[1])
+        path: list[tuple[Tensor, Landmark]] = []
         for mark in self.landmarks(*p):
+            at_lo, at_hi = ((x == mark.start) & (x == mark.end) for x in (lo, hi))
+            first, last = _select(at_lo, mark.after, first), _select(at_hi, mark.before, last)
             inside = mark.inside(lo, hi)
-            if mark.turns:
-                rising, falling = rising & ~inside, falling & ~inside
-                continue
-            rising = rising & (~inside | ((last[1] <= mark.before[0]) & (mark.before[1] <= mark.after[0])))
-            falling = falling & (~inside | ((last[0] >= mark.before[1]) & (mark.before[0] >= mark.after[1])))
-            last = torch.where(inside, mark.after[0], last[0]), torch.where(inside, mark.after[1], last[1])
-        end = self.at(hi, *p)
-        return rising & (last[1] <= end[0]), falling & (last[0] >= end[1])
+            known = known & ~inside if mark.breaks else known
+            path.append((inside & ~at_lo & ~at_hi, mark))
+        walk = _Walk(first, known)
+        for inside, mark in path:
+            walk.to(mark.before, inside)
+            if not mark.turns:
+                walk.to(mark.after, inside)
+        walk.to(last, known)
+        return known & ~walk.valley, known & ~walk.peak, first, last
+
+
+class _Walk:
+    """Follows a curve along its levels; a step that is not certainly flat or one-way counts as both ways."""
+
+    def __init__(self, level: Pair, like: Tensor):
+        self.level = level
+        self.rose = self.fell = self.valley = self.peak = torch.zeros_like(like)
+
+    def to(self, level: Pair, where: Tensor) -> None:
+        up, down = where & ~(self.level[0] >= level[1]), where & ~(self.level[1] <= level[0])
+        self.valley, self.peak = self.valley | (self.fell & up), self.peak | (self.rose & down)
+        self.rose, self.fell = self.rose | up, self.fell | down
+        self.level = _select(where, level, self.level)
+
+
+def _select(mask: Tensor, yes: Pair, no: Pair) -> Pair:
+    return torch.where(mask, yes[0], no[0]), torch.where(mask, yes[1], no[1])
 
 
 def _known(lo: Tensor, hi: Tensor, domain: tuple[float, float], lower: Tensor, upper: Tensor) -> Pair:
@@ -148,30 +172,32 @@ def _known(lo: Tensor, hi: Tensor, domain: tuple[float, float], lower: Tensor, u
 
 
 def chords(slope: Curve, value: Curve, center: Tensor, lo: Tensor, hi: Tensor, *params: float | Tensor) -> Pair:
-    """Enclosure of (s(x) - s(c)) / (x - c) over x in [lo, hi], x != c, from the curves of s' and s.
+    """Enclosure of q(x) = (s(x) - s(c)) / (x - c) over x in [lo, hi], x != c, from the curves of s' and s.
 
-    Where s' is nondecreasing between c and an end e, s is convex there, its chords from c grow with x, and the chord to
-    e is the extreme one (the largest for e > c, the smallest for e < c); where s' is nonincreasing, the mirror image.
-    The other extreme, and everything else, is the range of s' (mean value theorem)."""
+    q(x) is the mean of s' between c and x, hence in the range of s'. Let s' have no valley between c and an end e.
+    Where q(x) < s'(c), s' has fallen below s'(c) before x, so s' >= s'(t) between c and every t beyond x, so
+    q(t) >= s'(t): q falls from x on. Hence q >= min(s'(c), q(e)). Likewise q <= max(s'(c), q(e)) where s' has no peak.
+    For s' monotone (ReLU, convex s) both hold and the range is exact."""
     left, right = torch.minimum(lo, center), torch.maximum(hi, center)
-    return hull(
-        _side(slope, value, center, left, left, center, params),
-        _side(slope, value, center, right, center, right, params),
-    )
+    p = tuple(real(x) for x in params)
+    at_center = value.at(center, *p)
+
+    def side(e: Tensor, start: Tensor, end: Tensor) -> Pair:
+        lower, upper = slope(start, end, *p)
+        no_valley, no_peak, first, last = slope.shape(start, end, *p)
+        near = last if e is start else first
+        low, high, usable = _quotient(value.at(e, *p), at_center, e - center)
+        return (
+            torch.where(usable & no_valley, torch.maximum(lower, torch.minimum(near[0], low)), lower),
+            torch.where(usable & no_peak, torch.minimum(upper, torch.maximum(near[1], high)), upper),
+        )
+
+    return hull(side(left, left, center), side(right, center, right))
 
 
-def _side(slope: Curve, value: Curve, c: Tensor, e: Tensor, lo: Tensor, hi: Tensor, params: tuple) -> Pair:
-    lower, upper = slope(lo, hi, *params)
-    rising, falling = slope.trend(lo, hi, *params)
-    p = [real(x) for x in params]
-    (s_low, s_high), (c_low, c_high) = value.at(e, *p), value.at(c, *p)
-    run = e - c
-    ends = ((s_low - c_high) / run, (s_high - c_low) / run)  # swapped where run < 0
-    quotient = enclose(torch.minimum(*ends), 4.0)[0], enclose(torch.maximum(*ends), 4.0)[1]
-    # NaN at e = c; an overflow in a difference says nothing
-    usable = (quotient[0] <= quotient[1]) & run.isfinite() & (s_low - c_high).isfinite() & (s_high - c_low).isfinite()
-    caps, floors = (rising, falling) if e is hi else (falling, rising)
-    return (
-        torch.where(usable & floors, torch.maximum(lower, quotient[0]), lower),
-        torch.where(usable & caps, torch.minimum(upper, quotient[1]), upper),
-    )
+def _quotient(s: Pair, c: Pair, run: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Enclosure of (s - c) / run, and whether it is one: not for run = 0, nor where a difference overflows."""
+    rise = s[0] - c[1], s[1] - c[0]
+    a, b = rise[0] / run, rise[1] / run
+    low, high = enclose(torch.minimum(a, b), 4.0)[0], enclose(torch.maximum(a, b), 4.0)[1]
+    return low, high, (low <= high) & run.isfinite() & rise[0].isfinite() & rise[1].isfinite()

@@ -130,9 +130,9 @@ SILU = row(
 # mish(x) = x T(x), T = tanh(log(1 + e^x)). With e = e^x: T = (e^2 + 2e) / (e^2 + 2e + 2) and
 # T' = 4e (1 + e) / (e^2 + 2e + 2)^2. s' = T + x T' and s'' = T' (2 + x r) with
 # r = T'' / T' = 1 + e / (1 + e) - 4e (1 + e) / (e^2 + 2e + 2). With t = 1 + e > 1, r falls: dr/de has the sign of
-# (t^2 + 1)^2 - 4 t^2 (t^2 + 2t - 1) = -3t^4 - 8t^3 + 6t^2 + 1 < 0. r = -1/10 at x = 0. For x > 0, r < 0 and x r falls from
-# 0 to -inf: one root of x r = -2. For x < 0 a root needs r > 0, and there (x r)' = r + x r' > 0: one root. So s' falls,
-# rises between the two roots, falls; its one zero lies between them.
+# (t^2 + 1)^2 - 4 t^2 (t^2 + 2t - 1) = -3t^4 - 8t^3 + 6t^2 + 1 < 0. r = -1/10 at x = 0. For x > 0, r < 0 and x r falls
+# from 0 to -inf: one root of x r = -2. For x < 0 a root needs r > 0, and there (x r)' = r + x r' > 0: one root. So s'
+# falls, rises between the two roots, falls; its one zero lies between them.
 MISH_TURNS = nearest(-2.256376396360793120005749), nearest(1.490571179485428459294419)
 MISH_LOW, MISH_HIGH = nearest(-0.112526122389462556407328), nearest(1.088498161251727861228294)
 MISH_ZERO, MISH_VALUE = nearest(-1.192431214515495212137588), nearest(-0.308843413017250406628760)
@@ -244,6 +244,7 @@ def _one_minus(pair: tuple[float, float]) -> Pair:
 
 def _gelu_tanh_parts(x: Tensor, k: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """2h clamped to +-800, and t h'(t) = k x (1 + 3 b x^2); three and four roundings."""
+    x = x.clamp(-1e100, 1e100)  # saturated long before
     cube = b * x * x
     return (2 * k * x * (1 + cube)).clamp(-800.0, 800.0), (k * x * (1 + 3 * cube)).clamp(-1e200, 1e200)
 

@@ -117,7 +117,7 @@ def _jump(threshold: Tensor) -> Tensor:
 def _softplus_jump(beta: Tensor, threshold: Tensor, before: Pair, after: Pair) -> tuple[Landmark, ...]:
     start, end = enclose(threshold / beta, 4.0)
     device = threshold >= DEVICE
-    return (Landmark(start.masked_fill(device, INF), end.masked_fill(device, -INF), before, after, turns=True),)
+    return (Landmark(start.masked_fill(device, INF), end.masked_fill(device, -INF), before, after, breaks=True),)
 
 
 def _softplus_value(x: Tensor, beta: Tensor, threshold: Tensor) -> Pair:
@@ -135,6 +135,11 @@ def _softplus_value_marks(beta: Tensor, threshold: Tensor) -> tuple[Landmark, ..
     return _softplus_jump(beta, threshold, before, after)
 
 
+def _softplus_values(beta: Tensor, threshold: Tensor) -> Pair:
+    """Positive, but for the linear branch down to threshold / beta."""
+    return torch.minimum(enclose(threshold / beta, 4.0)[0], real(0.0)), real(INF)
+
+
 SOFTPLUS = row(
     "softplus",
     _softplus,
@@ -143,7 +148,7 @@ SOFTPLUS = row(
         lambda beta, threshold: (torch.where(threshold >= DEVICE, 0.0, real(-INF)), real(1.0)),
         lambda beta, threshold: _softplus_jump(beta, threshold, (real(-INF), real(1.0)), ONE),
     ),
-    Curve(_softplus_value, always(0.0, INF), _softplus_value_marks),
+    Curve(_softplus_value, _softplus_values, _softplus_value_marks),
     parameters={"beta": 1.0, "threshold": 20.0},
     monotone=False,  # a threshold below 20 makes it jump down
     kinks=lambda beta, threshold: () if threshold >= DEVICE else (threshold / beta,),
@@ -230,7 +235,7 @@ def _elu_end(a: Tensor, k: Tensor, i: Tensor) -> Pair:
     """The slope k a i at 0 from the left; exactly k where a = i = 1."""
     plain = (a == 1) & (i == 1)
     low, high = enclose(k * a * i, 4.0)
-    return torch.where(plain, k, low), torch.where(plain, k, high)
+    return torch.where(plain, k, low.clamp(min=0.0)), torch.where(plain, k, high)
 
 
 ELU = row(

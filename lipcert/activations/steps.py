@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def at_multiples(lo: Tensor, hi: Tensor, period: Tensor) -> Tensor:
 
 
 def at_nonzero_multiples(lo: Tensor, hi: Tensor, period: Tensor | float = 1.0) -> Tensor:
-    return meets(lo, hi, abs(period), kept=False)
+    return meets(lo, hi, period.abs() if isinstance(period, Tensor) else period, kept=False)
 
 
 def _stairs(name: str, function: Callable[..., Tensor], jumps: Callable[..., Tensor]) -> Activation:
@@ -110,11 +111,11 @@ REMAINDER = row(
 
 
 def _jump(at: Tensor, lower: Tensor, upper: Tensor) -> Landmark:
-    return Landmark(at, at, (lower, upper), (lower, upper), turns=True)
+    return Landmark(at, at, (lower, upper), (lower, upper), breaks=True)
 
 
 # sign(x) = -1, 0, 1; heaviside(x) = 0, v at 0, 1, with 0 <= v <= 1
-def _step(name: str, function: Callable[..., Tensor], low: float, **facts: object) -> Activation:
+def _step(name: str, function: Callable[..., Tensor], low: float, **facts: Any) -> Activation:
     slope = Curve(
         lambda x, *v: exact(torch.zeros_like(x)),
         lambda *v: (real(0.0), real(INF)),
