@@ -47,8 +47,6 @@ def capture(source: Source) -> Captured:
     """Export twice, check every gate. Raises RefusedModel (naming the node) or UsageError (several outputs)."""
     with quiet(), torch.no_grad():
         exported = _following(torch.export.export, source.module, (source.example,), strict=False)
-        again = _following(torch.export.export, source.module, (source.example,), strict=False)
-        gate_same_twice(fingerprint(exported), fingerprint(again))
         gate_length(exported)
         gate_one_output(exported)
         program = _following(exported.run_decompositions, decompose.table())
@@ -59,6 +57,10 @@ def capture(source: Source) -> Captured:
         gate_repeatable(program)
         gate_static(program)
         gate_size(program)
+        if source.format == "module":
+            source.module(source.example)  # torch.export undoes what a trace does to Python attributes; a call does not
+        again = _following(torch.export.export, source.module, (source.example,), strict=False)
+        gate_same_twice(fingerprint(exported), fingerprint(again))
         return Captured(program, fingerprint(program), source)
 
 
