@@ -123,8 +123,9 @@ def build(graph: OnnxGraph, shape: tuple[int, ...]) -> Built:
             label = graph.label(name)
             raise RefusedModel(f"the tensor {label!r} holds NaN", node=label)
         state.values[name] = Value(tensor, tensor)
-    for proto in graph.nodes:
-        _add(state, proto)
+    with _quiet():
+        for proto in graph.nodes:
+            _add(state, proto)
     out = state.values[graph.output]
     if not out.shape.is_floating_point():
         label = graph.label(graph.output)
@@ -215,7 +216,7 @@ def _add(state: _Build, proto: NodeProto) -> None:
         _refuse_near_integers(node, present)
     node = replace(node, known=tuple(v.known if v and (v.exact or integral) else None for v in inputs))
 
-    with state.mode, _quiet():
+    with state.mode:
         shapes = _evaluate(node, op, [v.shape if v else None for v in inputs])
     for made in shapes:
         if made is not None and made.numel() > MAX_ENTRIES:
