@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
 from lipcert.bound import Bound, Refusal
 from lipcert.cli import main
@@ -26,6 +28,7 @@ from lipcert.report.report import Report
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MOONS = str(EXAMPLES / "two_moons.onnx")
+SCHEMA = json.loads(resources.files("lipcert.report").joinpath("schema/lipcert.report-1.json").read_text())
 UPPER = Bound("product", "upper", "proved", 3.5)
 LOWER = Bound("sampled", "lower", "sampled", 2.0)
 DONE = Report("bound", {"path": "m.onnx"}, results=[UPPER, LOWER])
@@ -285,8 +288,9 @@ def test_live_progress_closes_the_interval() -> None:
 
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])
 def test_bound_of_the_shipped_model(typed: Callable[..., Ran], norm: str) -> None:
-    ran = typed("bound", MOONS, "--norm", norm, "--json", "-", "--quiet")
+    ran = typed("bound", MOONS, "--norm", norm, "--json", "-", "--quiet", "--budget", "3")
     data = json.loads(ran.out)
+    assert list(Draft202012Validator(SCHEMA).iter_errors(data)) == []
     assert (ran.status, data["status"], data["norm"]["input"]) == (0, "bounded", norm)
     assert 0 < data["lower"] <= data["upper"]
     assert ran.err == ""
@@ -294,7 +298,9 @@ def test_bound_of_the_shipped_model(typed: Callable[..., Ran], norm: str) -> Non
 
 def test_same_seed_same_report(typed: Callable[..., Ran]) -> None:
     def values() -> list[tuple[str, float | None]]:
-        data = json.loads(typed("bound", MOONS, "--json", "-", "--seed", "3").out)
+        data = json.loads(
+            typed("bound", MOONS, "--output", "0", "--json", "-", "--seed", "3", "--method", "sampled").out
+        )
         return [(row["method"], row["value"]) for row in data["results"]]
 
     assert values() == values()
@@ -315,12 +321,10 @@ def test_unknown_method_lists_the_methods(typed: Callable[..., Ran]) -> None:
         assert name in ran.err
 
 
-def test_torchscript_needs_an_input_shape(typed: Callable[..., Ran]) -> None:
-    ran = typed("bound", str(EXAMPLES / "two_moons.pt"))
-    assert ran.status == 2
-    assert "--input-shape" in ran.err
-    script = json.loads(typed("bound", str(EXAMPLES / "two_moons.pt"), "--input-shape", "1,2", "--json", "-").out)
-    onnx = json.loads(typed("bound", MOONS, "--json", "-").out)
+def test_torchscript_and_onnx_agree(typed: Callable[..., Ran]) -> None:
+    flags = ("--json", "-", "--method", "product")
+    script = json.loads(typed("bound", str(EXAMPLES / "two_moons.pt"), "--input-shape", "1,2", *flags).out)
+    onnx = json.loads(typed("bound", MOONS, *flags).out)
     assert script["upper"] == pytest.approx(onnx["upper"], rel=1e-12)
 
 
@@ -336,13 +340,15 @@ def test_inspect_and_layers(typed: Callable[..., Ran]) -> None:
     assert ran.status == 0
     assert "relu" in ran.out.lower()
     data = json.loads(typed("inspect", MOONS, "--json", "-").out)
+    assert list(Draft202012Validator(SCHEMA).iter_errors(data)) == []
     assert data["parts"]
     assert {row["method"] for row in data["methods"]} >= {"product", "absolute", "sampled"}
     ran = typed("layers", MOONS)
     assert ran.status == 0
     assert "█" in ran.out
-    layers = json.loads(typed("layers", MOONS, "--norm", "1", "--json", "-").out)["layers"]
-    assert [row["upper"] > 0 for row in layers] == [True] * len(layers)
+    data = json.loads(typed("layers", MOONS, "--norm", "1", "--json", "-").out)
+    assert list(Draft202012Validator(SCHEMA).iter_errors(data)) == []
+    assert [row["upper"] > 0 for row in data["layers"]] == [True] * 7
 
 
 def test_missing_file(typed: Callable[..., Ran], tmp_path: Path) -> None:
@@ -357,7 +363,9 @@ def test_in_the_shell(tmp_path: Path) -> None:
     """Once as a user does: a file with the report, threads set, a terminal that knows ASCII only."""
     file = tmp_path / "r.json"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
-    ran = shell("bound", MOONS, "--norm", "inf", "--json", str(file), "--threads", "1", env=environment)
+    ran = shell(
+        "bound", MOONS, "--norm", "inf", "--budget", "3", "--json", str(file), "--threads", "1", env=environment
+    )
     assert ran.status == 0, ran.err
     assert ran.out.isascii()
     data = json.loads(file.read_text())

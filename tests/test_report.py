@@ -150,6 +150,18 @@ refusals = st.builds(
     st.none() | texts,
     finite,
 )
+nothing = dict.fromkeys(("input_shape", "output_shape", "lower", "reason"), st.none())
+verdicts = st.sampled_from(["bounded", "unbounded", "refused"])
+layers = st.fixed_dictionaries(
+    {
+        "name": texts,
+        "kind": texts,
+        "upper": st.none() | finite,
+        "rigor": st.just("proved"),
+        "status": verdicts,
+        **nothing,
+    }
+)
 norms = st.builds(Norm, *[st.sampled_from(["1", "2", "inf"])] * 2)
 reports = st.builds(
     lambda results, **fields: report(*results, **fields),
@@ -157,7 +169,7 @@ reports = st.builds(
     norm=norms,
     max_upper=st.none() | finite,
     warnings=st.lists(texts, max_size=2),
-    layers=st.lists(st.fixed_dictionaries({"name": texts, "kind": texts, "upper": st.none() | finite}), max_size=2),
+    layers=st.lists(layers, max_size=2),
 )
 
 
@@ -182,6 +194,9 @@ def test_json_is_strict_valid_ascii_and_reads_back(made: Report) -> None:
         {"schema": "lipcert.report/2"},
         {"norm": {"input": "3", "output": "2"}},
         {"results": [{"method": "product"}]},
+        {"layers": [{"name": "a"}]},
+        {"parts": [{"name": "a", "kind": "linear", "parts": [{"name": "b"}]}]},
+        {"methods": [{"method": "product", "usable": 1}]},
         {"scope": {"region": {"kind": "sphere"}, "output": "vector"}},
     ],
 )

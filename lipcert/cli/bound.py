@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +11,11 @@ from lipcert.cli import options as o
 from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run, execute
 from lipcert.errors import UsageError
-from lipcert.query import Output
+from lipcert.query import Output, Region
 from lipcert.report.report import Report
+
+if TYPE_CHECKING:
+    from lipcert.pipeline import Model
 
 REGION = "Region (none: the whole input space)"
 
@@ -60,14 +63,14 @@ def bound(
     region = asked_region(box, at, eps, ball_norm)
 
     def work(progress: Progress) -> Report:
-        from lipcert import data, pipeline
+        from lipcert import pipeline
 
         loaded = pipeline.load(model, **arguments, progress=progress)
         report = pipeline.bound(
             loaded,
             norm=norms,
             methods=method or None,
-            region=data.parse_region(loaded, box=box, at=at, eps=eps, ball_norm=ball_norm),
+            region=read_region(loaded, box, at, eps, ball_norm),
             output=functional,
             budget=budget,
             seed=seed,
@@ -78,6 +81,14 @@ def bound(
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}
     return execute(Run("bound", model, json, quiet, threads, asked), work)
+
+
+def read_region(loaded: Model, box: str | None, at: str | None, eps: float | None, ball_norm: str | None) -> Region:
+    if box is None and at is None:
+        return None
+    from lipcert import data
+
+    return data.parse_region(loaded, box=box, at=at, eps=eps, ball_norm=ball_norm)
 
 
 def asked_region(box: str | None, at: str | None, eps: float | None, ball_norm: str | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def layers(
     def work(progress: Progress) -> Report:
         from lipcert import pipeline
 
-        return pipeline.layers(pipeline.load(model, **arguments, progress=progress), norm=norms)
+        loaded = pipeline.load(model, **arguments, progress=progress)
+        return pipeline.layers(loaded, norm=norms, progress=progress)
 
     return execute(Run("layers", model, json, quiet, threads, {"norm": norms}), work)

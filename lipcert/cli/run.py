@@ -89,13 +89,14 @@ def show(report: Report, run: Run) -> None:
         if run.json == "-":
             sys.stdout.write(to_json(report))
         else:
-            print_table(report)
+            sys.stdout.write(table_text(report))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) has gone: the verdict stands, and Python must not flush again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_table(report: Report) -> None:
+def table_text(report: Report) -> str:
+    """Coloured for a terminal. As text, because rich's own printing exits with 1 where the reader has gone."""
     from rich.console import Console
 
     from lipcert.report.to_table import to_table
@@ -103,7 +104,9 @@ def print_table(report: Report) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, markup=False, emoji=False, width=120)
-    console.print(to_table(report))
+    with console.capture() as captured:
+        console.print(to_table(report))
+    return captured.get()
 
 
 def write_json(report: Report, path: str) -> None:

@@ -165,5 +165,7 @@ def _reason(reason: str, node: str | None) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold dim")
     for column in columns:
-        table.add_column(text(column.lstrip(">")), justify="right" if column.startswith(">") else "left", overflow="fold")
+        table.add_column(
+            text(column.lstrip(">")), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
     return table
