@@ -18,7 +18,7 @@ import torch
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.bounds import METHODS, Method, OutOfTime, Problem
 from lipcert.bounds.layers import kind_of, layer_row, layers_of, operators
-from lipcert.capture import capture, quiet
+from lipcert.capture import Captured, capture, constants, quiet
 from lipcert.errors import UsageError
 from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.load.read import read
@@ -30,7 +30,9 @@ from lipcert.query import Ball, Box, Norm, Output, Region
 from lipcert.report.report import Report
 from lipcert.transform import all_pairs, normalised, with_output
 
-REAL_ARITHMETIC = "bounds hold for the network in real arithmetic with the stored weights; float execution is not covered"
+REAL_ARITHMETIC = (
+    "bounds hold for the network in real arithmetic with the stored weights; float execution is not covered"
+)
 MAX_PAIRS = 4950  # 100 classes
 
 Progress = Callable[[str, float | None, float | None], None]
@@ -117,11 +119,14 @@ def _plain(values: Sequence[float] | None) -> list[float] | None:
     return None if values is None else [float(v) for v in values]
 
 
-def _parameters(captured: Any) -> int:
-    """Float coefficients that the captured graph reads."""
-    from lipcert.capture import constants
-
-    return sum(t.numel() for t in constants(captured.program).values() if t.dtype.is_floating_point)
+def _parameters(captured: Captured) -> int:
+    """Float coefficients that the captured graph reads, shared ones once."""
+    found = {
+        (t.data_ptr(), tuple(t.shape)): t.numel()
+        for t in constants(captured.program).values()
+        if t.dtype.is_floating_point
+    }
+    return sum(found.values())
 
 
 def _sha256(path: Path) -> str:
@@ -244,7 +249,10 @@ def _over_pairs(found: Sequence[Sequence[Result]], scopes: Sequence[Output]) -> 
 def _checked(region: Region, graph: Graph) -> Region:
     """The region in float64 and the model's shape."""
     if isinstance(region, Box):
-        low, high = (torch.as_tensor(side, dtype=torch.float64).expand(graph.input_shape) for side in (region.lower, region.upper))
+        low, high = (
+            torch.as_tensor(side, dtype=torch.float64).expand(graph.input_shape)
+            for side in (region.lower, region.upper)
+        )
         if not bool(((low <= high) & torch.isfinite(low) & torch.isfinite(high)).all()):
             raise UsageError("box: lower <= upper must hold in every coordinate, with finite ends")
         return Box(low.contiguous(), high.contiguous())
@@ -253,7 +261,9 @@ def _checked(region: Region, graph: Graph) -> Region:
             raise UsageError(f"ball: the radius is finite and not negative, got {region.radius}")
         centre = torch.as_tensor(region.center, dtype=torch.float64)
         if centre.numel() != math.prod(graph.input_shape) or not bool(torch.isfinite(centre).all()):
-            raise UsageError(f"ball: the centre needs {math.prod(graph.input_shape)} finite values, got {centre.numel()}")
+            raise UsageError(
+                f"ball: the centre needs {math.prod(graph.input_shape)} finite values, got {centre.numel()}"
+            )
         Norm(region.norm, region.norm)
         return Ball(centre.reshape(graph.input_shape), float(region.radius), region.norm)
     return None
@@ -335,7 +345,12 @@ def _parts(graph: Graph) -> list[dict[str, Any]]:
         if i in reads:
             node = graph.nodes[i]
             assert isinstance(node.what, Nonlinear)
-            row = {"name": node.name, "kind": node.what.block.label, "output_shape": list(node.shape), "neurons": node.size}
+            row = {
+                "name": node.name,
+                "kind": node.what.block.label,
+                "output_shape": list(node.shape),
+                "neurons": node.size,
+            }
             rows.append(row | _slope_words(node.what))
     return list({(row["name"], row["kind"], str(row.get("reads"))): row for row in rows}.values())
 

@@ -43,7 +43,9 @@ class Absolute:
         seconds = time.perf_counter() - start
         if value is None:
             small = f"more than {DENSE_SIDE} inputs and outputs"
-            return Refusal(self.name, self.side, "refused", f"norm {problem.norm} needs a matrix with {small}", None, seconds)
+            return Refusal(
+                self.name, self.side, "refused", f"norm {problem.norm} needs a matrix with {small}", None, seconds
+            )
         if not math.isfinite(value):
             return Refusal(self.name, self.side, "refused", "the bound overflows float64", None, seconds)
         return Bound(self.name, self.side, "proved", value, seconds)
@@ -71,9 +73,7 @@ class Absolute:
             dual: P = "inf" if p == "1" else "2"
             return float(norm_up(network.rmv(torch.ones(1, network.out_size, dtype=torch.float64))[0], dual))
         if (p, q) == ("2", "2"):
-            return perron_upper(
-                lambda x: network.mv(x[None])[0], lambda y: network.rmv(y[None])[0], network.in_size
-            )
+            return perron_upper(lambda x: network.mv(x[None])[0], lambda y: network.rmv(y[None])[0], network.in_size)
         return self._extreme(network, p, q)
 
     def _extreme(self, network: AbsoluteNetwork, p: P, q: P) -> float | None:
@@ -178,4 +178,3 @@ def _windows(block: Selection, u: Tensor, join: Callable[[Tensor, Tensor], Tenso
         total = entry if total is None else join(total, entry)
     assert total is not None
     return total
-

@@ -26,13 +26,16 @@ from lipcert.rounding import div_down, norm_down, norm_up
 
 SCALES = (0.03, 0.3, 1.0, 3.0)
 STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-WORK = 4e10  # flops of the search; about five seconds of one core, less where the network is small
+WORK = 1e10  # flops of the search: a second or two of one core, less where the network is small
+ROUNDS = 16
+FEW_OUTPUTS = 12  # full Jacobians in the search
+ORDER = {"1": 1.0, "2": 2.0, "inf": float("inf")}
 DENSE_SIDE = 256  # full Jacobians at the best points up to this side
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """`points` per round, `rounds` of search (0: as many as the work allows, at most 30)."""
+    """`points` per round, `rounds` of search (0: as many as the work allows, at most 16)."""
 
     points: int = 64
     rounds: int = 0
@@ -52,9 +55,8 @@ class Sampled:
         x, v = search.run()
         value, pair = certify(problem, x, v)
         seconds = time.perf_counter() - start
-        if pair is None:
-            reason = "no pair of points has a quotient above its own rounding"
-            return Refusal(self.name, self.side, "refused", reason, None, seconds)
+        if pair is None:  # constant as far as rounding lets us see; 0 is a lower bound of any constant
+            return Bound(self.name, self.side, "sampled", 0.0, seconds, None, {"points": search.evaluated})
         witness = {"x": _stored(pair[0]), "x2": _stored(pair[1]), "shape": list(graph.input_shape)}
         details = {"points": search.evaluated, "rounds": search.done}
         return Bound(self.name, self.side, "sampled", value, seconds, witness, details)
@@ -85,8 +87,10 @@ class Search:
         entries = max(node.size for node in problem.graph.nodes)
         self.batch = int(max(1, min(points, WORK / (40 * cost), 2e8 / max(1, 4 * entries))))
         self.steps = 8 if cost < 1e9 else 4
-        per_round = self.batch * cost * 6 * (self.steps + 1)
-        self.rounds = rounds or int(max(1, min(30, WORK / per_round)))
+        self.width = 1e-5 if dtype == torch.float64 else 1e-2  # of the central differences, relative
+        outputs = problem.graph.nodes[problem.graph.output].size
+        per_round = self.batch * cost * (3 * outputs if outputs <= FEW_OUTPUTS else 5 * self.steps)
+        self.rounds = rounds or int(max(2, min(ROUNDS, WORK / per_round)))
         self.random = torch.Generator().manual_seed(problem.seed)
         self.evaluated = self.done = 0
 
@@ -119,20 +123,40 @@ class Search:
         return torch.where(mixed, self._normal(k, n) * scales, uniform * scales)
 
     def _directions(self, x: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Generalised power iteration for max ||J v||_q over ||v||_p = 1 (Boyd 1974), all rows at once."""
-        v = self._normal(*x.shape) if v is None else v
-        v = _unit(v, self.p)
-        _, back = torch.func.vjp(self.graph.evaluate, x)
+        """Good directions and the size of J v / ||v||_p there, all rows at once. Few outputs: from the full Jacobian."""
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(True)
+            y = self.graph.evaluate(at)
+        if not y.requires_grad:
+            return self._normal(*x.shape), x.new_zeros(x.shape[0])
+        if y.shape[1] <= FEW_OUTPUTS:
+            rows = [self._pulled(y, at, _basis(y, j)) for j in range(y.shape[1])]
+            self.evaluated += x.shape[0]
+            v = _best_directions(torch.stack(rows, dim=1), self.p, self.q)
+            return v, _size(self._pushed(x, v), self.q).nan_to_num(-1.0)
+        return self._power(x, at, y, v)
+
+    def _power(self, x: Tensor, at: Tensor, y: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Generalised power iteration for max ||J v||_q over ||v||_p = 1 (Boyd 1974)."""
+        v = _unit(self._normal(*x.shape) if v is None else v, self.p)
         best, top = v, x.new_full((x.shape[0],), -1.0)
         for _ in range(self.steps):
-            y = torch.func.jvp(self.graph.evaluate, (x,), (v,))[1]
-            size = _size(y, self.q).nan_to_num(-1.0)
+            image = self._pushed(x, v)
+            size = _size(image, self.q).nan_to_num(-1.0)
             better = size > top
             best, top = torch.where(better[:, None], v, best), torch.where(better, size, top)
-            z = back(_ascent(y, self.q))[0]
-            v = _unit(_dual_ascent(z, self.p), self.p).nan_to_num(0.0)
+            v = _unit(_dual_ascent(self._pulled(y, at, _ascent(image, self.q)), self.p), self.p)
         self.evaluated += x.shape[0] * self.steps
         return best, top
+
+    def _pulled(self, y: Tensor, at: Tensor, u: Tensor) -> Tensor:
+        """J'u row by row."""
+        return torch.autograd.grad(y, at, u, retain_graph=True)[0].nan_to_num(0.0, 0.0, 0.0)
+
+    def _pushed(self, x: Tensor, v: Tensor) -> Tensor:
+        """J v by a central difference: what is certified later is a difference too."""
+        h = self.width * x.abs().amax(dim=1, keepdim=True).clamp(min=1.0) / v.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+        return (self.graph.evaluate(x + h * v) - self.graph.evaluate(x - h * v)) / (2 * h)
 
     def _round(self, x: Tensor, v: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Half the batch around the best, by gradient and by shrinking noise; the rest fresh."""
@@ -155,47 +179,56 @@ class Search:
         return torch.cat([x, trial])[joined], torch.cat([v, w])[joined], torch.cat([value, found])[joined]
 
     def _gradient(self, x: Tensor, v: Tensor, shrink: float) -> Tensor:
-        """A step along the gradient of ||J(x) v||_q; zero on piecewise affine networks."""
-
-        def size(at: Tensor) -> Tensor:
-            return _size(torch.func.jvp(self.graph.evaluate, (at,), (v,))[1], self.q).sum()
-
-        gradient = torch.func.grad(size)(x).nan_to_num(0.0)
+        """A step along the gradient of ||J(x) v||_q, plain noise where it vanishes (piecewise affine networks)."""
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(True)
+            size = _size(self._pushed(at, v), self.q).sum()
+        if not size.requires_grad:
+            return self._normal(*x.shape) * 1e-3
+        gradient = torch.autograd.grad(size, at)[0].nan_to_num(0.0, 0.0, 0.0)
         length = gradient.norm(dim=1, keepdim=True)
         step = shrink * x.norm(dim=1, keepdim=True).clamp(min=1e-3)
-        return torch.where(length > 0, gradient / length.clamp(min=1e-300) * step, self._normal(*x.shape) * 1e-3)
+        return torch.where(length > 0, gradient / length.clamp(min=1e-30) * step, self._normal(*x.shape) * 1e-3)
 
     def _polish(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The best direction from the full Jacobian where it is small enough, in float64."""
         graph = self.problem.graph
         n, m = graph.nodes[graph.input].size, graph.nodes[graph.output].size
-        if min(n, m) > DENSE_SIDE or n * m > 2**22:
+        if m > DENSE_SIDE or n * m > 2**22 or flops(graph) * m > WORK:
             return x, v
-        rows = []
+        found = []
         for point in x:
-            if m <= n:
-                _, back = torch.func.vjp(graph.evaluate, point.expand(m, n))
-                jacobian = back(torch.eye(m, dtype=torch.float64))[0]
-            else:
-                forward = torch.func.jvp(graph.evaluate, (point.expand(n, n),), (torch.eye(n, dtype=torch.float64),))
-                jacobian = forward[1].T
-            rows.append(_best_direction(jacobian.nan_to_num(0.0, 0.0, 0.0), self.p, self.q))
-        return torch.cat([x, x]), torch.cat([torch.stack(rows), v])
+            with torch.enable_grad():
+                at = point.expand(m, n).clone().requires_grad_(True)
+                y = graph.evaluate(at)
+            if not y.requires_grad:
+                return x, v
+            jacobian = torch.autograd.grad(y, at, torch.eye(m, dtype=torch.float64))[0].nan_to_num(0.0, 0.0, 0.0)
+            found.append(_best_directions(jacobian[None], self.p, self.q)[0])
+        return torch.cat([x, x]), torch.cat([torch.stack(found), v])
 
 
-def _best_direction(J: Tensor, p: P, q: P) -> Tensor:
-    """argmax ||J v||_q over ||v||_p = 1 where it has a closed form: p = q = 2, p = 1, q = inf; else a good start."""
+def _basis(y: Tensor, j: int) -> Tensor:
+    unit = torch.zeros_like(y)
+    unit[:, j] = 1.0
+    return unit
+
+
+def _best_directions(J: Tensor, p: P, q: P) -> Tensor:
+    """argmax ||J v||_q over ||v||_p = 1 for Jacobians (r, m, n): closed form for p = q = 2, p = 1, q = inf, else a start."""
     if p == "1":
-        return torch.eye(J.shape[1], dtype=J.dtype)[int(_size(J.T, q).argmax())]
+        columns = torch.linalg.vector_norm(J, ord=ORDER[q], dim=1)
+        return torch.nn.functional.one_hot(columns.argmax(dim=1), J.shape[2]).to(J.dtype)
     if q == "inf":
-        row = J[int(_size(J, {"2": "2", "inf": "1"}[p]).argmax())]  # type: ignore[arg-type]
-        return _dual_ascent(row[None], p)[0]
-    top = torch.linalg.svd(J, full_matrices=False).Vh[0]
+        sizes = torch.linalg.vector_norm(J, ord=2 if p == "2" else 1, dim=2)
+        rows = J[torch.arange(J.shape[0], device=J.device), sizes.argmax(dim=1)]
+        return _dual_ascent(rows, p)
+    top = torch.linalg.svd(J, full_matrices=False).Vh[:, 0]
     return top if p == "2" else torch.where(top >= 0, 1.0, -1.0).to(J.dtype)
 
 
 def _size(y: Tensor, q: P) -> Tensor:
-    return torch.linalg.vector_norm(y, ord={"1": 1, "2": 2, "inf": float("inf")}[q], dim=1)
+    return torch.linalg.vector_norm(y, ord=ORDER[q], dim=1)
 
 
 def _unit(v: Tensor, p: P) -> Tensor:
@@ -239,7 +272,9 @@ def into_region(x: Tensor, region: Region) -> Tensor:
     if isinstance(region, Ball):
         away = x - region.center.reshape(1, -1)
         size = _size(away, region.norm)[:, None]
-        return region.center.reshape(1, -1) + away * (region.radius / size.clamp(min=1e-300)).clamp(max=1.0) * (1 - 1e-12)
+        return region.center.reshape(1, -1) + away * (region.radius / size.clamp(min=1e-300)).clamp(max=1.0) * (
+            1 - 1e-12
+        )
     return x
 
 

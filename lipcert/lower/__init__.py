@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node as FxNode
 
+from lipcert.capture import constants as stored_tensors
 from lipcert.errors import RefusedModel
 from lipcert.ir import Graph
 from lipcert.lower.affine import AFFINE
@@ -44,7 +45,9 @@ def _name(short: str) -> str:
 
 _CREATES = {_name(short) for short in CREATORS}
 _WHOLE = {_name(short) for short in WHOLE}
-_ROUNDS = {_name(short) for short in ("cumsum", "remainder.Scalar", "remainder.Tensor", "floor_divide", "div.Tensor_mode")}
+_ROUNDS = {
+    _name(short) for short in ("cumsum", "remainder.Scalar", "remainder.Tensor", "floor_divide", "div.Tensor_mode")
+}
 
 
 def lower(program: ExportedProgram, output_name: str = "output") -> tuple[Graph, tuple[str, ...]]:
@@ -52,19 +55,13 @@ def lower(program: ExportedProgram, output_name: str = "output") -> tuple[Graph,
 
     Raises RefusedModel naming the node for anything that no rule claims.
     """
-    signature = program.graph_signature
-    stored: dict[str, Any] = {**program.constants, **program.state_dict}
-    lifted = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
+    stored = stored_tensors(program)
     values: dict[FxNode, Any] = {}
     builder: Builder | None = None
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            if node.name in lifted:
-                values[node] = _stored(node.name, lifted[node.name], stored[lifted[node.name]])
+            if node.name in stored:
+                values[node] = _stored(node.name, stored[node.name])
             elif builder is not None:
                 raise RefusedModel(f"the graph has a second input {node.name}", node=node.name)
             else:
@@ -96,7 +93,7 @@ def _as_signal(builder: Builder, value: Any) -> Signal:
     builder.refuse("the output is not a float tensor")
 
 
-def _stored(name: str, target: str, tensor: Tensor) -> Any:
+def _stored(target: str, tensor: Tensor) -> Any:
     tensor = tensor.detach().cpu()
     if tensor.is_complex() or tensor.layout != torch.strided or tensor.is_quantized:
         raise RefusedModel(f"{target}: a {tensor.dtype} tensor of layout {tensor.layout} is not treated", node=target)
@@ -181,7 +178,13 @@ def _constant_call(b: Builder, node: FxNode, name: str, args: list[Any], kwargs:
 
 def _create(node: FxNode, name: str, args: list[Any], kwargs: dict[str, Any], float_result: bool) -> Any:
     first = args[0] if args else None
-    if isinstance(first, Constant) and name.split(".")[1] in ("_to_copy", "clone", "detach", "alias", "lift_fresh_copy"):
+    if isinstance(first, Constant) and name.split(".")[1] in (
+        "_to_copy",
+        "clone",
+        "detach",
+        "alias",
+        "lift_fresh_copy",
+    ):
         dtype = kwargs.get("dtype")
         if dtype is None or dtype.is_floating_point:
             return first  # float to float: the stored coefficient itself, as in real arithmetic

@@ -98,7 +98,9 @@ def matmul(b: Builder, x: Any, y: Any) -> Signal:
             turned = b.move(x, lambda t: t.transpose(-1, -2))
             result = _matrix_times_signal(b, flipped, turned, batch, (*batch, n, m))
             result = b.move(result, lambda t: t.transpose(-1, -2))
-    final = tuple(size for size, drop in zip(result.shape, [False] * len(batch) + [left, right], strict=True) if not drop)
+    final = tuple(
+        size for size, drop in zip(result.shape, [False] * len(batch) + [left, right], strict=True) if not drop
+    )
     return Signal(result.node, final)
 
 

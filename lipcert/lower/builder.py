@@ -149,6 +149,4 @@ def broadcast(builder: Builder, values: Sequence[Any]) -> list[Any]:
     """Signals and constants brought to one shape, as torch broadcasts."""
     values = [v if isinstance(v, Signal) else constant(v) for v in values]
     shape = torch.broadcast_shapes(*(v.shape for v in values))
-    return [
-        builder.expand(v, shape) if isinstance(v, Signal) else builder.expand_constant(v, shape) for v in values
-    ]
+    return [builder.expand(v, shape) if isinstance(v, Signal) else builder.expand_constant(v, shape) for v in values]

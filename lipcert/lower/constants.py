@@ -100,7 +100,9 @@ def multiply(a: Any, b: Any) -> Constant:
     a, b = constant(a), constant(b)
     centre = a.centre * b.centre
     if a.radius is None and b.radius is None:
-        trivial = any(bool(((side.abs() == 1) | (side == 0)).all()) or _power_of_two(side) for side in (a.centre, b.centre))
+        trivial = any(
+            bool(((side.abs() == 1) | (side == 0)).all()) or _power_of_two(side) for side in (a.centre, b.centre)
+        )
         if trivial and _normal(centre) and bool(((centre == 0) == ((a.centre == 0) | (b.centre == 0))).all()):
             return Constant(centre)
     radius = a.reach() * (b.centre.abs() + b.reach()) + a.centre.abs() * b.reach()

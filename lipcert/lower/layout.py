@@ -109,7 +109,9 @@ def _where(b: Builder, condition: Any, x: Any, y: Any) -> Signal:
             wide = b.expand(side, shape)
             signals.append(b.move(wide, lambda t, keep=keep: torch.where(keep, t, torch.zeros_like(t))))
         else:
-            constants.append(side.map(lambda t, keep=keep: torch.where(keep, t.expand(shape), torch.zeros(()).double())))
+            constants.append(
+                side.map(lambda t, keep=keep: torch.where(keep, t.expand(shape), torch.zeros(()).double()))
+            )
     total = b.sum(signals) if len(signals) > 1 else signals[0]
     for value in constants:
         total = b.offset(total, value)

@@ -34,7 +34,9 @@ def pointwise(b: Builder, x: Signal, name: str, **given: Any) -> Signal:
         if isinstance(value, Constant):
             if value.radius is not None:
                 b.refuse(f"parameter {key} of {name} is computed, not stored")
-            value = value.centre.expand(x.shape).reshape(-1).clone() if value.centre.numel() > 1 else float(value.centre)
+            value = (
+                value.centre.expand(x.shape).reshape(-1).clone() if value.centre.numel() > 1 else float(value.centre)
+            )
         params.append(value if isinstance(value, torch.Tensor) else float(value))
     if row.assumption:
         b.assume(row.assumption)
@@ -60,7 +62,7 @@ def _row(name: str, *keys: str) -> Callable[..., Signal]:
         given = {key: value if value is None or isinstance(value, float | int) else constant(value)
                  for key, value in zip(keys, args, strict=False)}  # fmt: skip
         if len(args) > len(keys) or kwargs:
-            b.refuse(f"{name} with arguments {args[len(keys):]} {kwargs}")
+            b.refuse(f"{name} with arguments {args[len(keys) :]} {kwargs}")
         return pointwise(b, x, name, **given)
 
     return rule
@@ -171,7 +173,9 @@ def _extreme_with_index(minimum: bool) -> Callable[..., tuple[Signal, Step]]:
     return lambda b, x, dim, keepdim=False: (_extreme(minimum)(b, x, dim, keepdim), Step())
 
 
-def pooling_windows(shape: Sequence[int], spans: Sequence[Sequence[tuple[int, int]]], dilation: Sequence[int]) -> Tensor:
+def pooling_windows(
+    shape: Sequence[int], spans: Sequence[Sequence[tuple[int, int]]], dilation: Sequence[int]
+) -> Tensor:
     """(planes * prod(out), prod(kernel)) entry numbers of pooling windows over the last len(spans) axes, -1 outside."""
     dims = len(spans)
     spatial, planes = list(shape[-dims:]), math.prod(shape[:-dims])
@@ -314,14 +318,18 @@ def _glu(b: Builder, x: Signal, dim: int = -1) -> Signal:
 def _logaddexp(b: Builder, x: Any, y: Any) -> Signal:
     sides = broadcast(b, [x, y])
     both = b.concat([b.constant_node(s) if isinstance(s, Constant) else s for s in sides])
-    return b.block(LogSumExp(1, 2, sides[0].size if isinstance(sides[0], Signal) else both.size // 2), [both], sides[0].shape)
+    return b.block(
+        LogSumExp(1, 2, sides[0].size if isinstance(sides[0], Signal) else both.size // 2), [both], sides[0].shape
+    )
 
 
 def _sort(b: Builder, x: Signal, dim: int = -1, descending: bool = False, **_: Any) -> tuple[Signal, Step]:
     return _along(Sort, descending=descending)(b, x, dim), Step()
 
 
-def _topk(b: Builder, x: Signal, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Signal, Step]:
+def _topk(
+    b: Builder, x: Signal, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Signal, Step]:
     ordered = _along(Sort, descending=largest)(b, x, dim)
     return b.move(ordered, lambda t: t.narrow(dim, 0, k)), Step()
 
