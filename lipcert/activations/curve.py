@@ -114,8 +114,12 @@ class Curve:
     def __call__(self, lo: Tensor, hi: Tensor, *params: float | Tensor) -> Pair:
         """Range on [lo, hi]: float64 tensors of one shape, broadcast with the parameters. (-inf, inf) where lo > hi,
         where an end is NaN or outside the domain, and where nothing finite holds."""
-        p = [real(value) for value in params]
-        lower, upper = hull(self.at(lo, *p), self.at(hi, *p))
+        p = tuple(real(value) for value in params)
+        return self.between(lo, hi, self.at(lo, *p), self.at(hi, *p), p)
+
+    def between(self, lo: Tensor, hi: Tensor, at_lo: Pair, at_hi: Pair, p: tuple[Tensor, ...]) -> Pair:
+        """The range, from the readings at both ends."""
+        lower, upper = hull(at_lo, at_hi)
         for mark in self.landmarks(*p):
             inside = mark.inside(lo, hi)
             low, high = hull(mark.before, mark.after)
@@ -124,11 +128,11 @@ class Curve:
         bottom, top = self.whole(*p)
         return _known(lo, hi, self.domain, torch.maximum(lower, bottom), torch.minimum(upper, top))
 
-    def shape(self, lo: Tensor, hi: Tensor, *params: float | Tensor) -> tuple[Tensor, Tensor, Pair, Pair]:
-        """On the open interval (lo, hi): masks `no valley` (it certainly never falls and then rises) and `no peak`, and
-        enclosures of the limits at lo from the right and at hi from the left."""
-        p = [real(value) for value in params]
-        first, last = self.at(lo, *p), self.at(hi, *p)
+    def shape(
+        self, lo: Tensor, hi: Tensor, first: Pair, last: Pair, p: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Pair, Pair]:
+        """On the open interval (lo, hi), from the readings at its ends: masks `no valley` (the curve certainly never
+        falls and then rises) and `no peak`, and enclosures of its limits at lo from the right and hi from the left."""
         known = (lo <= hi) & (lo >= self.domain[0]) & (hi <= self.domain[1])
         path: list[tuple[Tensor, Landmark]] = []
         for mark in self.landmarks(*p):
@@ -178,21 +182,23 @@ def chords(slope: Curve, value: Curve, center: Tensor, lo: Tensor, hi: Tensor, *
     Where q(x) < s'(c), s' has fallen below s'(c) before x, so s' >= s'(t) between c and every t beyond x, so
     q(t) >= s'(t): q falls from x on. Hence q >= min(s'(c), q(e)). Likewise q <= max(s'(c), q(e)) where s' has no peak.
     For s' monotone (ReLU, convex s) both hold and the range is exact."""
-    left, right = torch.minimum(lo, center), torch.maximum(hi, center)
     p = tuple(real(x) for x in params)
-    at_center = value.at(center, *p)
-
-    def side(e: Tensor, start: Tensor, end: Tensor) -> Pair:
-        lower, upper = slope(start, end, *p)
-        no_valley, no_peak, first, last = slope.shape(start, end, *p)
-        near = last if e is start else first
-        low, high, usable = _quotient(value.at(e, *p), at_center, e - center)
-        return (
-            torch.where(usable & no_valley, torch.maximum(lower, torch.minimum(near[0], low)), lower),
-            torch.where(usable & no_peak, torch.minimum(upper, torch.maximum(near[1], high)), upper),
+    slope_c, value_c = slope.at(center, *p), value.at(center, *p)
+    sides = []
+    for end, is_left in ((torch.minimum(lo, center), True), (torch.maximum(hi, center), False)):
+        slope_e = slope.at(end, *p)
+        span = (end, center, slope_e, slope_c, p) if is_left else (center, end, slope_c, slope_e, p)
+        lower, upper = slope.between(*span)
+        no_valley, no_peak, first, last = slope.shape(*span)
+        near = last if is_left else first
+        low, high, usable = _quotient(value.at(end, *p), value_c, end - center)
+        sides.append(
+            (
+                torch.where(usable & no_valley, torch.maximum(lower, torch.minimum(near[0], low)), lower),
+                torch.where(usable & no_peak, torch.minimum(upper, torch.maximum(near[1], high)), upper),
+            )
         )
-
-    return hull(side(left, left, center), side(right, center, right))
+    return hull(*sides)
 
 
 def _quotient(s: Pair, c: Pair, run: Tensor) -> tuple[Tensor, Tensor, Tensor]:

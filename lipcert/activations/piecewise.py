@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipcert.activations.admit import finite, moderate, not_negative, positive
+from lipcert.activations.corner import Corner
 from lipcert.activations.curve import Curve, Landmark, Pair, always, enclose, exact, hull, kink, real, turn
 from lipcert.activations.row import Activation, row
 from lipcert.rounding import mul_down, mul_up
@@ -56,7 +57,7 @@ def monotone(function: Callable[..., Tensor], whole: Callable[..., Pair]) -> Cur
 RELU = row(
     "relu",
     torch.relu,
-    segments(lambda: (ZERO,), lambda: (ZERO, ONE)),
+    Corner(lambda: (real(0.0), real(1.0))),
     monotone(torch.relu, always(0.0, INF)),
     monotone=True,
     homogeneous=True,
@@ -86,7 +87,7 @@ def _leaky_value(x: Tensor, s: Tensor) -> Pair:
 LEAKY_RELU = row(
     "leaky_relu",
     _leaky,
-    segments(lambda s: (ZERO,), lambda s: (exact(s), ONE)),
+    Corner(lambda s: (s, real(1.0))),
     Curve(
         _leaky_value,
         lambda s: (torch.where(s > 0, real(-INF), real(0.0)), real(INF)),
@@ -101,7 +102,7 @@ LEAKY_RELU = row(
 ABS = row(
     "abs",
     torch.abs,
-    segments(lambda: (ZERO,), lambda: (exact(-1.0), ONE)),
+    Corner(lambda: (real(-1.0), real(1.0))),
     Curve(lambda x: exact(x.abs()), always(0.0, INF), lambda: (turn(ZERO, ZERO),)),
     homogeneous=True,
     kinks=lambda: (0.0,),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipcert.activations.corner import Corner
 from lipcert.activations.curve import Curve, Pair, chords
 from lipcert.errors import RefusedModel
 
@@ -47,9 +48,14 @@ class Activation:
 
 
 def row(name: str, function: Callable[..., Tensor], slope: Any, value: Any, **facts: Any) -> Activation:
-    """A row from the curves of s' and s (or from two ranges with a `whole`, which then have no tight chords)."""
-    tight = isinstance(slope, Curve) and isinstance(value, Curve)
-    chord = partial(chords, slope, value) if tight else partial(_slope_chords, slope)
+    """A row from the ranges of s' and s. Chords come from the slope's own `chords`, or from two curves; otherwise they
+    are only known to be slopes."""
+    if isinstance(slope, Corner):
+        chord: Callable[..., Pair] = slope.chords
+    elif isinstance(slope, Curve) and isinstance(value, Curve):
+        chord = partial(chords, slope, value)
+    else:
+        chord = partial(_slope_chords, slope)
     return Activation(name, function, partial(_whole, slope), slope, value, chord, **{"domain": slope.domain, **facts})
 
 
