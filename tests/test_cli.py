@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
+from rich.console import Console
 
 from lipcert.bound import Bound, Refusal
 from lipcert.cli import main
@@ -275,10 +276,15 @@ def test_quiet(executed: Callable) -> None:
 def test_live_progress_closes_the_interval() -> None:
     live = Live()
     live("sampling", 1, 2)
-    for result in (UPPER, LOWER, Bound("x", "upper", "numeric", 1.0), Refusal("y", "upper", "refused", "[red]")):
+    for result in (UPPER, LOWER, Bound("x", "upper", "numeric", 3.0), Refusal("y", "upper", "refused", "[red]")):
         live.result(result)
-    assert live._line() == "2 <= L <= 3.5  sampling"
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(live._picture())
     live.stop()
+    assert "2 <= L <= 3.5\n" in captured.get()
+    assert "sampling" in captured.get()
+    assert "[red]" in captured.get()
     with ShownProgress(quiet=False) as progress:
         assert not isinstance(progress, Live)  # stderr of a test is no terminal
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lipcert.bound import Bound, Result
 from lipcert.report.digits import digits
 from lipcert.report.plain import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+REDRAW = 0.1  # seconds between two pictures of one stage
 
 
 @runtime_checkable
@@ -46,42 +52,54 @@ class Lines:
 
 
 class Live:
-    """For a terminal: the results so far stay, the stage in work is a bar, and the interval closes in its line."""
+    """For a terminal: the results so far, the closing interval and a bar of the stage in work; gone when all is done.
+
+    It is redrawn when something happens and by no thread of its own: model code runs in forked children, and a fork
+    copies the locks of other threads as they happen to be.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as RichProgress
+        from rich.live import Live as RichLive
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-        self._bars = RichProgress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bars.add_task("", total=None)
-        self._stage = ""
-        self._lower: float | None = None
-        self._upper: float | None = None
-        self._bars.start()
+        self._results: list[Result] = []
+        self._stage: tuple[str, float, float | None] = ("", 0.0, None)
+        self._drawn = 0.0
+        self._live = RichLive(
+            console=Console(stderr=True), auto_refresh=False, transient=True, get_renderable=self._picture
+        )
+        self._live.start()
 
     def __call__(self, text: str, done: float | None = None, total: float | None = None) -> None:
-        if text != self._stage:
-            self._bars.reset(self._task)
-        self._stage = text
-        self._bars.update(self._task, description=self._line(), completed=done or 0, total=total)
+        new = text != self._stage[0]
+        self._stage = (text, done or 0.0, total)
+        if new or time.monotonic() - self._drawn > REDRAW:
+            self._draw()
 
     def result(self, result: Result) -> None:
-        if isinstance(result, Bound) and result.side == "lower":
-            self._lower = max(result.value, self._lower or 0.0)
-        if isinstance(result, Bound) and result.side == "upper" and result.rigor == "proved":
-            self._upper = min(result.value, result.value if self._upper is None else self._upper)
-        self._bars.console.print(words(result), markup=False, highlight=False)
-        self._bars.update(self._task, description=self._line())
+        self._results.append(result)
+        self._draw()
 
     def stop(self) -> None:
-        self._bars.stop()
+        self._live.stop()
 
-    def _line(self) -> str:
-        lower = f"{digits(self._lower, 'lower')} <= " if self._lower is not None else ""
-        upper = f" <= {digits(self._upper, 'upper')}" if self._upper is not None else ""
-        return f"{lower}L{upper}  {printable(self._stage)}" if lower or upper else printable(self._stage)
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        self._live.refresh()
+
+    def _picture(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+
+        from lipcert.report.to_table import closing, table_of_results, text
+
+        stage, done, total = self._stage
+        lines: list[RenderableType] = [text(stage, "dim")]
+        if total:
+            lines = [*lines, ProgressBar(total, done, width=30)]
+        if self._results:
+            lines = [table_of_results(self._results), closing(self._results), *lines]
+        return Group(*lines)
 
 
 class ShownProgress:

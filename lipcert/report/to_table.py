@@ -12,7 +12,6 @@ from rich.text import Text
 from rich.tree import Tree
 
 from lipcert.bound import Bound, Result
-from lipcert.query import Norm
 from lipcert.report.digits import digits
 from lipcert.report.plain import printable
 from lipcert.report.report import Report
@@ -51,18 +50,24 @@ def model_line(model: Mapping[str, Any]) -> Text:
     return line.append(printable("  " + ", ".join(fact for fact in facts if fact)), style="not bold dim")
 
 
-def interval(norm: Norm, lower: float | None, upper: float | None) -> Text:
+def interval(lower: float | None, upper: float | None) -> Text:
     """`lower <= L <= upper`, each side rounded away from L."""
-    known = f"{digits(lower, 'lower')} <= " if lower is not None else ""
+    below = f"{digits(lower, 'lower')} <= " if lower is not None else ""
     above = f" <= {digits(upper, 'upper')}" if upper is not None else ""
-    ends = f"l{norm.input} -> l{norm.output}"
-    return Text(f"{known}L{above}   ({ends})", style="bold")
+    known = f"{below}L{above}" if below or above else "nothing is known of L"
+    return Text(known, style="bold")
+
+
+def closing(results: Sequence[Result]) -> Text:
+    """The interval as far as `results` close it."""
+    report = Report("bound", {}, results=results)
+    return interval(report.lower, report.upper)
 
 
 def verdict(report: Report) -> Panel:
-    lines = [interval(report.norm, report.lower, report.upper)]
-    lines[0].append(f"   {report.status}", style=STYLES[report.status])
-    lines.append(Text(f"over {region_words(report.region)}, output {report.output}", style="dim"))
+    lines = [interval(report.lower, report.upper).append(f"   {report.status}", style=STYLES[report.status])]
+    norms = f"l{report.norm.input} -> l{report.norm.output}"
+    lines.append(text(f"{norms}, over {region_words(report.region)}, output {report.output}", "dim"))
     for low, up in report.contradictions:
         wrong = f"{low.method} attained {low.value!r}, above the upper value {up.value!r} of {up.method}"
         lines.append(text(f"SELF-CHECK FAILED: {wrong}", "bold red"))
