@@ -23,7 +23,6 @@ from lipcert.rounding import (
     add_up,
     div_up,
     gamma,
-    matmul_up,
     mul_up,
     norm_up,
     power_of_two_scale,
@@ -67,11 +66,11 @@ def _largest_row(p: P) -> Rule:
 
 
 def _two_to_two(C: Tensor, R: Tensor | None, U: Tensor) -> Tensor:
-    """||A||_2 <= ||C||_2 + sqrt(||R||_1 ||R||_inf), and never more than Schur's or the Frobenius bound of |C| + R."""
+    """||A||_2 <= ||C||_2 + sqrt(||R||_1 ||R||_inf), and never more than Schur's bound of |C| + R."""
     value = spectral_norms_upper(C)
     if R is not None:
         value = add_up(value, _schur(R))
-    return torch.minimum(torch.minimum(value, _schur(U)), norm_up(U, "2", (1, 2)))
+    return torch.minimum(value, _schur(U))
 
 
 def _inf_to_two(C: Tensor, R: Tensor | None, U: Tensor) -> Tensor:
@@ -102,31 +101,32 @@ def spectral_norms_upper(C: Tensor) -> Tensor:
     _, m, n = B.shape
     scale = power_of_two_scale(B.abs().amax((1, 2)))
     B = B * (1.0 / scale)[:, None, None]
-    G, terms = _gram(B)
-    largest = largest_eigenvalue_upper(Hermitian(G))
-    # |G - B'B| <= gamma |B|'|B| + m TINY. The norm of |B|'|B| is at most its largest row sum, and its trace.
-    size = B.abs()
-    rows = matmul_up(size.mT, sum_up(size, 2)[:, :, None]).amax((1, 2))
-    weight = torch.minimum(rows, sum_up(mul_up(size, size), (1, 2)))
-    total = add_up(largest, add_up(mul_up(weight, gamma(terms)), 2 * m * n * TINY))
+    G, error = _gram(B)
+    total = add_up(largest_eigenvalue_upper(Hermitian(G)), error)
     # Entries that became subnormal on scaling moved by at most TINY each: m n TINY in the norm.
     value = mul_up(add_up(sqrt_up(total), m * n * TINY), scale)
-    return torch.where(weight == 0, torch.zeros_like(value), value)
+    return torch.where(error == 0, torch.zeros_like(value), value)
 
 
-def _gram(B: Tensor) -> tuple[Tensor, int]:
-    """B'B of B (b, m, n), exactly symmetric, and the number of roundings that any term of an entry passes.
+def _gram(B: Tensor) -> tuple[Tensor, Tensor]:
+    """G = fl(B'B) of B (b, m, n), exactly symmetric, and upper values (b,) of ||G - B'B||_2, 0 only for B = 0.
 
-    Long sums are cut into chunks, added one by one: a term then passes chunk + m / chunk roundings instead of m.
+    |G - B'B| <= gamma |B|'|B| + m TINY, and the norm of |B|'|B| is at most its largest row sum, and its trace. Long
+    sums are cut into chunks, added one by one: a term then passes chunk + m / chunk roundings instead of m.
     """
     b, m, n = B.shape
     chunk = m if m < 1024 else 256
-    G = B.new_zeros(b, n, n)
+    G, rows, trace = B.new_zeros(b, n, n), B.new_zeros(b, n), B.new_zeros(b)
     for start in range(0, m, chunk):
         part = B[:, start : start + chunk]
         G += part.mT @ part
+        size = part.abs()
+        rows += (size.mT @ size.sum(2, keepdim=True))[:, :, 0]
+        trace += (size * size).sum((1, 2))
+    size = mul_up(torch.minimum(rows.amax(1), trace), add_up(1.0, gamma(m * n + m + n)))
+    error = add_up(mul_up(size, gamma(chunk + math.ceil(m / chunk))), 4 * m * n * TINY)
     lower = G.tril(-1)
-    return G.tril() + lower.mT, chunk + math.ceil(m / chunk)
+    return G.tril() + lower.mT, torch.where(B.abs().amax((1, 2)) == 0, torch.zeros_like(error), error)
 
 
 def perron_upper(
