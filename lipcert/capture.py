@@ -58,7 +58,8 @@ def capture(source: Source) -> Captured:
         gate_static(program)
         gate_size(program)
         if source.format == "module":
-            source.module(source.example)  # torch.export undoes what a trace does to Python attributes; a call does not
+            # torch.export undoes what its trace does to Python attributes; a call does not
+            source.module(source.example.clone())
         again = _following(torch.export.export, source.module, (source.example,), strict=False)
         gate_same_twice(fingerprint(exported), fingerprint(again))
         return Captured(program, fingerprint(program), source)

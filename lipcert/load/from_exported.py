@@ -8,6 +8,7 @@ loaded is a copy of it, rebuilt in memory from the parts that the rules below ha
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
@@ -74,6 +75,8 @@ def read_exported(
     example = torch.zeros(shape, dtype=entry.dtype)
     copy = _rebuilt(archive, model, example)
     with quiet():
+        for part in ("torch.export._trace", "torch.export.pt2_archive._package"):
+            importlib.import_module(part)  # here, rather than in the child and out of its time limit
         guarded(_load, copy, path, seconds=seconds, what=f"{path}: loading", error=UnreadableError)
         program = _load(copy, path)
         module: torch.nn.Module = program.module()

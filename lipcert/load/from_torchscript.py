@@ -5,6 +5,7 @@ A trace on fake tensors cannot bake values of data into the graph: whatever asks
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ def read_torchscript(
                 raise UsageError(f"{path}: TorchScript does not record the input shape: give --input-shape")
             warnings = (f"input shape {input_shape} taken from {where}; another one can be given with --input-shape",)
         example = torch.zeros(input_shape, dtype=script.dtype)
+        _import_before_forking()
         traces = (_trace_digest, script.module, example, output_name)
         expected = guarded(*traces, seconds=seconds, what=f"{path}: tracing forward")
         traced = _trace(script.module, example, output_name)
@@ -135,6 +137,12 @@ def _load(path: Path, input_name: str | None, seconds: float) -> _Script:
     return _Script(module, chosen, kinds[0] if kinds else torch.float32)
 
 
+@functools.cache
+def _import_before_forking() -> None:
+    """Tracing imports much of torch on first use: once here rather than in every child, out of its time limit."""
+    _trace(torch.relu, torch.zeros(1), None)
+
+
 def _load_only(path: Path) -> None:
     torch.jit.load(path, map_location="cpu")
 
@@ -195,20 +203,17 @@ def _refuse_changed_state(module: Any, example: torch.Tensor) -> None:
 
 def _restore_names(traced: torch.fx.GraphModule, module: Any) -> None:
     """Constants of the trace take the names they have in the file, for reports; the fingerprint does not see names."""
-    names = {
-        id_: name for name, tensor in (*module.named_buffers(), *module.named_parameters()) for id_ in [_key(tensor)]
-    }
-    renamed: dict[str, str] = {}
+    names = {_key(tensor): name for name, tensor in (*module.named_buffers(), *module.named_parameters())}
     for node in traced.graph.nodes:
-        if node.op != "get_attr":
+        if node.op != "get_attr" or (key := _key(getattr(traced, node.target))) not in names:
             continue
-        if node.target not in renamed:
-            tensor = getattr(traced, node.target)
-            name = re.sub(r"\W", "_", names.get(_key(tensor), node.target))
-            if name != node.target and not hasattr(traced, name):
-                traced.register_buffer(name, tensor.detach())
-                renamed[node.target] = name
-        node.target = renamed.get(node.target, node.target)
+        name = re.sub(r"\W", "_", names[key])
+        if not hasattr(traced, name):
+            traced.register_buffer(name, getattr(traced, node.target).detach())
+        if _key(getattr(traced, name)) == key:
+            node.target = name
+    for unused in (set(dict(traced.named_buffers())) | set(dict(traced.named_parameters()))) - set(_attributes(traced)):
+        delattr(traced, unused)
     traced.recompile()
 
 
