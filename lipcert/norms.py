@@ -5,7 +5,8 @@ Every bound holds for all real matrices A with |A - C| <= R entry by entry.
 - 1 -> q: the largest column q-norm. p -> inf: the largest dual norm of a row. Exact up to outward rounding.
 - 2 -> 2: power-of-two scaling, Gram matrix on the smaller side, largest eigenvalue proved in `psd`, the rounding of the
   Gram matrix itself added; upper / true is about 1 + 1e-10 up to n = 2048.
-- inf -> 1, inf -> 2, 2 -> 1 are NP-hard (Rohn 2000; Steinberg 2005): the least of several sqrt(n)-type conversions.
+- inf -> 1, inf -> 2, 2 -> 1 are NP-hard (Rohn 2000; Steinberg 2005): all sign vectors up to 12 entries, else the least
+  of several sqrt(n)-type conversions.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from lipcert.rounding import (
     sum_up,
 )
 
+SIGNS = 12  # 2^11 vectors: all of them up to this many entries
 DUAL: dict[P, P] = {"1": "inf", "2": "2", "inf": "1"}
 
 
@@ -75,6 +77,8 @@ def _two_to_two(C: Tensor, R: Tensor | None, U: Tensor) -> Tensor:
 
 def _inf_to_two(C: Tensor, R: Tensor | None, U: Tensor) -> Tensor:
     """||A x||_2 <= || |A| 1 ||_2, and ||x||_2 <= sqrt(n) ||x||_inf."""
+    if C.shape[2] <= SIGNS:
+        return _over_signs(C.mT, None if R is None else R.mT, U.mT, "2")
     rows = norm_up(sum_up(U, 2), "2", 1)
     return torch.minimum(rows, mul_up(_two_to_two(C, R, U), sqrt_up(float(C.shape[2]))))
 
@@ -85,8 +89,24 @@ def _two_to_one(C: Tensor, R: Tensor | None, U: Tensor) -> Tensor:
 
 
 def _inf_to_one(C: Tensor, R: Tensor | None, U: Tensor) -> Tensor:
-    """||A x||_1 <= sum |a_ij|, and ||y||_1 <= sqrt(m) ||y||_2."""
+    """||A x||_1 <= sum |a_ij|, and ||y||_1 <= sqrt(m) ||y||_2. ||A||_{inf->1} = ||A'||_{inf->1}."""
+    if C.shape[2] < C.shape[1]:
+        C, R, U = C.mT, None if R is None else R.mT, U.mT
+    if C.shape[1] <= SIGNS:
+        return _over_signs(C, R, U, "1")
     return torch.minimum(sum_up(U, (1, 2)), mul_up(_inf_to_two(C, R, U), sqrt_up(float(C.shape[1]))))
+
+
+def _over_signs(C: Tensor, R: Tensor | None, U: Tensor, q: P) -> Tensor:
+    """||A'||_{inf->q} = max ||A'y||_q over y in {-1, 1}^m: a convex function is largest at a vertex of the cube."""
+    m = C.shape[1]
+    signs = 1 - 2 * torch.cartesian_prod(*[torch.arange(2, dtype=torch.float64, device=C.device)] * m).reshape(-1, m)
+    signs = signs[: len(signs) // 2]  # y and -y give the same
+    # |A'y| <= |fl(C'y)| + gamma_m |C|'1 + R'1; products with signs are exact.
+    slack = mul_up(sum_up(U, 1), gamma(m))
+    slack = slack if R is None else add_up(slack, sum_up(R, 1))
+    each = [norm_up(add_up((y @ C).abs(), slack[:, None]), q, 2).amax(1) for y in signs.split(256)]
+    return torch.stack(each).amax(0)
 
 
 def _schur(U: Tensor) -> Tensor:
