@@ -62,7 +62,15 @@ def elu(x, a, k, i):
     return k * x if x > 0 else k * a * mpmath.expm1(i * x)
 
 
-DEFAULT = object()
+def erfc(y):
+    return mpmath.erfc(y) if abs(y) < 1e6 else mpf(0 if y > 0 else 2)  # mpmath overflows beyond 1e15
+
+
+def modulo(x, c, rounded):
+    with mp.workdps(700):  # x / c may have 600 digits before the point
+        return x - c * rounded(x / c)
+
+
 SELU = mpf(1.6732632423543772848170429916717), mpf(1.0507009873554804934193349852946)
 F32 = {"k": float(torch.tensor(0.5).sqrt()), "tanh": float(torch.tensor(2 / math.pi).sqrt())}
 
@@ -94,7 +102,7 @@ ORACLE: dict[str, tuple[Callable, list[tuple]]] = {
     "elu": (elu, [(0.3, 1.0, 1.0), (2.5, 1.3, 0.7), (0.0, 1.0, 1.0)]),
     "selu": (lambda x: elu(x, *SELU, 1), []),
     "celu": (lambda x, a: x if x > 0 else a * mpmath.expm1(x / a), [(0.3,), (4.0,)]),
-    "gelu_erf": (lambda x, k, c: c * x * mpmath.erfc(-k * x) / 2, [(F32["k"], 1.0), (2.0, 0.3)]),
+    "gelu_erf": (lambda x, k, c: c * x * erfc(-k * x) / 2, [(F32["k"], 1.0), (2.0, 0.3)]),
     "gelu_tanh": (
         lambda x, k, b: x * sigma(2 * k * (x + b * x**3)),
         [(F32["tanh"], 0.044715), (1.0, 0.0), (0.5, 10.0), (3.0, 1e3), (1e-3, 1e-8)],
@@ -128,8 +136,8 @@ ORACLE: dict[str, tuple[Callable, list[tuple]]] = {
     "sign": (lambda x: step(x, mpf(-1), mpf(0), mpf(1)), []),
     "heaviside": (lambda x, v: step(x, mpf(0), v, mpf(1)), [(0.0,), (1.0,)]),
     "frac": (lambda x: x - trunc(x), []),
-    "fmod": (lambda x, c: x - c * trunc(x / c), [(0.3,), (-2.0,)]),
-    "remainder": (lambda x, c: x - c * mpmath.floor(x / c), [(0.3,), (-2.0,)]),
+    "fmod": (lambda x, c: modulo(x, c, trunc), [(0.3,), (-2.0,)]),
+    "remainder": (lambda x, c: modulo(x, c, mpmath.floor), [(0.3,), (-2.0,)]),
     "hardshrink": (lambda x, k: x if abs(x) > k else mpf(0), [(0.0,)]),
     "threshold": (lambda x, t, v: x if x > t else v, [(0.1, 0.1), (1.0, -2.0), (-1.0, 3.0)]),
 }
@@ -189,7 +197,8 @@ def intervals(e: Elementwise, count: int, seed: int = 0) -> list[tuple[float, fl
 
 
 def inner_points(e: Elementwise, lo: float, hi: float, draw: random.Random) -> list[float]:
-    a, b = max(lo, -1e12), min(hi, 1e12)
+    a = lo if lo > -INF else -max(1e12, 2 * abs(hi) if hi < INF else 0.0)
+    b = hi if hi < INF else max(1e12, 2 * abs(a))
     points = {a, b, a + draw.random() * (b - a), math.nextafter(a, b)}
     points |= {q for s in special_points(e) for q in (s, math.nextafter(s, INF)) if a <= q <= b}
     if b - a > 50:
@@ -253,6 +262,32 @@ def test_slopes_values_and_chords_enclose_the_oracle(name, params):
 def test_rounded_constants_also_cover_the_real_ones(name):
     e = Elementwise(ACTIVATIONS[name], tuple(ACTIVATIONS[name].parameters.values()))
     assert violations(e, ORACLE[name][0], TRUE_CONSTANTS[name]) == []
+
+
+# Sizes at which sums of parameters round and products come near underflow.
+EXTREME = [
+    *(("leaky_relu", (s,)) for s in (1e300, -1e-300, 5e-324)),
+    *(("hardsigmoid", p) for p in ((1e-30, 0.0), (1e30, 1e30), (1e-3, -1e5), (7.0, -1e-30))),
+    *(("hardswish", p) for p in ((1e30, 1e-30, 1e30), (-1e30, 1e30, 1e-30), (3.0, 1e-20, 1.0), (0.0, 6.0, 6.0))),
+    *(("softplus", p) for p in ((1e-30, 20.0), (1e30, INF), (1e30, -50.0), (1e-30, 19.0))),
+    *(("elu", p) for p in ((1e30, 1e30, 1e30), (1e-30, 1e-30, 1e-30), (1e30, 1.0, 1e-30), (0.0, 1e30, 1.0))),
+    *((name, (s,)) for name in ("softsign", "celu", "silu") for s in (1e-30, 1e30, 3e-7)),
+    *(("gelu_erf", p) for p in ((1e30, 1e-30), (1e-30, 1e30), (1e30, 1e30))),
+    *(("gelu_tanh", p) for p in ((1e-30, 0.0), (1e30, 1e30), (1e30, 0.0), (5.0, 2.5e25))),
+    *(("pow", (r,)) for r in (1e-30, 300.0, -300.7, 1.0000000000000002, 0.9999999999999999)),
+    *(("pow_int", (float(n),)) for n in (101, -100, 1000000, -999999)),
+    *((name, (c,)) for name in ("fmod", "remainder") for c in (1e-30, -1e30, 1e-7)),
+    *((name, (k,)) for name in ("softshrink", "hardshrink") for k in (1e300, 5e-324)),
+    *(("threshold", p) for p in ((1e300, -1e300), (-5e-324, 5e-324))),
+    *(("clamp", p) for p in ((-1e300, 1e300), (5e-324, 5e-324))),
+]
+
+
+@pytest.mark.parametrize(("name", "params"), EXTREME)
+def test_extreme_parameters_are_enclosed_or_refused(name, params):
+    e = Elementwise(ACTIVATIONS[name], params)
+    assert violations(e, ORACLE[name][0], count=30) == []
+    assert not e.row.monotone or e.slopes()[0] >= 0
 
 
 # Planted errors ------------------------------------------------------------------------------------------------------

@@ -167,7 +167,8 @@ HARDSIGMOID = row(
 
 
 # hard swish, x clip(x + a, 0, c) / d: slope 0, then (2x + a) / d for -a < x < c - a, then c / d. The value falls from
-# x = -a to the vertex -a / 2 (or to c - a where that comes first) and rises after it.
+# x = -a to the vertex -a / 2, where it is -a^2 / 4d (or to c - a where that comes first, with value c (c - a) / d), and
+# rises after it; for a <= 0 it only rises.
 def _hardswish(x: Tensor, a: float | Tensor, c: float | Tensor, d: float | Tensor) -> Tensor:
     return x * torch.relu(x + a).clamp(max=c) / d
 
@@ -181,9 +182,12 @@ def _hardswish_slope(x: Tensor, a: Tensor, c: Tensor, d: Tensor) -> Pair:
 
 
 def _hardswish_slope_marks(a: Tensor, c: Tensor, d: Tensor) -> tuple[Landmark, Landmark]:
-    last = enclose((2 * c - a) / d, 4.0, size=(2 * c + a.abs()) / d)
-    corner = enclose(c - a, 2.0, size=c + a.abs())
-    return kink(exact(-a), ZERO, enclose(-a / d, 2.0)), kink(corner, last, enclose(c / d, 2.0))
+    last = enclose((2 * c - a) / d, 4.0, size=(2 * c + a.abs()) / d, tiny=0.0)
+    corner = enclose(c - a, 2.0, size=c + a.abs(), tiny=0.0)
+    return (
+        kink(exact(-a), ZERO, enclose(-a / d, 2.0, tiny=0.0)),
+        kink(corner, last, enclose(c / d, 2.0, tiny=0.0)),
+    )
 
 
 def _hardswish_value(x: Tensor, a: Tensor, c: Tensor, d: Tensor) -> Pair:
@@ -193,8 +197,12 @@ def _hardswish_value(x: Tensor, a: Tensor, c: Tensor, d: Tensor) -> Pair:
 
 
 def _hardswish_value_marks(a: Tensor, c: Tensor, d: Tensor) -> tuple[Landmark, Landmark]:
-    vertex = torch.minimum(torch.maximum(-a / 2, -a), c - a)
-    return turn(exact(-a), ZERO), turn(enclose(vertex, 4.0, size=c + a.abs()), _hardswish_value(vertex, a, c, d))
+    early = c < a / 2  # the cap is reached before the vertex
+    value = torch.where(early, c * (c - a) / d, -(a.clamp(min=0.0) ** 2) / (4 * d))
+    size = torch.where(early, c * (c + a.abs()) / d, value.abs())
+    place = torch.where(early, c - a, -a / 2)
+    lowest = turn(enclose(place, 4.0, size=c + a.abs(), tiny=0.0), enclose(value, 8.0, size=size, tiny=0.0))
+    return turn(exact(-a), ZERO), lowest
 
 
 def _hardswish_values(a: Tensor, c: Tensor, d: Tensor) -> Pair:

@@ -234,8 +234,8 @@ def _elu_value(x: Tensor, a: Tensor, k: Tensor, i: Tensor) -> Pair:
 def _elu_end(a: Tensor, k: Tensor, i: Tensor) -> Pair:
     """The slope k a i at 0 from the left; exactly k where a = i = 1."""
     plain = (a == 1) & (i == 1)
-    low, high = enclose(k * a * i, 4.0)
-    return torch.where(plain, k, low.clamp(min=0.0)), torch.where(plain, k, high)
+    low, high = enclose(k * a * i, 4.0, tiny=0.0)
+    return torch.where(plain, k, low), torch.where(plain, k, high)
 
 
 ELU = row(
