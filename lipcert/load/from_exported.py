@@ -155,6 +155,30 @@ def _check_config(archive: Archive, folder: str) -> None:
             raise UnreadableError(f"{where} is not a plain tensor ({str(entry.get('path_name'))[:60]})")
         if not _NAME.fullmatch(key) or f"{folder}{entry['path_name']}" not in archive.sizes:
             raise UnreadableError(f"{where} is damaged, or has no data")
+        if archive.sizes[folder + entry["path_name"]] < _bytes_needed(where, entry["tensor_meta"]):
+            raise UnreadableError(f"{where} has fewer bytes than its shape needs")
+
+
+def _bytes_needed(where: str, meta: dict[str, Any]) -> int:
+    """Up to the last entry that a tensor of this description reads."""
+    try:
+        sizes, strides = ([axis["as_int"] for axis in meta[key]] for key in ("sizes", "strides"))
+        numbers = [*sizes, *strides, meta["storage_offset"]["as_int"]]
+        itemsize = _dtype(meta["dtype"]).itemsize
+    except (KeyError, TypeError) as problem:
+        raise UnreadableError(f"{where}: its description is damaged") from problem
+    if not all(type(number) is int and number >= 0 for number in numbers) or len(sizes) != len(strides):
+        raise UnreadableError(f"{where}: its description is damaged")
+    if 0 in sizes:
+        return 0
+    last = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    return (numbers[-1] + last + 1) * itemsize
+
+
+def _dtype(number: int) -> torch.dtype:
+    from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE  # the file stores the number of a dtype
+
+    return _SERIALIZE_TO_TORCH_DTYPE[number]
 
 
 def _check_values(path: Path, value: Any, where: str) -> None:
@@ -221,9 +245,7 @@ def _input(path: Path, model: dict[str, Any], input_name: str | None) -> _Input:
         sizes.append(None)
         lower.append(max(1, limits.get("min_val") or 0))
         upper.append(limits.get("max_val"))
-    from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE  # the file stores the number of a dtype
-
-    dtype = _SERIALIZE_TO_TORCH_DTYPE[meta["dtype"]]
+    dtype = _dtype(meta["dtype"])
     if not dtype.is_floating_point:
         raise RefusedModel(f"{path}: the input {names[0]} is {dtype}, not real-valued", node=names[0])
     return _Input(names[0], tuple(sizes), tuple(lower), tuple(upper), dtype)
@@ -253,6 +275,8 @@ def _rebuilt(archive: Archive, model: dict[str, Any], example: torch.Tensor) -> 
 
     for node in model["graph_module"]["graph"]["nodes"]:
         node["metadata"] = {}  # stack traces and module names: they end up in generated source code
+        if node["target"] == "torch.ops.aten.detach_.default":
+            node["target"] = "torch.ops.aten.detach.default"  # the same values; the former cannot be exported again
     samples, buffer = io.BytesIO(), io.BytesIO()
     torch.save(((example,), {}), samples)
     with PT2ArchiveWriter(buffer) as writer:
