@@ -59,7 +59,7 @@ def executed(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
 
     def run(work: Callable[[Progress], Report], **changes: object) -> tuple[Ran, dict | None]:
         file = tmp_path / "report.json"
-        status = execute(Run(**{"command": "bound", "model": "m.onnx", "json": str(file), **changes}), work)
+        status = execute(Run(**{"command": "bound", "model": Path("m.onnx"), "json": str(file), **changes}), work)
         ran = Ran(status, *capfd.readouterr())
         return ran, json.loads(file.read_text()) if file.exists() else None
 
@@ -97,6 +97,8 @@ def test_help_and_version(typed: Callable[..., Ran]) -> None:
 
 def test_completion_is_on(typed: Callable[..., Ran]) -> None:
     assert "--show-completion" in typed("--help").out
+    asked = {"_LIPCERT_COMPLETE": "complete_bash", "COMP_WORDS": "lipcert bound --norm ", "COMP_CWORD": "3"}
+    assert shell(env={**os.environ, **asked}).out.split() == ["1", "2", "inf"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_even_a_report_that_cannot_be_written_is_no_failed_gate(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     broken = Report("bound", {"path": 1j})
     command = main.exiting(
-        lambda: execute(Run("bound", "m.onnx", json=str(tmp_path / "r.json")), lambda progress: broken)
+        lambda: execute(Run("bound", Path("m.onnx"), json=str(tmp_path / "r.json")), lambda progress: broken)
     )
     monkeypatch.setattr(main, "app", lambda *_, **__: command())
     with pytest.raises(SystemExit) as stopped:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from math import isfinite
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lipcert.errors import UsageError
-from lipcert.query import Norm
+from lipcert.query import NORMS, Norm
 
 MODEL = "Reading the model"
 RUN = "Running"
 READERS = ("own", "onnx2torch")
 DEVICES = ("cpu", "cuda")
 
-ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx, TorchScript (.pt) or exported (.pt2) file.")]
-NormBoth = Annotated[str | None, typer.Option("--norm", help="1, 2 or inf, for input and output (default 2).")]
-NormIn = Annotated[str | None, typer.Option("--norm-in", metavar="P", help="Input norm; with --norm-out.")]
-NormOut = Annotated[str | None, typer.Option("--norm-out", metavar="Q", help="Output norm; with --norm-in.")]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An .onnx, TorchScript (.pt) or exported (.pt2) file.")
+]
+NormBoth = Annotated[
+    str | None,
+    typer.Option("--norm", autocompletion=lambda: NORMS, help="1, 2 or inf, for input and output (default 2)."),
+]
+NormIn = Annotated[
+    str | None,
+    typer.Option("--norm-in", autocompletion=lambda: NORMS, metavar="P", help="Input norm; with --norm-out."),
+]
+NormOut = Annotated[
+    str | None,
+    typer.Option("--norm-out", autocompletion=lambda: NORMS, metavar="Q", help="Output norm; with --norm-in."),
+]
 
 InputShape = Annotated[
     str | None,

@@ -33,7 +33,7 @@ class Run:
     """
 
     command: str
-    model: str
+    model: Path
     json: str | None = None
     quiet: bool = False
     threads: int | None = None
@@ -123,7 +123,7 @@ def check_json_target(run: Run) -> None:
     target = Path(run.json)
     if target.is_dir() or not os.access(target.parent, os.W_OK):
         raise UsageError(f"--json {run.json}: cannot write there; give a file in a folder that exists")
-    if target.exists() and Path(run.model).exists() and target.samefile(run.model):
+    if target.exists() and run.model.exists() and target.samefile(run.model):
         raise UsageError(f"--json {run.json}: this is the model file")
 
 
