@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lipcert.norms import matrix_norms_upper
 from lipcert.query import P
-from lipcert.rounding import TINY, add_up, gamma, mul_up, norm_up, power_of_two_scale, sqrt_up, sum_up
+from lipcert.rounding import TINY, add_up, gamma, mul_up, norm_up, power_of_two_scale, require_float64, sqrt_up, sum_up
 from lipcert.torus import Axis, torus_norm_upper
 
 DENSE_SIDE, DENSE_SIZE = 512, 1 << 22  # T itself is formed up to this smaller side and this many entries
@@ -56,8 +56,11 @@ def conv_norm_upper(weight: Tensor, radius: Tensor | None, geometry: ConvGeometr
     """Upper bound of ||T||_{p->q} over all kernels within `radius` (entrywise, None: exact) of `weight`.
 
     weight: (c_out, c_in / groups, *k) float64, or (c_in, c_out / groups, *k) where transposed; 1 to 3 spatial axes.
-    Norms of the flattened maps, one sample. 0.0 for zero kernels and empty maps, `inf` where an entry is not finite.
+    Norms of the flattened maps, one sample. 0.0 for zero kernels and empty maps, `inf` where an entry is not finite;
+    TypeError for other dtypes.
     """
+    require_float64(weight, radius)
+    weight, radius = weight.detach(), None if radius is None else radius.detach()
     if weight.numel() == 0:
         return 0.0
     if not bool(torch.isfinite(weight).all()) or (radius is not None and not bool(torch.isfinite(radius).all())):

@@ -27,6 +27,7 @@ from lipcert.rounding import (
     mul_up,
     norm_up,
     power_of_two_scale,
+    require_float64,
     sqrt_up,
     sum_up,
 )
@@ -44,7 +45,9 @@ def matrix_norm_upper(C: Tensor, R: Tensor | None, p: P, q: P) -> float:
 
 
 def matrix_norms_upper(C: Tensor, R: Tensor | None, p: P, q: P) -> Tensor:
-    """`matrix_norm_upper` of each matrix of a batch. C, R: (b, m, n) float64. Returns (b,)."""
+    """`matrix_norm_upper` of each matrix of a batch. C, R: (b, m, n) float64, else TypeError. Returns (b,)."""
+    require_float64(C, R)
+    C, R = C.detach(), None if R is None else R.detach()
     b, m, n = C.shape
     if 0 in (b, m, n):
         return C.new_zeros(b)

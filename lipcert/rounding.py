@@ -32,6 +32,11 @@ def _is_tensor(*values: object) -> bool:
     return any(isinstance(value, Tensor) for value in values)
 
 
+def require_float64(*tensors: Tensor | None) -> None:
+    """TypeError for any other dtype: the error terms of this package are those of float64."""
+    _is_tensor(*tensors)
+
+
 def up(x: Real) -> Real:
     """The next float above; `inf` stays `inf`."""
     return _next_above(x)

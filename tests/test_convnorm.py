@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lipcert import convnorm
+from lipcert import convnorm, norms
 from lipcert import torus as torus_module
 from lipcert.convnorm import ConvGeometry, conv_norm_upper
 from lipcert.norms import matrix_norm_upper
@@ -102,7 +102,8 @@ def test_two_norm_never_below_the_dense_operator():
         assert value * (1 - 1e-13) <= upper <= value * (1 + 1e-8), (index, case.geometry)
 
 
-def test_all_norms_equal_those_of_the_dense_operator():
+def test_all_norms_equal_those_of_the_dense_operator(monkeypatch):
+    monkeypatch.setattr(norms, "SIGNS", 0)  # the same conversions of NP-hard norms on both sides
     for index, case in enumerate(CASES[::6]):
         T = case.dense()
         for p, q in itertools.product(NORMS, repeat=2):
@@ -215,6 +216,18 @@ def test_zero_empty_and_not_finite():
             spoiled[0, 0, 0, 0] = bad
             assert conv_norm_upper(spoiled, None, geometry, p, q) == math.inf
             assert conv_norm_upper(weight, spoiled, geometry, p, q) == math.inf
+
+
+def test_other_dtypes_are_refused():
+    geometry = ConvGeometry((5,), (1,), ((1, 1),), (1,))
+    for p, q in itertools.product(NORMS, repeat=2):
+        with pytest.raises(TypeError, match="float64"):
+            conv_norm_upper(torch.ones(1, 1, 3), None, geometry, p, q)
+        assert conv_norm_upper(torch.ones(1, 1, 3, dtype=torch.float64).requires_grad_(), None, geometry, p, q) > 0
+
+
+def test_every_pair_of_norms_has_a_rule():
+    assert set(convnorm.CONV_RULES) == set(itertools.product(NORMS, repeat=2))
 
 
 def test_taps_that_only_meet_padding_do_not_count():

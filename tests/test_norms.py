@@ -196,6 +196,13 @@ def test_batch_and_single_agree():
         torch.testing.assert_close(matrix_norms_upper(A, R, p, q), single, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize(("p", "q"), NORM_RULES)
+def test_other_dtypes_are_refused(p, q):
+    with pytest.raises(TypeError, match="float64"):
+        matrix_norm_upper(torch.ones(2, 2), None, p, q)
+    assert matrix_norm_upper(randn(2, 2).requires_grad_(), None, p, q) > 0
+
+
 def test_every_pair_of_norms_has_a_rule():
     assert set(NORM_RULES) == set(itertools.product(NORMS, repeat=2))
 
