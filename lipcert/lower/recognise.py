@@ -103,14 +103,14 @@ Found = tuple[str, dict[str, Any], Fraction]
 
 def _sigmoid(nodes: list[Node], root: int, link: Link) -> Found | None:
     inner = _inner(nodes, root, link)
-    if inner is None or inner[1] != 0 or link.shift != 0 or (k := _exact(inner[0])) is None or k == 0:
+    if inner is None or inner[1] != 0 or link.shift != 0 or (k := _exact(inner[0])) is None or k <= 0:
         return None
-    return "silu", {_NAMES["silu"]: k}, link.scale
+    return "silu", {"slope": k}, link.scale
 
 
 def _erf(nodes: list[Node], root: int, link: Link) -> Found | None:
     inner = _inner(nodes, root, link)  # scale erf(k x) + shift with shift = scale: scale (1 + erf(k x))
-    if inner is None or inner[1] != 0 or link.shift != link.scale or (k := _exact(inner[0])) is None or k == 0:
+    if inner is None or inner[1] != 0 or link.shift != link.scale or (k := _exact(inner[0])) is None or k <= 0:
         return None
     return "gelu_erf", {"k": k, "c": 1.0}, 2 * link.scale
 
@@ -130,7 +130,7 @@ def _tanh(nodes: list[Node], root: int, link: Link) -> Found | None:
     if len(parents) != 2 or len(linear) != 1 or len(cubes) != 1:
         return None
     k, c3 = _exact(inside.scale * linear[0].scale), _exact(cubes[0].scale / linear[0].scale)
-    return None if k is None or c3 is None else ("gelu_tanh", {"k": k, "c3": c3}, 2 * link.scale)
+    return None if k is None or c3 is None or k <= 0 or c3 < 0 else ("gelu_tanh", {"k": k, "cubic": c3}, 2 * link.scale)
 
 
 def _is_cube(link: Link, nodes: list[Node], root: int) -> bool:
@@ -158,8 +158,6 @@ def _reciprocal(nodes: list[Node], root: int, link: Link) -> Found | None:
         return None
     return "softsign", {"offset": c}, link.scale
 
-
-_NAMES = {"silu": "a"}
 
 RULES: dict[str, Callable[[list[Node], int, Link], Found | None]] = {
     "sigmoid": _sigmoid,

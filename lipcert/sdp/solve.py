@@ -1,0 +1,171 @@
+"""LipSDP by sweeps and one proof: the main loop of MATH section 4.
+
+    sweep until the value settles -> repair the multipliers -> prove them (lmi.prove) -> stop when the gap is closed
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lipcert.lmi import INPUT, Coefficients, last_variable, prove
+from lipcert.normalform import NormalForm
+from lipcert.sdp.multipliers import closed_form, depths, inflated, mixed, positive
+from lipcert.sdp.sweep import Anderson, Dual
+
+Say = Callable[[str, float | None, float | None], None]
+
+
+@dataclass
+class Info:
+    """What happened, for the report."""
+
+    sweeps: int = 0
+    proofs: int = 0
+    dual: float = 0.0  # sqrt of the best dual value: a lower bound of the LipSDP optimum
+    proved: float = math.inf  # L
+    source: str = "none"  # which multipliers were proved: "sweep" or "closed form"
+    rows: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"sweeps": 0.0, "proofs": 0.0})
+
+    @property
+    def gap(self) -> float:
+        return self.proved / self.dual - 1 if self.dual > 0 else math.inf
+
+
+@dataclass
+class Solution:
+    """`multipliers` and `last` re-prove `info.proved` by lmi.prove; empty where nothing was proved."""
+
+    info: Info
+    multipliers: list[Tensor]
+    last: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`tolerance`: of proved / dual - 1. 0: by size, 1e-7 for small networks, 1e-4 for thousands of neurons."""
+
+    tolerance: float = 0.0
+    sweeps: int = 1500
+    seed: int = 0
+
+    def wanted(self, neurons: int) -> float:
+        if self.tolerance > 0:
+            return self.tolerance
+        for limit, value in ((150, 1e-8), (600, 1e-7), (1500, 1e-5), (4000, 5e-5)):
+            if neurons <= limit:
+                return value
+        return 5e-4
+
+
+class Solver:
+    """One normal form: its dual, its proofs, and the best so far. `run` may be stopped at any time (deadline)."""
+
+    def __init__(self, form: NormalForm, table: Coefficients, settings: Settings, deadline: float | None, say: Say):
+        self.form, self.table, self.settings, self.deadline, self.say = form, table, settings, deadline, say
+        self.last = last_variable(form)
+        self.levels = depths(form, table)
+        self.chain = all(len(table.rows[k]) <= 1 for k in range(1, len(table.sizes)))
+        self.info = Info(rows=16 if form.neurons <= 600 else 32)
+        self.best: list[Tensor] = []
+        self.safe: tuple[list[Tensor], float] | None = None
+
+    def run(self) -> Solution:
+        wanted = self.settings.wanted(self.form.neurons)
+        dual = Dual(self.form, self.info.rows, self.settings.seed)
+        anderson = Anderson()
+        state = dual.start()
+        fallback = None  # the plain image of the last accepted state
+        history: list[float] = []
+        attempt_at, spacing = 12, 8
+        while self.info.sweeps < self.settings.sweeps and not self.out_of_time():
+            start = time.perf_counter()
+            swept = dual.sweep(state)
+            self.info.sweeps += 1
+            self.info.seconds["sweeps"] += time.perf_counter() - start
+            if swept.value == 0.0:
+                break
+            if fallback is not None and swept.value < history[-1] * (1 - 1e-13):
+                anderson.forget()  # the accelerated step lost ground: take the plain one
+                state, fallback = fallback, None
+                continue
+            history.append(swept.value)
+            self.info.dual = max(self.info.dual, math.sqrt(swept.value))
+            fallback = swept.after
+            state = dual.unit(swept.after.like(anderson.next(state.flat(), swept.after.flat())))
+            self.say("lipsdp", self.info.sweeps, None)
+            settled = len(history) > 5 and history[-1] <= history[-6] * (1 + wanted)
+            if (settled and self.info.sweeps >= attempt_at) or self.info.sweeps >= attempt_at * 3:
+                self.certify(swept.multipliers, wanted, history[-1])
+                if self.info.gap <= wanted * 1.01:
+                    break
+                attempt_at = self.info.sweeps + spacing
+                spacing = int(spacing * 1.5)
+        if not self.best:
+            self.fall_back()
+        return Solution(self.info, self.best, self.last)
+
+    def out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def certify(self, raw: Sequence[Tensor], wanted: float, value: float) -> None:
+        """Repair and prove, gentlest repair first; keeps the best."""
+        multipliers = self.anchored(positive(raw), value)
+        steps = max(1, max(self.levels, default=1))
+        small = self.form.neurons <= 600
+        ladder = (1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6) if small else (1e-8, 1e-6)
+        for eta in [*(e for e in ladder if e < wanted / (4 * steps)), wanted / (4 * steps)]:
+            if self.attempt(inflated(multipliers, self.levels, eta, from_output=self.last == INPUT), value, "sweep"):
+                return
+        if not self.chain:
+            safe, rho = self.feasible()
+            if math.isfinite(rho):
+                for theta in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5):
+                    if theta * rho > value * wanted and theta > 1e-9:
+                        break
+                    if self.attempt(mixed(multipliers, safe, theta, 1.0), value, "sweep"):
+                        return
+
+    def anchored(self, multipliers: list[Tensor], value: float) -> list[Tensor]:
+        """The sweep's multipliers are for s_y = 1; divided by rho they are for s_x = 1."""
+        return multipliers if self.last == INPUT else [m / value for m in multipliers]
+
+    def attempt(self, multipliers: list[Tensor], rho: float, source: str) -> bool:
+        start = time.perf_counter()
+        proved = prove(self.form, self.table, multipliers, last=self.last, rho=rho)
+        self.info.proofs += 1
+        self.info.seconds["proofs"] += time.perf_counter() - start
+        if not math.isfinite(proved):
+            return False
+        constant = math.nextafter(math.sqrt(proved), math.inf)
+        if constant < self.info.proved:
+            self.info.proved, self.best, self.info.source = constant, multipliers, source
+        return True
+
+    def feasible(self) -> tuple[list[Tensor], float]:
+        """Closed-form multipliers and their rho (s_y = 1)."""
+        if self.safe is None:
+            multipliers = closed_form(self.form, self.table)
+            guess = float(max((m.max() for m in multipliers if m.numel()), default=torch.tensor(1.0)))
+            self.safe = positive(multipliers), prove(self.form, self.table, positive(multipliers), last=INPUT, rho=guess or 1.0)
+        return self.safe
+
+    def fall_back(self) -> None:
+        multipliers, rho = self.feasible()
+        if math.isfinite(rho):
+            self.last = INPUT
+            self.attempt(multipliers, rho, "closed form")
+
+
+def solve(
+    form: NormalForm, table: Coefficients, settings: Settings, deadline: float | None = None, say: Say | None = None
+) -> Solution:
+    """The proved LipSDP value of a normal form with at least one layer."""
+    with torch.no_grad():
+        return Solver(form, table, settings, deadline, say or (lambda *_: None)).run()
