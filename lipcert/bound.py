@@ -26,6 +26,7 @@ class Bound:
     seconds: float = 0.0
     witness: Mapping[str, Any] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    proof: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)  # what a certificate is made of
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value) or self.value < 0:

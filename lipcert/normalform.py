@@ -60,6 +60,7 @@ class NormalForm:
 
     graph: Graph
     layers: tuple[Layer, ...]
+    grouping: str = "neuron"
 
     @property
     def neurons(self) -> int:
@@ -207,7 +208,7 @@ def normal_form(graph: Graph, multipliers: str = "neuron", ranges: dict[int, Ran
             z = put(Offset(torch.zeros(node.size, dtype=torch.float64)), (), node.size, node.name)
         both = tuple(part for part in (z, linear) if part is not None)
         place.append(both[0] if len(both) == 1 else put(Add(), both, node.size, node.name))
-    return NormalForm(Graph(tuple(nodes), place[old.output], place[old.input]), tuple(layers))
+    return NormalForm(Graph(tuple(nodes), place[old.output], place[old.input]), tuple(layers), multipliers)
 
 
 def _groups(shape: Sequence[int], size: int, multipliers: str) -> Tensor:

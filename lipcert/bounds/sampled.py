@@ -155,7 +155,11 @@ class Search:
 
     def _pushed(self, x: Tensor, v: Tensor) -> Tensor:
         """J v by a central difference: what is certified later is a difference too."""
-        h = self.width * x.abs().amax(dim=1, keepdim=True).clamp(min=1.0) / v.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+        h = (
+            self.width
+            * x.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
+            / v.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+        )
         return (self.graph.evaluate(x + h * v) - self.graph.evaluate(x - h * v)) / (2 * h)
 
     def _round(self, x: Tensor, v: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
