@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import FOOTPRINTS, require_shared
 from onnx import TensorProto, helper, numpy_helper
 
-from conftest import FOOTPRINTS, require_shared
 from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
 from lipcert.load.from_onnx import read_onnx
 from lipcert.load.onnx_file import looks_like_onnx
@@ -53,7 +53,7 @@ def at(source: Source, *rows: float) -> np.ndarray:
     return source.module(torch.tensor([rows], dtype=torch.float64)).numpy()
 
 
-# --- real models ----------------------------------------------------------------------------------------------------
+# --- real models ----------------------------------------------------------------------------------
 
 ARGUMENTS = {  # what the reader asks for, file by file
     "basic_pitch_nmp.onnx": {"output_name": "StatefulPartitionedCall:1"},
@@ -92,7 +92,12 @@ def test_model_matches_onnxruntime_or_is_refused(path: Path) -> None:
     (reference,) = source.references
     rng = np.random.default_rng(1)
     low = 0.05 if path.name == "onnxtest_operator_sqrt.onnx" else -1.0
-    xs = np.stack([s * rng.uniform(low, 1.0, source.example.shape) for s in (0.1, 1.0, 3.0)])
+    xs = np.stack(
+        [
+            s * rng.uniform(low, 1.0, source.example.shape)
+            for s in ((1.0,) if source.example.numel() > 2**15 else (0.1, 1.0, 3.0))
+        ]
+    )
     xs = xs.astype(reference.dtype).astype(np.float64)
     expected = reference.evaluate(xs)
     for x, y in zip(xs, expected, strict=True):
@@ -108,7 +113,7 @@ def test_all_models_were_seen() -> None:
     assert len(models()) >= 80
 
 
-# --- malformed, hostile and awkward files -----------------------------------------------------------------------------
+# --- malformed, hostile and awkward files ---------------------------------------------------------
 
 UNREADABLE, REFUSE, ASK = UnreadableError, RefusedModel, UsageError
 BAD = {  # file: (error, words of its message)
@@ -150,7 +155,8 @@ GOOD = {  # file: a scale c with f(c x) = c f(x) for the linear ones, or None wh
     "00_good_mlp.onnx": None, "09_huge_weights.onnx": None, "10_subnormal_weights.onnx": None, "21_no_nodes.onnx": 1.0,
     "23_constant_output.onnx": None, "33_local_function.onnx": 2.0, "48_opset_1.onnx": None, "50_float16.onnx": None,
     "51_float64.onnx": None, "53_mixed_cast_fp16.onnx": 1.0, "57_sqrt.onnx": None, "59_exp.onnx": None,
-    "60_floor.onnx": None, "62_sign.onnx": None, "63_where_step.onnx": None, "65_log.onnx": None, "66_l2norm.onnx": None,
+    "60_floor.onnx": None, "62_sign.onnx": None, "63_where_step.onnx": None, "65_log.onnx": None,
+    "66_l2norm.onnx": None,
     "69_needle.onnx": None, "71_unused_big_branch.onnx": None, "72_hostile_names.onnx": None,
     "78_name_injection.onnx": None,
 }  # fmt: skip
@@ -216,7 +222,7 @@ def test_sniffing(shared: Path) -> None:
     assert not looks_like_onnx(shared / "bad" / "absent.onnx")
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def test_hostile_names_reach_neither_module_nor_message(tmp_path: Path) -> None:
@@ -258,7 +264,7 @@ def test_unsorted_nodes_are_sorted(tmp_path: Path) -> None:
     assert at(read_onnx(path), 1.0, -2.0).tolist() == [[-1.0, 0.0]]
 
 
-# --- versions ----------------------------------------------------------------------------------------------------------
+# --- versions -------------------------------------------------------------------------------------
 
 
 def test_opset_too_new_or_absent(tmp_path: Path) -> None:
@@ -272,19 +278,20 @@ def test_opset_too_new_or_absent(tmp_path: Path) -> None:
 
 
 def test_old_opset_is_converted(tmp_path: Path) -> None:
-    """Opset 6 broadcasts B along `axis`; the converter must keep that meaning or refuse."""
-    nodes = [helper.make_node("Add", ["x", "b"], ["y"], name="add", axis=1, broadcast=1)]
-    path = save(tmp_path / "m.onnx", nodes, [constant("b", [10.0, 20.0, 30.0])], [value("x", [2, 3, 4])], opset=6)
-    try:
-        source = read_onnx(path)
-    except UnreadableError as error:
-        assert "opset 6" in str(error)
-    else:
-        x = torch.zeros(2, 3, 4, dtype=torch.float64)
-        assert source.module(x)[0, :, 0].tolist() == [10.0, 20.0, 30.0]
+    """Before opset 7, B was laid against A's axes from `axis` on: only numpy's rule can be converted."""
+    for axis, size in ((2, 4), (1, 3)):
+        nodes = [node("Add", "x", "b", axis=axis, broadcast=1)]
+        constants = [constant("b", [10.0 * k for k in range(size)])]
+        path = save(tmp_path / "m.onnx", nodes, constants, [value("x", [2, 3, 4])], opset=6)
+        if axis == 1:
+            with pytest.raises(UnreadableError, match="opset 6 cannot be converted"):
+                read_onnx(path)
+        else:
+            x = torch.zeros(2, 3, 4, dtype=torch.float64)
+            assert read_onnx(path).module(x)[1, 2].tolist() == [0.0, 10.0, 20.0, 30.0]
 
 
-# --- types ----------------------------------------------------------------------------------------------------------
+# --- types ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE])
@@ -294,7 +301,12 @@ def test_weights_are_promoted_exactly(kind: int, raw: bool, tmp_path: Path) -> N
     array = np.array(numbers).astype(helper.tensor_dtype_to_np_dtype(kind))
     weight = helper.make_tensor("w", kind, [5], array.tobytes() if raw else array.astype(np.float64).tolist(), raw=raw)
     path = save(
-        tmp_path / "m.onnx", [node("Mul", "x", "w")], [weight], [value("x", [5], kind)], [value("y", None, kind)], opset=13
+        tmp_path / "m.onnx",
+        [node("Mul", "x", "w")],
+        [weight],
+        [value("x", [5], kind)],
+        [value("y", None, kind)],
+        opset=13,
     )
     source = read_onnx(path)
     expected = torch.tensor([float(v) for v in array], dtype=torch.float64)
@@ -330,7 +342,9 @@ def test_dequantised_weights_are_read(tmp_path: Path) -> None:
     assert at(source, 1.0, 0.0).tolist() == [[0.0, -1.5]]
 
 
-@pytest.mark.parametrize("kind", [TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.INT4, TensorProto.FLOAT8E4M3FN])
+@pytest.mark.parametrize(
+    "kind", [TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.INT4, TensorProto.FLOAT8E4M3FN]
+)
 def test_other_weight_types_are_refused(kind: int, tmp_path: Path) -> None:
     weight = helper.make_tensor("w", kind, [2], [b"a", b"b"] if kind == TensorProto.STRING else [1.0, 2.0])
     with pytest.raises(LipcertError):
@@ -352,7 +366,7 @@ def test_sparse_initialiser_is_refused(tmp_path: Path) -> None:
         read_onnx(save(tmp_path / "m.onnx", [node("Mul", "x", "w")], graph={"sparse_initializer": [sparse]}))
 
 
-# --- inputs and outputs ----------------------------------------------------------------------------------------------
+# --- inputs and outputs ---------------------------------------------------------------------------
 
 
 def test_initialiser_listed_as_input_is_a_constant(tmp_path: Path) -> None:
@@ -428,16 +442,29 @@ def test_sizes_that_follow_from_shapes_are_static(tmp_path: Path) -> None:
         node("Cast", "h", out="new", to=7),
         node("Slice", "s", "zero", "from", out="nc"),
         node("Concat", "nc", "new", out="sizes", axis=0),
-        node("Resize", "x", "", "", "sizes", out="big", mode="nearest", coordinate_transformation_mode="asymmetric",
-             nearest_mode="floor"),
+        node(
+            "Resize",
+            "x",
+            "",
+            "",
+            "sizes",
+            out="big",
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
         node("Gather", "s", "first", out="n", axis=0),
         node("Unsqueeze", "n", "zero", out="n1"),
         node("Concat", "n1", "rest", out="flat", axis=0),
         node("Reshape", "big", "flat"),
     ]
     constants = [
-        constant("from", [2], np.int64), constant("to", [4], np.int64), constant("two", 2.0),
-        constant("zero", [0], np.int64), constant("first", 0, np.int64), constant("rest", [-1], np.int64),
+        constant("from", [2], np.int64),
+        constant("to", [4], np.int64),
+        constant("two", 2.0),
+        constant("zero", [0], np.int64),
+        constant("first", 0, np.int64),
+        constant("rest", [-1], np.int64),
     ]
     source = read_onnx(save(tmp_path / "m.onnx", nodes, constants, [value("x", [1, 2, 3, 3])]))
     assert source.module(source.example).shape == (1, 72)
@@ -446,15 +473,19 @@ def test_sizes_that_follow_from_shapes_are_static(tmp_path: Path) -> None:
 
 def test_a_size_on_the_edge_of_rounding_is_refused(tmp_path: Path) -> None:
     nodes = [
-        node("Shape", "x", out="s"), node("Cast", "s", out="f", to=1), node("Mul", "f", "tenth", out="g"),
-        node("Floor", "g", out="h"), node("Cast", "h", out="new", to=7), node("Expand", "x", "new"),
+        node("Shape", "x", out="s"),
+        node("Cast", "s", out="f", to=1),
+        node("Mul", "f", "tenth", out="g"),
+        node("Floor", "g", out="h"),
+        node("Cast", "h", out="new", to=7),
+        node("Expand", "x", "new"),
     ]
     path = save(tmp_path / "m.onnx", nodes, [constant("tenth", 0.1)], [value("x", [10])])
     with pytest.raises(RefusedModel, match="too close to a step"):  # 10 * float32(0.1) is 1.0000000149
         read_onnx(path)
 
 
-# --- external data -----------------------------------------------------------------------------------------------------
+# --- external data --------------------------------------------------------------------------------
 
 
 def external(tmp_path: Path, **entries: object) -> Path:
@@ -490,17 +521,24 @@ def test_external_data_elsewhere_is_not_read(entries: dict, tmp_path: Path) -> N
         read_onnx(external(folder, **entries))
 
 
-# --- functions -----------------------------------------------------------------------------------------------------------
+# --- functions ------------------------------------------------------------------------------------
 
 
 def _function(name: str, body: list[onnx.NodeProto]) -> onnx.FunctionProto:
-    return helper.make_function("local", name, ["a"], ["b"], body, [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)])
+    return helper.make_function(
+        "local", name, ["a"], ["b"], body, [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    )
 
 
 def test_nested_functions_are_inlined_and_named(tmp_path: Path) -> None:
     inner = _function("Inner", [helper.make_node("Neg", ["a"], ["b"], name="inner_neg")])
-    outer = _function("Outer", [helper.make_node("Inner", ["a"], ["m"], domain="local"), helper.make_node("Relu", ["m"], ["b"])])
-    nodes = [helper.make_node("Outer", ["x"], ["t"], domain="local"), helper.make_node("Outer", ["t"], ["y"], domain="local")]
+    outer = _function(
+        "Outer", [helper.make_node("Inner", ["a"], ["m"], domain="local"), helper.make_node("Relu", ["m"], ["b"])]
+    )
+    nodes = [
+        helper.make_node("Outer", ["x"], ["t"], domain="local"),
+        helper.make_node("Outer", ["t"], ["y"], domain="local"),
+    ]
     options = {"opsets": [helper.make_opsetid("local", 1)], "functions": [inner, outer]}
     source = read_onnx(save(tmp_path / "m.onnx", nodes, **options))
     assert at(source, -2.0, 2.0).tolist() == [[0.0, 0.0]]
@@ -511,8 +549,10 @@ def test_function_bomb_is_counted_before_it_is_inlined(tmp_path: Path) -> None:
     """30 functions, each calling the one before twice: 2^30 nodes when inlined."""
     functions = [_function("F0", [helper.make_node("Neg", ["a"], ["b"])])]
     for k in range(1, 30):
-        body = [helper.make_node(f"F{k - 1}", ["a"], ["m"], domain="local"),
-                helper.make_node(f"F{k - 1}", ["m"], ["b"], domain="local")]
+        body = [
+            helper.make_node(f"F{k - 1}", ["a"], ["m"], domain="local"),
+            helper.make_node(f"F{k - 1}", ["m"], ["b"], domain="local"),
+        ]
         functions.append(_function(f"F{k}", body))
     nodes = [helper.make_node("F29", ["x"], ["y"], domain="local")]
     options = {"opsets": [helper.make_opsetid("local", 1)], "functions": functions}
@@ -521,17 +561,21 @@ def test_function_bomb_is_counted_before_it_is_inlined(tmp_path: Path) -> None:
 
 
 def test_function_that_redefines_a_standard_operator(tmp_path: Path) -> None:
-    function = helper.make_function("", "Relu", ["a"], ["b"], [helper.make_node("Neg", ["a"], ["b"])], [helper.make_opsetid("", 17)])
+    function = helper.make_function(
+        "", "Relu", ["a"], ["b"], [helper.make_node("Neg", ["a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
     with pytest.raises(UnreadableError, match="redefines"):
         read_onnx(save(tmp_path / "m.onnx", [node("Relu", "x")], functions=[function]))
 
 
-# --- the reference ---------------------------------------------------------------------------------------------------------
+# --- the reference --------------------------------------------------------------------------------
 
 
 def test_reference_runs_row_by_row_on_the_original_file(tmp_path: Path) -> None:
     """A softmax over the batch axis tells rows evaluated together from rows evaluated alone."""
-    (reference,) = read_onnx(save(tmp_path / "m.onnx", [node("Softmax", "x", axis=0)], [], [value("x", ["n", 2])])).references
+    (reference,) = read_onnx(
+        save(tmp_path / "m.onnx", [node("Softmax", "x", axis=0)], [], [value("x", ["n", 2])])
+    ).references
     assert reference.name == "onnxruntime"
     assert reference.dtype == "float32"
     assert reference.evaluate(np.arange(6.0).reshape(3, 1, 2)).tolist() == [[[1.0, 1.0]]] * 3

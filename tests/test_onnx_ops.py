@@ -10,12 +10,12 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnx_cases import Case, graphs, model, sample
 
 from lipcert.errors import RefusedModel
 from lipcert.load.onnx_file import read_graph
 from lipcert.load.onnx_module import build
 from lipcert.load.onnx_ops import REFUSED, TABLE
-from onnx_cases import Case, graphs, model, sample
 
 GRAPHS = list(graphs())
 

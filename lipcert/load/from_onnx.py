@@ -20,7 +20,7 @@ from lipcert.load.source import Reference, Source
 
 __all__ = ["looks_like_onnx", "read_onnx"]
 
-_NUMPY = {  # the types numpy can hand to onnxruntime
+_NUMPY: dict[int, type] = {  # the types numpy can hand to onnxruntime
     TensorProto.FLOAT16: np.float16,
     TensorProto.FLOAT: np.float32,
     TensorProto.DOUBLE: np.float64,
@@ -46,10 +46,12 @@ def read_onnx(
     """
     graph = read_graph(path, input_name, output_name)
     shape, assumptions = fixed_shape(graph, input_shape)
+    module: torch.nn.Module
+    notes: tuple[str, ...] = ()
     if reader == "onnx2torch":
         from lipcert.load.from_onnx2torch import convert
 
-        module, notes = convert(graph, path.parent, shape), ()
+        module = convert(graph, shape)
     else:
         built = build(graph, shape)
         module, notes = built.module, built.assumptions
@@ -69,6 +71,7 @@ def read_onnx(
 def fixed_shape(graph: OnnxGraph, given: tuple[int, ...] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The input shape, and what was assumed to get it. UsageError where the file leaves it open."""
     name, dims = shown(graph.raw_input), graph.dims
+    notes: tuple[str, ...] = ()
     declared = "?" if dims is None else ",".join(str(d) for d in dims)
     if given is not None:
         fits = dims is None or (
@@ -78,11 +81,10 @@ def fixed_shape(graph: OnnxGraph, given: tuple[int, ...] | None) -> tuple[tuple[
             raise UsageError(
                 f"--input-shape {','.join(map(str, given))} does not fit the input {name!r}, declared [{declared}]"
             )
-        shape, notes = tuple(given), ()
+        shape = tuple(given)
     elif dims is None:
         raise UsageError(f"the file gives no shape for the input {name!r}: pass --input-shape, for example 1,3,32,32")
     else:
-        notes = ()
         if len(dims) > 1 and isinstance(dims[0], str) and not any(isinstance(d, str) for d in dims[1:]):
             notes = (f"the open first dimension of the input {name!r} is the batch, set to 1",)
             dims = (1, *dims[1:])
@@ -121,7 +123,7 @@ def reference(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> tuple[tup
 
 
 def _runtime(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    others = {
+    others: dict[str, np.ndarray] = {
         name: np.zeros([d if isinstance(d, int) else 1 for d in dims], _NUMPY[kind])
         for name, (kind, dims) in graph.other_inputs.items()
         if kind in _NUMPY

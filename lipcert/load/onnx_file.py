@@ -7,10 +7,10 @@ external data is read by us and only from inside the model's folder, and no step
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx.checker
@@ -18,16 +18,24 @@ import onnx.inliner
 import onnx.version_converter
 import torch
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from lipcert.errors import RefusedModel, UnreadableError, UsageError
+from lipcert.load.onnx_structure import (
+    MAX_NODES,
+    all_nodes,
+    check_functions,
+    check_structure,
+    data_dependent,
+    initialisers,
+    keep_live,
+    real_inputs,
+    refuse_subgraphs,
+)
 from lipcert.load.onnx_tensor import FLOAT_BITS, read_constants, shown, tensor_value, type_name
 
 MAX_FILE = 2**31 - 1  # protobuf's own limit for one message
-MAX_NODES = 20_000
 OLDEST_OPSET = 7  # below, broadcasting and BatchNormalization meant something else: converted up to 7
-
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class OnnxGraph:
     other_inputs: dict[str, tuple[int, tuple[int | str, ...]]]  # dead inputs (raw names), which a runtime wants fed
     labels: dict[str, str]
     float_types: frozenset[int]  # float element types that occur among live constants, casts and the input
+    model: ModelProto  # the same graph as a proto with safe names, for a second reader
 
     def label(self, name: str) -> str:
         return self.labels.get(name) or self.labels.get(name.split("__")[0]) or shown(name)
@@ -71,33 +80,33 @@ def read_graph(path: Path, input_name: str | None = None, output_name: str | Non
     """Read and check the file; choose input and output. UnreadableError, UsageError or RefusedModel (node named)."""
     model = _parse(path)
     _check_versions(model)
-    functions = _check_functions(model)
-    _check_structure(model.graph)
+    functions = check_functions(model)
+    check_structure(model.graph)
     output = _choose(output_name, [v.name for v in model.graph.output], "output")
-    _keep_live(model.graph, output)
+    keep_live(model.graph, output)
     if model.graph.sparse_initializer:
         name = shown(model.graph.sparse_initializer[0].values.name)
         raise RefusedModel(f"the initialiser {name!r} is sparse; lipcert reads dense weights only", node=name)
     value = _choose_input(model.graph, input_name, {i.name for i in model.graph.initializer})
     _refuse_output(model.graph, output)
-    _refuse_subgraphs(model.graph.node, _data_dependent(model.graph, value.name))
+    refuse_subgraphs(model.graph.node, data_dependent(model.graph, value.name))
     for function in functions.values():
-        _refuse_subgraphs(function.node, frozenset())
+        refuse_subgraphs(function.node, frozenset())
 
     raw_input, raw_output = value.name, output
-    others = {v.name: (v.type.tensor_type.elem_type, _dims(v) or ()) for v in _real_inputs(model.graph)}
+    others = {v.name: (v.type.tensor_type.elem_type, _dims(v) or ()) for v in real_inputs(model.graph)}
     others.pop(raw_input, None)
     dims = _dims(value)
-    live = [v for v in model.graph.input if v.name == raw_input or v.name in _initialisers(model.graph)]
+    live = [v for v in model.graph.input if v.name == raw_input or v.name in initialisers(model.graph)]
     del model.graph.input[:]
     model.graph.input.extend(live)
 
     labels = _rename(model)
-    name_in = next(v.name for v in model.graph.input if v.name not in _initialisers(model.graph))
+    name_in = next(v.name for v in model.graph.input if v.name not in initialisers(model.graph))
     name_out = model.graph.output[0].name
     constants = read_constants(model.graph, path.parent, labels)
     model = _standard_form(model, labels)
-    _keep_live(model.graph, name_out)
+    keep_live(model.graph, name_out)
     if len(model.graph.node) > MAX_NODES:
         raise UnreadableError(f"{path}: {len(model.graph.node)} nodes; lipcert reads at most {MAX_NODES}")
 
@@ -121,6 +130,7 @@ def read_graph(path: Path, input_name: str | None = None, output_name: str | Non
         other_inputs=others,
         labels=labels,
         float_types=frozenset(types & set(FLOAT_BITS)),
+        model=model,
     )
 
 
@@ -162,162 +172,6 @@ def _check_versions(model: ModelProto) -> None:
         raise UnreadableError(f"ONNX opset {opset}: the installed onnx package knows 1 to {newest}. Re-export.")
 
 
-def _check_functions(model: ModelProto) -> dict[tuple[str, str, str], onnx.FunctionProto]:
-    """Keep the model-local functions that are reachable; refuse recursion (onnx's inliner would not end)."""
-    table = {(f.domain, f.name, f.overload): f for f in model.functions}
-    if len(table) != len(model.functions):
-        raise UnreadableError("two model-local functions have the same name")
-    for domain, name, _ in table:
-        if domain in ("", "ai.onnx"):
-            raise UnreadableError(f"a model-local function redefines the standard operator {shown(name)}")
-    calls = {
-        key: {(n.domain, n.op_type, n.overload) for n in function.node} & set(table) for key, function in table.items()
-    }
-    done: set[tuple[str, str, str]] = set()
-    while pending := [key for key in calls if key not in done]:  # a call graph without cycles empties leaf by leaf
-        leaves = [key for key in pending if calls[key] <= done]
-        if not leaves:
-            raise UnreadableError(f"the model-local function {shown(pending[0][1])} calls itself")
-        done.update(leaves)
-    todo = [k for n in _all_nodes(model.graph.node) if (k := (n.domain, n.op_type, n.overload)) in table]
-    reached: dict[tuple[str, str, str], onnx.FunctionProto] = {}
-    while todo:
-        key = todo.pop()
-        if key not in reached:
-            reached[key] = table[key]
-            todo.extend(calls[key])
-    # inlining copies a body per call: count the nodes first, callees before callers
-    cost: dict[tuple[str, str, str], int] = {}
-    while len(cost) < len(reached):
-        for key in reached:
-            if key not in cost and calls[key] <= set(cost):
-                cost[key] = sum(cost.get((n.domain, n.op_type, n.overload), 1) for n in reached[key].node)
-    total = sum(cost.get((n.domain, n.op_type, n.overload), 1) for n in model.graph.node)
-    if total > MAX_NODES:
-        raise UnreadableError(f"the graph has {total} nodes; lipcert reads at most {MAX_NODES}")
-    kept = list(reached.values())
-    del model.functions[:]
-    model.functions.extend(kept)
-    return {(f.domain, f.name, f.overload): f for f in model.functions}
-
-
-def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        yield node
-        for attribute in node.attribute:
-            stack.extend(attribute.g.node)
-            for graph in attribute.graphs:
-                stack.extend(graph.node)
-
-
-# --- structure ---------------------------------------------------------------------------------------------------
-
-
-def _initialisers(graph: GraphProto) -> set[str]:
-    return {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-
-
-def _real_inputs(graph: GraphProto) -> list[onnx.ValueInfoProto]:
-    constants = _initialisers(graph)  # up to ir_version 3 every initialiser is also listed as an input
-    return [v for v in graph.input if v.name not in constants]
-
-
-def _node_label(node: NodeProto) -> str:
-    name = node.name or next((o for o in node.output if o), "")
-    return f"{shown(node.op_type)} node {shown(name)!r}" if name else f"{shown(node.op_type)} node"
-
-
-def _check_structure(graph: GraphProto) -> None:
-    """Single assignment, every input made before use; the nodes are put into topological order (stable)."""
-    made: set[str] = set()
-    names = [v.name for v in _real_inputs(graph)]
-    names += [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
-    for name in names:
-        if name in made or not name:
-            raise UnreadableError(f"the tensor {shown(name)!r} is defined twice (or has no name)")
-        made.add(name)
-    available = set(made)
-    for node in graph.node:
-        for name in filter(None, node.output):
-            if name in made:
-                raise UnreadableError(f"{_node_label(node)}: the tensor {shown(name)!r} is defined twice")
-            made.add(name)
-        for text in (node.op_type, *(a.name for a in node.attribute), *filter(None, [node.domain])):
-            if not _IDENTIFIER.fullmatch(text):
-                raise UnreadableError(f"{_node_label(node)}: {shown(text)!r} is not an ONNX identifier")
-    for node in graph.node:
-        for name in filter(None, node.input):
-            if name not in made:
-                raise UnreadableError(f"{_node_label(node)}: nothing makes its input {shown(name)!r}")
-    outputs = [v.name for v in graph.output]
-    if len(set(outputs)) != len(outputs):
-        raise UnreadableError("two outputs of the graph have the same name")
-    for name in outputs:
-        if name not in made:
-            raise UnreadableError(f"nothing makes the output {shown(name)!r}")
-
-    waiting = {k: {i for i in node.input if i and i not in available} for k, node in enumerate(graph.node)}
-    readers: dict[str, list[int]] = {}
-    for k, names_in in waiting.items():
-        for name in names_in:
-            readers.setdefault(name, []).append(k)
-    ready = deque(k for k, names_in in waiting.items() if not names_in)
-    order: list[int] = []
-    while ready:
-        k = ready.popleft()
-        order.append(k)
-        for name in filter(None, graph.node[k].output):
-            for reader in readers.get(name, ()):
-                waiting[reader].discard(name)
-                if not waiting[reader]:
-                    ready.append(reader)
-    if len(order) < len(graph.node):
-        stuck = next(k for k in waiting if waiting[k])
-        raise UnreadableError(f"{_node_label(graph.node[stuck])}: the graph has a cycle")
-    position = {k: i for i, k in enumerate(order)}
-    if any(position[k] != k for k in position) and not _sorted_already(graph, available):
-        nodes = [graph.node[k] for k in order]
-        copies = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
-
-
-def _sorted_already(graph: GraphProto, available: set[str]) -> bool:
-    seen = set(available)
-    for node in graph.node:
-        if any(i and i not in seen for i in node.input):
-            return False
-        seen.update(node.output)
-    return True
-
-
-def _keep_live(graph: GraphProto, output: str) -> None:
-    """Drop every node, initialiser and declared output that the chosen output does not need."""
-    needed = {output}
-    keep: list[NodeProto] = []
-    for node in reversed(graph.node):
-        if any(o in needed for o in node.output if o):
-            keep.append(NodeProto.FromString(node.SerializeToString()))
-            needed.update(filter(None, node.input))
-            for inner in _all_nodes([node]):  # names captured by a subgraph count as read
-                needed.update(filter(None, inner.input))
-    del graph.node[:]
-    graph.node.extend(reversed(keep))
-    for field, name_of in (
-        (graph.initializer, lambda t: t.name),
-        (graph.sparse_initializer, lambda t: t.values.name),
-        (graph.output, lambda v: v.name),
-    ):
-        wanted = needed if field is not graph.output else {output}
-        dead = [k for k, item in enumerate(field) if name_of(item) not in wanted]
-        for k in reversed(dead):
-            del field[k]
-    del graph.value_info[:]
-    del graph.quantization_annotation[:]
-
-
 # --- which input, which output ------------------------------------------------------------------------------------
 
 
@@ -348,7 +202,7 @@ def _choose_input(graph: GraphProto, asked: str | None, constants: set[str]) -> 
     values = {v.name: v for v in graph.input if v.name not in constants}
     if not values:
         raise UnreadableError("the graph has no input: it is a constant")
-    read = {name for node in _all_nodes(graph.node) for name in node.input} | {v.name for v in graph.output}
+    read = {name for node in all_nodes(graph.node) for name in node.input} | {v.name for v in graph.output}
     live = [name for name in values if name in read]
     name = _choose(asked, live if asked is None and live else list(values), "input")
     value = values[name]
@@ -373,27 +227,6 @@ def _refuse_output(graph: GraphProto, output: str) -> None:
     if value.type.WhichOneof("value") not in ("tensor_type", None):
         kind = value.type.WhichOneof("value").removesuffix("_type").replace("_", " ")
         raise RefusedModel(f"the output {shown(output)!r} is a {kind}, not a tensor", node=shown(output))
-
-
-def _data_dependent(graph: GraphProto, source: str) -> frozenset[str]:
-    reached = {source}
-    for node in graph.node:
-        if any(i in reached for inner in _all_nodes([node]) for i in inner.input):
-            reached.update(filter(None, node.output))
-    return frozenset(reached)
-
-
-def _refuse_subgraphs(nodes: Iterable[NodeProto], on_data: frozenset[str]) -> None:
-    for node in nodes:
-        for attribute in node.attribute:
-            if (
-                attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
-                or attribute.graphs
-                or (attribute.HasField("g"))
-            ):
-                branch = node.op_type == "If" and bool(node.input) and node.input[0] in on_data
-                why = "branches on the input" if branch else "holds a subgraph, and lipcert reads flat graphs only"
-                raise RefusedModel(f"{_node_label(node)}: {why}", node=_node_label(node), unbounded=branch)
 
 
 # --- names -------------------------------------------------------------------------------------------------------
@@ -430,11 +263,13 @@ def _rename(model: ModelProto) -> dict[str, str]:
 
     names: dict[str, str] = {}
     graph = model.graph
-    for item in [*graph.input, *graph.initializer]:
+    declared: list[Any] = [*graph.input, *graph.initializer]
+    for item in declared:
         names.setdefault(item.name, f"t{len(labels)}")
         labels.setdefault(names[item.name], shown(item.name))
     rename_nodes(graph.node, names)
-    for item in [*graph.input, *graph.initializer, *graph.output]:
+    declared += graph.output
+    for item in declared:
         item.name = names.setdefault(item.name, item.name)
         item.ClearField("doc_string")
     graph.name = "graph"

@@ -28,8 +28,8 @@ MAX_ENTRIES = 2**28  # of one tensor; 2 GiB in float64
 MAX_FOLDED = 2**22  # entries that folding may create out of fewer
 
 # Float arithmetic on shapes (an exported `int(0.5 * height)`), followed for sizes only; never part of the network.
-_SHAPE_ARITHMETIC = frozenset("Add Sub Mul Div Neg Min Max Sqrt Reciprocal Pow".split())
-_TO_INTEGER = frozenset("Floor Ceil Round Cast".split())
+_SHAPE_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Neg", "Min", "Max", "Sqrt", "Reciprocal", "Pow"})
+_TO_INTEGER = frozenset({"Floor", "Ceil", "Round", "Cast"})
 _SHAPE_ENTRIES = 64
 
 
@@ -46,11 +46,12 @@ class Step(torch.nn.Module):
 
 
 class OnnxModule(torch.nn.Module):
-    """forward(x): x of the fixed input shape, float64 -> output, float64. `labels`: step name -> the file's node name."""
+    """forward(x): x of the fixed input shape, float64 -> output, float64. `labels`: step -> the file's node name."""
 
     def __init__(self, source: str, output: str, steps: list[Step], constants: dict[str, Tensor]):
         super().__init__()
         self.source, self.output = source, output
+        self.order = steps
         self.steps = torch.nn.ModuleDict({f"{s.node.op}_{k}": s for k, s in enumerate(steps)})
         self.labels = {f"{s.node.op}_{k}": str(s.node) for k, s in enumerate(steps)}
         for name, tensor in constants.items():
@@ -63,7 +64,7 @@ class OnnxModule(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         held = {self.source: x}
-        for step in self.steps.values():
+        for step in self.order:
             args = [self._argument(held, step, i, name) for i, name in enumerate(step.inputs)]
             result = step(*args)
             results = result if isinstance(result, tuple) else (result,)

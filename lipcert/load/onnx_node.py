@@ -103,6 +103,9 @@ class Node:
 Kind = Literal["compute", "moves", "shape"]
 
 
+Rule = Callable[..., Any]  # (node, *input tensors) -> tensor, or a tuple of tensors
+
+
 @dataclass(frozen=True)
 class Op:
     """`versions`: the since_versions of the schema that the function was tested with; others are refused by name.
@@ -110,7 +113,7 @@ class Op:
     `attributes`: the attributes it reads, or may ignore in inference; any other is refused by name.
     """
 
-    function: Callable[..., Any]
+    function: Rule
     versions: tuple[int, ...]
     attributes: str = ""
     kind: Kind = "compute"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.load.onnx_node import Node, Op
+from lipcert.load.onnx_node import Node, Op, Rule
 
 
-def _unary(function):
+def _unary(function: Callable[[Tensor], Tensor]) -> Rule:
     """Operators whose torch twin is the same function of one tensor."""
 
     def apply(node: Node, x: Tensor) -> Tensor:
@@ -20,14 +21,14 @@ def _unary(function):
     return apply
 
 
-def _binary(function):
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Rule:
     def apply(node: Node, a: Tensor, b: Tensor) -> Tensor:
         return function(a, b)
 
     return apply
 
 
-def _variadic(function):
+def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Rule:
     def apply(node: Node, *xs: Tensor) -> Tensor:
         return reduce(function, xs)
 
@@ -122,10 +123,8 @@ def _thresholded_relu(node: Node, x: Tensor) -> Tensor:
 def _shrink(node: Node, x: Tensor) -> Tensor:
     if node["lambd"] < 0:
         node.refuse("a negative lambd is not known")
-    if node["bias"] == node["lambd"]:
-        return F.softshrink(x, node["lambd"])
-    if node["bias"] == 0.0:
-        return F.hardshrink(x, node["lambd"])
+    if node["bias"] == node["lambd"]:  # softshrink, written with the kinks that a lowering knows
+        return F.relu(x - node["lambd"]) - F.relu(-x - node["lambd"])
     node.refuse("jumps where |x| = lambd, for bias differs from lambd", unbounded=True)
 
 
@@ -164,14 +163,11 @@ def _cumsum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
     return y.flip(dim) if node["reverse"] else y
 
 
-def _reduction(function):
+def _reduction(function: Callable[..., Tensor]) -> Rule:
     """Reductions share axes (attribute or input), keepdims and the meaning of no axes. `function`: (x, dims, keep)."""
 
     def apply(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-        if "axes" in node.attributes:
-            chosen = node["axes"]
-        else:
-            chosen = None if axes is None else node.ints(1, "axes")
+        chosen = node["axes"] if axes is None else node.ints(1, "axes")
         if not chosen:  # none given, or an empty list
             if node["noop_with_empty_axes"]:
                 return function(x.unsqueeze(-1), [x.dim()], False)  # each entry by itself
@@ -192,7 +188,7 @@ def _product_of(x: Tensor, dims: list[int], keep: bool) -> Tensor:
     return x
 
 
-def _norm(order: float):
+def _norm(order: float) -> Callable[..., Tensor]:
     def norm(x: Tensor, dims: list[int], keep: bool) -> Tensor:
         return torch.linalg.vector_norm(x, order, dims, keep)
 

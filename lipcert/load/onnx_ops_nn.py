@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.load.onnx_node import Node, Op
+from lipcert.load.onnx_node import Node, Op, Rule
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -196,7 +196,7 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
     return mean * whole / table  # mean * whole is the sum; both factors are integers
 
 
-def _global(function):
+def _global(function: Callable[..., Tensor]) -> Rule:
     def apply(node: Node, x: Tensor) -> Tensor:
         if x.dim() < 3:
             node.refuse(f"a tensor of shape {list(x.shape)} has no spatial axes")
@@ -277,7 +277,7 @@ def _mean_variance_normalization(node: Node, x: Tensor) -> Tensor:
 # --- softmax, dropout ---------------------------------------------------------------------------------------------
 
 
-def _softmax(function):
+def _softmax(function: Callable[..., Tensor]) -> Rule:
     def apply(node: Node, x: Tensor) -> Tensor:
         axis = node.axis(node["axis"], x.dim())
         if node.version >= 13 or axis == x.dim() - 1:

@@ -7,6 +7,7 @@ whose entries are integers over one common integer, so that nothing is rounded h
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -122,7 +123,9 @@ def _picks(node: Node, places: list[Fraction], n: int, how: str, exact_scale: bo
     return picks
 
 
-def _scale_and_size(node: Node, x: Tensor, scales: list[float] | None, sizes: list[int] | None, dims: list[int]):
+def _scale_and_size(
+    node: Node, x: Tensor, scales: list[float] | None, sizes: list[int] | None, dims: list[int]
+) -> Iterator[tuple[int, Fraction, int]]:
     """(axis, scale, output size) for each resized axis."""
     if (scales is None) == (sizes is None):
         node.refuse("needs either scales or sizes")

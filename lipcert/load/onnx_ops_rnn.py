@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.load.onnx_node import Node, Op
+from lipcert.load.onnx_node import Node, Op, Rule
 
 MAX_STEPS = 1024
 
@@ -53,7 +53,7 @@ def _rnn_cell(node: Node, w: Tensor, r: Tensor, wb: Tensor | None, rb: Tensor | 
     return step
 
 
-def _recurrent(cell: Callable[..., Cell], states: int, activations: list[str]):
+def _recurrent(cell: Callable[..., Cell], states: int, activations: list[str]) -> Rule:
     """`states`: how many state tensors (h, and c for the LSTM). `activations`: the only ones known, per direction."""
 
     def apply(

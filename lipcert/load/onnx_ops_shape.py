@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -219,14 +220,14 @@ def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, 
     return torch.split(x, chosen, axis)
 
 
-def _slice(node: Node, x: Tensor, *_: Tensor | None) -> Tensor:
+def _slice(node: Node, x: Tensor, *bounds: Tensor | None) -> Tensor:
     if node.version < 10:
-        starts, ends = list(node["starts"]), list(node["ends"])
-        axes, steps = node["axes"], None
+        starts, ends, axes, steps = list(node["starts"]), list(node["ends"]), node["axes"], None
     else:
+        given = [len(bounds) > k and bounds[k] is not None for k in range(4)]
         starts, ends = node.ints(1, "starts"), node.ints(2, "ends")
-        axes = node.ints(3, "axes") if node.has(3) or len(_) > 2 and _[2] is not None else None
-        steps = node.ints(4, "steps") if node.has(4) or len(_) > 3 and _[3] is not None else None
+        axes = node.ints(3, "axes") if given[2] else None
+        steps = node.ints(4, "steps") if given[3] else None
     dims = node.axes(list(range(len(starts)) if axes is None else axes), x.dim())
     steps = [1] * len(dims) if steps is None else steps
     if not len(starts) == len(ends) == len(dims) == len(steps) or 0 in steps:
@@ -288,7 +289,7 @@ def _pad(
             node.refuse(
                 f"mode {node['mode']!r} with {low} and {high} on an axis of {x.shape[dim]} entries is not known"
             )
-        x = torch.index_select(x, dim, node.hold(f"axis{dim}", lambda source=source: torch.tensor(source)))
+        x = torch.index_select(x, dim, node.hold(f"axis{dim}", partial(torch.tensor, source)))
     return x
 
 

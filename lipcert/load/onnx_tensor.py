@@ -17,7 +17,7 @@ from lipcert.errors import RefusedModel, UnreadableError
 MAX_WEIGHTS = 2**33  # bytes of constants, external data included
 
 # Every value becomes one of these without rounding: all floats widen to float64.
-TORCH_TYPE = {
+TORCH_TYPE: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float64,
     TensorProto.DOUBLE: torch.float64,
     TensorProto.FLOAT16: torch.float64,
@@ -30,8 +30,13 @@ TORCH_TYPE = {
     TensorProto.UINT8: torch.uint8,
 }
 # Significand bits of the float types, to tell a widening cast (exact) from a narrowing one.
-FLOAT_BITS = {TensorProto.BFLOAT16: 8, TensorProto.FLOAT16: 11, TensorProto.FLOAT: 24, TensorProto.DOUBLE: 53}
-_FIELD = {  # where a tensor that has no raw_data keeps its values (onnx.proto, TensorProto)
+FLOAT_BITS: dict[int, int] = {
+    TensorProto.BFLOAT16: 8,
+    TensorProto.FLOAT16: 11,
+    TensorProto.FLOAT: 24,
+    TensorProto.DOUBLE: 53,
+}
+_FIELD: dict[int, str] = {  # where a tensor that has no raw_data keeps its values (onnx.proto, TensorProto)
     TensorProto.FLOAT: "float_data",
     TensorProto.DOUBLE: "double_data",
     TensorProto.INT64: "int64_data",
