@@ -86,7 +86,7 @@ def frobenius_upper(G: Hermitian) -> Tensor:
     """Upper values (b,) of the Frobenius norm, hence of the spectral radius; `inf` if not finite or on overflow, above
     zero for a zero matrix."""
     n = G.re.shape[-1]
-    squares = torch.stack([(part * part).sum((1, 2)) for part in G.parts()]).sum(0)
+    squares = torch.stack([_squares(part) for part in G.parts()]).sum(0)
     value = sqrt_up(add_up(mul_up(squares, add_up(1.0, gamma(2 * n * n + 2))), 2 * n * n * TINY))
     return torch.where(torch.isfinite(value), value, torch.full_like(value, math.inf))
 
@@ -96,6 +96,12 @@ def eigenvalues_below(G: Hermitian, t: Tensor) -> Tensor:
     b, n, _ = G.re.shape
     some = max(1, SLICE // (n * n))
     return torch.cat([_below(G.pick(slice(i, i + some)), t[i : i + some]) for i in range(0, b, some)])
+
+
+def _squares(t: Tensor) -> Tensor:
+    """Sums (b,) of the squared entries of t (b, m, n), in one pass without a temporary."""
+    flat = t.reshape(t.shape[0], 1, -1)
+    return (flat @ flat.mT).flatten()
 
 
 def _below(G: Hermitian, t: Tensor) -> Tensor:
@@ -129,8 +135,10 @@ def _defect(M: Hermitian, L: Tensor) -> Tensor:
     if M.im is None:
         wide, factors = L, [L]
     else:  # rows (re, im, re, im, ..): Re and Im of L L^H are the rows of L and of -i L times these
-        wide, turned = (torch.view_as_real(x).reshape(b, n, 2 * n) for x in (L, -1j * L))
-        factors = [wide, turned]
+        pairs = torch.view_as_real(L)
+        turned = torch.stack([pairs[..., 1], -pairs[..., 0]], 3)
+        wide = pairs.reshape(b, n, 2 * n)
+        factors = [wide, turned.reshape(b, n, 2 * n)]
     row_sums = L.new_zeros(b, n, dtype=torch.float64)
     for start in range(0, n, BLOCK):
         end = min(start + BLOCK, n)
@@ -140,6 +148,6 @@ def _defect(M: Hermitian, L: Tensor) -> Tensor:
             row_sums[:, start:end] = add_up(row_sums[:, start:end], sum_up(residual, 2))
             row_sums[:, :start] = add_up(row_sums[:, :start], sum_up(residual[:, :, :start], 1))
     formed = mul_up(row_sums.amax(1), add_up(1.0, gamma(2)))  # |a - b| <= |fl(a - b)| (1 + u)
-    weight = mul_up(width * (wide * wide).sum((1, 2)), add_up(1.0, gamma(width * n * n + 1)))
+    weight = mul_up(width * _squares(wide), add_up(1.0, gamma(width * n * n + 1)))
     # Products that underflow, here and in `weight`: width n TINY for each entry.
     return add_up(formed, add_up(mul_up(weight, gamma(width * n)), 8 * n * n * TINY))
