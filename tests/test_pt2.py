@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
@@ -200,11 +201,11 @@ def test_expressions_that_nobody_needs(text) -> None:
 
 def parity(captured, module: nn.Module) -> None:
     program = captured.program.module()
+    promoted = copy.deepcopy(captured.program).module().double()
 
     def evaluate(points: np.ndarray) -> np.ndarray:
-        kind = captured.source.example.dtype
         with torch.no_grad():
-            return np.stack([program(torch.from_numpy(p).to(kind)).double().numpy() for p in points])
+            return np.stack([promoted(torch.from_numpy(p)).numpy() for p in points])
 
     shape = tuple(captured.source.example.shape)
     assert all(record.points for record in check_parity(captured.source.references, evaluate, shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import pickle
 import shutil
@@ -61,19 +62,20 @@ def saved(module: nn.Module, path: Path) -> Path:
     return path
 
 
-def evaluator(captured):
-    module = captured.program.module()
+def parity(captured) -> None:
+    """Against every reference if the captured graph can be promoted to float64, else against the one in its dtype."""
+    module = copy.deepcopy(captured.program).module()
+    references, dtype = captured.source.references, captured.source.example.dtype
+    fixed = any(isinstance(part, torch.dtype) for node in captured.program.graph.nodes for part in node.kwargs.values())
+    if not fixed:
+        module, dtype = module.double(), torch.float64
 
     def evaluate(points: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return np.stack([module(torch.from_numpy(p).to(captured.source.example.dtype)).double() for p in points])
+            return np.stack([module(torch.from_numpy(p.copy()).to(dtype)).double().numpy() for p in points])
 
-    return evaluate
-
-
-def parity(captured) -> None:
-    records = check_parity(captured.source.references, evaluator(captured), tuple(captured.source.example.shape))
-    assert len(records) == 4
+    records = check_parity(references[:1] if fixed else references, evaluate, tuple(captured.source.example.shape))
+    assert len(records) in (4, 8)
     assert all(record.points for record in records)
 
 

@@ -25,8 +25,9 @@ from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageErr
 from lipcert.load.archive import TENSOR_GLOBALS, TEXT_LIMIT, TOTAL_LIMIT, Archive, check_pickle, open_archive
 from lipcert.load.fingerprint import quiet
 from lipcert.load.guard import guarded
+from lipcert.load.original import references, rows
 from lipcert.load.pick import Pick, pick
-from lipcert.load.source import Reference, Source
+from lipcert.load.source import Source
 
 _WEIGHTS = "data/weights/"
 _CONSTANTS = "data/constants/"
@@ -83,8 +84,8 @@ def read_exported(
     if output_name is not None:
         module = Pick(module, output_name)
 
-    def evaluate(points: np.ndarray) -> np.ndarray:
-        calls = (_evaluate, program, points, entry.dtype, output_name)
+    def run(points: np.ndarray, kind: torch.dtype) -> np.ndarray:
+        calls = (_evaluate, program, points, kind, output_name)
         return guarded(*calls, seconds=seconds, what=f"{path}: evaluating the program")
 
     return Source(
@@ -93,7 +94,7 @@ def read_exported(
         format="pt2",
         input_name=entry.name,
         output_name=output_name or "output",
-        references=(Reference("torch", evaluate, str(entry.dtype).removeprefix("torch.")),),
+        references=references("torch", run, example),
         warnings=warnings,
     )
 
@@ -273,6 +274,7 @@ def _rebuilt(archive: Archive, model: dict[str, Any], example: torch.Tensor) -> 
     """The archive again, from checked parts only: without metadata of nodes, and with sample inputs of our own."""
     from torch.export.pt2_archive._package import PT2ArchiveWriter
 
+    _onto_cpu(model)
     for node in model["graph_module"]["graph"]["nodes"]:
         node["metadata"] = {}  # stack traces and module names: they end up in generated source code
         if node["target"] == "torch.ops.aten.detach_.default":
@@ -285,10 +287,23 @@ def _rebuilt(archive: Archive, model: dict[str, Any], example: torch.Tensor) -> 
         for folder in (_WEIGHTS, _CONSTANTS):
             name = f"{folder}model_{'weights' if folder == _WEIGHTS else 'constants'}_config.json"
             config = _json(archive, name)
+            _onto_cpu(config)
             writer.write_bytes(name, json.dumps(config).encode())
             for file in sorted({entry["path_name"] for entry in config["config"].values()}):
                 writer.write_bytes(folder + file, archive.read(folder + file, TOTAL_LIMIT))
     return buffer.getvalue()
+
+
+def _onto_cpu(value: Any) -> None:
+    """Every device in the JSON becomes the CPU: the function is the same, and there may be no GPU here."""
+    if isinstance(value, dict):
+        if set(value) == {"type", "index"}:
+            value.update(type="cpu", index=None)
+        for item in value.values():
+            _onto_cpu(item)
+    elif isinstance(value, list):
+        for item in value:
+            _onto_cpu(item)
 
 
 def _load(copy: bytes, path: Path) -> ExportedProgram:
@@ -300,7 +315,5 @@ def _load(copy: bytes, path: Path) -> ExportedProgram:
 
 
 def _evaluate(program: ExportedProgram, points: np.ndarray, dtype: torch.dtype, output_name: str | None) -> np.ndarray:
-    module = program.module()
-    with torch.no_grad():
-        rows = [pick(module(torch.from_numpy(point.copy()).to(dtype)), output_name) for point in points]
-        return torch.stack([row.double() for row in rows]).numpy()
+    module = program.module().to(dtype)
+    return rows(lambda x: pick(module(x), output_name), points, dtype)

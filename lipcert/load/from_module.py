@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from lipcert.errors import RefusedModel, UsageError
+from lipcert.load.original import references, rows
 from lipcert.load.pick import Pick, pick
-from lipcert.load.source import Reference, Source
+from lipcert.load.source import Source
 
 
 def read_module(
@@ -38,18 +39,19 @@ def read_module(
         dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
     if not dtype.is_floating_point:
         raise UsageError(f"the example input is {dtype}: a Lipschitz constant needs a real-valued input")
-    reference = copy.deepcopy(original)
+    copies = {dtype: copy.deepcopy(original)}
 
-    def evaluate(points: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            rows = [pick(reference(torch.from_numpy(point.copy()).to(dtype)), output_name) for point in points]
-            return torch.stack([row.double() for row in rows]).numpy()
+    def run(points: np.ndarray, kind: torch.dtype) -> np.ndarray:
+        if kind not in copies:
+            copies[kind] = copy.deepcopy(original).to(kind)
+        return rows(lambda x: pick(copies[kind](x), output_name), points, kind)
 
+    example = torch.zeros(shape, dtype=dtype)
     return Source(
         module=original if output_name is None else Pick(original, output_name).eval(),
-        example=torch.zeros(shape, dtype=dtype),
+        example=example,
         format="module",
         input_name="x",
         output_name=output_name or "output",
-        references=(Reference("torch", evaluate, str(dtype).removeprefix("torch.")),),
+        references=references("torch", run, example),
     )

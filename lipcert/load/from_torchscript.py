@@ -19,8 +19,9 @@ from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageErr
 from lipcert.load.archive import TENSOR_GLOBALS, Archive, check_pickle, open_archive
 from lipcert.load.fingerprint import graph_fingerprint, quiet
 from lipcert.load.guard import guarded
+from lipcert.load.original import references, rows
 from lipcert.load.pick import pick
-from lipcert.load.source import Reference, Source
+from lipcert.load.source import Source
 
 _JIT_GLOBALS = TENSOR_GLOBALS | {
     f"torch.jit._pickle {name}"
@@ -80,8 +81,8 @@ def read_torchscript(
         if graph_fingerprint(traced.graph, _attributes(traced)) != expected:
             raise RefusedModel(f"{path}: two traces of forward differ: it is not a function of its input alone")
 
-    def evaluate(points: np.ndarray) -> np.ndarray:
-        calls = (_evaluate, script.module, points, script.dtype, output_name)
+    def run(points: np.ndarray, kind: torch.dtype) -> np.ndarray:
+        calls = (_evaluate, script.module, points, kind, output_name)
         return guarded(*calls, seconds=seconds, what=f"{path}: evaluating forward")
 
     return Source(
@@ -90,7 +91,7 @@ def read_torchscript(
         format="torchscript",
         input_name=script.input_name,
         output_name=output_name or "output",
-        references=(Reference("torchscript", evaluate, str(script.dtype).removeprefix("torch.")),),
+        references=references("torchscript", run, example),
         warnings=warnings,
     )
 
@@ -235,10 +236,9 @@ def _trace_digest(module: Any, example: torch.Tensor, output_name: str | None) -
 
 
 def _evaluate(module: Any, points: np.ndarray, dtype: torch.dtype, output_name: str | None) -> np.ndarray:
-    """(k, *input_shape) float64 -> (k, *output_shape) float64; each row one call on a tensor of its own."""
-    with torch.no_grad():
-        rows = [pick(module(torch.from_numpy(point.copy()).to(dtype)), output_name) for point in points]
-        return torch.stack([row.double() for row in rows]).numpy()
+    """In the child, whose module nobody else sees: it may be promoted in place."""
+    promoted = module.to(dtype)
+    return rows(lambda x: pick(promoted(x), output_name), points, dtype)
 
 
 def _shape_from_first_linear(module: Any) -> tuple[tuple[int, ...] | None, str]:
