@@ -291,6 +291,24 @@ def test_old_opset_is_converted(tmp_path: Path) -> None:
             assert read_onnx(path).module(x)[1, 2].tolist() == [0.0, 10.0, 20.0, 30.0]
 
 
+@pytest.mark.parametrize("op", ["Dropout", "BatchNormalization"])
+def test_training_mode_of_an_old_opset_is_not_lost(op: str, tmp_path: Path) -> None:
+    """Before opset 7 `is_test` says so, and its default is training."""
+    rest = [constant(k, [1.0, 2.0]) for k in "abcd"] if op != "Dropout" else []
+    path = save(tmp_path / "m.onnx", [node(op, "x", *[c.name for c in rest])], rest, [value("x", [3, 2])], opset=6)
+    with pytest.raises(RefusedModel, match="training mode"):
+        read_onnx(path)
+
+
+def test_old_operators_that_changed_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="PRelu of opset 6 is not known"):
+        read_onnx(save(tmp_path / "m.onnx", [node("PRelu", "x", "s")], [constant("s", [0.5])], opset=6))
+    constants = [constant("w", [[1.0, 2.0], [3.0, 4.0]]), constant("c", [10.0, 20.0])]
+    gemm = node("Gemm", "x", "w", "c", broadcast=1, alpha=2.0)
+    source = read_onnx(save(tmp_path / "g.onnx", [gemm], constants, opset=6))
+    assert at(source, 1.0, 1.0).tolist() == [[18.0, 32.0]]
+
+
 # --- types ----------------------------------------------------------------------------------------
 
 
@@ -333,6 +351,26 @@ def test_arithmetic_on_weights_is_not_folded_but_movement_is(tmp_path: Path) -> 
     constants = [constant("w", [[1.0, 2.0], [3.0, 4.0]]), constant("g", [0.1])]
     source = read_onnx(save(tmp_path / "m.onnx", nodes, constants))
     assert [name.split("_")[0] for name, _ in source.module.steps.named_children()] == ["Mul", "MatMul", "MatMul"]
+
+
+@pytest.mark.parametrize("after", ["Cast", "Unsqueeze", "Concat"])
+def test_a_rounded_product_of_constants_is_never_stored(after: str, tmp_path: Path) -> None:
+    """a * b has no float64 value: whatever moves it afterwards, the product must be left to the graph."""
+    more = {"Cast": {"to": 1}, "Concat": {"axis": 0}}.get(after, {})
+    inputs = ["p", "axes"] if after == "Unsqueeze" else ["p"]
+    nodes = [node("Mul", "a", "b", out="p"), node(after, *inputs, out="q", **more), node("Mul", "x", "q")]
+    constants = [constant("a", [0.1]), constant("b", [0.3]), constant("axes", [0], np.int64)]
+    source = read_onnx(save(tmp_path / "m.onnx", nodes, constants))
+    stored = {float(np.float32(0.1)), float(np.float32(0.3))}
+    assert {float(b) for _, b in source.module.named_buffers()} == stored
+    held = [t for s in source.module.order for t in (*s.node.held.values(), *s.node.known) if t is not None]
+    assert {float(t) for t in held if t.is_floating_point()} <= stored
+
+
+def test_a_floor_of_a_stored_number_is_exact(tmp_path: Path) -> None:
+    nodes = [node("Floor", "a", out="f"), node("Cast", "f", out="n", to=7), node("Expand", "x", "n")]
+    source = read_onnx(save(tmp_path / "m.onnx", nodes, [constant("a", [2.99999, 3.0])], [value("x", [2, 1])]))
+    assert source.module(source.example).shape == (2, 3)
 
 
 def test_dequantised_weights_are_read(tmp_path: Path) -> None:

@@ -229,6 +229,24 @@ def _refuse_output(graph: GraphProto, output: str) -> None:
         raise RefusedModel(f"the output {shown(output)!r} is a {kind}, not a tensor", node=shown(output))
 
 
+# What changed below opset 7 and is converted: explicit broadcasting, consumed_inputs and is_test went away.
+_CONVERTED = frozenset(
+    "Abs Add BatchNormalization Div Dropout Exp Gemm Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split()  # noqa: SIM905
+)
+
+
+def _check_old(node: NodeProto, opset: int, label: str) -> None:
+    """Before onnx's converter sees a node: it silently drops is_test, whose default below opset 7 is training."""
+    versions = {onnx.defs.get_schema(node.op_type, v, node.domain).since_version for v in (opset, OLDEST_OPSET)}
+    if len(versions) > 1 and node.op_type not in _CONVERTED:
+        raise UnreadableError(f"{label}: {node.op_type} of opset {opset} is not known. Re-export at opset 13 or newer.")
+    tested = any(a.name == "is_test" and a.i == 1 for a in node.attribute)
+    if node.op_type in ("Dropout", "BatchNormalization") and not tested:
+        raise RefusedModel(
+            f"{label}: is in training mode (is_test is not 1). Export it in evaluation mode.", node=label
+        )
+
+
 # --- names -------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +331,8 @@ def _standard_form(model: ModelProto, labels: dict[str, str]) -> ModelProto:
     except Exception as error:
         raise UnreadableError(f"onnx does not accept this model: {readable(error)}") from None
     if (opset := _opset(model)) < OLDEST_OPSET:
+        for node in model.graph.node:
+            _check_old(node, opset, f"{node.op_type} node {labels.get(node.name, node.name)!r}")
         try:
             model = onnx.version_converter.convert_version(model, OLDEST_OPSET)
         except Exception as error:

@@ -22,14 +22,14 @@ from lipcert.errors import LipcertError, RefusedModel, UnreadableError
 from lipcert.load.onnx_file import OnnxGraph
 from lipcert.load.onnx_node import Node, Op
 from lipcert.load.onnx_ops import REFUSED, TABLE
-from lipcert.load.onnx_tensor import shown, tensor_value
+from lipcert.load.onnx_tensor import FLOAT_BITS, shown, tensor_value
 
 MAX_ENTRIES = 2**28  # of one tensor; 2 GiB in float64
 MAX_FOLDED = 2**22  # entries that folding may create out of fewer
 
 # Float arithmetic on shapes (an exported `int(0.5 * height)`), followed for sizes only; never part of the network.
 _SHAPE_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Neg", "Min", "Max", "Sqrt", "Reciprocal", "Pow"})
-_TO_INTEGER = frozenset({"Floor", "Ceil", "Round", "Cast"})
+_TO_INTEGER = frozenset({"Floor", "Ceil", "Round"})
 _SHAPE_ENTRIES = 64
 
 
@@ -212,8 +212,8 @@ def _add(state: _Build, proto: NodeProto) -> None:
     present = [v for v in inputs if v is not None]
     whole = all(v.known is not None for v in present)
     exact = whole and all(v.exact for v in present)
-    integral = node.op in _TO_INTEGER and whole and not exact
-    if integral:
+    integral = whole and (node.op in _TO_INTEGER or (node.op == "Cast" and node["to"] not in FLOAT_BITS))
+    if integral and not exact:
         _refuse_near_integers(node, present)
     node = replace(node, known=tuple(v.known if v and (v.exact or integral) else None for v in inputs))
 
@@ -232,13 +232,17 @@ def _add(state: _Build, proto: NodeProto) -> None:
     if folds:
         arguments = [None if v is None else v.shape if op.kind == "shape" else v.known for v in inputs]
         known = [k if k is None else k.contiguous() for k in _evaluate(node, op, arguments)]
-    elif whole and node.op in _SHAPE_ARITHMETIC and all(m is None or m.numel() <= _SHAPE_ENTRIES for m in shapes):
+    elif whole and (node.op in _SHAPE_ARITHMETIC or op.kind == "moves") and _few(shapes):
         known = _evaluate(node, op, [v.known if v else None for v in inputs])
     for name, made, value in zip(proto.output, shapes, known, strict=False):
         if name and made is not None:
             state.values[name] = Value(value if folds and value is not None else made, value, folds, on_data)
     if not folds:
         state.steps.append(Step(op.function, node, tuple(proto.input), tuple(proto.output)))
+
+
+def _few(shapes: list[Tensor | None]) -> bool:
+    return all(m is None or m.numel() <= _SHAPE_ENTRIES for m in shapes)
 
 
 def _evaluate(node: Node, op: Op, arguments: list[Tensor | None]) -> list[Tensor | None]:
