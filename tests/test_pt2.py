@@ -196,6 +196,13 @@ def test_expressions_that_nobody_needs(text) -> None:
     assert not _EXPRESSION.fullmatch(text)
 
 
+def test_guards_on_shapes_are_let_through_and_dropped(tmp_path) -> None:
+    path = saved(tmp_path / "net.pt2")
+    guards = ["L['input'].size()[0] >= 1 and not L['input'].size()[1] == 5"]
+    edit = edited_json(MODEL, lambda model: model.update(guards_code=guards))
+    assert capture(read(rewritten(path, tmp_path / "guarded.pt2", edit))).fingerprint == capture(read(path)).fingerprint
+
+
 # Honest files
 
 
