@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipcert.activations import Activation
 from lipcert.blocks import Block
 from lipcert.linops import Operator
 from lipcert.rounding import EPS, TINY, gamma, up
@@ -83,11 +84,21 @@ class Enclosure:
 
     @property
     def lower(self) -> Tensor:
-        return self.centre if self.radius is None else torch.nextafter(self.centre - self.radius, _minus_inf(self.centre))
+        return (
+            self.centre if self.radius is None else torch.nextafter(self.centre - self.radius, _minus_inf(self.centre))
+        )
 
     @property
     def upper(self) -> Tensor:
         return self.centre if self.radius is None else up(self.centre + self.radius)
+
+
+def overflow_known(centre: Tensor, radius: Tensor) -> Enclosure:
+    """Entries whose centre overflowed are only known to be real numbers: centre 0, radius inf. Never NaN."""
+    known = torch.isfinite(centre) & ~radius.isnan()
+    if bool(known.all()):
+        return Enclosure(centre, radius)
+    return Enclosure(torch.where(known, centre, 0.0), torch.where(known, radius, math.inf))
 
 
 def _minus_inf(like: Tensor) -> Tensor:
@@ -200,10 +211,12 @@ def _contents(value: Any) -> list[bytes]:
     if isinstance(value, Tensor):
         plain = value.detach().cpu().contiguous()
         return [repr((str(plain.dtype), tuple(plain.shape))).encode(), plain.numpy().tobytes()]
+    if isinstance(value, Activation):  # a row of the table, all functions: its name says which
+        return [value.name.encode()]
     if hasattr(value, "__dataclass_fields__"):
         inner: list[bytes] = [type(value).__name__.encode()]
         for name in value.__dataclass_fields__:
-            if name not in ("memo", "function", "slopes", "slopes_on", "values_on", "kinks"):
+            if name != "memo":
                 inner += [name.encode(), *_contents(getattr(value, name))]
         return inner
     if isinstance(value, tuple | list):
@@ -231,15 +244,15 @@ def enclose_linear(operator: Operator, u: Enclosure) -> Enclosure:
     """|A u - fl(A~ c)| <= |A~| rho + E (|c| + rho) + gamma |A~| |c| (+ underflow), all upward."""
     centre = operator.mv(u.centre)
     if operator.terms == 0:
-        return Enclosure(centre, None if u.radius is None else operator.mv(u.radius))
+        return Enclosure(centre, None if u.radius is None else operator.absolute().mv(u.radius))
     n = operator.terms
     mass = u.centre.abs()
-    inner = gamma(n + 1) * mass + (0 if u.radius is None else u.radius)
+    inner = up(gamma(n + 1) * mass + u.reach())  # up: the product may underflow where a large coefficient meets it
     radius = operator.absolute().mv(inner)
     error = operator.radius_operator()
     if error is not None:
         radius = radius + error.mv(mass + u.reach())
-    return Enclosure(centre, up(radius * (1 + 4 * gamma(n + 8)) + 8 * n * TINY))
+    return overflow_known(centre, up(radius * (1 + 4 * gamma(n + 8)) + 8 * n * TINY))
 
 
 def enclose_node(node: Node, args: list[Enclosure], like: Tensor) -> Enclosure:
@@ -252,7 +265,7 @@ def enclose_node(node: Node, args: list[Enclosure], like: Tensor) -> Enclosure:
                 return args[0]
             mass = sum((a.centre.abs() for a in args[1:]), start=args[0].centre.abs())
             reach = sum((a.reach() for a in args[1:]), start=args[0].reach())
-            return Enclosure(centre, up((reach + gamma(len(args)) * mass) * (1 + 4 * gamma(len(args) + 4))))
+            return overflow_known(centre, up((reach + gamma(len(args)) * mass) * (1 + 4 * gamma(len(args) + 4))))
         case Concat():
             exact = all(a.radius is None for a in args)
             centre = torch.cat([a.centre for a in args], dim=1)
@@ -263,9 +276,9 @@ def enclose_node(node: Node, args: list[Enclosure], like: Tensor) -> Enclosure:
                 return Enclosure(value.expand(rows, -1), None if slack is None else slack.expand(rows, -1))
             centre = args[0].centre + value
             reach = args[0].reach() + (0 if slack is None else slack)
-            return Enclosure(centre, up((reach + EPS * centre.abs()) * (1 + 8 * EPS)))
+            return overflow_known(centre, up((reach + EPS * centre.abs()) * (1 + 8 * EPS)))
         case Nonlinear(block):
             lower, upper = block.values_on(*((a.lower, a.upper) for a in args))
             centre = lower + (upper - lower) / 2
-            return Enclosure(centre, up(torch.maximum(upper - centre, centre - lower)))
+            return overflow_known(centre, up(torch.maximum(upper - centre, centre - lower)))
     raise AssertionError(node.what)

@@ -103,7 +103,9 @@ class Select(Operator):
 
     index: Tensor  # int64 (out_size,)
     size: int  # in_size
-    pad: tuple[tuple[int, ...], tuple[tuple[int, int], ...]] | None = None  # hint: zero pad of (shape, (low, high) per axis)
+    pad: tuple[tuple[int, ...], tuple[tuple[int, int], ...]] | None = (
+        None  # hint: zero pad of (shape, (low, high) per axis)
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "in_size", self.size)
@@ -219,7 +221,7 @@ class Dense(Operator):
     def _apply(self, weight: Tensor, x: Tensor) -> Tensor:
         g, m, n = weight.shape
         if g == 1 and self.inner == 1:
-            return (x.reshape(-1, n) @ weight[0].T).reshape(x.shape[0], self.outer * m)
+            return (x.reshape(x.shape[0] * self.outer, n) @ weight[0].T).reshape(x.shape[0], self.outer * m)
         y = weight @ x.reshape(x.shape[0] * self.outer, g, n, self.inner)
         return y.reshape(x.shape[0], self.outer * g * m * self.inner)
 
