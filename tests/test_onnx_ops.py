@@ -134,51 +134,62 @@ def _refusal(nodes: list[onnx.NodeProto], folder: Path, opset: int = 17, constan
     return caught.value
 
 
-CONSTANT_TWO = onnx.numpy_helper.from_array(np.array([2], np.int64), "two")
+def _op(op: str, *inputs: str, out: tuple[str, ...] = ("y",), **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(op, list(inputs or ("x",)), list(out), name="op", **attributes)
+
+
+def _to_float() -> onnx.NodeProto:
+    return helper.make_node("Cast", ["a"], ["y"], to=TensorProto.FLOAT)
+
+
 STEPS = [
-    ([helper.make_node("ArgMax", ["x"], ["a"], name="op"), helper.make_node("Cast", ["a"], ["y"], to=1)], True),
-    ([helper.make_node("Hardmax", ["x"], ["y"], name="op")], True),
-    ([helper.make_node("Cast", ["x"], ["a"], name="op", to=7), helper.make_node("Cast", ["a"], ["y"], to=1)], True),
-    ([helper.make_node("Cast", ["x"], ["a"], name="op", to=9), helper.make_node("Cast", ["a"], ["y"], to=1)], True),
+    ([_op("ArgMax", out=("a",)), _to_float()], True),
+    ([_op("Hardmax")], True),
+    ([_op("Cast", out=("a",), to=TensorProto.INT64), _to_float()], True),
+    ([_op("Cast", out=("a",), to=TensorProto.BOOL), _to_float()], True),
+    ([_op("MaxPool", out=("b", "a"), kernel_shape=[2, 2]), _to_float()], True),
+    ([_op("Shrink", lambd=1.0, bias=0.5)], True),
+    ([_op("RandomNormalLike")], False),
+    ([_op("Det")], False),
+    ([_op("LRN", size=2)], False),
+    ([_op("Clip", "x", "x")], False),
+    ([_op("AveragePool", kernel_shape=[2, 2], dilations=[2, 2])], False),
+    ([_op("Resize", "x", "", "two", mode="linear", antialias=1)], False),
+    ([_op("Resize", "x", "", "two", mode="linear", coordinate_transformation_mode="tf_crop_and_resize")], False),
+    ([_op("Resize", "x", "", "odd", mode="cubic")], False),
     (
         [
-            helper.make_node("MaxPool", ["x"], ["b", "a"], name="op", kernel_shape=[2, 2]),
-            helper.make_node("Cast", ["a"], ["y"], to=1),
-        ],
-        True,
-    ),
-    ([helper.make_node("Shrink", ["x"], ["y"], name="op", lambd=1.0, bias=0.5)], True),
-    ([helper.make_node("RandomNormalLike", ["x"], ["y"], name="op")], False),
-    ([helper.make_node("Det", ["x"], ["y"], name="op")], False),
-    ([helper.make_node("LRN", ["x"], ["y"], name="op", size=2)], False),
-    (
-        [
-            helper.make_node(
-                "AveragePool", ["x"], ["y"], name="op", kernel_shape=[2, 2], auto_pad="SAME_UPPER", pads=[0, 0, 0, 0]
-            ),
-        ][:0]
-        or [
-            helper.make_node(
-                "Resize",
-                ["x", "", "", "two"],
-                ["y"],
-                name="op",
-                mode="linear",
-                coordinate_transformation_mode="tf_crop_and_resize",
+            _op(
+                *("Resize", "x", "", "third"),
+                mode="nearest",
+                nearest_mode="floor",
+                coordinate_transformation_mode="asymmetric",
             )
         ],
         False,
     ),
-    ([helper.make_node("Clip", ["x", "x"], ["y"], name="op")], False),
-    ([helper.make_node("Reshape", ["x", "s"], ["y"], name="op")], False),
+    ([_op("ConvTranspose", "x", "w", strides=[2, 2], auto_pad="SAME_UPPER")], False),
+    ([_op("Conv", "x", "w", auto_pad="SOMEHOW")], False),
+    ([_op("BatchNormalization", "x", "c", "c", "c", "c", training_mode=1)], False),
+    ([_op("ScatterND", "x", "twice", "u")], False),
 ]
-
-
-@pytest.mark.parametrize(
-    ("nodes", "unbounded"), STEPS[:9] + STEPS[10:11], ids=lambda v: v[0].op_type if isinstance(v, list) else ""
+CONSTANTS = tuple(
+    onnx.numpy_helper.from_array(np.array(value, dtype=kind), name)
+    for name, value, kind in (
+        ("two", [1, 1, 2, 2], np.float32),
+        ("odd", [1, 1, 1.7, 1.7], np.float32),  # float32(1.7) is no simple fraction
+        ("third", [1, 1, 4 / 3, 1], np.float32),  # 4 / float32(4/3) is just below 3
+        ("w", np.ones((2, 2, 3, 3)), np.float32),
+        ("c", [1, 1], np.float32),
+        ("twice", [[0, 1], [0, 1]], np.int64),
+        ("u", np.ones((2, 4, 4)), np.float32),
+    )
 )
+
+
+@pytest.mark.parametrize(("nodes", "unbounded"), STEPS, ids=[f"{n[0].op_type}-{k}" for k, (n, _) in enumerate(STEPS)])
 def test_refusals_name_the_node(nodes: list[onnx.NodeProto], unbounded: bool, tmp_path: Path) -> None:
-    error = _refusal(nodes, tmp_path)
+    error = _refusal(nodes, tmp_path, opset=19, constants=CONSTANTS)
     assert error.unbounded is unbounded
     assert "'op'" in str(error)
     assert error.node is not None
