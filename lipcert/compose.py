@@ -83,6 +83,9 @@ def _conv_select(b: Conv, a: Select) -> Operator | None:
     spatial = len(b.geometry.in_shape)
     if math.prod(shape[:-spatial]) != b.batch * channels or any(side for axis in pads[:-spatial] for side in axis):
         return None
+    padded = tuple(n + low + high for n, (low, high) in zip(shape[-spatial:], pads[-spatial:], strict=True))
+    if padded != tuple(b.geometry.in_shape):  # reshaped in between
+        return None
     if any(low < 0 or high < 0 for low, high in pads):
         return None
     padding = tuple(
@@ -168,7 +171,11 @@ def _identity_kernel(like: Conv, factor: float) -> Conv | None:
     kernel = like.weight.shape[2:]
     square = like.weight.shape[0] == like.weight.shape[1] * g.groups and like.out_shape == tuple(g.in_shape)
     reach = [low / d for (low, _), d in zip(g.padding, g.dilation, strict=True)]
-    if not square or any(s != 1 for s in g.stride) or any(r != int(r) or not 0 <= r < k for r, k in zip(reach, kernel, strict=True)):
+    if (
+        not square
+        or any(s != 1 for s in g.stride)
+        or any(r != int(r) or not 0 <= r < k for r, k in zip(reach, kernel, strict=True))
+    ):
         return None
     weight = torch.zeros_like(like.weight)
     rows = torch.arange(weight.shape[0])

@@ -100,7 +100,10 @@ def _conv(a: Conv, how: random.Random | None) -> Matrix:
         source = c + (o // (c_out // g.groups)) * per_group
         for place in itertools.product(*(range(m) for m in sizes)):
             for tap in itertools.product(*(range(k) for k in kernel)):
-                at = [p * s + t * d - low for p, s, t, d, (low, _) in zip(place, g.stride, tap, g.dilation, g.padding)]
+                at = [
+                    p * s + t * d - low
+                    for p, s, t, d, (low, _) in zip(place, g.stride, tap, g.dilation, g.padding, strict=True)
+                ]
                 if all(0 <= x < n for x, n in zip(at, g.in_shape, strict=True)):
                     row = np.ravel_multi_index((b, o, *place), (a.batch, c_out, *sizes))
                     column = np.ravel_multi_index((b, source, *at), (a.batch, channels, *g.in_shape))

@@ -66,7 +66,7 @@ def test_absolute_and_radius_dominate_every_member(operator: Operator) -> None:
     for _ in range(4):
         A = matrix(operator, dice)
         assert (abs(A) <= ceiling).all()
-        assert (A == stored).all() if slack is None else (abs(A - stored) <= slack).all()
+        assert (stored == A).all() if slack is None else (abs(A - stored) <= slack).all()
 
 
 @case
@@ -103,14 +103,16 @@ def test_apply_up_and_enclosures_hold_the_exact_product(operator: Operator) -> N
             moved = exact(centre)[0] + exact(rho)[0] * dice.choice([-1, 1])
             for f, x in zip(found, (exact(centre)[0], moved), strict=True):
                 true = product(A, x)
-                assert (exact(f.lower)[0] <= true).all() and (true <= exact(f.upper)[0]).all()
+                assert (exact(f.lower)[0] <= true).all()
+                assert (true <= exact(f.upper)[0]).all()
 
 
 def test_a_negated_signal_keeps_its_radius() -> None:
     """The radius once went through the signs of the operator: lower > upper."""
     flip = Scale(-torch.ones(2, dtype=torch.float64))
     found = enclose_linear(flip, Enclosure(torch.zeros(1, 2).double(), torch.ones(1, 2).double()))
-    assert bool((found.lower <= -1).all()) and bool((found.upper >= 1).all())
+    assert bool((found.lower <= -1).all())
+    assert bool((found.upper >= 1).all())
 
 
 def test_large_coefficients_meet_subnormal_signals() -> None:
@@ -164,7 +166,8 @@ def test_other_dtypes_evaluate_the_same_matrix(operator: Operator) -> None:
     assert moved.mv(x.float()).dtype == torch.float32
     assert torch.allclose(moved.mv(x.float()).double(), operator.mv(x), atol=1e-4)
     assert moved.memo is not operator.memo
-    assert type(moved) is type(operator) and moved.in_size == operator.in_size
+    assert type(moved) is type(operator)
+    assert moved.in_size == operator.in_size
 
 
 def test_overflowing_coefficients_give_no_finite_norm() -> None:
