@@ -101,40 +101,41 @@ def assemble(form: NormalForm, table: Coefficients, multipliers: Sequence[Tensor
     parts: dict[Key, Tensor] = {}
     sums = [torch.zeros(n, dtype=torch.float64) for n in table.sizes]
 
-    def put(i: int, j: int, value: Tensor, error: Tensor) -> None:
-        """Add a block (unscaled value and entrywise error) at (i, j) with i >= j, and its mirror image."""
-        scaled = value * scales[i][:, None] * scales[j][None, :]  # exact: powers of two, but for underflow
-        wrong = up((error + TINY) * scales[i][:, None] * scales[j][None, :])
+    def put(i: int, j: int, value: Tensor, relative: float = 0.0, error: Tensor | None = None) -> None:
+        """Add a block and its mirror image at (i, j), i >= j; |wrong| <= relative |value| + error, entry by entry.
+        Overwrites `value`."""
+        row, column = scales[i], scales[j]
+        scaled = value.mul_(row[:, None]).mul_(column[None, :])  # exact: powers of two, but for underflow
         if (i, j) in parts:
-            old = parts[i, j]
-            scaled = old + scaled
-            wrong = wrong + EPS * scaled.abs()
+            scaled = parts[i, j] + scaled
+            relative += EPS
         parts[i, j] = scaled
-        wrong = wrong + TINY
-        sums[i] += wrong.sum(dim=1) * (1 + 2 * gamma(wrong.shape[1] + 2))
-        if i != j:
-            sums[j] += wrong.sum(dim=0) * (1 + 2 * gamma(wrong.shape[0] + 2))
+        mass = scaled.abs()
+        for k, dim in ((i, 1), (j, 0)) if i != j else ((i, 1),):
+            n = mass.shape[dim]
+            total = (relative * (1 + 8 * EPS)) * mass.sum(dim=dim) if relative else sums[k].new_zeros(mass.shape[1 - dim])
+            if error is not None:
+                other = column if dim == 1 else row
+                total = total + scales[k] * ((error @ other) if dim == 1 else (other @ error))
+            least = n * TINY * float(scales[k].max() if scales[k].numel() else 1.0) * float(column.max() * row.max() if n else 1.0)
+            sums[k] += total * (1 + 4 * gamma(n + 8)) + least
 
     first = count - 1 if last == INPUT else INPUT
-    put(first, first, torch.eye(table.sizes[first], dtype=torch.float64), _none(table.sizes[first], table.sizes[first]))
+    put(first, first, torch.eye(table.sizes[first], dtype=torch.float64))
     for k, (layer, weights) in enumerate(zip(form.layers, spread, strict=True), start=1):
-        put(k, k, torch.diag(2 * weights), _none(layer.size, layer.size))
+        put(k, k, torch.diag(2 * weights))
         total = layer.low + layer.high  # one rounding
         factor = (weights * total)[:, None]  # two
         for j, block in table.rows[k].items():
-            mass = factor.abs() * (block.reach() + 4 * EPS * block.centre.abs())
-            put(k, j, -(factor * block.centre), up(mass * (1 + 16 * EPS)))
+            slack = None if block.radius is None else up(factor.abs() * block.radius * (1 + 8 * EPS))
+            put(k, j, -factor * block.centre, 4 * EPS, slack)
         both = layer.low * layer.high  # one rounding
         if bool((both * weights != 0).any()):
             _add_products(put, table.rows[k], 2 * weights * both)
     for j, block in table.rows[count - 1].items():
-        put(count - 1, j, -block.centre, block.reach())
+        put(count - 1, j, -block.centre, 0.0, block.radius)
     error = max((float(s.max()) for s in sums if s.numel()), default=0.0)
     return Blocks(parts, up(error * (1 + 64 * EPS)), tuple(scales))
-
-
-def _none(m: int, n: int) -> Tensor:
-    return torch.zeros(m, n, dtype=torch.float64)
 
 
 def _add_products(put: object, row: dict[int, Enclosure], weights: Tensor) -> None:
@@ -149,7 +150,7 @@ def _add_products(put: object, row: dict[int, Enclosure], weights: Tensor) -> No
             heavy = weights.abs()[:, None]
             inner = right.reach() + gamma(n + 8) * b.abs()
             error = a.abs().T @ (heavy * inner) + left.reach().T @ (heavy * (b.abs() + right.reach()))
-            put(i, j, value, up(error * (1 + 4 * gamma(n + 8)) + n * TINY))  # type: ignore[operator]
+            put(i, j, value, 0.0, up(error * (1 + 4 * gamma(n + 8)) + n * TINY))  # type: ignore[operator]
 
 
 def _power_of_two(diagonal: Tensor) -> Tensor:

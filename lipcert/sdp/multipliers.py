@@ -73,9 +73,12 @@ def _power(matrix: Tensor) -> float:
 
 
 def positive(multipliers: Sequence[Tensor]) -> list[Tensor]:
-    """Multipliers of neurons that do nothing are tiny and positive, so that the matrix is not singular."""
-    top = max((float(m.max()) for m in multipliers if m.numel()), default=0.0) or 1.0
-    return [m.clamp(min=max(1e-14 * (float(m.max()) if m.numel() else 0.0), 1e-20 * top)) for m in multipliers]
+    """Multipliers of neurons that do nothing are tiny and positive, so that the matrix is not singular.
+
+    The floor is relative to the layer: across layers multipliers range over the square of the network's constant.
+    """
+    floors = [float(m.max()) if m.numel() else 0.0 for m in multipliers]
+    return [m.clamp(min=1e-14 * top if top > 0 else 1e-200) for m, top in zip(multipliers, floors, strict=True)]
 
 
 def depths(form: NormalForm, table: Coefficients) -> list[int]:
@@ -96,6 +99,6 @@ def inflated(multipliers: Sequence[Tensor], levels: Sequence[int], eta: float, *
     ]
 
 
-def mixed(multipliers: Sequence[Tensor], safe: Sequence[Tensor], theta: float, factor: float) -> list[Tensor]:
-    """(1 - theta) Lambda + theta factor Lambda_safe: M is linear in Lambda and rho, so feasibility mixes as well."""
-    return [(1 - theta) * m + theta * factor * s for m, s in zip(multipliers, safe, strict=True)]
+def mixed(multipliers: Sequence[Tensor], safe: Sequence[Tensor], theta: float) -> list[Tensor]:
+    """(1 - theta) Lambda + theta Lambda_safe: M is linear in Lambda and rho, so feasibility mixes as well."""
+    return [(1 - theta) * m + theta * s for m, s in zip(multipliers, safe, strict=True)]

@@ -1,6 +1,6 @@
 """LipSDP by sweeps and one proof: the main loop of MATH section 4.
 
-    sweep until the value settles -> repair the multipliers -> prove them (lmi.prove) -> stop when the gap is closed
+sweep until the value settles -> repair the multipliers -> prove them (lmi.prove) -> stop when the gap is closed
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lipcert.lmi import INPUT, Coefficients, last_variable, prove
 from lipcert.normalform import NormalForm
+from lipcert.rounding import EPS
 from lipcert.sdp.multipliers import closed_form, depths, inflated, mixed, positive
 from lipcert.sdp.sweep import Anderson, Dual
 
@@ -64,10 +65,22 @@ class Settings:
         return 5e-4
 
 
+STILL = 25  # sweeps without growth after which sweeping is over
+
+
 class Solver:
     """One normal form: its dual, its proofs, and the best so far. `run` may be stopped at any time (deadline)."""
 
-    def __init__(self, form: NormalForm, table: Coefficients, settings: Settings, deadline: float | None, say: Say):
+    def __init__(
+        self,
+        form: NormalForm,
+        table: Coefficients,
+        settings: Settings,
+        deadline: float | None,
+        say: Say,
+        warm: list[Tensor] | None,
+    ):
+        self.warm = warm
         self.form, self.table, self.settings, self.deadline, self.say = form, table, settings, deadline, say
         self.last = last_variable(form)
         self.levels = depths(form, table)
@@ -83,6 +96,7 @@ class Solver:
         state = dual.start()
         fallback = None  # the plain image of the last accepted state
         history: list[float] = []
+        newest: list[Tensor] = []
         attempt_at, spacing = 12, 8
         while self.info.sweeps < self.settings.sweeps and not self.out_of_time():
             start = time.perf_counter()
@@ -103,12 +117,14 @@ class Solver:
             settled = len(history) > 5 and history[-1] <= history[-6] * (1 + wanted)
             if (settled and self.info.sweeps >= attempt_at) or self.info.sweeps >= attempt_at * 3:
                 self.certify(swept.multipliers, wanted, history[-1])
-                if self.info.gap <= wanted * 1.01:
+                still = len(history) > STILL and history[-1] <= history[-1 - STILL] * (1 + 1e-11)
+                if self.info.gap <= wanted * 1.01 or (still and self.info.gap <= 1e-4):
                     break
                 attempt_at = self.info.sweeps + spacing
                 spacing = int(spacing * 1.5)
-        if not self.best:
-            self.fall_back()
+            newest = swept.multipliers
+        if self.info.gap > 1e-3:
+            self.fall_back(newest, history[-1] if history else 0.0)
         return Solution(self.info, self.best, self.last)
 
     def out_of_time(self) -> bool:
@@ -117,20 +133,27 @@ class Solver:
     def certify(self, raw: Sequence[Tensor], wanted: float, value: float) -> None:
         """Repair and prove, gentlest repair first; keeps the best."""
         multipliers = self.anchored(positive(raw), value)
-        steps = max(1, max(self.levels, default=1))
-        small = self.form.neurons <= 600
-        ladder = (1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6) if small else (1e-8, 1e-6)
-        for eta in [*(e for e in ladder if e < wanted / (4 * steps)), wanted / (4 * steps)]:
-            if self.attempt(inflated(multipliers, self.levels, eta, from_output=self.last == INPUT), value, "sweep"):
+        deepest = max(1, max(self.levels, default=1))
+        # the proof subtracts about 3 N^2 u from a diagonal of 1, and eta is what the repair adds to it
+        least, most = 40 * EPS * sum(self.table.sizes) ** 2, wanted / (4 * deepest)
+        ladder = [least * 10.0**e for e in range(7)] if self.form.neurons <= 600 else [least, most, 100 * least]
+        for eta in sorted({eta for eta in ladder if eta < 0.1}):
+            repaired = inflated(multipliers, self.levels, eta, from_output=self.last == INPUT)
+            if self.attempt(repaired, value, "sweep"):
                 return
-        if not self.chain:
-            safe, rho = self.feasible()
-            if math.isfinite(rho):
-                for theta in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5):
-                    if theta * rho > value * wanted and theta > 1e-9:
-                        break
-                    if self.attempt(mixed(multipliers, safe, theta, 1.0), value, "sweep"):
-                        return
+        self.mix(raw, value, (1e-9, 1e-7, 1e-5), "sweep")
+
+    def mix(self, raw: Sequence[Tensor], value: float, shares: Sequence[float], source: str) -> None:
+        """Lean on multipliers that are known to be feasible, as little as it takes."""
+        safe, rho = self.feasible()
+        if not math.isfinite(rho):
+            return
+        for theta in shares:
+            if (1 - theta) * value + theta * rho >= self.info.proved**2:
+                return  # not better than what is proved
+            blend = self.anchored(mixed(positive(raw), safe, theta), value)
+            if self.attempt(blend, (1 - theta) * value + theta * rho, source):
+                return
 
     def anchored(self, multipliers: list[Tensor], value: float) -> list[Tensor]:
         """The sweep's multipliers are for s_y = 1; divided by rho they are for s_x = 1."""
@@ -149,23 +172,45 @@ class Solver:
         return True
 
     def feasible(self) -> tuple[list[Tensor], float]:
-        """Closed-form multipliers and their rho (s_y = 1)."""
+        """Multipliers that are feasible with a proved rho, for s_y = 1: the given ones or the closed form's."""
         if self.safe is None:
-            multipliers = closed_form(self.form, self.table)
-            guess = float(max((m.max() for m in multipliers if m.numel()), default=torch.tensor(1.0)))
-            self.safe = positive(multipliers), prove(self.form, self.table, positive(multipliers), last=INPUT, rho=guess or 1.0)
+            self.safe = self._proved(positive(closed_form(self.form, self.table)))
+            if self.warm is not None:
+                given = self._proved(self.warm)
+                self.safe = min(self.safe, given, key=lambda pair: pair[1])
         return self.safe
 
-    def fall_back(self) -> None:
+    def _proved(self, multipliers: list[Tensor]) -> tuple[list[Tensor], float]:
+        first = self.form.layers[0].size
+        guess = max((float(m.max()) for m in multipliers[:1]), default=1.0) * max(1, first) or 1.0
+        for _ in range(3):
+            rho = prove(self.form, self.table, multipliers, last=INPUT, rho=guess)
+            if math.isfinite(rho):
+                return multipliers, rho
+            guess *= 2.0**40
+        return multipliers, math.inf
+
+    def fall_back(self, newest: Sequence[Tensor], value: float) -> None:
+        """No certificate came: mix with feasible multipliers, or take these as they are, and say so."""
         multipliers, rho = self.feasible()
-        if math.isfinite(rho):
+        if not math.isfinite(rho):
+            return
+        constant = math.nextafter(math.sqrt(rho), math.inf)
+        if constant < self.info.proved:
+            self.info.proved, self.best, self.last, self.info.source = constant, multipliers, INPUT, "closed form"
+        if newest and value > 0:
             self.last = INPUT
-            self.attempt(multipliers, rho, "closed form")
+            self.mix(newest, value, (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 0.6), "mixed with the closed form")
 
 
 def solve(
-    form: NormalForm, table: Coefficients, settings: Settings, deadline: float | None = None, say: Say | None = None
+    form: NormalForm,
+    table: Coefficients,
+    settings: Settings,
+    deadline: float | None = None,
+    say: Say | None = None,
+    warm: list[Tensor] | None = None,
 ) -> Solution:
-    """The proved LipSDP value of a normal form with at least one layer."""
+    """The proved LipSDP value of a normal form with at least one layer. `warm`: feasible multipliers (s_y = 1), to lean on."""
     with torch.no_grad():
-        return Solver(form, table, settings, deadline, say or (lambda *_: None)).run()
+        return Solver(form, table, settings, deadline, say or (lambda *_: None), warm).run()

@@ -150,26 +150,27 @@ class Anderson:
 
     def __init__(self, memory: int = MEMORY):
         self.memory = memory
-        self.points: list[Tensor] = []
-        self.images: list[Tensor] = []
+        self.forget()
 
     def forget(self) -> None:
-        self.points.clear()
-        self.images.clear()
+        self.last: tuple[Tensor, Tensor] | None = None  # image and residual of the newest point
+        self.moves: list[Tensor] = []  # differences of successive images
+        self.steps: list[Tensor] = []  # differences of successive residuals
 
     def next(self, point: Tensor, image: Tensor) -> Tensor:
         """The next point to try after image = T(point)."""
-        self.points.append(point)
-        self.images.append(image)
-        if len(self.points) > self.memory + 1:
-            self.points.pop(0)
-            self.images.pop(0)
-        if len(self.points) < 2:
+        residual = image - point
+        if self.last is not None:
+            self.moves.append(image - self.last[0])
+            self.steps.append(residual - self.last[1])
+            del self.moves[: -self.memory], self.steps[: -self.memory]
+        self.last = (image, residual)
+        if not self.steps:
             return image
-        residuals = [i - p for i, p in zip(self.images, self.points, strict=True)]
-        steps = torch.stack([b - a for a, b in zip(residuals, residuals[1:], strict=False)])
-        moves = torch.stack([b - a for a, b in zip(self.images, self.images[1:], strict=False)])
-        gram = steps @ steps.T
+        gram = torch.stack([torch.stack([a @ b for b in self.steps]) for a in self.steps])
         gram += RIDGE * gram.diagonal().sum() * torch.eye(len(gram), dtype=gram.dtype)
-        weights = torch.linalg.lstsq(gram, (steps @ residuals[-1])[:, None]).solution[:, 0]
-        return image - weights @ moves
+        right = torch.stack([a @ residual for a in self.steps])
+        weights = torch.linalg.lstsq(gram, right[:, None]).solution[:, 0]
+        for weight, move in zip(weights.tolist(), self.moves, strict=True):
+            image = image - weight * move
+        return image
