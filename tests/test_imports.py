@@ -17,10 +17,10 @@ PACKAGE = Path(lipcert.__file__).parent
 ORDER = (
     *("__main__", "cli", "data", "pipeline"),
     *("gate", "report", "radius", "check", "bounds"),
-    *("sdp", "ranges"),
-    *("simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),
+    *("sdp", "ranges", "lmi"),
+    *("normalform", "simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),
     *("ir",),
-    *("compose", "blocks", "linops", "activations", "convnorm", "norms", "psd"),
+    *("compose", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
     *("rounding", "certificate", "query", "bound", "errors"),
 )
 LIGHT = ("lipcert", "lipcert.__main__", "lipcert.cli.main", "lipcert.errors", "lipcert.bound", "lipcert.query")

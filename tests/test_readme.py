@@ -99,7 +99,7 @@ def test_table_agrees_with_a_fresh_run(table: ModuleType, shared: Path, name: st
 def test_disagreement_is_seen(table: ModuleType) -> None:
     row = table.Row("m.onnx", "bounded", "12.3457", "3.1", "")
     assert row.agrees(table.Row("m.onnx", "bounded", "12.3461", "3.1", "other words"))
-    for wrong in ({"status": "refused"}, {"upper": "12.5"}, {"upper": "-"}, {"lower": "3.2"}, {"model": "n.onnx"}):
+    for wrong in ({"status": "refused"}, {"upper": "12.5"}, {"upper": "-"}, {"lower": "4.2"}, {"model": "n.onnx"}):
         assert not row.agrees(table.Row(**{**vars(row), **wrong}))
 
 
