@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipcert.activations import Elementwise
 from lipcert.query import P
-from lipcert.rounding import EPS, div_up, gamma, mul_up, norm_up, sqrt_up, up
+from lipcert.rounding import EPS, TINY, div_up, gamma, mul_up, norm_down, norm_up, sqrt_up, up
 
 Range = tuple[Tensor, Tensor]
 SLACK = 16 * EPS  # relative error granted to one exp, log, sqrt or division
@@ -190,16 +190,18 @@ class Axis(Block):
 
 
 def _softmax_range(lower: Tensor, upper: Tensor) -> Range:
-    """s_i = e_i / (e_i + sum_{j != i} e_j): increasing in u_i, decreasing in the others."""
+    """s_i = e_i / (e_i + sum_{j != i} e_j): increasing in u_i, decreasing in the others.
+
+    fl(u - top) is off by EPS |u - top|, at most 800 EPS unless exp underflows; TINY stands for what underflows.
+    """
     top = torch.nan_to_num(upper.amax(dim=2, keepdim=True), posinf=0.0, neginf=0.0)
-    low, high = torch.exp(lower - top), torch.exp(upper - top)
-    n = lower.shape[2]
-    slack = SLACK + gamma(n + 8) + EPS * (upper - lower).abs().amax(dim=2, keepdim=True).nan_to_num(posinf=0.0)
-    slack = slack + 4 * EPS * torch.maximum(lower.abs(), upper.abs()).amax(dim=2, keepdim=True).nan_to_num(posinf=0.0)
+    slack = SLACK + 1024 * EPS + gamma(lower.shape[2] + 8)
+    low = (torch.exp(lower - top) * (1 - slack) - TINY).clamp(min=0)
+    high = torch.exp(upper - top) * (1 + slack) + TINY
     others_high = (high.sum(dim=2, keepdim=True) - high).clamp(min=0) + slack * high.sum(dim=2, keepdim=True)
     others_low = ((low.sum(dim=2, keepdim=True) - low) - slack * low.sum(dim=2, keepdim=True)).clamp(min=0)
-    least = (low * (1 - slack) / (low + others_high)).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
-    most = (high * (1 + slack) / (high + others_low)).nan_to_num(1.0, 1.0, 1.0)
+    least = (low / (low + others_high)).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+    most = (high / (high + others_low)).nan_to_num(1.0, 1.0, 1.0)
     return down(least * (1 - 2 * slack)).clamp(min=0), up(most * (1 + 2 * slack)).clamp(max=1)
 
 
@@ -278,9 +280,7 @@ class Norm2(Axis):
         inside = (lower <= 0) & (upper >= 0)
         small = torch.where(inside, 0.0, torch.minimum(lower.abs(), upper.abs()))
         large = torch.maximum(lower.abs(), upper.abs())
-        slack = SLACK + gamma(self.n + 8)
-        least, most = (torch.linalg.vector_norm(side, dim=2) for side in (small, large))
-        return down(least * (1 - slack)).clamp(min=0), up(most * (1 + slack))
+        return norm_down(small, "2", 2), norm_up(large, "2", 2)  # scaled: squares neither overflow nor underflow
 
 
 @dataclass(frozen=True, eq=False)

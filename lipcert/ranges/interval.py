@@ -56,7 +56,13 @@ def interval_ranges(graph: Graph, region: Region) -> dict[int, Range]:
                         found[i] = down(found[i][0]), up(found[i][1])
             case Nonlinear(block):
                 found[i] = block.values_on(*args)
+        found[i] = _known(*found[i])
     return found
+
+
+def _known(lower: Tensor, upper: Tensor) -> Range:
+    """An end that overflowed to NaN says nothing."""
+    return lower.nan_to_num(-math.inf, math.inf, -math.inf), upper.nan_to_num(math.inf, math.inf, -math.inf)
 
 
 def linear_range(operator: Operator, lower: Tensor, upper: Tensor) -> Range:
