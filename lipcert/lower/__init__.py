@@ -6,6 +6,7 @@ booleans, or plain Python. What no rule claims is a refusal that names the node.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Callable
@@ -110,23 +111,58 @@ def _stored(target: str, tensor: Tensor) -> Any:
 def _call(b: Builder, node: FxNode, values: dict[FxNode, Any]) -> Any:
     if node.target is operator.getitem:
         whole, place = values[node.args[0]], node.args[1]  # type: ignore[index]
+        if place >= len(whole):  # type: ignore[operator]
+            b.refuse(f"reads result {place} of {node.args[0]}, which no rule claims")
         return whole[place]
     name = str(node.target)
     args = [_resolve(b, a, values) for a in node.args]
     kwargs = {key: _resolve(b, a, values) for key, a in node.kwargs.items()}
-    if _depends(args) or _depends(list(kwargs.values())):
-        rule = RULES.get(name)
-        if rule is None:
-            b.refuse(f"no rule for {name}: lipcert makes no claim about it")
-        kwargs = {key: v for key, v in kwargs.items() if key not in _HARMLESS}
-        _empty(b, node)
-        return rule(b, *args, **kwargs)
     try:
-        return _constant_call(b, node, name, args, kwargs)
+        if _depends(args) or _depends(list(kwargs.values())):
+            result = _signal_call(b, node, name, args, kwargs)
+        else:
+            result = _constant_call(b, node, name, args, kwargs)
     except RefusedModel as error:
-        raise error if error.node else RefusedModel(f"node {node.name} ({name}): {error}", node=node.name) from error
+        if error.node:
+            raise
+        text = f"node {node.name} ({name}): {error}"
+        raise RefusedModel(text, node=node.name, unbounded=error.unbounded) from error
+    _same_shapes(b, node.meta.get("val"), result)
+    return result
 
 
+def _signal_call(b: Builder, node: FxNode, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    rule = RULES.get(name)
+    if rule is None:
+        b.refuse(f"no rule for {name}: lipcert makes no claim about it")
+    kwargs = {key: v for key, v in kwargs.items() if key not in _HARMLESS}
+    if (unread := _unread(rule, args, kwargs)) is not None:
+        b.refuse(f"{name} with arguments that its rule does not read: {unread}")
+    _empty(b, node)
+    return rule(b, *args, **kwargs)
+
+
+def _unread(rule: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> str | None:
+    """Why the arguments do not fit the rule's own, or None."""
+    try:
+        inspect.signature(rule).bind(None, *args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+def _same_shapes(b: Builder, said: Any, found: Any) -> None:
+    """Every rule must produce the shape that torch recorded at the node."""
+    if isinstance(found, list | tuple) and isinstance(said, list | tuple):
+        for s, f in zip(said, found, strict=False):
+            _same_shapes(b, s, f)
+    elif isinstance(said, Tensor) and isinstance(found, Signal | Constant | Tensor):
+        if tuple(said.shape) != tuple(found.shape):
+            b.refuse(f"was read as shape {tuple(found.shape)}, torch has {tuple(said.shape)}; please report it")
+
+
+_CHOOSE = {f"aten.{name}" for name in ("where.self", "where.ScalarOther", "where.ScalarSelf",
+           "masked_fill.Scalar", "masked_fill.Tensor")}  # fmt: skip
 _HARMLESS = {"memory_format", "layout", "device", "pin_memory", "non_blocking", "copy"}
 
 
@@ -162,9 +198,11 @@ def _constant_call(b: Builder, node: FxNode, name: str, args: list[Any], kwargs:
         b.refuse(f"a constant of {result.numel()} entries is over the limit of {2**28}")
     if name in _CREATES:
         return _create(node, name, args, kwargs, float_result)
-    if name in ARITHMETIC and (float_result or any(isinstance(a, Constant) for a in args)):
+    if name in ARITHMETIC and float_result:
+        if (unread := _unread(ARITHMETIC[name], args[1:], kwargs)) is not None:
+            b.refuse(f"{name} with arguments that its rule on constants does not read: {unread}")
         return b.finite(ARITHMETIC[name](*args, **kwargs))
-    if name in LAYOUT and name not in ("aten.where.self", "aten.masked_fill.Scalar"):
+    if name in LAYOUT and name not in _CHOOSE:
         if _floats(args[0]) or any(isinstance(a, Constant) for a in args):
             if name in ("aten._to_copy.default", "aten.clone.default"):
                 return args[0]

@@ -15,6 +15,7 @@ from lipcert.linops import Adjoint, Conv, Dense, Scale
 from lipcert.lower import constants
 from lipcert.lower.builder import Builder, Signal, broadcast
 from lipcert.lower.constants import Constant, constant
+from lipcert.lower.layout import cast as _cast
 from lipcert.lower.nonlinear import pointwise, product
 from lipcert.rounding import EPS
 
@@ -287,7 +288,8 @@ def _reduce(average: bool) -> Callable[..., Signal]:
         dims = list(range(len(x.shape))) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
         dims = sorted(d % len(x.shape) for d in dims) if x.shape else []
         if not dims:
-            return x
+            return _cast(b, x, dtype)
+        x = _cast(b, x, dtype)
         n = math.prod(x.shape[d] for d in dims)
         joined, rest = _gather_last(b, x, dims)
         row = torch.ones(1, n, dtype=torch.float64)
@@ -299,6 +301,9 @@ def _reduce(average: bool) -> Callable[..., Signal]:
 
 
 def _cumsum(b: Builder, x: Signal, dim: int, dtype: Any = None) -> Signal:
+    x = _cast(b, x, dtype)
+    if not x.shape:
+        return x
     n = x.shape[dim]
     return along_axis(b, x, Constant(torch.ones(n, n, dtype=torch.float64).tril()), dim)
 
@@ -349,9 +354,9 @@ AFFINE: dict[str, Callable[..., Any]] = {
     "aten.upsample_bilinear2d.default": _interpolation(2, 1, _linear_matrix),
     "aten.upsample_trilinear3d.default": _interpolation(3, 1, _linear_matrix),
     "aten.upsample_bicubic2d.default": _interpolation(2, 2, _cubic_matrix),
-    "aten.sum.default": lambda b, x, dtype=None: _reduce(False)(b, x),
+    "aten.sum.default": lambda b, x, dtype=None: _reduce(False)(b, x, None, False, dtype),
     "aten.sum.dim_IntList": _reduce(False),
-    "aten.mean.default": lambda b, x, dtype=None: _reduce(True)(b, x),
+    "aten.mean.default": lambda b, x, dtype=None: _reduce(True)(b, x, None, False, dtype),
     "aten.mean.dim": _reduce(True),
     "aten.cumsum.default": _cumsum,
     "aten.col2im.default": _fold,

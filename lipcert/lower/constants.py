@@ -55,6 +55,8 @@ def constant(value: Tensor | float | int | bool | Constant) -> Constant:
         if value.dtype in (torch.int64, torch.uint64) and bool((value.abs() > 2**53).any()):
             raise RefusedModel("an integer constant beyond 2^53 has no exact float64 value")
         return Constant(value.to(torch.float64))
+    if not isinstance(value, float | int):
+        raise RefusedModel(f"an argument that is not a constant number or tensor, but a {type(value).__name__}")
     return Constant(torch.tensor(float(value), dtype=torch.float64))
 
 
@@ -153,7 +155,7 @@ def power(a: Any, exponent: Any) -> Constant:
             return reciprocal(square_root(a))
         if n == 0.0:
             return Constant(torch.ones_like(a.centre))
-        if n == int(n) and 0 < abs(n) <= 64:
+        if math.isfinite(n) and n == int(n) and 0 < abs(n) <= 64:
             result = a
             for _ in range(int(abs(n)) - 1):
                 result = multiply(result, a)
@@ -172,7 +174,7 @@ def _sum_of(a: Constant, n: int, centre: Tensor, mass: Tensor, reach: Tensor) ->
     return Constant(centre, up((reach + gamma(n) * mass) * (1 + 4 * gamma(n + 8)) + TINY))
 
 
-def total(a: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Constant:
+def total(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Constant:
     a = constant(a)
     dims = list(range(a.centre.dim())) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
     n = math.prod(a.centre.shape[d] for d in dims)
@@ -183,7 +185,7 @@ def total(a: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Constant:
     return _sum_of(a, n, centre, a.centre.abs().sum(dims, keepdim=keepdim), a.reach().sum(dims, keepdim=keepdim))
 
 
-def mean(a: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Constant:
+def mean(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Constant:
     summed = total(a, dim, keepdim)
     return divide(summed, constant(a).centre.numel() / max(1, summed.centre.numel()))
 
@@ -197,7 +199,9 @@ def matmul(a: Any, b: Any) -> Constant:
     return Constant(centre, up(radius * (1 + 4 * gamma(n + 8)) + n * TINY))
 
 
-def norm2(a: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Constant:
+def norm2(
+    a: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> Constant:
     if ord == 2:
         return square_root(total(multiply(a, a), dim, keepdim))
     if ord == 1:
@@ -261,7 +265,7 @@ ARITHMETIC: dict[str, Callable[..., Constant]] = {
     "aten.linear.default": lambda a, w, b=None: (
         matmul(a, constant(w).map(lambda t: t.T)) if b is None else add(matmul(a, constant(w).map(lambda t: t.T)), b)
     ),
-    "aten.addmm.default": lambda c, a, b: add(matmul(a, b), c),
+    "aten.addmm.default": lambda c, a, b, beta=1, alpha=1: add(multiply(matmul(a, b), alpha), multiply(c, beta)),
     "aten.linalg_vector_norm.default": norm2,
     "aten.norm.ScalarOpt_dim": lambda a, p, dim, keepdim=False: norm2(a, p if p is not None else 2, dim, keepdim),
     "aten.norm.Scalar": lambda a, p=2: norm2(a, p),

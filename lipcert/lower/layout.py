@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipcert.errors import RefusedModel
 from lipcert.linops import Select
 from lipcert.lower.builder import Builder, Signal
 from lipcert.lower.constants import Constant, constant
@@ -38,9 +39,9 @@ def _pieces(target: Any) -> Rule:
 
 
 def _index(value: Any) -> Any:
-    """Index arguments are whole-number constants; lists of them may hold None."""
+    """Index arguments are whole numbers, kept as plain tensors; lists of them may hold None."""
     if isinstance(value, Constant):
-        return value.centre.to(torch.int64)
+        raise RefusedModel("a layout operation with a float argument")
     if isinstance(value, list | tuple):
         return [_index(v) for v in value]
     return value
@@ -56,10 +57,13 @@ def _same(b: Builder, x: Signal, *_: Any, **__: Any) -> Signal:
 
 
 def _copy(b: Builder, x: Signal, *_: Any, dtype: torch.dtype | None = None, **__: Any) -> Signal:
-    return _convert(b, x, dtype)
+    return cast(b, x, dtype)
 
 
-def _convert(b: Builder, x: Signal, dtype: torch.dtype | None) -> Signal:
+def cast(b: Builder, x: Signal, dtype: torch.dtype | None) -> Signal:
+    """A change of dtype is the identity in real arithmetic; to whole numbers it is a step."""
+    if dtype is not None and dtype.is_complex:
+        b.refuse(f"a signal is cast to {dtype}")
     if dtype is not None and not dtype.is_floating_point:
         b.refuse(f"a signal is cast to {dtype}: a step function, not Lipschitz", unbounded=True)
     if dtype is not None and torch.finfo(dtype).bits < 32:
@@ -83,6 +87,7 @@ def _cat(b: Builder, values: Sequence[Any], dim: int = 0) -> Signal:
 def _pad(b: Builder, x: Signal, pads: Sequence[int], value: Any = 0) -> Signal:
     fill = float(constant(value).centre)
     if fill == -float("inf"):
+        x = b.plain(x)
         padded = torch.nn.functional.pad(torch.arange(1, x.size + 1, dtype=torch.float64).reshape(x.shape), list(pads))
         return Signal(x.node, tuple(padded.shape), padded.to(torch.int64).reshape(-1) - 1)
     whole = list(reversed([(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)]))
@@ -162,8 +167,8 @@ LAYOUT: dict[str, Rule] = {
     "aten.detach.default": _same,  # identity in the forward pass, whatever autograd does with it
     "aten.lift_fresh_copy.default": _same,
     "aten._to_copy.default": _copy,
-    "aten.to.dtype": lambda b, x, dtype, *_, **__: _convert(b, x, dtype),
-    "prims.convert_element_type.default": _convert,
+    "aten.to.dtype": lambda b, x, dtype, *_, **__: cast(b, x, dtype),
+    "prims.convert_element_type.default": cast,
     "aten.cat.default": _cat,
     "aten.stack.default": lambda b, values, dim=0: _cat(b, [_unsqueeze(b, v, dim) for v in values], dim),
     "aten.constant_pad_nd.default": _pad,
@@ -196,6 +201,8 @@ def move_constant(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
         return Constant(centre, None if exact else target([v.reach() for v in values], *rest, **kwargs))
     value = constant(first)
     centre = target(value.centre, *rest, **kwargs)
+    if value.radius is not None and name == "aten.constant_pad_nd.default":
+        rest = rest[:1]  # what is filled in is exact
     radius = None if value.radius is None else target(value.radius, *rest, **kwargs)
     if isinstance(centre, list | tuple):
         return [Constant(c, None if radius is None else radius[i]) for i, c in enumerate(centre)]

@@ -135,6 +135,8 @@ def _all_dims(x: Signal, dim: Any) -> list[int]:
 
 
 def _logsumexp(b: Builder, x: Signal, dim: Any, keepdim: bool = False) -> Signal:
+    if dim == []:
+        b.refuse("logsumexp along no axis")
     dims = _all_dims(x, dim)
     flat, n, _ = _axis(b, x, dims)
     return b.block(LogSumExp(x.size // max(1, n), n, 1), [flat], _reduced_shape(x, dims, keepdim))
@@ -300,8 +302,8 @@ def _power(b: Builder, x: Signal, exponent: Any) -> Signal:
     if value.centre.numel() != 1 or value.radius is not None:
         b.refuse("a power with an exponent per entry")
     n = float(value.centre)
-    if n == 0:
-        b.refuse("a signal to the power 0")
+    if n == 0 or not math.isfinite(n):
+        b.refuse(f"a signal to the power {n}")
     special = {1.0: None, 2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
     if n in special:
         name = special[n]
@@ -330,6 +332,8 @@ def _sort(b: Builder, x: Signal, dim: int = -1, descending: bool = False, **_: A
 def _topk(
     b: Builder, x: Signal, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Signal, Step]:
+    if not sorted:
+        b.refuse("topk with sorted=False leaves the order of its results open")
     ordered = _along(Sort, descending=largest)(b, x, dim)
     return b.move(ordered, lambda t: t.narrow(dim, 0, k)), Step()
 
