@@ -6,7 +6,7 @@ exact fractions, so what is recognised is the very function of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -68,15 +68,30 @@ Known = tuple[int, str, dict[str, Any], Constant]  # root node, row, parameters,
 def gated(nodes: list[Node], left: int, right: int) -> Known | None:
     """A row r with node(left) * node(right) = factor * r(root), or None."""
     for x, gate in ((left, right), (right, left)):
-        linear, link = read(nodes, x, activations=False), read(nodes, gate)
-        if link.act is None or linear.shift != 0 or linear.scale == 0:
+        link = read(nodes, gate)
+        rule = None if link.act is None else RULES.get(link.act.label)
+        if rule is None:
             continue
-        rule = RULES.get(link.act.label)
-        found = None if rule is None else rule(nodes, linear.node, link)
-        if found is not None:
-            name, given, factor = found
-            return linear.node, name, given, _constant(linear.scale * factor)
+        for root, scale in _multiples(nodes, x):
+            found = rule(nodes, root, link)
+            if found is not None:
+                name, given, factor = found
+                return root, name, given, _constant(scale * factor)
     return None
+
+
+def _multiples(nodes: list[Node], i: int) -> Iterator[tuple[int, Fraction]]:
+    """(r, scale) with node(i) = scale * node(r), nearest first."""
+    scale = ONE
+    while True:
+        yield i, scale
+        what = nodes[i].what
+        if not (isinstance(what, Linear) and isinstance(what.operator, Scale) and what.operator.radius is None):
+            return
+        factor = _uniform(what.operator.factor)
+        if factor is None or factor == 0:
+            return
+        i, scale = nodes[i].parents[0], scale * factor
 
 
 def _constant(value: Fraction) -> Constant:
@@ -119,8 +134,8 @@ def _tanh(nodes: list[Node], root: int, link: Link) -> Found | None:
     inside = read(nodes, link.node, root)
     if inside.act is not None:  # tanh(softplus(x)) x
         plain = inside.act.label == "softplus" and (inside.scale, inside.shift) == (ONE, ZERO) and link.shift == 0
-        same = plain and _inner(nodes, root, inside) == (ONE, ZERO) and inside.act.activation.params[:1] == (1.0,)
-        return ("mish", {}, link.scale) if same else None
+        smooth = plain and inside.act.activation.params == (1.0, 20.0)  # beta, and torch's default threshold
+        return ("mish", {}, link.scale) if smooth and _inner(nodes, root, inside) == (ONE, ZERO) else None
     if link.shift != link.scale or inside.shift != 0 or not isinstance(nodes[inside.node].what, Add):
         return None
     parents = nodes[inside.node].parents  # 0.5 x (1 + tanh(k (x + c3 x^3)))
@@ -131,6 +146,13 @@ def _tanh(nodes: list[Node], root: int, link: Link) -> Found | None:
         return None
     k, c3 = _exact(inside.scale * linear[0].scale), _exact(cubes[0].scale / linear[0].scale)
     return None if k is None or c3 is None or k <= 0 or c3 < 0 else ("gelu_tanh", {"k": k, "cubic": c3}, 2 * link.scale)
+
+
+def _square(nodes: list[Node], root: int, link: Link) -> Found | None:
+    inner = _inner(nodes, root, link)  # x * (x * x), as exporters write the cube of tanh-GELU
+    if inner is None or inner[1] != 0 or link.shift != 0:
+        return None
+    return "pow_int", {"exponent": 3.0}, link.scale * inner[0] ** 2
 
 
 def _is_cube(link: Link, nodes: list[Node], root: int) -> bool:
@@ -167,4 +189,5 @@ RULES: dict[str, Callable[[list[Node], int, Link], Found | None]] = {
     "hardtanh": _clipped,
     "relu6": _clipped,
     "reciprocal": _reciprocal,
+    "square": _square,
 }
