@@ -58,12 +58,18 @@ def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False) ->
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("not an .npz archive")
+        with archive:
             if "x" not in archive:
                 raise KeyError(f"no array x; it has {', '.join(archive.files) or 'none'}")
             return archive["x"], archive["y"] if "y" in archive else None
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False), None
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("not an .npy array")
+        return array, None
     if path.suffix == ".csv":
         return np.loadtxt(path, delimiter=",", ndmin=2), None
     raise ValueError(f"unknown ending {path.suffix!r}")
@@ -83,11 +89,11 @@ def _fitted(x: np.ndarray, shape: tuple[int, ...], path: Path) -> np.ndarray:
     if x.ndim == 0 or x.shape[0] == 0 or x.size != x.shape[0] * size:
         raise UsageError(f"{path}: samples of shape {x.shape[1:]} do not fit the model's input {shape}")
     inner = tuple(n for n in x.shape[1:] if n != 1)
-    if inner == core or len(inner) == 1 or len(core) == 1:
+    if inner == core or len(inner) == 1 or len(core) == 1 and len(inner) == 2:  # a flat image of colours: which order?
         return x.reshape(len(x), *shape)
     # images: channels last <-> channels first
     for turned in (np.moveaxis(x, -1, 1), np.moveaxis(x, 1, -1)):
-        if tuple(n for n in turned.shape[1:] if n != 1) == core:
+        if turned.shape[1:] in (shape, shape[1:]):
             return np.ascontiguousarray(turned).reshape(len(x), *shape)
     raise UsageError(f"{path}: samples of shape {x.shape[1:]} do not fit the model's input {shape}")
 

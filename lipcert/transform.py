@@ -23,8 +23,10 @@ def normalised(graph: Graph, mean: Sequence[float] | None, std: Sequence[float] 
     shape = graph.input_shape
     shift = _spread("--mean", mean or (0.0,), shape)
     spread = _spread("--std", std or (1.0,), shape)
-    if bool((spread <= 0).any()):
-        raise UsageError(f"--std {std}: standard deviations are positive")
+    if not bool(torch.isfinite(shift).all()):
+        raise UsageError(f"--mean {mean}: means are finite")
+    if not bool((torch.isfinite(spread) & (spread > 0)).all()):
+        raise UsageError(f"--std {std}: standard deviations are positive and finite")
     factor = constants.reciprocal(Constant(spread))
     old = graph.nodes[0]
     front = [
@@ -32,9 +34,7 @@ def normalised(graph: Graph, mean: Sequence[float] | None, std: Sequence[float] 
         Node(Offset(-shift), (0,), old.size, old.shape, "--mean"),
         Node(Linear(Scale(factor.centre, factor.radius)), (1,), old.size, old.shape, "--std"),
     ]
-    rest = [
-        Node(n.what, tuple(p + 2 for p in n.parents), n.size, n.shape, n.name) for n in graph.nodes[1:]
-    ]
+    rest = [Node(n.what, tuple(p + 2 for p in n.parents), n.size, n.shape, n.name) for n in graph.nodes[1:]]
     return Graph((*front, *rest), graph.output + 2)
 
 
@@ -53,7 +53,9 @@ def _spread(flag: str, values: Sequence[float], shape: Sequence[int]) -> Tensor:
             view = [1] * len(shape)
             view[axis] = count
             return given.reshape(view).expand(tuple(shape)).reshape(-1).clone()
-    raise UsageError(f"{flag}: {count} values do not fit an input of shape {tuple(shape)}; give 1, one per channel, or {size}")
+    raise UsageError(
+        f"{flag}: {count} values do not fit an input of shape {tuple(shape)}; give 1, one per channel, or {size}"
+    )
 
 
 def with_output(graph: Graph, output: Output) -> Graph:
