@@ -4,8 +4,7 @@
     sum over a group g of (z - a v)(b v - z) >= 0                  one multiplier per group
 
 A neuron with slopes in [a, b] satisfies the constraint alone; neurons of one group share a multiplier (MATH 4b), and a
-block that is the gradient of a convex, 1/beta-smooth function (softmax, sort) satisfies it as a block only. Maxima are
-rewritten: max(u, w) = w + relu(u - w).
+block (softmax, sort) satisfies it as a block only. Maxima are rewritten: max(u, w) = w + relu(u - w).
 """
 
 from __future__ import annotations
@@ -159,12 +158,14 @@ def constraint(graph: Graph, i: int, multipliers: str, ranges: dict[int, Range] 
         if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
             raise RefusedModel(f"{block.label} at node {node.name}: {block.reason}", node=node.name, unbounded=True)
         return Constraint(low, high, _groups(node.shape, node.size, multipliers))
-    if isinstance(block, Softmax | Sort):  # gradients of convex functions: log-sum-exp, sums of the k largest
-        top = 0.5 if isinstance(block, Softmax) else 1.0
+    if isinstance(block, Softmax | Sort):
+        # softmax is the gradient of log-sum-exp, convex and 1/2-smooth: [0, 1/2] (Baillon & Haddad 1977). Sorting permutes
+        # the entries on each piece, |dz| <= |dv|, and a permutation may have the eigenvalue -1: [-1, 1], not [0, 1].
+        bottom, top = (0.0, 0.5) if isinstance(block, Softmax) else (-1.0, 1.0)
         rows = torch.arange(block.outer * block.inner).reshape(block.outer, 1, block.inner)
         groups = rows.expand(block.outer, block.n, block.inner).reshape(-1)
         flat = torch.zeros(node.size, dtype=torch.float64)
-        return Constraint(flat, flat + top, torch.zeros_like(groups) if multipliers == "layer" else groups)
+        return Constraint(flat + bottom, flat + top, torch.zeros_like(groups) if multipliers == "layer" else groups)
     raise RefusedModel(f"{block.label} at node {node.name} has no slope constraint", node=node.name)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lipcert.compose import add, compose
-from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear
+from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear, overflow_known
 from lipcert.linops import Adjoint, Dense, Operator, Scale, Select
 from lipcert.norms import matrix_norm_upper
 from lipcert.query import P
@@ -45,7 +45,7 @@ def _sum_enclosures(terms: list[Enclosure]) -> Enclosure:
     mass = sum((t.centre.abs() for t in terms[1:]), start=terms[0].centre.abs())
     reach = sum((t.reach() for t in terms[1:]), start=terms[0].reach())
     k = len(terms)
-    return Enclosure(centre, up((reach + gamma(k) * mass) * (1 + 4 * gamma(k + 4))))
+    return overflow_known(centre, up((reach + gamma(k) * mass) * (1 + 4 * gamma(k + 4))))
 
 
 def _join_enclosures(terms: list[Enclosure]) -> Enclosure:
@@ -349,6 +349,8 @@ class Path:
     def norm_upper(self, p: P, q: P) -> float:
         """Proved upper bound of ||A_kj||_{p->q}: the least of the structured and (where affordable) the dense one."""
         key = ("norm", self.source, self.target, p, q)
+        if self.source != self.target and self.target not in self.nodes:
+            return 0.0  # no way from source to target: the zero operator
         if key not in self.graph.memo:
             seed: Constants = {p: 1.0} if p == q else {p: 1.0, q: embed(p, q, self.in_size)}
             value = node_constants(self.graph, self.nodes, {self.source: seed}, self.graph.memo)[self.target][q]
