@@ -123,6 +123,8 @@ class Solver:
                 attempt_at = self.info.sweeps + spacing
                 spacing = int(spacing * 1.5)
             newest = swept.multipliers
+        if self.info.gap > 1e-4 and newest and history:
+            self.narrow(newest, history[-1])
         if self.info.gap > 1e-3:
             self.fall_back(newest, history[-1] if history else 0.0)
         return Solution(self.info, self.best, self.last)
@@ -133,15 +135,28 @@ class Solver:
     def certify(self, raw: Sequence[Tensor], wanted: float, value: float) -> None:
         """Repair and prove, gentlest repair first; keeps the best."""
         multipliers = self.anchored(positive(raw), value)
-        deepest = max(1, max(self.levels, default=1))
         # the proof subtracts about 3 N^2 u from a diagonal of 1, and eta is what the repair adds to it
-        least, most = 40 * EPS * sum(self.table.sizes) ** 2, wanted / (4 * deepest)
-        ladder = [least * 10.0**e for e in range(7)] if self.form.neurons <= 600 else [least, most, 100 * least]
-        for eta in sorted({eta for eta in ladder if eta < 0.1}):
-            repaired = inflated(multipliers, self.levels, eta, from_output=self.last == INPUT)
-            if self.attempt(repaired, value, "sweep"):
+        least = 40 * EPS * sum(self.table.sizes) ** 2
+        deepest = max(1, max(self.levels, default=1))
+        rungs = {least * 10.0**e for e in range(7)} if self.form.neurons <= 600 else {least, wanted / (4 * deepest)}
+        for eta in sorted(rungs):
+            if eta < 0.1 and self.repair(multipliers, value, eta):
                 return
         self.mix(raw, value, (1e-9, 1e-7, 1e-5), "sweep")
+
+    def repair(self, multipliers: list[Tensor], value: float, eta: float) -> bool:
+        inflated_by = inflated(multipliers, self.levels, eta, from_output=self.last == INPUT)
+        return self.attempt(inflated_by, value * (1 + eta) ** (2 * max(self.levels, default=0)), "sweep")
+
+    def narrow(self, raw: Sequence[Tensor], value: float) -> None:
+        """The smallest inflation of unsettled multipliers that is feasible, by bisection of its exponent."""
+        multipliers = self.anchored(positive(raw), value)
+        low, high = -9.0, -0.5
+        if not self.repair(multipliers, value, 10.0**high):
+            return
+        for _ in range(7):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.repair(multipliers, value, 10.0**middle) else (middle, high)
 
     def mix(self, raw: Sequence[Tensor], value: float, shares: Sequence[float], source: str) -> None:
         """Lean on multipliers that are known to be feasible, as little as it takes."""

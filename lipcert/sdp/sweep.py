@@ -121,7 +121,8 @@ class Dual:
             )
             ratio = length / radius.clamp(min=1e-300)
             ratio = torch.where(radius > 0, ratio, 0.0)
-            multipliers[k] = ratio / 2
+            # v = 0 for every direction (a row of zeros): any large multiplier is free, and zero would not be feasible
+            multipliers[k] = torch.where((radius > 0) | (length == 0), ratio / 2, 10 * ratio.max())
             back = self.centre[k] * g + layer.spread(ratio) * self.half[k].square() * v
             gradients[layer.read] = gradients[layer.read] + back if layer.read in gradients else back
             gradients = pull(graph, self.affine[k], gradients, PLAIN)
