@@ -33,7 +33,7 @@ _LAZY = {
     "Refusal": "lipcert.bound",
     "Report": "lipcert.report.report",
 }
-__all__ = ["Ball", "Bound", "Box", "Model", "Norm", "Refusal", "Report", "bound", "inspect", "layers", "load"]
+__all__ = ["Ball", "Bound", "Box", "Model", "Norm", "Refusal", "Report", "bound", "inspect", "layers", "load", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -87,3 +87,10 @@ def layers(model: Model, *, norm: str | Norm = "2") -> Report:
     from lipcert import pipeline
 
     return pipeline.layers(model, norm=norm)
+
+
+def verify(certificate: str | Path, model: str | Path | nn.Module | Model, **options: Any) -> Report:
+    """Prove the claim of a certificate file again, without any solver: `report.summary["verdict"]`."""
+    from lipcert import pipeline
+
+    return pipeline.verify(certificate, model, **options)

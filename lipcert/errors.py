@@ -39,3 +39,16 @@ class SelfCheckFailed(LipcertError):
     """Two results of one scope contradict each other (lower > upper). Never clamped, always exit 4."""
 
     exit_code = 4
+
+
+class CertificateRejected(LipcertError):
+    """A certificate that is malformed, about another network, or whose claim its proof does not show.
+
+    `place`: the field of the file (`proof.multipliers[2].float64[7]`). `reason`: what is wrong with it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, place: str, reason: str):
+        super().__init__(f"certificate rejected at {place}: {reason}")
+        self.place, self.reason = place, reason

@@ -19,7 +19,11 @@ from lipcert.bound import Bound, Refusal, Result
 from lipcert.bounds import METHODS, Method, OutOfTime, Problem
 from lipcert.bounds.layers import kind_of, layer_row, layers_of, operators
 from lipcert.capture import Captured, capture, constants, quiet
-from lipcert.errors import UsageError
+from lipcert.certificate import Certificate
+from lipcert.certificate import read as read_certificate
+from lipcert.certify import certify, check_scope
+from lipcert.check import check
+from lipcert.errors import CertificateRejected, LipcertError, UsageError
 from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.load.read import read
 from lipcert.lower import lower
@@ -27,7 +31,7 @@ from lipcert.parity import check_parity
 from lipcert.parts import Path as LinearPath
 from lipcert.parts import linear_ancestors, targets
 from lipcert.query import Ball, Box, Norm, Output, Region
-from lipcert.report.report import Report
+from lipcert.report.report import Report, unread
 from lipcert.transform import all_pairs, normalised, with_output
 
 REAL_ARITHMETIC = (
@@ -144,20 +148,25 @@ def bound(
     budget: float | None = None,
     seed: int = 0,
     device: str = "cpu",
+    certificate: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """The certified interval of one scope. `budget` in seconds: methods stop at it and keep what is proved.
+    `certificate`: file to write, from which `verify` proves the least upper value again.
 
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
     norm, functional = Norm.parse(norm), Output.parse(output)
     chosen = choose(methods)
     region = _checked(region, model.graph)
+    if certificate is not None:
+        check_scope(region, functional)
     deadline = None if budget is None else time.monotonic() + budget
     scopes = all_pairs(model.graph) if functional.kind == "pairs" else [functional]
     if not scopes or len(scopes) > MAX_PAIRS:
         raise UsageError(f"--output pairs: the model has {len(scopes)} pairs; lipcert takes 1 to {MAX_PAIRS}")
     results: list[Result] = []
+    warnings = list(model.warnings)
     pairs: list[dict[str, Any]] = []
 
     def report() -> Report:
@@ -170,7 +179,7 @@ def bound(
             results=list(results),
             summary={"pairs": pairs} if functional.kind == "pairs" else {},
             assumptions=list(model.assumptions),
-            warnings=list(model.warnings),
+            warnings=list(warnings),
         )
 
     try:
@@ -193,10 +202,83 @@ def bound(
             results.extend(_over_pairs(found, scopes))
             for result in results:
                 _tell(progress, result)
+        if certificate is not None:
+            results, more = certify(certificate, results, model.graph, model.info, norm, functional)
+            warnings += more
     except KeyboardInterrupt as stop:
         stop.partial_report = report()  # type: ignore[attr-defined]
         raise
     return report()
+
+
+def verify(
+    certificate: str | Path | Certificate,
+    model: str | Path | torch.nn.Module | Model,
+    *,
+    reader: str = "own",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Prove the claim of a certificate again. Shape, names and normalisation are read from the certificate.
+
+    `Report.summary["verdict"]` is "accepted" or "rejected" (then with "place" and "reason"; exit status 1). Raises
+    UnreadableError where there is no such file, and what `load` raises of a model that cannot be read.
+    """
+    begin = time.perf_counter()
+    path = None if isinstance(certificate, Certificate) else str(certificate)
+    info = model.info if isinstance(model, Model) else None
+    claim: Certificate | None = None
+    assumptions: tuple[str, ...] = ()
+    try:
+        claim = certificate if isinstance(certificate, Certificate) else read_certificate(certificate)
+        loaded = model if isinstance(model, Model) else _load_as(claim, model, reader, seed, progress)
+        info, assumptions = loaded.info, loaded.assumptions
+        if progress is not None:
+            progress("proving the claim", None, None)
+        found = check(claim, loaded.graph, loaded.info)
+        summary = {"verdict": "accepted", "claim": claim.claim, "proved": found.value, "trusted": list(found.trusted)}
+        details = {"certificate": path, "proved": found.value}
+        seconds = time.perf_counter() - begin
+        result: Result = Bound(claim.proof.method, "upper", "proved", claim.claim, seconds, None, details)
+    except CertificateRejected as problem:
+        summary = {"verdict": "rejected", "claim": claim and claim.claim, "place": problem.place}
+        summary |= {"reason": problem.reason}
+        seconds = time.perf_counter() - begin
+        result = Refusal("verify", "upper", "refused", f"{problem.place}: {problem.reason}", None, seconds)
+    asked = {} if claim is None else {"norm": claim.norm, "output": str(claim.output)}
+    return Report(
+        command="verify",
+        model=info or unread(None if isinstance(model, torch.nn.Module) else model),
+        results=[result],
+        summary={"certificate": path, **summary},
+        assumptions=list(assumptions),
+        **asked,  # type: ignore[arg-type]
+    )
+
+
+def _load_as(
+    claim: Certificate, model: str | Path | torch.nn.Module, reader: str, seed: int, progress: Progress | None
+) -> Model:
+    """The model as the certificate describes it. Where that fails for the very file it names, the certificate is
+    at fault."""
+    network = claim.network
+    try:
+        return load(
+            model,
+            input_shape=network.input_shape,
+            input_name=network.input_name,
+            output_name=network.output_name,
+            reader=reader,
+            mean=network.mean,
+            std=network.std,
+            seed=seed,
+            progress=progress,
+        )
+    except LipcertError as problem:
+        same = isinstance(model, str | Path) and Path(model).is_file() and _sha256(Path(model)) == network.sha256
+        if isinstance(problem, UsageError) or same:
+            raise CertificateRejected("model", f"it cannot be read as the certificate says: {problem}") from problem
+        raise
 
 
 def choose(names: Sequence[str] | None) -> list[Method]:

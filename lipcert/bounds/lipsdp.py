@@ -44,7 +44,8 @@ class Lipsdp:
         graph = form.graph
         if not form.layers:  # affine on this region
             value = Path(graph, graph.input, graph.output).norm_upper("2", "2")
-            return Bound(self.name, self.side, "proved", value, time.perf_counter() - start)
+            proof = {"kind": "lmi", "grouping": form.grouping, "last": "input", "multipliers": [], "rho": value**2}
+            return Bound(self.name, self.side, "proved", value, time.perf_counter() - start, proof=proof)
         table = coefficients(form)
         settings = Settings(self.tolerance, self.sweeps, problem.seed)
         solution = solve(form, table, settings, problem.deadline, problem.say)

@@ -46,6 +46,17 @@ class Problem:
             self.progress(text, done, total)
 
 
+class RangesOf:
+    """Hands out `problem.ranges` and remembers that it did: what needs ranges has no certificate."""
+
+    def __init__(self, problem: Problem):
+        self.problem, self.used = problem, False
+
+    def __call__(self) -> dict[int, Range]:
+        self.used = True
+        return self.problem.ranges
+
+
 class Method(Protocol):
     """A frozen dataclass; its fields are its options and go into the report."""
 

@@ -33,6 +33,9 @@ def bound(
     max_upper: Annotated[
         float | None, typer.Option(metavar="X", help="Gate: exit 1 unless upper <= X is proved.")
     ] = None,
+    certificate: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write what `lipcert verify` needs to prove upper again.")
+    ] = None,
     box: Annotated[str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)] = None,
     at: Annotated[
         str | None, typer.Option(metavar="DATA[#INDEX]", help="Centre of a ball.", rich_help_panel=REGION)
@@ -58,6 +61,7 @@ def bound(
         o.check_not_negative(flag, number)
     norms = o.read_norm(norm, norm_in, norm_out)
     functional = str(Output.parse(output))
+    o.check_target("--certificate", certificate, model)
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     where = o.read_device(device)
     region = asked_region(box, at, eps, ball_norm)
@@ -75,6 +79,7 @@ def bound(
             budget=budget,
             seed=seed,
             device=where,
+            certificate=certificate,
             progress=progress,
         )
         return replace(report, max_upper=max_upper)

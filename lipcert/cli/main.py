@@ -14,11 +14,13 @@ from lipcert.cli.bound import bound
 from lipcert.cli.inspect import inspect
 from lipcert.cli.layers import layers
 from lipcert.cli.run import INTERNAL_ERROR, complain, internal_error, show_debug_trace
+from lipcert.cli.verify import verify
 from lipcert.errors import LipcertError
 
 EXIT_STATUS = """\
-Exit status: 0 done and every gate met, 1 a gate is not met, 2 usage or unreadable input,
-3 no finite certified bound (refused or unbounded), 4 internal error or failed self-check, 130 interrupted."""
+Exit status: 0 done and every gate met, 1 a gate is not met or a certificate is rejected,
+2 usage or unreadable input, 3 no finite certified bound (refused or unbounded), 4 internal error or failed self-check,
+130 interrupted."""
 
 
 class Command(NamedTuple):
@@ -30,6 +32,7 @@ COMMANDS = {
     "inspect": Command(inspect, "lipcert inspect model.onnx"),
     "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
     "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
+    "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }
 
 app = typer.Typer(

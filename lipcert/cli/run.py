@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lipcert
+from lipcert.cli.options import check_target
 from lipcert.cli.progress import Progress, ShownProgress
 from lipcert.errors import LipcertError, UsageError
 from lipcert.report.plain import printable
@@ -117,14 +118,9 @@ def write_json(report: Report, path: str) -> None:
 
 
 def check_json_target(run: Run) -> None:
-    """Before hours of work: --json must name a place that can be written, and not the model itself."""
     if run.json is None or run.json == "-":
         return
-    target = Path(run.json)
-    if target.is_dir() or not os.access(target.parent, os.W_OK):
-        raise UsageError(f"--json {run.json}: cannot write there; give a file in a folder that exists")
-    if target.exists() and run.model.exists() and target.samefile(run.model):
-        raise UsageError(f"--json {run.json}: this is the model file")
+    check_target("--json", run.json, run.model)
 
 
 def failed(run: Run, error: LipcertError | str) -> Report:

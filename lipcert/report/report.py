@@ -17,6 +17,7 @@ from lipcert.report.plain import plain
 
 SCHEMA = "lipcert.report/1"
 ASKS_FOR_A_BOUND = ("bound",)  # commands that are not done (exit 3) without a finite certified value
+GATES = ("verify",)  # commands whose refusal is the verdict: a certificate is rejected (exit 1)
 
 Status = Literal["bounded", "unbounded", "refused"]
 
@@ -56,7 +57,7 @@ class Report:
         unbounded = isinstance(error, RefusedModel) and error.unbounded
         node = error.node if isinstance(error, RefusedModel) else None
         refusal = Refusal("load", "upper", "unbounded" if unbounded else "refused", str(error), node)
-        return cls(command=command, model=_unread(path), results=[refusal], **asked)
+        return cls(command=command, model=unread(path), results=[refusal], **asked)
 
     @property
     def contradictions(self) -> list[tuple[Bound, Bound]]:
@@ -97,11 +98,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """4 self-check failed, 3 no finite certified bound, 1 the gate is not met, 0 done."""
+        """4 self-check failed, 3 no finite certified bound, 1 a gate is not met or a certificate rejected, 0 done."""
         if self.contradictions:
             return 4
         if self.status in ("unbounded", "refused"):
-            return 3
+            return 1 if self.command in GATES else 3
         return 1 if self.gate_met is False else 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,7 +191,8 @@ def _result(row: Mapping[str, Any]) -> Result:
     return Refusal(row["method"], row["side"], row["status"], row["reason"], row["node"], float(row["seconds"]))
 
 
-def _unread(path: object) -> dict[str, Any]:
+def unread(path: object) -> dict[str, Any]:
+    """The "model" of a file that was not read as a network."""
     file = Path(str(path))
     sha256 = None
     if file.is_file():

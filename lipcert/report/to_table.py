@@ -23,7 +23,9 @@ BAR = 24
 def to_table(report: Report) -> RenderableType:
     """Everything a person asks first, top down: which model, the verdict, what each method said, what is assumed."""
     blocks: list[RenderableType] = [model_line(report.model)]
-    if report.status is not None:
+    if "verdict" in report.summary:
+        blocks.append(verification(report))
+    elif report.status is not None:
         blocks.append(verdict(report))
     if report.parts:
         blocks.append(tree_of_parts(report.parts))
@@ -31,9 +33,10 @@ def to_table(report: Report) -> RenderableType:
         blocks.append(table_of_rows(report.methods))
     if report.layers:
         blocks.append(table_of_layers(report.layers))
-    if report.results:
+    if report.results and "verdict" not in report.summary:
         blocks.append(table_of_results(report.results))
     blocks += notes("warning", report.warnings, "yellow")
+    blocks += notes("trusts", report.summary.get("trusted") or (), "dim")
     blocks += notes("assumes", report.assumptions, "dim")
     return Group(*blocks)
 
@@ -74,6 +77,23 @@ def verdict(report: Report) -> Panel:
     if report.gate_met is not None:
         met = Text("gate met", "green") if report.gate_met else Text("gate NOT met", "bold red")
         lines.append(met.append(f": upper <= {report.max_upper!r}", style="default"))
+    return Panel(Group(*lines), expand=False)
+
+
+def verification(report: Report) -> Panel:
+    """What the certificate claims, and whether its proof was followed to the end."""
+    summary = report.summary
+    accepted = summary["verdict"] == "accepted"
+    lines = [text("certificate accepted", "bold green") if accepted else text("certificate REJECTED", "bold red")]
+    if summary.get("claim") is not None:
+        norms = f"l{report.norm.input} -> l{report.norm.output}"
+        scope = f"{norms}, over {region_words(report.region)}, output {report.output}"
+        lines.append(text(f"claim: L <= {summary['claim']!r}, {scope}"))
+    if accepted:
+        by = ", ".join(result.method for result in report.results)
+        lines.append(text(f"proved again: L <= {summary['proved']!r}, from the numbers found by {by}", "dim"))
+    else:
+        lines.append(text(f"at {summary['place']}: {summary['reason']}"))
     return Panel(Group(*lines), expand=False)
 
 
