@@ -26,7 +26,7 @@ NORMS = ("1", "2", "inf")
 
 
 def f64(*shape: int, scale: float = 1.0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64) * scale
+    return torch.randn(shape, dtype=torch.float64) * scale
 
 
 def exact(values: Tensor) -> np.ndarray:

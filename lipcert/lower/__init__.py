@@ -23,7 +23,7 @@ from lipcert.lower.affine import AFFINE
 from lipcert.lower.builder import Builder, Signal
 from lipcert.lower.constants import ARITHMETIC, Constant
 from lipcert.lower.layout import LAYOUT, move_constant
-from lipcert.lower.nonlinear import NONLINEAR, Step
+from lipcert.lower.nonlinear import NONLINEAR, Unread
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -91,6 +91,8 @@ def _as_signal(builder: Builder, value: Any) -> Signal:
         return builder.constant_node(builder.finite(value))
     if isinstance(value, Tensor) and not value.dtype.is_floating_point and value.dtype != torch.bool:
         return builder.constant_node(Constant(value.to(torch.float64)))
+    if isinstance(value, Unread):
+        builder.refuse(f"reads {value.what}", unbounded=value.steps)
     builder.refuse("the output is not a float tensor")
 
 
@@ -111,9 +113,7 @@ def _stored(target: str, tensor: Tensor) -> Any:
 def _call(b: Builder, node: FxNode, values: dict[FxNode, Any]) -> Any:
     if node.target is operator.getitem:
         whole, place = values[node.args[0]], node.args[1]  # type: ignore[index]
-        if place >= len(whole):  # type: ignore[operator]
-            b.refuse(f"reads result {place} of {node.args[0]}, which no rule claims")
-        return whole[place]
+        return whole[place] if place < len(whole) else Unread(f"result {place} of {node.args[0]}, which no rule claims")
     name = str(node.target)
     args = [_resolve(b, a, values) for a in node.args]
     kwargs = {key: _resolve(b, a, values) for key, a in node.kwargs.items()}
@@ -175,8 +175,8 @@ def _empty(b: Builder, node: FxNode) -> None:
 def _resolve(b: Builder, argument: Any, values: dict[FxNode, Any]) -> Any:
     if isinstance(argument, FxNode):
         value = values[argument]
-        if isinstance(value, Step):
-            b.refuse("reads positions of a maximum or a sort: a step function of the input", unbounded=True)
+        if isinstance(value, Unread):
+            b.refuse(f"reads {value.what}", unbounded=value.steps)
         return value
     if isinstance(argument, list | tuple):
         return [_resolve(b, a, values) for a in argument]

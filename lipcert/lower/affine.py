@@ -63,7 +63,10 @@ def _weight(value: Constant) -> tuple[Tensor, Tensor | None]:
 
 
 def _linear(b: Builder, x: Any, weight: Any, bias: Any = None) -> Signal:
-    if isinstance(weight, Signal) or not isinstance(x, Signal):
+    y: Any
+    if not isinstance(weight, Signal) and not isinstance(x, Signal):
+        y = constants.matmul(x, constant(weight).map(lambda t: t.transpose(-1, -2)))
+    elif isinstance(weight, Signal) or not isinstance(x, Signal):
         flipped = b.move(weight, lambda t: t.transpose(-1, -2)) if isinstance(weight, Signal) else None
         y = matmul(b, x, flipped if flipped is not None else constant(weight).map(lambda t: t.transpose(-1, -2)))
     else:
@@ -124,11 +127,14 @@ def _reshape(b: Builder, value: Any, shape: Sequence[int]) -> Any:
 
 
 def _addmm(b: Builder, bias: Any, x: Any, y: Any, beta: Any = 1, alpha: Any = 1) -> Signal:
-    out = matmul(b, x, y)
-    out = out if alpha == 1 else b.scale(out, constant(alpha))
-    if beta != 1:
-        bias = b.scale(bias, constant(beta)) if isinstance(bias, Signal) else constants.multiply(bias, beta)
-    return _add(b, out, bias)
+    out = matmul(b, x, y) if isinstance(x, Signal) or isinstance(y, Signal) else constants.matmul(x, y)
+    return _add(b, _times(b, out, alpha), _times(b, bias, beta))
+
+
+def _times(b: Builder, value: Any, factor: float) -> Any:
+    if factor == 1:
+        return value
+    return b.scale(value, constant(factor)) if isinstance(value, Signal) else constants.multiply(value, factor)
 
 
 def _convolution(

@@ -48,7 +48,8 @@ class Constant:
         return Constant(function(self.centre), None if self.radius is None else function(self.radius))
 
 
-def constant(value: Tensor | float | int | bool | Constant) -> Constant:
+def constant(value: Any) -> Constant:
+    """A number, a tensor or a constant as a constant; anything else (a signal) is refused."""
     if isinstance(value, Constant):
         return value
     if isinstance(value, Tensor):

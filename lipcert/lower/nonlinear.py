@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +18,15 @@ from lipcert.lower.constants import Constant, constant
 from lipcert.lower.recognise import gated
 
 
-class Step:
-    """A result that jumps (indices of a maximum): harmless while unread, a refusal when something reads it."""
+@dataclass(frozen=True)
+class Unread:
+    """A result that no rule gives (indices of a maximum, statistics of a norm): a refusal once something reads it."""
+
+    what: str
+    steps: bool = False
+
+
+POSITIONS = Unread("positions of a maximum or a sort: a step function of the input", steps=True)
 
 
 def pointwise(b: Builder, x: Signal, name: str, **given: Any) -> Signal:
@@ -171,8 +179,8 @@ def _extreme(minimum: bool) -> Callable[..., Signal]:
     return rule
 
 
-def _extreme_with_index(minimum: bool) -> Callable[..., tuple[Signal, Step]]:
-    return lambda b, x, dim, keepdim=False: (_extreme(minimum)(b, x, dim, keepdim), Step())
+def _extreme_with_index(minimum: bool) -> Callable[..., tuple[Signal, Unread]]:
+    return lambda b, x, dim, keepdim=False: (_extreme(minimum)(b, x, dim, keepdim), POSITIONS)
 
 
 def pooling_windows(
@@ -196,7 +204,7 @@ def pooling_windows(
     return torch.where(window[None] >= 0, window[None] + offsets, window[None]).reshape(-1, window.shape[1])
 
 
-def _max_pool(dims: int) -> Callable[..., tuple[Signal, Step]]:
+def _max_pool(dims: int) -> Callable[..., tuple[Signal, Unread]]:
     def rule(
         b: Builder,
         x: Signal,
@@ -205,7 +213,7 @@ def _max_pool(dims: int) -> Callable[..., tuple[Signal, Step]]:
         padding: Sequence[int] = (0,),
         dilation: Sequence[int] = (1,),
         ceil_mode: bool = False,
-    ) -> tuple[Signal, Step]:
+    ) -> tuple[Signal, Unread]:
         from lipcert.lower.affine import pool_spans
 
         kernel, padding, dilation, stride = (
@@ -216,13 +224,13 @@ def _max_pool(dims: int) -> Callable[..., tuple[Signal, Step]]:
             for n, k, s, p, d in zip(x.shape[-dims:], kernel, stride, padding, dilation, strict=True)
         ]
         windows = pooling_windows(x.shape, spans, dilation)
-        return _select_windows(b, x, windows, (*x.shape[:-dims], *(len(s) for s in spans))), Step()
+        return _select_windows(b, x, windows, (*x.shape[:-dims], *(len(s) for s in spans))), POSITIONS
 
     return rule
 
 
-def _adaptive_max_pool(dims: int) -> Callable[..., tuple[Signal, Step]]:
-    def rule(b: Builder, x: Signal, size: Sequence[int]) -> tuple[Signal, Step]:
+def _adaptive_max_pool(dims: int) -> Callable[..., tuple[Signal, Unread]]:
+    def rule(b: Builder, x: Signal, size: Sequence[int]) -> tuple[Signal, Unread]:
         numbers = torch.arange(x.size).reshape(-1, *x.shape[-dims:])
         rows = []
         grids = [
@@ -233,7 +241,7 @@ def _adaptive_max_pool(dims: int) -> Callable[..., tuple[Signal, Step]]:
         width = max(r.shape[1] for r in rows)
         rows = [torch.nn.functional.pad(r, (0, width - r.shape[1]), value=-1) for r in rows]
         windows = torch.stack(rows, dim=1).reshape(-1, width)
-        return _select_windows(b, x, windows, (*x.shape[:-dims], *size)), Step()
+        return _select_windows(b, x, windows, (*x.shape[:-dims], *size)), POSITIONS
 
     return rule
 
@@ -325,17 +333,17 @@ def _logaddexp(b: Builder, x: Any, y: Any) -> Signal:
     )
 
 
-def _sort(b: Builder, x: Signal, dim: int = -1, descending: bool = False, **_: Any) -> tuple[Signal, Step]:
-    return _along(Sort, descending=descending)(b, x, dim), Step()
+def _sort(b: Builder, x: Signal, dim: int = -1, descending: bool = False, **_: Any) -> tuple[Signal, Unread]:
+    return _along(Sort, descending=descending)(b, x, dim), POSITIONS
 
 
 def _topk(
     b: Builder, x: Signal, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> tuple[Signal, Step]:
+) -> tuple[Signal, Unread]:
     if not sorted:
         b.refuse("topk with sorted=False leaves the order of its results open")
     ordered = _along(Sort, descending=largest)(b, x, dim)
-    return b.move(ordered, lambda t: t.narrow(dim, 0, k)), Step()
+    return b.move(ordered, lambda t: t.narrow(dim, 0, k)), POSITIONS
 
 
 def _gelu(b: Builder, x: Signal, approximate: str = "none") -> Signal:
@@ -368,7 +376,7 @@ NONLINEAR: dict[str, Callable[..., Any]] = {
     "aten.elu.default": _row("elu", "alpha", "scale", "input_scale"),
     "aten.celu.default": _row("celu", "alpha"),
     "aten.threshold.default": _row("threshold", "threshold", "value"),
-    "aten.log_sigmoid_forward.default": lambda b, x: (pointwise(b, x, "logsigmoid"), Step()),
+    "aten.log_sigmoid_forward.default": lambda b, x: (pointwise(b, x, "logsigmoid"),),
     "aten.clamp.default": _clamp,
     "aten.clamp.Tensor": _clamp,
     "aten.clamp_min.default": lambda b, x, low: _clamp(b, x, min=low),
