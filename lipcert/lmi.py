@@ -11,7 +11,9 @@ nonnegative. One of s_x, s_y is 1 (the block eliminated first), the other is rho
 Proof: scaled by powers of two to a diagonal near 1 the matrix is M = A + E, A the stored floats, E the rounding and the
 enclosures of its coefficients. If the floating Cholesky of A - c I runs to completion with c >= ||E|| + sum_k
 gamma_{s_k + 8} a_kk (Rump 2006; s_k terms are summed in entry k), then M is positive semidefinite. Blocks are factored
-one after the other; zero blocks stay out, and the order of summation does not matter for the bound.
+one after the other; zero blocks stay out, and the order of summation does not matter for the bound. Assumed: IEEE
+float64, matrix products and triangular solves by classical substitution (FMA and reciprocals of the diagonal allowed; no
+Strassen, no inverted diagonal blocks), as in OpenBLAS, MKL and the reference LAPACK on the CPU.
 
 This file is trusted by `lipcert verify`. It imports no solver and no bound method.
 """
@@ -203,7 +205,9 @@ def _shift(blocks: Blocks, sizes: Sequence[int], order: Sequence[int]) -> float:
             terms[w] += sizes[v]
             neighbours[w] |= later - {w}
         part = blocks.parts.get((v, v))
-        diagonal = float(part.diagonal().clamp(min=0).sum()) if part is not None and v != order[-1] else 4.0 * sizes[v]
+        diagonal = 0.0 if part is None else float(part.diagonal().clamp(min=0).sum())
+        if v == order[-1]:
+            diagonal += 4.0 * sizes[v]  # rho in its scale, checked by `prove`
         total += gamma(terms[v] + sizes[v] + 8) * (diagonal + sizes[v]) * 1.02
     return up(total * (1 + 1e-10) + blocks.error + 64 * TINY)
 
