@@ -324,6 +324,7 @@ class Normalise(Axis):
         large = torch.maximum(lower.abs(), upper.abs())
         least = torch.sqrt((small * small).mean(dim=2, keepdim=True) + self.eps) * (1 - slack)
         most = torch.sqrt((large * large).mean(dim=2, keepdim=True) + self.eps) * (1 + slack)
+        least = torch.where(torch.isinf(least), 0.0, least)  # the squares overflowed
         limit = math.sqrt(self.n) * (1 + slack)  # |z_i| <= sqrt(n) always
         low = torch.where(lower < 0, lower / least, lower / most)
         high = torch.where(upper > 0, upper / least, upper / most)
