@@ -1,0 +1,99 @@
+"""Networks that the benchmarks measure, written with torch.nn only: seeded weights, BatchNorm statistics of random data.
+
+The residual shapes are those of He et al. 2016 (Table 1, and the 1x1 projection shortcuts of option B).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def mlp(sizes: list[int], seed: int = 0) -> nn.Sequential:
+    """Linear layers with ReLU between them, torch's default initialisation."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for n, m in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(n, m), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(c_out)
+    )
+
+
+class Block(nn.Module):
+    """relu(body(x) + shortcut(x)): two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the channels (bottleneck)."""
+
+    def __init__(self, c_in: int, width: int, stride: int, bottleneck: bool):
+        super().__init__()
+        c_out = 4 * width if bottleneck else width
+        if bottleneck:
+            convs = [_conv(c_in, width, 1), _conv(width, width, 3, stride), _conv(width, c_out, 1)]
+        else:
+            convs = [_conv(c_in, width, 3, stride), _conv(width, width, 3)]
+        between = [layer for conv in convs for layer in (conv, nn.ReLU())]
+        self.body = nn.Sequential(*between[:-1])
+        self.shortcut = nn.Identity() if (c_in, stride) == (c_out, 1) else _conv(c_in, c_out, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """(1, 3, side, side) -> (1, classes); `width`: channels of the first stage."""
+
+    def __init__(self, depths: tuple[int, ...], bottleneck: bool, width: int = 64, classes: int = 1000):
+        super().__init__()
+        self.stem = nn.Sequential(_conv(3, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        blocks, c_in = [], width
+        for stage, depth in enumerate(depths):
+            for i in range(depth):
+                blocks.append(Block(c_in, width, 2 if stage and i == 0 else 1, bottleneck))
+                c_in = 4 * width if bottleneck else width
+            width *= 2
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)))
+
+
+RESNETS: dict[str, tuple[tuple[int, ...], bool, int]] = {
+    "resnet18": ((2, 2, 2, 2), False, 64),
+    "resnet50": ((3, 4, 6, 3), True, 64),
+    "resnet6": ((1, 1), False, 8),  # for smoke runs
+}
+
+
+def resnet(name: str, seed: int = 0) -> ResNet:
+    """He initialisation; BatchNorm scales and shifts drawn about (1, 0), running statistics those of random images."""
+    torch.manual_seed(seed)
+    net = ResNet(*RESNETS[name])
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_(0.0, 0.2)
+            norm.momentum = None  # the plain average over the batches seen
+        for _ in range(2):  # statistics hardly depend on the resolution: small images will do
+            net.train()(torch.randn(4, 3, 96, 96))
+    return net.eval()
+
+
+def export(net: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
+    """Written as ONNX or TorchScript, by the ending of `path` (.onnx, .pt)."""
+    x = torch.zeros(shape)
+    with torch.no_grad():
+        if path.suffix == ".onnx":
+            torch.onnx.export(net, (x,), str(path), dynamo=False, opset_version=17)
+        else:
+            torch.jit.save(torch.jit.trace(net, x), str(path))
+    return path

@@ -1,0 +1,135 @@
+"""python benchmarks/run.py [--smoke] [--case NAME ...] [--repeat N] [--out FILE]: one JSON per run.
+python benchmarks/run.py --table FILE: its tables in Markdown, as benchmarks/README.md shows them.
+
+Each case runs in a process of its own, whose peak memory is read at its end, together with the rate of plain matrix
+products at that moment. A case that fails is recorded; the exit status is then 1. Targets that are missed are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cases
+import table
+from machine import bandwidth, commit, gemm_peak, machine, now, versions
+
+SCHEMA = "lipcert.benchmark/1"
+LIMIT = 1800.0  # seconds of one case
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="small versions of the cases: do they run?")
+    parser.add_argument("--case", action="append", choices=list(cases.CASES), metavar="NAME", help="default: all")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the tables of a run and stop")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.table:
+        print(table.markdown(json.loads(options.table.read_text())), end="")
+        return 0
+    if options.child:
+        options.child.write_text(json.dumps(measure(options.case[0], options)))
+        return 0
+    return run(options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """All cases, each in a child; this process stays small, for a child starts with its parent's peak memory."""
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "created": now(),
+        "smoke": options.smoke,
+        "repeat": options.repeat,
+        "threads": options.threads or machine()["cores"],
+        "machine": machine(),
+        "versions": versions(),
+        **commit(),
+        "cases": {},
+    }
+    for name in options.case or cases.CASES:
+        print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
+        record["cases"][name] = found = in_child(name, options)
+        print(found.get("failed") or table.one_line(found), file=sys.stderr)
+        if options.out:  # what was measured survives an interrupted run
+            options.out.write_text(json.dumps(record, indent=1) + "\n")
+    if not options.out:
+        print(json.dumps(record, indent=1))
+    return 1 if any("failed" in found for found in record["cases"].values()) else 0
+
+
+def in_child(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "case.json"
+        command = [sys.executable, __file__, "--child", str(out), "--case", name, "--repeat", str(options.repeat)]
+        command += ["--threads", str(options.threads)] + (["--smoke"] if options.smoke else [])
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"stopped after {LIMIT:g} s"}
+        if done.returncode != 0 or not out.exists():
+            lines = done.stderr.strip().splitlines()
+            return {"failed": f"exit status {done.returncode}: {lines[-1] if lines else ''}"}
+        return json.loads(out.read_text())
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    done = cases.CASES[name](options.repeat, options.smoke)
+    peak, rate = gemm_peak(), bandwidth()
+    steps = {step: summary(times) for step, times in done.times.items()}
+    return {
+        "what": cases.CASES[name].__doc__,
+        "steps": steps,
+        "peak_gb": done.peak_gb,
+        "values": done.values,
+        "gemm_gflops": peak / 1e9,
+        "copy_gbs": rate / 1e9,
+        "rivals": [rival.to_dict() | {"ratio": ratio(rival.seconds, steps, done.against)} for rival in done.rivals],
+        "targets": [verdict(target, steps, done.peak_gb) for target in done.targets],
+        "floors": {step: against_floor(floor, steps[step], peak, rate) for step, floor in done.floors.items()},
+    }
+
+
+def summary(times: list[dict[str, float]]) -> dict[str, float]:
+    wall = [t["wall"] for t in times]
+    return {
+        "median": statistics.median(wall),
+        "min": min(wall),
+        "max": max(wall),
+        "cpu": statistics.median(t["cpu"] for t in times),
+        "runs": len(wall),
+    }
+
+
+def ratio(seconds: float | None, steps: dict[str, Any], against: str) -> float | None:
+    """How many times longer the rival took."""
+    return seconds / steps[against]["median"] if seconds is not None and steps[against]["median"] > 0 else None
+
+
+def verdict(target: cases.Target, steps: dict[str, Any], peak: float | None) -> dict[str, Any]:
+    reached = peak if target.what == "peak_gb" else steps[target.what]["median"]
+    return {**asdict(target), "reached": reached, "met": reached is not None and reached <= target.limit}
+
+
+def against_floor(floor: cases.Floor, step: dict[str, float], peak: float, rate: float) -> dict[str, Any]:
+    """`seconds`: the larger of flops over GEMM peak and bytes over copy rate; `fraction` of it in the best time."""
+    seconds = max(floor.flops / peak, floor.bytes / rate)
+    return {**asdict(floor), "seconds": seconds, "fraction": seconds / step["min"] if step["min"] > 0 else None}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""A run as Markdown. Pure functions of its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """Where and when, times and memory, rivals, floors."""
+    cases = {name: case for name, case in record["cases"].items() if "failed" not in case}
+    failed = {name: case["failed"] for name, case in record["cases"].items() if "failed" in case}
+    parts = [
+        _where(record, cases.values()),
+        _rows(
+            ["case", "step", "median s", "min - max", "CPU s", "target", "peak GB", "target"],
+            [row for name, case in cases.items() for row in _step_rows(name, case)],
+        ),
+        _rows(
+            ["case", "rival", "its value is", "seconds", "times lipcert's", "its value / lipcert's", "note"],
+            [row for name, case in cases.items() for row in _rival_rows(name, case)],
+        ),
+        _rows(
+            ["case", "step", "Gflop", "GB moved", "floor s", "floor / time", "counted"],
+            [row for name, case in cases.items() for row in _floor_rows(name, case)],
+        ),
+    ]
+    parts += [f"{name}: failed, {reason}" for name, reason in failed.items()]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def one_line(case: dict[str, Any]) -> str:
+    """For the terminal, while a run goes on."""
+    steps = ", ".join(f"{step} {_seconds(t['median'])} s" for step, t in case["steps"].items())
+    missed = [t["what"] for t in case["targets"] if not t["met"]]
+    return steps + (f"; MISSED {', '.join(missed)}" if missed else "")
+
+
+def _where(record: dict[str, Any], cases: Iterable[dict[str, Any]]) -> str:
+    machine, versions = record["machine"], record["versions"]
+    rates = [case["gemm_gflops"] for case in cases]
+    gemm = f"{min(rates):.0f}-{max(rates):.0f}" if rates else "?"
+    state = " with local changes" if record["changed"] else ""
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']:g} GB; {record['threads']} threads; "
+        f"load {machine['load']:g} before the run; float64 GEMM {gemm} Gflop/s. Python {versions['python']}, "
+        f"torch {versions['torch']}. Commit {record['commit']}{state}, {record['created'][:10]}; "
+        f"{record['repeat']} repetitions{', smoke sizes' if record['smoke'] else ''}."
+    )
+
+
+def _step_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
+    targets = {t["what"]: _target(t) for t in case["targets"]}
+    rows = []
+    for i, (step, t) in enumerate(case["steps"].items()):
+        spread = f"{_seconds(t['min'])} - {_seconds(t['max'])}"
+        memory = [f"{case['peak_gb']:.2f}", targets.get("peak_gb", "")] if i == 0 and case["peak_gb"] else ["", ""]
+        rows.append([name if i == 0 else "", step, _seconds(t["median"]), spread, _seconds(t["cpu"]),
+                     targets.get(step, ""), *memory])  # fmt: skip
+    return rows
+
+
+def _target(target: dict[str, Any]) -> str:
+    return f"<= {target['limit']:g}: {'met' if target['met'] else 'MISSED'}"
+
+
+def _rival_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for rival in case["rivals"]:
+        upper = case["values"].get("upper")
+        value = f"{rival['value'] / upper:.6g}" if rival["value"] is not None and upper else ""
+        note = rival["note"] if rival["status"] == "ok" else f"{rival['status']}: {rival['note']}"
+        ratio = f"{rival['ratio']:.3g}" if rival["ratio"] is not None and rival["status"] != "failed" else ""
+        rows.append([name, rival["rival"], rival["claim"], _seconds(rival["seconds"]), ratio, value, note])
+    return rows
+
+
+def _floor_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
+    return [
+        [name, step, f"{f['flops'] / 1e9:.3g}", f"{f['bytes'] / 1e9:.3g}" if f["bytes"] else "",
+         _seconds(f["seconds"]), f"{f['fraction']:.2g}", f["note"]]
+        for step, f in case["floors"].items()
+    ]  # fmt: skip
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
