@@ -1,8 +1,13 @@
-"""Multipliers that are feasible, or become so: the closed form of ECLipsE-Fast, and the repair of nearly optimal ones."""
+"""Multipliers that are feasible, or become so: the closed form of ECLipsE-Fast, and the repair of nearly optimal ones.
+
+Nothing here is trusted: lmi.prove has the last word.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,66 +15,139 @@ from torch import Tensor
 from lipcert.lmi import INPUT, Coefficients
 from lipcert.normalform import NormalForm
 
-MARGIN = 1 + 1e-6
+
+@dataclass
+class Restored:
+    """Feasible multipliers for s_y = 1, and rho = lambda_max of the input's cost-to-go, in floating arithmetic."""
+
+    multipliers: list[Tensor]
+    rho: float
 
 
-def closed_form(form: NormalForm, table: Coefficients) -> list[Tensor]:
-    """One multiplier per layer, lambda_k = ||P_kk||, P the cost-to-go from the output: H_k = 2 lambda_k - P_kk > 0 by
-    construction (Xu & Sivaranjani 2024, ECLipsE-Fast, in the orientation that starts at the output). On any graph.
+def restored(form: NormalForm, table: Coefficients, shape: Sequence[Tensor], delta: float) -> Restored:
+    """Multipliers tau_k Lambda_k with the least tau_k >= 1 that keeps every pivot 2 tau_k Lambda_k - P_kk at or above
+    2 delta tau_k Lambda_k. P is the cost-to-go from the output; the live signals are eliminated from the output on, so
+    this works on any graph. Near the optimum all tau_k are near 1; unsettled multipliers want a larger delta.
     """
-    count = len(table.sizes)
-    cost: dict[tuple[int, int], Tensor] = {}
-    _add_gram(cost, {j: block.centre for j, block in table.rows[count - 1].items()})
+    cost = _CostToGo(form, table)
     found: list[Tensor] = [torch.empty(0)] * len(form.layers)
-    for k in range(count - 2, INPUT, -1):
-        layer, row = form.layers[k - 1], table.rows[k]
-        here = cost.pop((k, k), None)
-        if here is None:
-            found[k - 1] = torch.zeros(layer.count, dtype=torch.float64)
-            for key in [key for key in cost if k in key]:
-                cost.pop(key)
-            continue
-        size = float(torch.linalg.matrix_norm(here, 2)) if here.shape[0] <= 1500 else _power(here)
-        weight = max(size, 1e-300) * MARGIN
+    for k in range(len(form.layers), INPUT, -1):
+        layer = form.layers[k - 1]
+        weights = layer.spread(shape[k - 1])
+        tau = 1.0
+        here = cost.diagonal(k)
+        if here is not None:
+            half = weights.rsqrt() if bool((weights > 0).all()) else weights.clamp(min=1e-300).rsqrt()
+            tau = max(1.0, _largest(here * half[:, None] * half[None, :]) / (2 * (1 - delta)))
+        for _ in range(30):
+            if cost.eliminate(k, tau * weights):
+                break
+            tau = tau * (1 + 2 * delta) + 1e-13
+            delta *= 2
+        else:
+            return Restored([], math.inf)
+        found[k - 1] = tau * shape[k - 1]
+    return Restored(found, cost.largest())
+
+
+def closed_form(form: NormalForm, table: Coefficients) -> Restored:
+    """One multiplier per layer, lambda_k = ||P_kk||: 2 lambda_k - P_kk >= lambda_k (Xu & Sivaranjani 2024, ECLipsE-Fast, in
+    the orientation that starts at the output). On any graph."""
+    cost = _CostToGo(form, table)
+    found: list[Tensor] = [torch.empty(0)] * len(form.layers)
+    for k in range(len(form.layers), INPUT, -1):
+        layer = form.layers[k - 1]
+        here = cost.diagonal(k)
+        weight = 0.0 if here is None else _largest(here) * (1 + 1e-9)
+        weight = weight if weight > 0 else 1e-200
+        if not cost.eliminate(k, torch.full((layer.size,), weight, dtype=torch.float64)):
+            return Restored([], math.inf)
         found[k - 1] = torch.full((layer.count,), weight, dtype=torch.float64)
-        pivot = 2 * weight * torch.eye(layer.size, dtype=torch.float64) - here
+    return Restored(found, cost.largest())
+
+
+class _CostToGo:
+    """P: the quadratic form |y|^2 - sum 2 lambda (z - a v)(z - b v) maximised over the layers eliminated so far."""
+
+    def __init__(self, form: NormalForm, table: Coefficients):
+        self.form, self.table = form, table
+        self.blocks: dict[tuple[int, int], Tensor] = {}
+        self.at_input: list[tuple[Tensor | None, Tensor]] = []  # terms F' diag(w) F of the input's own block
+        self._gram({j: block.centre for j, block in table.rows[-1].items()})
+
+    def diagonal(self, k: int) -> Tensor | None:
+        return self.blocks.get((k, k))
+
+    def eliminate(self, k: int, weights: Tensor) -> bool:
+        """Maximise over layer k with multipliers `weights` per neuron; False (and unchanged) if the pivot is not positive."""
+        layer, row = self.form.layers[k - 1], self.table.rows[k]
+        pivot = torch.diag(2 * weights)
+        here = self.blocks.get((k, k))
+        factor, info = torch.linalg.cholesky_ex(pivot if here is None else pivot - here)
+        if int(info) != 0 or not bool(torch.isfinite(factor.diagonal()).all()):
+            return False
+        self.blocks.pop((k, k), None)
         sides: dict[int, Tensor] = {}
         for j in range(k):
-            crossing = cost.pop((k, j), None)
+            crossing = self.blocks.pop((k, j), None)
             if j in row:
-                linear = weight * (layer.low + layer.high)[:, None] * row[j].centre
+                linear = (weights * (layer.low + layer.high))[:, None] * row[j].centre
                 crossing = linear if crossing is None else crossing + linear
             if crossing is not None:
-                sides[j] = crossing
-        factor, info = torch.linalg.cholesky_ex(pivot)
-        if int(info) != 0:
-            found[k - 1] *= 2
-            factor = torch.linalg.cholesky(pivot + 2 * weight * torch.eye(layer.size, dtype=torch.float64))
-        reduced = {j: torch.linalg.solve_triangular(factor, side, upper=False) for j, side in sides.items()}
-        _add_gram(cost, reduced)
+                sides[j] = torch.linalg.solve_triangular(factor, crossing, upper=False)
+        self._gram(sides)
         both = layer.low * layer.high
         if bool((both != 0).any()):
-            for i, left in row.items():
-                for j, right in row.items():
-                    if i >= j:
-                        term = -2 * weight * left.centre.T @ (both[:, None] * right.centre)
-                        cost[i, j] = cost[i, j] + term if (i, j) in cost else term
-    return found
+            self._gram({j: block.centre for j, block in row.items()}, -2 * weights * both)
+        return True
+
+    def _gram(self, sides: dict[int, Tensor], weights: Tensor | None = None) -> None:
+        for i, left in sides.items():
+            for j, right in sides.items():
+                if i == j == INPUT:
+                    self.at_input.append((weights, left))
+                elif i >= j:
+                    term = left.T @ (right if weights is None else weights[:, None] * right)
+                    self.blocks[i, j] = self.blocks[i, j] + term if (i, j) in self.blocks else term
+
+    def largest(self) -> float:
+        """lambda_max of the input's block, without forming it where it is large."""
+        if not self.at_input:
+            return 0.0
+        n = self.at_input[0][1].shape[1]
+
+        def apply(x: Tensor) -> Tensor:
+            return sum(
+                (f.T @ (f @ x if w is None else w[:, None] * (f @ x)) for w, f in self.at_input), torch.zeros_like(x)
+            )
+
+        if n <= 512:
+            return max(0.0, float(torch.linalg.eigvalsh(apply(torch.eye(n, dtype=torch.float64)))[-1]))
+        return max(0.0, lanczos(apply, n))
 
 
-def _add_gram(cost: dict[tuple[int, int], Tensor], sides: dict[int, Tensor]) -> None:
-    for i, left in sides.items():
-        for j, right in sides.items():
-            if i >= j:
-                term = left.T @ right
-                cost[i, j] = cost[i, j] + term if (i, j) in cost else term
+def _largest(matrix: Tensor) -> float:
+    n = matrix.shape[0]
+    if n <= 512:
+        return float(torch.linalg.eigvalsh(matrix)[-1])
+    return lanczos(lambda x: matrix @ x, n)
 
 
-def _power(matrix: Tensor) -> float:
-    v = torch.randn(matrix.shape[0], 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for _ in range(40):
-        v, _r = torch.linalg.qr(matrix @ v)
-    return 1.001 * float(torch.linalg.matrix_norm(matrix @ v, 2))
+def lanczos(apply: Callable[[Tensor], Tensor], n: int, steps: int = 60) -> float:
+    """Largest eigenvalue of a symmetric operator (n, 1) -> (n, 1), from below, with full reorthogonalisation."""
+    basis = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    basis /= basis.norm()
+    images: list[Tensor] = []
+    for _ in range(min(steps, n)):
+        images.append(apply(basis[:, -1:]))
+        fresh = images[-1] - basis @ (basis.T @ images[-1])
+        fresh = fresh - basis @ (basis.T @ fresh)
+        length = float(fresh.norm())
+        if length <= 1e-14 * float(images[-1].norm()):
+            break
+        basis = torch.cat([basis, fresh / length], dim=1)
+    small = basis[:, : len(images)].T @ torch.cat(images, dim=1)
+    return float(torch.linalg.eigvalsh((small + small.T) / 2)[-1])
 
 
 def positive(multipliers: Sequence[Tensor]) -> list[Tensor]:
@@ -97,8 +175,3 @@ def inflated(multipliers: Sequence[Tensor], levels: Sequence[int], eta: float, *
         m * (1 + eta) ** (2 * (deepest - level) + 1 if from_output else 2 * (level - 1) + 1)
         for m, level in zip(multipliers, levels, strict=True)
     ]
-
-
-def mixed(multipliers: Sequence[Tensor], safe: Sequence[Tensor], theta: float) -> list[Tensor]:
-    """(1 - theta) Lambda + theta Lambda_safe: M is linear in Lambda and rho, so feasibility mixes as well."""
-    return [(1 - theta) * m + theta * s for m, s in zip(multipliers, safe, strict=True)]

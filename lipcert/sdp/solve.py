@@ -16,7 +16,7 @@ from torch import Tensor
 from lipcert.lmi import INPUT, Coefficients, last_variable, prove
 from lipcert.normalform import NormalForm
 from lipcert.rounding import EPS
-from lipcert.sdp.multipliers import closed_form, depths, inflated, mixed, positive
+from lipcert.sdp.multipliers import closed_form, depths, inflated, positive, restored
 from lipcert.sdp.sweep import Anderson, Dual
 
 Say = Callable[[str, float | None, float | None], None]
@@ -66,6 +66,7 @@ class Settings:
 
 
 STILL = 25  # sweeps without growth after which sweeping is over
+ENOUGH = 300  # sweeps after which a gap of 1e-4 will do
 
 
 class Solver:
@@ -78,16 +79,13 @@ class Solver:
         settings: Settings,
         deadline: float | None,
         say: Say,
-        warm: list[Tensor] | None,
     ):
-        self.warm = warm
         self.form, self.table, self.settings, self.deadline, self.say = form, table, settings, deadline, say
         self.last = last_variable(form)
         self.levels = depths(form, table)
         self.chain = all(len(table.rows[k]) <= 1 for k in range(1, len(table.sizes)))
         self.info = Info(rows=16 if form.neurons <= 600 else 32)
         self.best: list[Tensor] = []
-        self.safe: tuple[list[Tensor], float] | None = None
 
     def run(self) -> Solution:
         wanted = self.settings.wanted(self.form.neurons)
@@ -118,57 +116,41 @@ class Solver:
             if (settled and self.info.sweeps >= attempt_at) or self.info.sweeps >= attempt_at * 3:
                 self.certify(swept.multipliers, wanted, history[-1])
                 still = len(history) > STILL and history[-1] <= history[-1 - STILL] * (1 + 1e-11)
-                if self.info.gap <= wanted * 1.01 or (still and self.info.gap <= 1e-4):
+                if self.info.gap <= wanted * 1.01 or (self.info.gap <= 1e-4 and (still or self.info.sweeps > ENOUGH)):
                     break
                 attempt_at = self.info.sweeps + spacing
                 spacing = int(spacing * 1.5)
             newest = swept.multipliers
-        if self.info.gap > 1e-4 and newest and history:
-            self.narrow(newest, history[-1])
-        if self.info.gap > 1e-3:
-            self.fall_back(newest, history[-1] if history else 0.0)
+        if self.info.gap > 1e-4:
+            self.fall_back(newest)
         return Solution(self.info, self.best, self.last)
 
     def out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
 
     def certify(self, raw: Sequence[Tensor], wanted: float, value: float) -> None:
-        """Repair and prove, gentlest repair first; keeps the best."""
-        multipliers = self.anchored(positive(raw), value)
-        # the proof subtracts about 3 N^2 u from a diagonal of 1, and eta is what the repair adds to it
+        """Repair and prove, gentlest repair first."""
+        # the proof subtracts about 3 N^2 u from a diagonal of 1; eta and delta are what a repair adds to it
         least = 40 * EPS * sum(self.table.sizes) ** 2
-        deepest = max(1, max(self.levels, default=1))
-        rungs = {least * 10.0**e for e in range(7)} if self.form.neurons <= 600 else {least, wanted / (4 * deepest)}
-        for eta in sorted(rungs):
-            if eta < 0.1 and self.repair(multipliers, value, eta):
+        for eta in (least, 100 * least) if self.chain else ():
+            if self.inflate(raw, value, eta) and self.info.gap <= max(wanted, 1e-5):
                 return
-        self.mix(raw, value, (1e-9, 1e-7, 1e-5), "sweep")
+        for delta in (least, 100 * least) if self.form.neurons <= 600 else (30 * least,):
+            self.restore(raw, delta)
 
-    def repair(self, multipliers: list[Tensor], value: float, eta: float) -> bool:
-        inflated_by = inflated(multipliers, self.levels, eta, from_output=self.last == INPUT)
-        return self.attempt(inflated_by, value * (1 + eta) ** (2 * max(self.levels, default=0)), "sweep")
+    def inflate(self, raw: Sequence[Tensor], value: float, eta: float) -> bool:
+        """The closed-form repair of a chain: one factorisation."""
+        multipliers = inflated(self.anchored(positive(raw), value), self.levels, eta, from_output=self.last == INPUT)
+        return self.attempt(multipliers, value, "sweep")
 
-    def narrow(self, raw: Sequence[Tensor], value: float) -> None:
-        """The smallest inflation of unsettled multipliers that is feasible, by bisection of its exponent."""
-        multipliers = self.anchored(positive(raw), value)
-        low, high = -9.0, -0.5
-        if not self.repair(multipliers, value, 10.0**high):
-            return
-        for _ in range(7):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self.repair(multipliers, value, 10.0**middle) else (middle, high)
-
-    def mix(self, raw: Sequence[Tensor], value: float, shares: Sequence[float], source: str) -> None:
-        """Lean on multipliers that are known to be feasible, as little as it takes."""
-        safe, rho = self.feasible()
-        if not math.isfinite(rho):
-            return
-        for theta in shares:
-            if (1 - theta) * value + theta * rho >= self.info.proved**2:
-                return  # not better than what is proved
-            blend = self.anchored(mixed(positive(raw), safe, theta), value)
-            if self.attempt(blend, (1 - theta) * value + theta * rho, source):
-                return
+    def restore(self, raw: Sequence[Tensor], delta: float) -> bool:
+        """The repair of any graph: one elimination, one factorisation. Not tried where it cannot improve."""
+        start = time.perf_counter()
+        found = restored(self.form, self.table, positive(raw), delta)
+        self.info.seconds["proofs"] += time.perf_counter() - start
+        if not found.multipliers or found.rho <= 0 or found.rho >= self.info.proved**2:
+            return False
+        return self.attempt(self.anchored(found.multipliers, found.rho), found.rho, "sweep")
 
     def anchored(self, multipliers: list[Tensor], value: float) -> list[Tensor]:
         """The sweep's multipliers are for s_y = 1; divided by rho they are for s_x = 1."""
@@ -186,36 +168,15 @@ class Solver:
             self.info.proved, self.best, self.info.source = constant, multipliers, source
         return True
 
-    def feasible(self) -> tuple[list[Tensor], float]:
-        """Multipliers that are feasible with a proved rho, for s_y = 1: the given ones or the closed form's."""
-        if self.safe is None:
-            self.safe = self._proved(positive(closed_form(self.form, self.table)))
-            if self.warm is not None:
-                given = self._proved(self.warm)
-                self.safe = min(self.safe, given, key=lambda pair: pair[1])
-        return self.safe
-
-    def _proved(self, multipliers: list[Tensor]) -> tuple[list[Tensor], float]:
-        first = self.form.layers[0].size
-        guess = max((float(m.max()) for m in multipliers[:1]), default=1.0) * max(1, first) or 1.0
-        for _ in range(3):
-            rho = prove(self.form, self.table, multipliers, last=INPUT, rho=guess)
-            if math.isfinite(rho):
-                return multipliers, rho
-            guess *= 2.0**40
-        return multipliers, math.inf
-
-    def fall_back(self, newest: Sequence[Tensor], value: float) -> None:
-        """No certificate came: mix with feasible multipliers, or take these as they are, and say so."""
-        multipliers, rho = self.feasible()
-        if not math.isfinite(rho):
-            return
-        constant = math.nextafter(math.sqrt(rho), math.inf)
-        if constant < self.info.proved:
-            self.info.proved, self.best, self.last, self.info.source = constant, multipliers, INPUT, "closed form"
-        if newest and value > 0:
-            self.last = INPUT
-            self.mix(newest, value, (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 0.6), "mixed with the closed form")
+    def fall_back(self, newest: Sequence[Tensor]) -> None:
+        """The sweeps have not settled: take larger margins, then the closed form, and say so in `source`."""
+        for delta in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1):
+            if newest:
+                self.restore(newest, delta)
+        safe = closed_form(self.form, self.table)
+        if safe.multipliers and 0 < safe.rho < self.info.proved**2:
+            padded = [m * (1 + 1e-9) for m in positive(safe.multipliers)]
+            self.attempt(self.anchored(padded, safe.rho), safe.rho, "closed form")
 
 
 def solve(
@@ -224,8 +185,7 @@ def solve(
     settings: Settings,
     deadline: float | None = None,
     say: Say | None = None,
-    warm: list[Tensor] | None = None,
 ) -> Solution:
-    """The proved LipSDP value of a normal form with at least one layer. `warm`: feasible multipliers (s_y = 1), to lean on."""
+    """The proved LipSDP value of a normal form with at least one layer."""
     with torch.no_grad():
-        return Solver(form, table, settings, deadline, say or (lambda *_: None), warm).run()
+        return Solver(form, table, settings, deadline, say or (lambda *_: None)).run()
