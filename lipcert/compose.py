@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ def _dense_dense(b: Dense, a: Dense) -> Operator | None:
 
 
 def _scale_dense(b: Scale, a: Dense) -> Operator | None:
-    g, m, n = a.weight.shape
+    g, m, _ = a.weight.shape
     table = b.factor.reshape(a.outer, g, m, a.inner)
     if not bool((table == table[:1, :, :, :1]).all()):
         return None
@@ -124,7 +125,7 @@ def _scale_dense(b: Scale, a: Dense) -> Operator | None:
 
 
 def _dense_scale(b: Dense, a: Scale) -> Operator | None:
-    g, m, n = b.weight.shape
+    g, _, n = b.weight.shape
     table = a.factor.reshape(b.outer, g, n, b.inner)
     if not bool((table == table[:1, :, :, :1]).all()):
         return None
@@ -179,7 +180,8 @@ def _identity_kernel(like: Conv, factor: float) -> Conv | None:
         return None
     weight = torch.zeros_like(like.weight)
     rows = torch.arange(weight.shape[0])
-    weight[(rows, rows % weight.shape[1], *(int(r) for r in reach))] = factor
+    centre: tuple[Any, ...] = (rows, rows % weight.shape[1], *(int(r) for r in reach))
+    weight[centre] = factor
     return Conv(weight, g, like.batch)
 
 

@@ -64,7 +64,7 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         with archive:
             if "x" not in archive:
                 raise KeyError(f"no array x; it has {', '.join(archive.files) or 'none'}")
-            return archive["x"], archive["y"] if "y" in archive else None
+            return archive["x"], archive.get("y", None)
     if path.suffix == ".npy":
         array = np.load(path, allow_pickle=False)
         if not isinstance(array, np.ndarray):
@@ -79,17 +79,16 @@ def _fitted(x: np.ndarray, shape: tuple[int, ...], path: Path) -> np.ndarray:
     """(k, *shape): one unambiguous reading of the array, or an error."""
     size = math.prod(shape)
     core = tuple(n for n in shape if n != 1)
-    if (
-        x.shape == shape
-        and x.shape[0] == 1
-        or x.size == size
-        and (x.ndim == 0 or x.shape[0] != 1 and tuple(n for n in x.shape if n != 1) == core)
+    if (x.shape == shape and x.shape[0] == 1) or (
+        x.size == size and (x.ndim == 0 or (x.shape[0] != 1 and tuple(n for n in x.shape if n != 1) == core))
     ):
         return x.reshape(1, *shape)
     if x.ndim == 0 or x.shape[0] == 0 or x.size != x.shape[0] * size:
         raise UsageError(f"{path}: samples of shape {x.shape[1:]} do not fit the model's input {shape}")
     inner = tuple(n for n in x.shape[1:] if n != 1)
-    if inner == core or len(inner) == 1 or len(core) == 1 and len(inner) == 2:  # a flat image of colours: which order?
+    if (
+        inner == core or len(inner) == 1 or (len(core) == 1 and len(inner) == 2)
+    ):  # a flat image of colours: which order?
         return x.reshape(len(x), *shape)
     # images: channels last <-> channels first
     for turned in (np.moveaxis(x, -1, 1), np.moveaxis(x, 1, -1)):

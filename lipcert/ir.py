@@ -120,14 +120,19 @@ class Graph:
             if any(parent >= position for parent in node.parents):
                 raise ValueError(f"node {position} ({node.name}) reads a later node")
             sizes = [self.nodes[parent].size for parent in node.parents]
-            ok = {
-                Input: lambda: not sizes,
-                Linear: lambda: sizes == [node.what.operator.in_size] and node.size == node.what.operator.out_size,
-                Add: lambda: sizes and all(size == node.size for size in sizes),
-                Concat: lambda: sizes and sum(sizes) == node.size,
-                Offset: lambda: sizes in ([], [node.size]) and node.what.value.numel() == node.size,
-                Nonlinear: lambda: node.what.block.fits(sizes, node.size),
-            }[type(node.what)]()
+            match node.what:
+                case Input():
+                    ok = not sizes
+                case Linear(operator):
+                    ok = sizes == [operator.in_size] and node.size == operator.out_size
+                case Add():
+                    ok = bool(sizes) and all(size == node.size for size in sizes)
+                case Concat():
+                    ok = bool(sizes) and sum(sizes) == node.size
+                case Offset(value, _):
+                    ok = sizes in ([], [node.size]) and value.numel() == node.size
+                case Nonlinear(block):
+                    ok = block.fits(sizes, node.size)
             if not ok:
                 raise ValueError(f"node {position} ({node.name}): sizes {sizes} -> {node.size} do not fit {node.what}")
 

@@ -176,7 +176,8 @@ class Scale(Operator):
     def mv(self, x: Tensor) -> Tensor:
         return x * self.factor
 
-    rmv = mv
+    def rmv(self, y: Tensor) -> Tensor:
+        return self.mv(y)
 
     def absolute(self) -> Scale:
         return Scale(self.factor.abs() if self.radius is None else up(self.factor.abs() + self.radius))

@@ -115,11 +115,18 @@ def assemble(form: NormalForm, table: Coefficients, multipliers: Sequence[Tensor
         mass = scaled.abs()
         for k, dim in ((i, 1), (j, 0)) if i != j else ((i, 1),):
             n = mass.shape[dim]
-            total = (relative * (1 + 8 * EPS)) * mass.sum(dim=dim) if relative else sums[k].new_zeros(mass.shape[1 - dim])
+            total = (
+                (relative * (1 + 8 * EPS)) * mass.sum(dim=dim) if relative else sums[k].new_zeros(mass.shape[1 - dim])
+            )
             if error is not None:
                 other = column if dim == 1 else row
                 total = total + scales[k] * ((error @ other) if dim == 1 else (other @ error))
-            least = n * TINY * float(scales[k].max() if scales[k].numel() else 1.0) * float(column.max() * row.max() if n else 1.0)
+            least = (
+                n
+                * TINY
+                * float(scales[k].max() if scales[k].numel() else 1.0)
+                * float(column.max() * row.max() if n else 1.0)
+            )
             sums[k] += total * (1 + 4 * gamma(n + 8)) + least
 
     first = count - 1 if last == INPUT else INPUT

@@ -444,7 +444,7 @@ def _slope_words(what: Nonlinear) -> dict[str, Any]:
 
 
 def _part_row(graph: Graph, target: int) -> dict[str, Any]:
-    sources, nodes = linear_ancestors(graph, target)
+    sources, _ = linear_ancestors(graph, target)
     children = []
     for source in sources:
         path = LinearPath(graph, source, target)
@@ -459,5 +459,5 @@ def _part_row(graph: Graph, target: int) -> dict[str, Any]:
         children.append(row | ({"operators": len(ops)} if len(ops) > 1 else {}))
     node = graph.nodes[target]
     if len(children) == 1:
-        return children[0] | {"name": node.name, "reads": children[0]["name"].removeprefix("from ")}
+        return children[0] | {"name": node.name, "reads": str(children[0]["name"]).removeprefix("from ")}
     return {"name": node.name, "kind": "linear part", "output_shape": list(node.shape), "parts": children}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lipcert.blocks import Range
 from lipcert.bound import Refusal, Result, Side
@@ -57,11 +57,15 @@ class RangesOf:
         return self.problem.ranges
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen dataclass; its fields are its options and go into the report."""
 
-    name: str
-    side: Side
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def side(self) -> Side: ...
 
     def refuses(self, problem: Problem) -> Refusal | None:
         """Why this method cannot treat the model, as far as that is known without computing; None: it can."""

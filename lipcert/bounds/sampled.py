@@ -98,7 +98,8 @@ class Search:
         """Best points and directions, (k, input_size) each, float64 on the CPU, best first."""
         x = self._fresh(self.batch)
         v, value = self._directions(x, None)
-        for self.done in range(1, self.rounds + 1):
+        for done in range(1, self.rounds + 1):
+            self.done = done
             if self.problem.deadline is not None and time.monotonic() > self.problem.deadline:
                 break
             self.problem.say("sampled", self.done, self.rounds)

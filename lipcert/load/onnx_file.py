@@ -230,9 +230,7 @@ def _refuse_output(graph: GraphProto, output: str) -> None:
 
 
 # What changed below opset 7 and is converted: explicit broadcasting, consumed_inputs and is_test went away.
-_CONVERTED = frozenset(
-    "Abs Add BatchNormalization Div Dropout Exp Gemm Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split()  # noqa: SIM905
-)
+_CONVERTED = frozenset("Abs Add BatchNormalization Div Dropout Exp Gemm Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
 
 
 def _check_old(node: NodeProto, opset: int, label: str) -> None:

@@ -112,8 +112,11 @@ def _stored(target: str, tensor: Tensor) -> Any:
 
 def _call(b: Builder, node: FxNode, values: dict[FxNode, Any]) -> Any:
     if node.target is operator.getitem:
-        whole, place = values[node.args[0]], node.args[1]  # type: ignore[index]
-        return whole[place] if place < len(whole) else Unread(f"result {place} of {node.args[0]}, which no rule claims")
+        source, place = node.args
+        assert isinstance(source, FxNode)
+        assert isinstance(place, int)
+        whole = values[source]
+        return whole[place] if place < len(whole) else Unread(f"result {place} of {source}, which no rule claims")
     name = str(node.target)
     args = [_resolve(b, a, values) for a in node.args]
     kwargs = {key: _resolve(b, a, values) for key, a in node.kwargs.items()}
@@ -156,9 +159,12 @@ def _same_shapes(b: Builder, said: Any, found: Any) -> None:
     if isinstance(found, list | tuple) and isinstance(said, list | tuple):
         for s, f in zip(said, found, strict=False):
             _same_shapes(b, s, f)
-    elif isinstance(said, Tensor) and isinstance(found, Signal | Constant | Tensor):
-        if tuple(said.shape) != tuple(found.shape):
-            b.refuse(f"was read as shape {tuple(found.shape)}, torch has {tuple(said.shape)}; please report it")
+    elif (
+        isinstance(said, Tensor)
+        and isinstance(found, Signal | Constant | Tensor)
+        and tuple(said.shape) != tuple(found.shape)
+    ):
+        b.refuse(f"was read as shape {tuple(found.shape)}, torch has {tuple(said.shape)}; please report it")
 
 
 _CHOOSE = {f"aten.{name}" for name in ("where.self", "where.ScalarOther", "where.ScalarSelf",

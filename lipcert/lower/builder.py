@@ -65,9 +65,8 @@ class Builder:
 
     def linear(self, signal: Signal, operator: Operator, shape: Sequence[int]) -> Signal:
         signal = self.plain(signal)
-        if isinstance(operator, Select) and operator.in_size == operator.out_size:
-            if torch.equal(operator.index, torch.arange(operator.in_size)):
-                return Signal(signal.node, tuple(shape))
+        if isinstance(operator, Select) and torch.equal(operator.index, torch.arange(operator.in_size)):
+            return Signal(signal.node, tuple(shape))
         if isinstance(operator, Scale) and operator.radius is None and bool((operator.factor == 1).all()):
             return Signal(signal.node, tuple(shape))
         return self.append(Linear(operator), (signal.node,), shape)

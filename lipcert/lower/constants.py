@@ -200,9 +200,7 @@ def matmul(a: Any, b: Any) -> Constant:
     return Constant(centre, up(radius * (1 + 4 * gamma(n + 8)) + n * TINY))
 
 
-def norm2(
-    a: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None
-) -> Constant:
+def norm2(a: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Constant:
     if ord == 2:
         return square_root(total(multiply(a, a), dim, keepdim))
     if ord == 1:

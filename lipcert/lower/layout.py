@@ -33,7 +33,11 @@ def _pieces(target: Any) -> Rule:
 
     def rule(b: Builder, x: Signal, *args: Any, **kwargs: Any) -> list[Signal]:
         count = len(target(torch.empty(x.shape), *args, **kwargs))
-        return [b.move(x, lambda t, i=i: target(t, *args, **kwargs)[i]) for i in range(count)]
+
+        def piece(i: int) -> Callable[[Tensor], Tensor]:
+            return lambda t: target(t, *args, **kwargs)[i]
+
+        return [b.move(x, piece(i)) for i in range(count)]
 
     return rule
 
@@ -112,15 +116,18 @@ def _where(b: Builder, condition: Any, x: Any, y: Any) -> Signal:
     for side, keep in zip(sides, (mask, ~mask), strict=True):
         if isinstance(side, Signal):
             wide = b.expand(side, shape)
-            signals.append(b.move(wide, lambda t, keep=keep: torch.where(keep, t, torch.zeros_like(t))))
+            signals.append(b.move(wide, _keeping(keep, shape)))
         else:
-            constants.append(
-                side.map(lambda t, keep=keep: torch.where(keep, t.expand(shape), torch.zeros(()).double()))
-            )
+            constants.append(side.map(_keeping(keep, shape)))
     total = b.sum(signals) if len(signals) > 1 else signals[0]
     for value in constants:
         total = b.offset(total, value)
     return total
+
+
+def _keeping(mask: Tensor, shape: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """Entries where the mask is true, zero elsewhere."""
+    return lambda t: torch.where(mask, t.expand(tuple(shape)), torch.zeros((), dtype=t.dtype))
 
 
 def _scatter_into(target: Any) -> Rule:

@@ -321,7 +321,7 @@ def _power(b: Builder, x: Signal, exponent: Any) -> Signal:
 
 def _glu(b: Builder, x: Signal, dim: int = -1) -> Signal:
     half = x.shape[dim] // 2
-    u, v = (b.move(x, lambda t, start=start: t.narrow(dim, start, half)) for start in (0, half))
+    u, v = b.move(x, lambda t: t.narrow(dim, 0, half)), b.move(x, lambda t: t.narrow(dim, half, half))
     return product(b, u, pointwise(b, v, "sigmoid"))
 
 
