@@ -59,7 +59,7 @@ def affine_constants(graph: Graph, target: int, known: dict[int, Constants]) -> 
     seeds = {source: known[source] for source in sources}
     if not seeds:  # a constant signal
         return dict.fromkeys(known[graph.input], 0.0)
-    constants = node_constants(graph, nodes, seeds, graph.memo)[target]
+    constants = node_constants(graph, nodes, seeds, target, graph.memo)
     if len(sources) > JOINT_SOURCES or not nodes:
         return constants
     joint: Constants = {}
