@@ -92,7 +92,7 @@ def load(
         )
         say("capturing the graph", None, None)
         captured = capture(source)
-        graph, assumptions = lower(captured.program)
+        graph, assumptions = lower(captured.program, labels=getattr(source.module, "labels", None))
         say("comparing with the original", None, None)
         records = check_parity(
             source.references,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,12 +52,15 @@ _ROUNDS = {
 }
 
 
-def lower(program: ExportedProgram, output_name: str = "output") -> tuple[Graph, tuple[str, ...]]:
+def lower(
+    program: ExportedProgram, output_name: str = "output", labels: Mapping[str, str] | None = None
+) -> tuple[Graph, tuple[str, ...]]:
     """The graph of one float input and one float output, and the assumptions that its rules made.
 
     Raises RefusedModel naming the node for anything that no rule claims.
     """
     stored = stored_tensors(program)
+    names = node_names(program, labels or {})
     values: dict[FxNode, Any] = {}
     builder: Builder | None = None
     for node in program.graph.nodes:
@@ -70,7 +74,7 @@ def lower(program: ExportedProgram, output_name: str = "output") -> tuple[Graph,
                 values[node] = builder.input
         elif node.op == "call_function":
             assert builder is not None
-            builder.where = node.name
+            builder.where = names[node]
             values[node] = _call(builder, node, values)
         elif node.op == "output":
             assert builder is not None
@@ -82,6 +86,18 @@ def lower(program: ExportedProgram, output_name: str = "output") -> tuple[Graph,
         else:
             raise RefusedModel(f"node {node.name}: {node.op} is not part of an exported graph", node=node.name)
     raise RefusedModel("the exported graph has no output")
+
+
+def node_names(program: ExportedProgram, labels: Mapping[str, str]) -> dict[FxNode, str]:
+    """What people call each node: the file's own name (`labels`, by the last part of the module path), else the path of
+    the module that it comes from, else torch's name; with torch's name behind it where that is not unique."""
+    found: dict[FxNode, str] = {}
+    for node in program.graph.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = str(stack[-1][0]) if stack else ""
+        found[node] = labels.get(path.rpartition(".")[2]) or path or node.name
+    uses = Counter(found.values())
+    return {node: name if uses[name] == 1 else f"{name} ({node.name})" for node, name in found.items()}
 
 
 def _as_signal(builder: Builder, value: Any) -> Signal:
@@ -128,8 +144,8 @@ def _call(b: Builder, node: FxNode, values: dict[FxNode, Any]) -> Any:
     except RefusedModel as error:
         if error.node:
             raise
-        text = f"node {node.name} ({name}): {error}"
-        raise RefusedModel(text, node=node.name, unbounded=error.unbounded) from error
+        text = f"node {b.where} ({name}): {error}"
+        raise RefusedModel(text, node=b.where, unbounded=error.unbounded) from error
     _same_shapes(b, node.meta.get("val"), result)
     return result
 
