@@ -168,6 +168,7 @@ class Scale(Operator):
 
     factor: Tensor  # (n,)
     radius: Tensor | None = None  # (n,), |true - factor| <= radius
+    divisor: float | None = None  # where known: every true factor is 1 / divisor
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "in_size", self.factor.numel())

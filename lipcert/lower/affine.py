@@ -53,7 +53,8 @@ def _mul(b: Builder, x: Any, y: Any) -> Signal:
 def _div(b: Builder, x: Any, y: Any) -> Signal:
     x, y = broadcast(b, [x, y])
     if not isinstance(y, Signal):
-        return b.scale(x, constants.reciprocal(y))
+        uniform = y.radius is None and y.centre.numel() > 0 and bool((y.centre == y.centre.reshape(-1)[0]).all())
+        return b.scale(x, constants.reciprocal(y), float(y.centre.reshape(-1)[0]) if uniform else None)
     inverse = pointwise(b, y, "reciprocal")
     return product(b, x, inverse) if isinstance(x, Signal) else b.scale(inverse, x)
 

@@ -45,7 +45,8 @@ class Builder:
         self.input = Signal(0, tuple(shape))
 
     def refuse(self, message: str, *, unbounded: bool = False) -> NoReturn:
-        raise RefusedModel(f"node {self.where}: {message}", node=self.where, unbounded=unbounded)
+        where = self.where if "node " in self.where else f"node {self.where}"
+        raise RefusedModel(f"{where}: {message}", node=self.where, unbounded=unbounded)
 
     def assume(self, text: str) -> None:
         if text not in self.assumptions:
@@ -89,10 +90,11 @@ class Builder:
             return signal
         return self.append(_offset(value), (self.plain(signal).node,), signal.shape)
 
-    def scale(self, signal: Signal, factor: Constant) -> Signal:
+    def scale(self, signal: Signal, factor: Constant, divisor: float | None = None) -> Signal:
+        """factor * signal; `divisor`: the factor is the enclosure of 1 / divisor, in every entry."""
         factor = self.expand_constant(factor, signal.shape)
         radius = None if factor.radius is None else factor.radius.reshape(-1)
-        return self.linear(signal, Scale(factor.centre.reshape(-1), radius), signal.shape)
+        return self.linear(signal, Scale(factor.centre.reshape(-1), radius, divisor), signal.shape)
 
     def constant_node(self, value: Constant) -> Signal:
         return self.append(_offset(value), (), value.shape)

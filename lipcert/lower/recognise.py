@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from lipcert.blocks import Pointwise
-from lipcert.ir import Add, Linear, Node, Nonlinear, Offset
+from lipcert.ir import Add, Linear, Node, Nonlinear, Offset, What
 from lipcert.linops import Scale
 from lipcert.lower.constants import Constant
 
 ONE, ZERO = Fraction(1), Fraction(0)
+LEAST, MOST = Fraction(1, 10**300), Fraction(10**300)  # of a factor: no underflow, no overflow
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,23 @@ def _uniform(values: torch.Tensor | None) -> Fraction | None:
     return Fraction(float(values.reshape(-1)[0]))
 
 
+def _factor(what: What) -> Fraction | None:
+    """The one number by which a node scales its parent, where it is known exactly: c, or 1 / c of a division."""
+    if not (isinstance(what, Linear) and isinstance(what.operator, Scale)):
+        return None
+    scale = what.operator
+    if scale.radius is None:
+        return _uniform(scale.factor)
+    return None if scale.divisor is None else 1 / Fraction(scale.divisor)
+
+
 def read(nodes: list[Node], i: int, root: int | None = None, *, activations: bool = True) -> Link:
     """Follow exact uniform scales and offsets from node i up to an activation (unless told not to),
     to `root`, or as far as they go."""
     scale, shift = ONE, ZERO
     while i != root:
         what = nodes[i].what
-        if isinstance(what, Linear) and isinstance(what.operator, Scale) and what.operator.radius is None:
-            factor = _uniform(what.operator.factor)
-            if factor is None:
-                break
+        if (factor := _factor(what)) is not None:
             scale *= factor
         elif isinstance(what, Offset) and nodes[i].parents and what.radius is None:
             step = _uniform(what.value)
@@ -74,9 +82,9 @@ def gated(nodes: list[Node], left: int, right: int) -> Known | None:
             continue
         for root, scale in _multiples(nodes, x):
             found = rule(nodes, root, link)
-            if found is not None:
-                name, given, factor = found
-                return root, name, given, _constant(scale * factor)
+            if found is not None and LEAST < abs(scale * found[3]) < MOST:
+                node, name, given, factor = found
+                return node, name, given, _constant(scale * factor)
     return None
 
 
@@ -85,10 +93,7 @@ def _multiples(nodes: list[Node], i: int) -> Iterator[tuple[int, Fraction]]:
     scale = ONE
     while True:
         yield i, scale
-        what = nodes[i].what
-        if not (isinstance(what, Linear) and isinstance(what.operator, Scale) and what.operator.radius is None):
-            return
-        factor = _uniform(what.operator.factor)
+        factor = _factor(nodes[i].what)
         if factor is None or factor == 0:
             return
         i, scale = nodes[i].parents[0], scale * factor
@@ -102,7 +107,7 @@ def _constant(value: Fraction) -> Constant:
 
 
 def _exact(value: Fraction) -> float | None:
-    return float(value) if Fraction(float(value)) == value else None
+    return float(value) if abs(value) < MOST and Fraction(float(value)) == value else None
 
 
 def _inner(nodes: list[Node], root: int, link: Link) -> tuple[Fraction, Fraction] | None:
@@ -113,21 +118,27 @@ def _inner(nodes: list[Node], root: int, link: Link) -> tuple[Fraction, Fraction
     return inside.scale, inside.shift
 
 
-Found = tuple[str, dict[str, Any], Fraction]
+Found = tuple[int, str, dict[str, Any], Fraction]  # node the row reads, row, parameters, factor
 
 
 def _sigmoid(nodes: list[Node], root: int, link: Link) -> Found | None:
     inner = _inner(nodes, root, link)
-    if inner is None or inner[1] != 0 or link.shift != 0 or (k := _exact(inner[0])) is None or k <= 0:
+    if inner is None or inner[0] == 0 or inner[1] != 0 or link.shift != 0:
         return None
-    return "silu", {"slope": k}, link.scale
+    k = _exact(inner[0])
+    if k is None or k < 0:  # with z = k x: x sigmoid(z) = silu(z) / k
+        return link.node, "silu", {"slope": 1.0}, link.scale / inner[0]
+    return root, "silu", {"slope": k}, link.scale
 
 
 def _erf(nodes: list[Node], root: int, link: Link) -> Found | None:
     inner = _inner(nodes, root, link)  # scale erf(k x) + shift with shift = scale: scale (1 + erf(k x))
-    if inner is None or inner[1] != 0 or link.shift != link.scale or (k := _exact(inner[0])) is None or k <= 0:
+    if inner is None or inner[0] == 0 or inner[1] != 0 or link.shift != link.scale:
         return None
-    return "gelu_erf", {"k": k, "c": 1.0}, 2 * link.scale
+    k = _exact(inner[0])
+    if k is None or k < 0:  # with z = k x: x (1 + erf(z)) = z (1 + erf(z)) / k
+        return link.node, "gelu_erf", {"k": 1.0, "c": 1.0}, 2 * link.scale / inner[0]
+    return root, "gelu_erf", {"k": k, "c": 1.0}, 2 * link.scale
 
 
 def _tanh(nodes: list[Node], root: int, link: Link) -> Found | None:
@@ -135,7 +146,7 @@ def _tanh(nodes: list[Node], root: int, link: Link) -> Found | None:
     if inside.act is not None:  # tanh(softplus(x)) x
         plain = inside.act.label == "softplus" and (inside.scale, inside.shift) == (ONE, ZERO) and link.shift == 0
         smooth = plain and inside.act.activation.params == (1.0, 20.0)  # beta, and torch's default threshold
-        return ("mish", {}, link.scale) if smooth and _inner(nodes, root, inside) == (ONE, ZERO) else None
+        return (root, "mish", {}, link.scale) if smooth and _inner(nodes, root, inside) == (ONE, ZERO) else None
     if link.shift != link.scale or inside.shift != 0 or not isinstance(nodes[inside.node].what, Add):
         return None
     parents = nodes[inside.node].parents  # 0.5 x (1 + tanh(k (x + c3 x^3)))
@@ -145,14 +156,14 @@ def _tanh(nodes: list[Node], root: int, link: Link) -> Found | None:
     if len(parents) != 2 or len(linear) != 1 or len(cubes) != 1:
         return None
     k, c3 = _exact(inside.scale * linear[0].scale), _exact(cubes[0].scale / linear[0].scale)
-    return None if k is None or c3 is None or k <= 0 or c3 < 0 else ("gelu_tanh", {"k": k, "cubic": c3}, 2 * link.scale)
+    return None if k is None or c3 is None or k <= 0 or c3 < 0 else (root, "gelu_tanh", {"k": k, "cubic": c3}, 2 * link.scale)
 
 
 def _square(nodes: list[Node], root: int, link: Link) -> Found | None:
     inner = _inner(nodes, root, link)  # x * (x * x), as exporters write the cube of tanh-GELU
     if inner is None or inner[1] != 0 or link.shift != 0:
         return None
-    return "pow_int", {"exponent": 3.0}, link.scale * inner[0] ** 2
+    return root, "pow_int", {"exponent": 3.0}, link.scale * inner[0] ** 2
 
 
 def _is_cube(link: Link, nodes: list[Node], root: int) -> bool:
@@ -169,7 +180,7 @@ def _clipped(nodes: list[Node], root: int, link: Link) -> Found | None:
     low, high = (0.0, 6.0) if act.label == "relu6" else act.activation.params
     if low != 0.0 or not 0 < float(high) < float("inf") or (shift := _exact(inner[1])) is None:
         return None
-    return "hardswish", {"shift": shift, "cap": float(high), "divisor": 1.0}, link.scale
+    return root, "hardswish", {"shift": shift, "cap": float(high), "divisor": 1.0}, link.scale
 
 
 def _reciprocal(nodes: list[Node], root: int, link: Link) -> Found | None:
@@ -178,7 +189,7 @@ def _reciprocal(nodes: list[Node], root: int, link: Link) -> Found | None:
         return None
     if _inner(nodes, root, inside) not in ((ONE, ZERO), (-ONE, ZERO)) or (c := _exact(inside.shift)) is None or c <= 0:
         return None
-    return "softsign", {"offset": c}, link.scale
+    return root, "softsign", {"offset": c}, link.scale
 
 
 RULES: dict[str, Callable[[list[Node], int, Link], Found | None]] = {
