@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -262,18 +263,27 @@ def _load_as(
     """The model as the certificate describes it. Where that fails for the very file it names, the certificate is
     at fault."""
     network = claim.network
-    try:
+
+    def attempt(output_name: str | None) -> Model:
         return load(
             model,
             input_shape=network.input_shape,
             input_name=network.input_name,
-            output_name=network.output_name,
+            output_name=output_name,
             reader=reader,
             mean=network.mean,
             std=network.std,
             seed=seed,
             progress=progress,
         )
+
+    try:
+        if network.output_name == "output":  # so formats of torch record an output that is the only one
+            with suppress(UsageError):
+                loaded = attempt(None)
+                if loaded.info["output_name"] == "output":
+                    return loaded
+        return attempt(network.output_name)
     except LipcertError as problem:
         same = isinstance(model, str | Path) and Path(model).is_file() and _sha256(Path(model)) == network.sha256
         if isinstance(problem, UsageError) or same:

@@ -1,0 +1,391 @@
+"""Genuine certificates are accepted, through files and through the command line; the format is strict and exact."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+from torch import Tensor, nn
+
+import lipcert
+from lipcert import pipeline
+from lipcert.bound import Bound
+from lipcert.certificate import Certificate, Chain, Lmi, Network, Nonnegative, from_bytes, read, seal, to_text
+from lipcert.certify import least_with_proof
+from lipcert.check import check
+from lipcert.errors import CertificateRejected, UnreadableError, UsageError
+from lipcert.query import Box, Norm, Output
+
+PACKAGE = Path(lipcert.__file__).parent
+MOONS = Path(__file__).resolve().parents[1] / "examples" / "two_moons.onnx"
+SCHEMA = json.loads(resources.files("lipcert.report").joinpath("schema/lipcert.report-1.json").read_text())
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.last(h + torch.relu(self.inner(h)))
+
+
+class Gated(nn.Module):
+    """sigmoid(u) tanh(w): Lipschitz because both factors are bounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u, self.w = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.u(x)) * torch.tanh(self.w(x))
+
+
+def conv(*tail: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), *tail)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3)), (1, 4)),
+    "conv": (lambda: conv(nn.Conv2d(3, 2, 2, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)), (1, 2, 4, 4)),
+    "residual": (Residual, (1, 5)),
+    "sigmoid": (lambda: nn.Sequential(nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 3)), (1, 4)),
+    "gelu": (lambda: nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 6), nn.SiLU(), nn.Linear(6, 3)), (1, 4)),
+    "leaky": (lambda: nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(0.9), nn.Linear(6, 3)), (1, 4)),
+    "max pool": (lambda: conv(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)), (1, 2, 4, 4)),
+    "overlapping max pool": (lambda: conv(nn.MaxPool2d(3, 1), nn.Flatten(), nn.Linear(12, 3)), (1, 2, 4, 4)),
+    "softmax": (lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), nn.Softmax(-1)), (1, 4)),
+    "affine": (lambda: nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)), (1, 4)),
+}
+UPPER = ("product", "absolute", "lipsdp", "lipsdp-layer")
+WITHOUT = {("softmax", "absolute")}  # refused: softmax is not elementwise
+
+
+@pytest.fixture(scope="session")
+def networks() -> dict[str, tuple[nn.Module, pipeline.Model]]:
+    torch.manual_seed(0)
+    found = {}
+    for name, (make, shape) in NETWORKS.items():
+        module = make()
+        found[name] = module, pipeline.load(module, input_shape=shape)
+    return found
+
+
+@pytest.fixture(scope="session")
+def written(
+    networks: dict[str, tuple[nn.Module, pipeline.Model]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """The certificate file of one method for one network, made once."""
+    folder, made = tmp_path_factory.mktemp("certificates"), {}
+
+    def write(name: str, method: str, output: str = "vector", norm: str = "2") -> Path:
+        key = name, method, output, norm
+        if key not in made:
+            path = folder / f"{len(made)}.json"
+            report = pipeline.bound(networks[name][1], methods=[method], output=output, norm=norm, certificate=path)
+            assert report.upper is not None, f"{key}: {report.results}"
+            assert (path.exists(), report.warnings) == (True, []), key
+            row = report.to_dict()["results"][0]
+            assert row["certificate"] == str(path)
+            assert report.upper <= read(path).claim <= report.upper * (1 + 1e-8)
+            made[key] = path
+        return made[key]
+
+    return write
+
+
+@pytest.mark.parametrize("method", UPPER)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_genuine(
+    name: str, method: str, networks: dict[str, tuple[nn.Module, pipeline.Model]], written: Callable[..., Path]
+) -> None:
+    if (name, method) in WITHOUT:
+        return
+    path = written(name, method)
+    report = pipeline.verify(path, networks[name][1])
+    assert (report.summary["verdict"], report.exit_code) == ("accepted", 0), report.summary
+    claim = read(path).claim
+    assert report.upper == claim
+    assert report.summary["proved"] <= claim
+    assert list(Draft202012Validator(SCHEMA).iter_errors(report.to_dict())) == []
+
+
+@pytest.mark.parametrize("method", UPPER)
+@pytest.mark.parametrize("output", ["0", "2-1"])
+@pytest.mark.parametrize("name", ["mlp", "conv", "softmax"])
+def test_genuine_of_one_output(
+    name: str,
+    output: str,
+    method: str,
+    networks: dict[str, tuple[nn.Module, pipeline.Model]],
+    written: Callable[..., Path],
+) -> None:
+    if (name, method) in WITHOUT:
+        return
+    path = written(name, method, output)
+    assert pipeline.verify(path, networks[name][1]).exit_code == 0
+
+
+@pytest.mark.parametrize("method", ["product", "absolute"])
+@pytest.mark.parametrize("norm", ["1", "inf", "1->2", "2->inf", "inf->1", "inf->2"])
+def test_genuine_in_other_norms(
+    norm: str, method: str, networks: dict[str, tuple[nn.Module, pipeline.Model]], written: Callable[..., Path]
+) -> None:
+    for name in ("mlp", "max pool"):
+        assert pipeline.verify(written(name, method, norm=norm), networks[name][1]).exit_code == 0
+
+
+@pytest.mark.parametrize("method", UPPER)
+def test_genuine_with_normalisation(method: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, path = NETWORKS["conv"][0](), tmp_path / "c"
+    units = {"mean": (0.5, -0.25), "std": (0.25, 0.3)}
+    model = pipeline.load(module, input_shape=(1, 2, 4, 4), **units)
+    pipeline.bound(model, methods=[method], certificate=path)
+    report = pipeline.verify(path, module)  # shape, names and normalisation come from the file
+    assert (report.exit_code, report.model["units"]["std"]) == (0, [0.25, 0.3])
+    plain = pipeline.load(module, input_shape=(1, 2, 4, 4))
+    other = pipeline.load(module, input_shape=(1, 2, 4, 4), mean=units["mean"], std=(0.25, 0.31))
+    assert pipeline.verify(path, plain).summary["place"] == "model.mean"
+    assert pipeline.verify(path, other).summary["place"] == "model.std"
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_genuine_of_files_of_torch(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, file = NETWORKS["mlp"][0]().eval(), tmp_path / f"m.{kind}"
+    if kind == "torchscript":
+        torch.jit.trace(module, torch.zeros(1, 4)).save(file)
+    else:
+        torch.export.save(torch.export.export(module, (torch.zeros(1, 4),)), file)
+    pipeline.bound(pipeline.load(file, input_shape=(1, 4)), methods=["lipsdp"], certificate=tmp_path / "c")
+    report = pipeline.verify(tmp_path / "c", file)
+    assert report.exit_code == 0, report.summary
+
+
+def test_least_upper_value_is_the_one_written(networks: dict, tmp_path: Path) -> None:
+    report = pipeline.bound(networks["mlp"][1], methods=list(UPPER), certificate=tmp_path / "c")
+    certificate = read(tmp_path / "c")
+    least = min(r.value for r in report.results)
+    assert certificate.proof.method == "lipsdp"
+    assert least <= certificate.claim <= least * (1 + 1e-8)
+    assert [r["method"] for r in report.to_dict()["results"] if r["certificate"]] == ["lipsdp"]
+
+
+def test_nothing_is_written_without_a_proof(tmp_path: Path) -> None:
+    """A product of two bounded signals: finite on the range of the signals only, which has no certificate."""
+    torch.manual_seed(0)
+    model = pipeline.load(Gated(), input_shape=(1, 3))
+    report = pipeline.bound(model, methods=["product"], certificate=tmp_path / "c")
+    assert report.upper is not None
+    assert not (tmp_path / "c").exists()
+    assert "no certificate" in report.warnings[-1]
+
+
+def test_a_less_value_without_proof_is_said() -> None:
+    with_proof = Bound("a", "upper", "proved", 3.0, proof={"kind": "nonnegative"})
+    without, numeric = Bound("b", "upper", "proved", 2.0), Bound("c", "upper", "numeric", 1.0, proof={})
+    assert least_with_proof([numeric, with_proof, without]) == (with_proof, without)
+
+
+def test_scopes_without_certificate_are_usage(networks: dict, tmp_path: Path) -> None:
+    model = networks["mlp"][1]
+    one = torch.ones(1, 4)
+    for scope in ({"region": Box(-one, one)}, {"output": "pairs"}):
+        with pytest.raises(UsageError, match="--certificate"):
+            pipeline.bound(model, certificate=tmp_path / "c", **scope)
+
+
+# The format.
+
+NETWORK = Network("0" * 64, "f" * 64, "x", 'ö "y"\n', (1, 4), (), (0.1, -0.0), None)
+EXTREMES = (2.0**-500, 1 / 3, 2.0**500)
+PROOFS = (
+    Lmi("lipsdp", "channel", "output", 1e-3, (EXTREMES, (), (1.0,))),
+    Chain("product", ((3, {"1": 5e-324, "inf": 1.7976931348623157e308}), (4, {"1": 0.1 + 0.2, "inf": 0.0}))),
+    Nonnegative("absolute"),
+)
+
+
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: type(proof).__name__)
+def test_text_is_exact_and_deterministic(proof: object) -> None:
+    made = Certificate(NETWORK, Norm("1", "inf"), Output("pair", 3, 5), 0.1 + 0.2, proof)
+    text = to_text(made)
+    assert from_bytes(text.encode()) == made
+    assert to_text(from_bytes(text.encode())) == text
+    assert text.isascii()
+
+
+def test_digest_is_what_the_specification_says() -> None:
+    """sha256 of the canonical JSON, computed by hand for one proof."""
+    done = subprocess.run(
+        ["sha256sum"], input=b'{"kind":"nonnegative","method":"absolute"}', capture_output=True, check=True
+    )
+    assert seal({"method": "absolute", "kind": "nonnegative"}) == done.stdout.decode().split()[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "place", "reason"),
+    [
+        (b"", "line 1", "not JSON"),
+        (b"\xff", "file", "utf-8"),
+        (b"[]", "file", "an object"),
+        (b"[" * 100_000, "file", "deep"),
+        (b'{"format": NaN}', "file", "NaN"),
+        (b'{"format": -Infinity}', "file", "-Infinity"),
+        (b'{"claim": 1' + b"0" * 5000 + b"}", "file", "digits"),
+        (b'{"format": 1, "format": 1}', "format", "twice"),
+        (b'{"format": "lipcert.certificate/1"}', "model", "missing"),
+    ],
+)
+def test_malformed(data: bytes, place: str, reason: str) -> None:
+    with pytest.raises(CertificateRejected) as caught:
+        from_bytes(data)
+    assert place in caught.value.place
+    assert reason in caught.value.reason
+
+
+def test_a_file_too_large_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lipcert.certificate.MAX_BYTES", 100)
+    (tmp_path / "c").write_bytes(b" " * 101)
+    with pytest.raises(CertificateRejected, match="larger"):
+        read(tmp_path / "c")
+    with pytest.raises(UnreadableError):
+        read(tmp_path / "missing")
+
+
+# Trust.
+
+FORBIDDEN = ("bounds", "sdp", "ranges", "pipeline", "certify", "attack")
+
+
+def reached(start: str) -> set[str]:
+    """Modules of the package that `start` imports, directly or not, by their syntax trees (lazy imports too)."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        path = PACKAGE / f"{name.replace('.', '/')}.py"
+        file = path if path.is_file() else PACKAGE / name.replace(".", "/") / "__init__.py"
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+            for full in names:
+                part = full.removeprefix("lipcert.")
+                if part != full and (
+                    (PACKAGE / f"{part.replace('.', '/')}.py").is_file() or (PACKAGE / part.replace(".", "/")).is_dir()
+                ):
+                    waiting.append(part)
+    return seen
+
+
+def test_the_checker_imports_no_bound_and_no_solver() -> None:
+    found = reached("check")
+    assert {name for name in found if name.split(".")[0] in FORBIDDEN} == set()
+    assert {"lmi", "chain", "nonnegative", "norms", "rounding", "certificate"} <= found
+    code = "import sys, lipcert.check; print(*sorted(m for m in sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not any(f"lipcert.{name}" in loaded for name in FORBIDDEN)
+    assert not {"cvxpy", "scs", "clarabel", "scipy.optimize"} & set(loaded)
+
+
+def test_forbidden_imports_would_be_seen() -> None:
+    assert {"bounds.lipsdp", "sdp.solve", "ranges.interval"} <= reached("pipeline")
+
+
+def test_the_format_is_light() -> None:
+    code = "import sys, lipcert.certificate; print(*({'torch', 'numpy'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_proofs_do_not_depend_on_the_order_of_sums(networks: dict, written: Callable[..., Path]) -> None:
+    """Another machine adds up in another order: multipliers moved by a few rounding errors still prove the claim."""
+    generator = torch.Generator().manual_seed(0)
+    for name in ("mlp", "conv", "residual", "gelu", "softmax", "max pool"):
+        certificate = read(written(name, "lipsdp"))
+        for _ in range(5):
+            rows = (torch.tensor(row, dtype=torch.float64) for row in certificate.proof.multipliers)
+            noise = (row * (1 + 4e-15 * torch.randn(row.shape, generator=generator, dtype=row.dtype)) for row in rows)
+            noisy = tuple(tuple(row.tolist()) for row in noise)
+            moved = Certificate(
+                certificate.network,
+                certificate.norm,
+                certificate.output,
+                certificate.claim,
+                Lmi("lipsdp", certificate.proof.grouping, certificate.proof.last, certificate.proof.rho, noisy),
+            )
+            check(moved, networks[name][1].graph, networks[name][1].info)
+
+
+# The command line.
+
+
+def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "lipcert", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    file, model = str(tmp_path / "moons.cert"), str(MOONS)
+    options = ("--method", "lipsdp", "--mean", "0.5", "--std", "0.25,2", "--output", "0", "-q")
+    made = shell("bound", model, *options, "--certificate", file, "--json", "-")
+    assert made.returncode == 0, made.stderr
+    upper = json.loads(made.stdout)["upper"]
+
+    done = shell("verify", file, model, "--json", "-", "-q")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["command"], report["summary"]["verdict"]) == (0, "verify", "accepted")
+    assert list(Draft202012Validator(SCHEMA).iter_errors(report)) == []
+    assert upper <= report["upper"] <= upper * (1 + 1e-8)
+    assert any("lmi" in line for line in report["summary"]["trusted"])
+
+    fields = json.loads(Path(file).read_text())
+    fields["claim"] = upper * 0.999
+    Path(file).write_text(json.dumps(fields))
+    done = shell("verify", file, model, "--json", str(tmp_path / "r.json"), "-q")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (done.returncode, report["status"], report["upper"]) == (1, "refused", None)
+    assert (report["summary"]["verdict"], report["summary"]["place"]) == ("rejected", "claim")
+    assert list(Draft202012Validator(SCHEMA).iter_errors(report)) == []
+    assert "REJECTED" in done.stdout
+    assert "claim" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("certificate", "model", "status"),
+    [
+        ("missing", "moons", 2),
+        ("genuine", "missing", 2),
+        ("genuine", "text", 2),
+        ("genuine", "digits", 1),
+        ("text", "moons", 1),
+        ("truncated", "moons", 1),
+    ],
+)
+def test_statuses(certificate: str, model: str, status: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from lipcert.cli.main import main
+
+    pipeline.bound(pipeline.load(MOONS), methods=["absolute"], certificate=tmp_path / "genuine")
+    (tmp_path / "text").write_text("no model, no certificate")
+    (tmp_path / "truncated").write_text((tmp_path / "genuine").read_text()[:-40])
+    models = {"moons": MOONS, "digits": MOONS.with_name("digits.onnx")}
+    with pytest.raises(SystemExit) as stopped:
+        main(["verify", str(tmp_path / certificate), str(models.get(model, tmp_path / model)), "-q"])
+    assert stopped.value.code == status
+    out, err = capfd.readouterr()
+    assert ("REJECTED" in out) == (status == 1)
+    assert "Traceback" not in err
