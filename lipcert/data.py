@@ -49,7 +49,7 @@ def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False) ->
         x = x.astype(np.float64) / 255.0
     x = _fitted(x.astype(np.float64), shape, path)
     if not np.isfinite(x).all():
-        bad = int(np.argwhere(~np.isfinite(x).reshape(len(x), -1).all(axis=1))[0])
+        bad = int(np.argwhere(~np.isfinite(x).reshape(len(x), -1).all(axis=1))[0, 0])
         raise UnreadableError(f"{path}: sample {bad} holds NaN or infinity")
     if y is not None and len(y) != len(x):
         raise UnreadableError(f"{path}: {len(x)} samples but {len(y)} labels")
