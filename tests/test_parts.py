@@ -13,7 +13,7 @@ from helpers import NORMS, contains, exact, f64, floats, norm_below, random_grap
 from lipcert.convnorm import ConvGeometry
 from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.linops import Adjoint, Conv, Dense, Operator, Scale, Select
-from lipcert.parts import ENCLOSED, UPWARD, Path, closed_forms, concat_norm, embed, linear_ancestors, targets
+from lipcert.parts import ENCLOSED, UPWARD, Path, closed_forms, concat_norm, embed, lanczos, linear_ancestors, targets
 
 SEEDS = range(40)
 
@@ -247,3 +247,34 @@ def test_contains_is_two_sided() -> None:
     assert contains(one, exact(torch.ones(1)))
     assert not contains(one, exact(torch.ones(1).double() + 2.0**-52))
     assert not contains(one, exact(torch.ones(1).double() - 2.0**-53))
+
+
+def test_only_the_norms_that_count_are_proved() -> None:
+    """A convolution with BatchNorm behind it is one operator: no second proof for the convolution alone."""
+    conv = Conv(f64(4, 3, 3, 3), ConvGeometry((6, 6), (1, 1), ((1, 1), (1, 1)), (1, 1)))
+    scale = Scale(f64(4).repeat_interleave(36))
+    graph = chain(conv, scale, size=conv.in_size)
+    upper = Path(graph, 0, graph.output).norm_upper("2", "2")
+    assert ("2", "2") not in conv.memo
+    assert ("2", "2") not in scale.memo
+    true = float(torch.linalg.matrix_norm(scale.mv(conv.mv(torch.eye(conv.in_size, dtype=torch.float64))), 2))
+    assert true * (1 - 1e-12) <= upper
+
+
+def test_no_dense_matrix_where_the_structure_is_tight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Average pooling, then a linear layer: the norms multiply, and a few products show it."""
+    pool, head = Dense(torch.full((1, 1, 16), 1 / 16, dtype=torch.float64), outer=48), Dense(f64(1, 60, 48))
+    graph = chain(pool, head, size=pool.in_size)
+    path = Path(graph, 0, graph.output)
+    true = float(torch.linalg.matrix_norm(head.weight[0], 2)) / 4
+    monkeypatch.setattr(Path, "dense", lambda self: pytest.fail("formed the matrix"))
+    assert true * (1 - 1e-12) <= path.norm_upper("2", "2") <= true * (1 + 1e-6)
+
+
+def test_lanczos_grows_to_the_largest_singular_value() -> None:
+    A = f64(40, 30)
+    true = float(torch.linalg.matrix_norm(A, 2))
+    estimates = list(lanczos(lambda v: (v @ A.T) @ A, 30))
+    assert all(b >= a * (1 - 1e-12) for a, b in itertools.pairwise(estimates))
+    assert estimates[-1] == pytest.approx(true, rel=1e-12)
+    assert next(iter(lanczos(lambda v: 0 * v, 5))) == 0.0
