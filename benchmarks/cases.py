@@ -125,8 +125,6 @@ def residual(name: str, ending: str) -> Callable[[int, bool], Measured]:
     limits = {"resnet18": (60.0, 4.0), "resnet50": (240.0, 8.0)}[name]
 
     def run(repeat: int, smoke: bool) -> Measured:
-        import nets
-
         import lipcert
         from lipcert.ir import Linear
         from lipcert.linops import Conv, Dense
@@ -156,10 +154,10 @@ def residual(name: str, ending: str) -> Callable[[int, bool], Measured]:
             ),
             "load": Floor(16.0 * sum(o.flops for o in operators), note="float64 evaluation at 16 points"),
         }
-        assert nets.RESNETS
         return done
 
-    run.__doc__ = f"{name} at 224x224 from {'ONNX' if ending == '.onnx' else 'TorchScript'}: load, product, all methods."
+    kind = "ONNX" if ending == ".onnx" else "TorchScript"
+    run.__doc__ = f"{name} at 224x224 from {kind}: load, product, then product, absolute and sampled."
     return run
 
 
@@ -182,8 +180,9 @@ def _in_child(function: Callable[..., None], *arguments: Any) -> Path:
 
 
 def conv_floor(operator: Any) -> Floor:
-    """The torus lemma as it is: for each frequency (half of them, by symmetry) the Gram symbol of n x n complex numbers
-    from its lags, one Cholesky (4/3 n^3) and the product that checks it (4 n^3); the symbol is written and read once."""
+    """The torus lemma without screening: for each frequency (half of them, by symmetry) the Gram symbol of n x n complex
+    numbers from its lags, one Cholesky (4/3 n^3), the product that checks it (4 n^3); the symbol written and read once.
+    """
     from lipcert.convnorm import _prepare
 
     conv = _prepare(operator.weight, operator.radius, operator.geometry)
@@ -209,7 +208,8 @@ def help_text(repeat: int, smoke: bool) -> Measured:
 
 def two_moons(repeat: int, smoke: bool) -> Measured:
     """`lipcert bound` on the shipped 2-100-100-100-1 network, imports and all."""
-    return _command(["bound", str(ROOT / "examples" / "two_moons.onnx"), "--quiet"], "bound", 5.0, 1 if smoke else repeat)
+    path = ROOT / "examples" / "two_moons.onnx"
+    return _command(["bound", str(path), "--quiet"], "bound", 5.0, 1 if smoke else repeat)
 
 
 def _command(arguments: list[str], step: str, limit: float, repeat: int) -> Measured:

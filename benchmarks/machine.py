@@ -1,4 +1,4 @@
-"""What the numbers were measured on: processor, versions, commit, and the speed of plain matrix products there and then."""
+"""What the numbers were measured on: processor, versions, commit, and how fast plain matrix products were just then."""
 
 from __future__ import annotations
 

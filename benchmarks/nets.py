@@ -1,10 +1,11 @@
-"""Networks that the benchmarks measure, written with torch.nn only: seeded weights, BatchNorm statistics of random data.
+"""Networks that the benchmarks measure, in plain torch.nn: seeded weights, BatchNorm statistics of random data.
 
 The residual shapes are those of He et al. 2016 (Table 1, and the 1x1 projection shortcuts of option B).
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -15,15 +16,13 @@ def mlp(sizes: list[int], seed: int = 0) -> nn.Sequential:
     """Linear layers with ReLU between them, torch's default initialisation."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for n, m in zip(sizes, sizes[1:], strict=False):
+    for n, m in pairwise(sizes):
         layers += [nn.Linear(n, m), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).eval()
 
 
 def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(c_out)
-    )
+    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(c_out))
 
 
 class Block(nn.Module):

@@ -20,7 +20,7 @@ Claim = Literal["proved", "estimate", "lower"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """`status`: "ok", "failed" (note says why), or "published" (seconds as printed by its authors, on their machine)."""
+    """`status`: "ok", "failed" (note says why), or "published" (seconds of its authors, on their machine)."""
 
     rival: str
     claim: Claim
@@ -34,7 +34,7 @@ class Attempt:
 
 
 def attempt(name: str, *arguments: Any) -> Attempt:
-    """Run one rival of the table below once. Whatever it raises, or a value that is no number, is a recorded failure."""
+    """Run one rival of the table below once. Whatever it raises, or a value that is no number, is recorded."""
     rival, claim, note = RIVALS[name]
     start = time.perf_counter()
     try:
