@@ -3,7 +3,7 @@
 Functions call `torch.ops.aten`, so that the exported graph holds the very overload that a rule is for.
 """
 
-# ruff: noqa: E501, B008
+# ruff: noqa: B008
 from __future__ import annotations
 
 import math
