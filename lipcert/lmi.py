@@ -257,7 +257,7 @@ def _largest_eigenvalue_proved(matrix: Tensor, shift: float) -> float:
     if matrix.numel() == 0:
         return shift
     guess = _eigenvalue(matrix)
-    for slack in (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4):
+    for slack in (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
         top = max(guess, 0.0) * (1 + slack) + 2 * shift
         test = -matrix
         test.diagonal().add_(top - shift)

@@ -133,7 +133,7 @@ def _largest(matrix: Tensor) -> float:
     return lanczos(lambda x: matrix @ x, n)
 
 
-def lanczos(apply: Callable[[Tensor], Tensor], n: int, steps: int = 60) -> float:
+def lanczos(apply: Callable[[Tensor], Tensor], n: int, steps: int = 120) -> float:
     """Largest eigenvalue of a symmetric operator (n, 1) -> (n, 1), from below, with full reorthogonalisation."""
     basis = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     basis /= basis.norm()
@@ -168,10 +168,11 @@ def depths(form: NormalForm, table: Coefficients) -> list[int]:
 
 
 def inflated(multipliers: Sequence[Tensor], levels: Sequence[int], eta: float, *, from_output: bool) -> list[Tensor]:
-    """Lambda_i (1 + eta)^(2 (K - i) + 1): on a chain, M' = D M D plus the positive diagonal 2 eta Lambda (MATH section 4,
-    "repair"). `from_output` false: the mirror image, for matrices whose input block is fixed."""
+    """Lambda_i (1 + eta)^(2 (K - i) + 1): on a chain, M' = D M D plus the positive diagonal 2 eta Lambda, with
+    D_i = (1 + eta)^(K - i) (MATH section 4, "repair"). Where the input block is the one that is fixed (`from_output`
+    false), D_i = (1 + eta)^-i and the multipliers shrink by (1 + eta)^(2 i - 1)."""
     deepest = max(levels, default=0)
     return [
-        m * (1 + eta) ** (2 * (deepest - level) + 1 if from_output else 2 * (level - 1) + 1)
+        m * (1 + eta) ** (2 * (deepest - level) + 1 if from_output else 1 - 2 * level)
         for m, level in zip(multipliers, levels, strict=True)
     ]

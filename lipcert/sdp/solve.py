@@ -150,7 +150,12 @@ class Solver:
         self.info.seconds["proofs"] += time.perf_counter() - start
         if not found.multipliers or found.rho <= 0 or found.rho >= self.info.proved**2:
             return False
-        return self.attempt(self.anchored(found.multipliers, found.rho), found.rho, "sweep")
+        # from the input on, Lambda / rho must not be based on a rho that the Lanczos estimate has left too small
+        margins = (0.0,) if self.last == INPUT else (1e-7, 1e-6, 1e-5, 1e-4)
+        return any(
+            self.attempt(self.anchored(found.multipliers, found.rho * (1 + m)), found.rho * (1 + m), "sweep")
+            for m in margins
+        )
 
     def anchored(self, multipliers: list[Tensor], value: float) -> list[Tensor]:
         """The sweep's multipliers are for s_y = 1; divided by rho they are for s_x = 1."""
