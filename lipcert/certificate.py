@@ -8,7 +8,7 @@
      "scope": {"region": "global", "output": "vector" | "I" | "I-J"},
      "claim": float,                                      ||f(x) - f(x')||_q <= claim ||x - x'||_p for all x, x'
      "proof": {"kind": ..., "method": str, ...},          method: who found it; nothing depends on it
-     "proof_sha256": hex64}                               of the proof object as canonical JSON
+     "digest": hex64}                                     sha256 of [norm, scope, proof] as canonical JSON
 
 Kinds of proof:
 
@@ -21,8 +21,8 @@ Kinds of proof:
     nonnegative  nothing: the norm of the network of absolute values (lipcert/nonnegative.py).
 
 Text is UTF-8 JSON without NaN, infinities, duplicate or unknown keys; floats are written by `repr`, which is exact.
-Every field but proof.method decides: changed, the file is rejected or the changed claim is proved anew. proof_sha256
-finds damage, not malice. This module reads and writes the format and knows nothing of networks.
+A file with any field changed is rejected, but for a claim that is raised (it stays true). The digest finds damage, not
+malice: who recomputes it leaves the decision to the proof, and of that proof only `method` is informative. This module reads and writes the format and knows nothing of networks.
 """
 
 from __future__ import annotations
@@ -102,23 +102,25 @@ class Certificate:
 
 def to_text(certificate: Certificate) -> str:
     """Deterministic: the same certificate gives the same bytes."""
-    proof = _proof_fields(certificate.proof)
     net = certificate.network
+    norm = {"input": certificate.norm.input, "output": certificate.norm.output}
+    scope = {"region": "global", "output": str(certificate.output)}
+    proof = _proof_fields(certificate.proof)
     fields = {
         "format": FORMAT,
         "model": {name: _plain(getattr(net, name)) for name in MODEL},
-        "norm": {"input": certificate.norm.input, "output": certificate.norm.output},
-        "scope": {"region": "global", "output": str(certificate.output)},
+        "norm": norm,
+        "scope": scope,
         "claim": certificate.claim,
         "proof": proof,
-        "proof_sha256": seal(proof),
+        "digest": digest(norm, scope, proof),
     }
     return json.dumps(fields, indent=1, allow_nan=False) + "\n"
 
 
-def seal(proof: dict[str, Any]) -> str:
-    """sha256 of the proof object: keys sorted, no spaces, ASCII."""
-    text = json.dumps(proof, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def digest(norm: dict[str, Any], scope: dict[str, Any], proof: dict[str, Any]) -> str:
+    """sha256 of the JSON list of the three: keys sorted, no spaces, ASCII."""
+    text = json.dumps([norm, scope, proof], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -144,7 +146,7 @@ def from_bytes(data: bytes) -> Certificate:
         _reject(f"line {problem.lineno}, column {problem.colno}", f"not JSON: {problem.msg}")
     except ValueError as problem:  # UTF-8, or a number of more digits than Python converts
         _reject("file", f"not JSON: {problem}")
-    top = _record(fields, "", ("format", "model", "norm", "scope", "claim", "proof", "proof_sha256"))
+    top = _record(fields, "", ("format", "model", "norm", "scope", "claim", "proof", "digest"))
     if top["format"] != FORMAT:
         _reject("format", f"this version reads {FORMAT}, not {_shown(top['format'])}")
     model = _record(top["model"], "model", tuple(MODEL))
@@ -152,13 +154,16 @@ def from_bytes(data: bytes) -> Certificate:
     norm = _record(top["norm"], "norm", ("input", "output"))
     scope = _record(top["scope"], "scope", ("region", "output"))
     _one_of(scope["region"], "scope.region", ("global",))
-    return Certificate(
+    certificate = Certificate(
         network,
         Norm(_one_of(norm["input"], "norm.input", NORMS), _one_of(norm["output"], "norm.output", NORMS)),  # type: ignore[arg-type]
         _functional(scope["output"], "scope.output"),
         _bound(top["claim"], "claim"),
-        _proof(top["proof"], _digest(top["proof_sha256"], "proof_sha256")),
+        _proof(top["proof"]),
     )
+    if digest(norm, scope, top["proof"]) != _hex(top["digest"], "digest"):
+        _reject("digest", "norm, scope or proof was changed or damaged: their digest is another one")
+    return certificate
 
 
 def _reject(place: str, reason: str) -> NoReturn:
@@ -208,7 +213,7 @@ def _one_of(value: Any, place: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _digest(value: Any, place: str) -> str:
+def _hex(value: Any, place: str) -> str:
     if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
         _reject(place, f"64 hexadecimal digits are needed, not {_shown(value)}")
     return value
@@ -267,16 +272,13 @@ def _functional(value: Any, place: str) -> Output:
     return output
 
 
-def _proof(value: Any, digest: str) -> Proof:
+def _proof(value: Any) -> Proof:
     if not isinstance(value, dict):
         _reject("proof", f"an object is needed, not {_shown(value)}")
     kind = _one_of(value.get("kind"), "proof.kind", tuple(PROOFS))
     names, read_proof = PROOFS[kind]
     fields = _record(value, "proof", ("kind", "method", *names))
-    proof = read_proof(_text(fields["method"], "proof.method"), fields)
-    if seal(value) != digest:
-        _reject("proof_sha256", "the proof was changed or damaged: its digest is another one")
-    return proof
+    return read_proof(_text(fields["method"], "proof.method"), fields)
 
 
 def _read_lmi(method: str, fields: dict[str, Any]) -> Lmi:
@@ -343,8 +345,8 @@ def _plain(value: Any) -> Any:
 
 
 MODEL: dict[str, Callable[[Any, str], Any]] = {
-    "sha256": _digest,
-    "graph": _digest,
+    "sha256": _hex,
+    "graph": _hex,
     "input_name": _text,
     "output_name": _text,
     "input_shape": _shape,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import lipcert
 from lipcert import pipeline
 from lipcert.bound import Bound
-from lipcert.certificate import Certificate, Chain, Lmi, Network, Nonnegative, from_bytes, read, seal, to_text
+from lipcert.certificate import Certificate, Chain, Lmi, Network, Nonnegative, digest, from_bytes, read, to_text
 from lipcert.certify import least_with_proof
 from lipcert.check import check
 from lipcert.errors import CertificateRejected, UnreadableError, UsageError
@@ -226,11 +226,11 @@ def test_text_is_exact_and_deterministic(proof: object) -> None:
 
 
 def test_digest_is_what_the_specification_says() -> None:
-    """sha256 of the canonical JSON, computed by hand for one proof."""
-    done = subprocess.run(
-        ["sha256sum"], input=b'{"kind":"nonnegative","method":"absolute"}', capture_output=True, check=True
-    )
-    assert seal({"method": "absolute", "kind": "nonnegative"}) == done.stdout.decode().split()[0]
+    """sha256 of the canonical JSON, written by hand for one proof."""
+    text = b'[{"input":"1","output":"inf"},{"output":"3","region":"global"},{"kind":"nonnegative"}]'
+    done = subprocess.run(["sha256sum"], input=text, capture_output=True, check=True)
+    found = digest({"output": "inf", "input": "1"}, {"region": "global", "output": "3"}, {"kind": "nonnegative"})
+    assert found == done.stdout.decode().split()[0]
 
 
 @pytest.mark.parametrize(
