@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lipcert.bound import Bound, Refusal, Result
-from lipcert.bounds import METHODS, Method, OutOfTime, Problem
+from lipcert.bounds import DEFAULT, METHODS, Method, OutOfTime, Problem
 from lipcert.bounds.layers import kind_of, layer_row, layers_of, operators
 from lipcert.capture import Captured, capture, constants, quiet
 from lipcert.certificate import Certificate
@@ -292,10 +292,11 @@ def _load_as(
 
 
 def choose(names: Sequence[str] | None) -> list[Method]:
+    """The named methods in the order of the table; without names the DEFAULT ones."""
     unknown = [name for name in names or () if name not in METHODS]
     if unknown:
         raise UsageError(f"--method {unknown[0]}: methods are {', '.join(METHODS)}")
-    return [method for name, method in METHODS.items() if not names or name in names]
+    return [method for name, method in METHODS.items() if name in (names or DEFAULT)]
 
 
 def run(method: Method, problem: Problem) -> Result:

@@ -19,11 +19,11 @@ ORDER = (
     *("__main__", "cli", "data", "pipeline"),
     *("certify", "gate", "report", "radius", "bounds"),
     *("sdp", "ranges"),
-    *("check", "lmi", "nonnegative", "chain"),
+    *("check", "lmi", "nonnegative", "segments", "chain"),
     *("normalform", "simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),
     *("ir",),
     *("compose", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
-    *("rounding", "certificate", "query", "bound", "errors"),
+    *("rounding", "certificate", "strict", "query", "bound", "errors"),
 )
 LIGHT = ("lipcert", "lipcert.__main__", "lipcert.cli.main", "lipcert.errors", "lipcert.bound", "lipcert.query")
 REPORT = tuple(f"lipcert.report.{path.stem}" for path in sorted((PACKAGE / "report").glob("[!_]*.py")))

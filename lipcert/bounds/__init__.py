@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from lipcert.bounds.absolute import Absolute
+from lipcert.bounds.cplip import Cplip
+from lipcert.bounds.eclipse import Eclipse
 from lipcert.bounds.lipsdp import Lipsdp
+from lipcert.bounds.lipsdp_cvxpy import LipsdpCvxpy
+from lipcert.bounds.lipsdp_network import LipsdpNetwork
 from lipcert.bounds.problem import Method, OutOfTime, Problem
 from lipcert.bounds.product import Product
 from lipcert.bounds.sampled import Sampled
+from lipcert.bounds.seqlip import Seqlip
 
-METHODS: dict[str, Method] = {
+DEFAULT: dict[str, Method] = {
     "product": Product(),
     "absolute": Absolute(),
+    "cplip": Cplip(),
     "sampled": Sampled(),
     "lipsdp-layer": Lipsdp("layer", name="lipsdp-layer"),
     "lipsdp": Lipsdp(),
 }
+ON_REQUEST: dict[str, Method] = {
+    "seqlip": Seqlip(),
+    "eclipse": Eclipse(),
+    "lipsdp-cvxpy": LipsdpCvxpy(),
+    "lipsdp-network": LipsdpNetwork(),
+}
+METHODS: dict[str, Method] = DEFAULT | ON_REQUEST
 
-__all__ = ["METHODS", "Method", "OutOfTime", "Problem"]
+__all__ = ["DEFAULT", "METHODS", "ON_REQUEST", "Method", "OutOfTime", "Problem"]

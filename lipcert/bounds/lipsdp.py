@@ -33,12 +33,12 @@ class Lipsdp:
     side: ClassVar[Side] = "upper"
 
     def refuses(self, problem: Problem) -> Refusal | None:
-        found = self._form(problem)
+        found = self.form(problem)
         return found if isinstance(found, Refusal) else None
 
     def run(self, problem: Problem) -> Result:
         start = time.perf_counter()
-        form = self._form(problem)
+        form = self.form(problem)
         if isinstance(form, Refusal):
             return form
         graph = form.graph
@@ -74,7 +74,7 @@ class Lipsdp:
         }
         return Bound(self.name, self.side, "proved", info.proved, seconds, None, details, proof)
 
-    def _form(self, problem: Problem) -> NormalForm | Refusal:
+    def form(self, problem: Problem) -> NormalForm | Refusal:
         if (problem.norm.input, problem.norm.output) != ("2", "2"):
             return Refusal(self.name, self.side, "refused", f"LipSDP bounds the l2 constant, not {problem.norm}")
         wanted = ["neuron", "channel", "layer"] if self.multipliers == "mixed" else [self.multipliers]
