@@ -156,7 +156,11 @@ def _tanh(nodes: list[Node], root: int, link: Link) -> Found | None:
     if len(parents) != 2 or len(linear) != 1 or len(cubes) != 1:
         return None
     k, c3 = _exact(inside.scale * linear[0].scale), _exact(cubes[0].scale / linear[0].scale)
-    return None if k is None or c3 is None or k <= 0 or c3 < 0 else (root, "gelu_tanh", {"k": k, "cubic": c3}, 2 * link.scale)
+    return (
+        None
+        if k is None or c3 is None or k <= 0 or c3 < 0
+        else (root, "gelu_tanh", {"k": k, "cubic": c3}, 2 * link.scale)
+    )
 
 
 def _square(nodes: list[Node], root: int, link: Link) -> Found | None:
