@@ -18,6 +18,8 @@ Kinds of proof:
     chain        "constants": [{"node": int, "1" | "2" | "inf": float, ..}] for every nonlinearity in the order of the
                  graph and then for the output: the constants of that signal with respect to the input.
                  Each is re-proved from those before it (lipcert/chain.py).
+    cplip        "passed": [int], the nodes passed through a linear centre, and "constants" as above for the graph of
+                 segments between cuts (lipcert/segments.py).
     nonnegative  nothing: the norm of the network of absolute values (lipcert/nonnegative.py).
 
 Text is UTF-8 JSON without NaN, infinities, duplicate or unknown keys; floats are written by `repr`, which is exact.
@@ -37,10 +39,24 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lipcert.errors import CertificateRejected, UnreadableError, UsageError
 from lipcert.query import NORMS, Norm, Output
+from lipcert.strict import (
+    count_of,
+    counts_of,
+    float_of,
+    floats_or_null,
+    hex64,
+    list_of,
+    load,
+    one_of,
+    record,
+    reject,
+    shown,
+    text_of,
+)
 
 FORMAT = "lipcert.certificate/1"
 MAX_BYTES = 256 * 2**20  # 25 million multipliers
@@ -82,11 +98,20 @@ class Chain:
 
 
 @dataclass(frozen=True)
+class Cplip:
+    """`passed`: positions of nodes. `constants`: as in `Chain`, of the graph made by `segments.cut`."""
+
+    method: str
+    passed: tuple[int, ...]
+    constants: tuple[tuple[int, dict[str, float]], ...]
+
+
+@dataclass(frozen=True)
 class Nonnegative:
     method: str
 
 
-Proof = Lmi | Chain | Nonnegative
+Proof = Lmi | Chain | Cplip | Nonnegative
 
 
 @dataclass(frozen=True)
@@ -137,173 +162,85 @@ def read(path: str | Path) -> Certificate:
 def from_bytes(data: bytes) -> Certificate:
     """The inverse of `to_text`. CertificateRejected names the field and says what is wrong."""
     if len(data) > MAX_BYTES:
-        _reject("file", f"larger than {MAX_BYTES >> 20} MiB")
-    try:
-        fields = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except RecursionError:
-        _reject("file", "nested too deeply")
-    except json.JSONDecodeError as problem:
-        _reject(f"line {problem.lineno}, column {problem.colno}", f"not JSON: {problem.msg}")
-    except ValueError as problem:  # UTF-8, or a number of more digits than Python converts
-        _reject("file", f"not JSON: {problem}")
-    top = _record(fields, "", ("format", "model", "norm", "scope", "claim", "proof", "digest"))
+        reject("file", f"larger than {MAX_BYTES >> 20} MiB")
+    fields = load(data)
+    top = record(fields, "", ("format", "model", "norm", "scope", "claim", "proof", "digest"))
     if top["format"] != FORMAT:
-        _reject("format", f"this version reads {FORMAT}, not {_shown(top['format'])}")
-    model = _record(top["model"], "model", tuple(MODEL))
+        reject("format", f"this version reads {FORMAT}, not {shown(top['format'])}")
+    model = record(top["model"], "model", tuple(MODEL))
     network = Network(**{name: read_field(model[name], f"model.{name}") for name, read_field in MODEL.items()})
-    norm = _record(top["norm"], "norm", ("input", "output"))
-    scope = _record(top["scope"], "scope", ("region", "output"))
-    _one_of(scope["region"], "scope.region", ("global",))
+    norm = record(top["norm"], "norm", ("input", "output"))
+    scope = record(top["scope"], "scope", ("region", "output"))
+    one_of(scope["region"], "scope.region", ("global",))
     certificate = Certificate(
         network,
-        Norm(_one_of(norm["input"], "norm.input", NORMS), _one_of(norm["output"], "norm.output", NORMS)),  # type: ignore[arg-type]
+        Norm(one_of(norm["input"], "norm.input", NORMS), one_of(norm["output"], "norm.output", NORMS)),  # type: ignore[arg-type]
         _functional(scope["output"], "scope.output"),
         _bound(top["claim"], "claim"),
         _proof(top["proof"]),
     )
-    if digest(norm, scope, top["proof"]) != _hex(top["digest"], "digest"):
-        _reject("digest", "norm, scope or proof was changed or damaged: their digest is another one")
+    if digest(norm, scope, top["proof"]) != hex64(top["digest"], "digest"):
+        reject("digest", "norm, scope or proof was changed or damaged: their digest is another one")
     return certificate
 
 
-def _reject(place: str, reason: str) -> NoReturn:
-    raise CertificateRejected(place, reason)
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            _reject(key, "this field stands twice")
-        found[key] = value
-    return found
-
-
-def _no_constant(text: str) -> NoReturn:
-    _reject("file", f"{text} is not a number of JSON")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _record(value: Any, place: str, names: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        _reject(place or "file", f"an object is needed, not {_shown(value)}")
-    dot = f"{place}." if place else ""
-    for name in names:
-        if name not in value:
-            _reject(f"{dot}{name}", "this field is missing")
-    for name in value:
-        if name not in names:
-            _reject(f"{dot}{_shown(name)}", "unknown field")
-    return value
-
-
-def _text(value: Any, place: str) -> str:
-    if not isinstance(value, str) or len(value) > 10_000:
-        _reject(place, f"a text is needed, not {_shown(value)}")
-    return value
-
-
-def _one_of(value: Any, place: str, allowed: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        _reject(place, f"{_shown(value)} is none of {', '.join(allowed)}")
-    return value
-
-
-def _hex(value: Any, place: str) -> str:
-    if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
-        _reject(place, f"64 hexadecimal digits are needed, not {_shown(value)}")
-    return value
-
-
-def _count(value: Any, place: str) -> int:
-    if type(value) is not int or not 0 <= value < 2**53:
-        _reject(place, f"a whole number is needed, not {_shown(value)}")
-    return value
-
-
-def _list(value: Any, place: str) -> list[Any]:
-    if not isinstance(value, list):
-        _reject(place, f"a list is needed, not {_shown(value)}")
-    return value
-
-
-def _float(value: Any, place: str) -> float:
-    if type(value) is not float or not math.isfinite(value):  # 3 is not what `repr` writes of a float
-        _reject(place, f"a finite float is needed, not {_shown(value)}")
-    return value
-
-
 def _bound(value: Any, place: str) -> float:
-    number = _float(value, place)
+    number = float_of(value, place)
     if number < 0 or math.copysign(1.0, number) < 0:
-        _reject(place, f"{number!r} is negative")
+        reject(place, f"{number!r} is negative")
     return number
 
 
 def _weight(value: Any, place: str) -> float:
-    number = _float(value, place)
+    number = float_of(value, place)
     if not SMALLEST <= number <= LARGEST:
-        _reject(place, f"{number!r} is outside 2^-500 .. 2^500")
+        reject(place, f"{number!r} is outside 2^-500 .. 2^500")
     return number
 
 
-def _shape(value: Any, place: str) -> tuple[int, ...]:
-    return tuple(_count(item, f"{place}[{i}]") for i, item in enumerate(_list(value, place)))
-
-
-def _numbers(value: Any, place: str) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    return tuple(_float(item, f"{place}[{i}]") for i, item in enumerate(_list(value, place)))
-
-
 def _functional(value: Any, place: str) -> Output:
-    text = _text(value, place)
+    text = text_of(value, place)
     try:
         output = Output.parse(text)
     except (UsageError, ValueError) as problem:
-        raise CertificateRejected(place, f"{_shown(text)} is none of vector, I, I-J") from problem
+        raise CertificateRejected(place, f"{shown(text)} is none of vector, I, I-J") from problem
     if output.kind == "pairs" or str(output) != text:
-        _reject(place, f"{_shown(text)} is none of vector, I, I-J")
+        reject(place, f"{shown(text)} is none of vector, I, I-J")
     return output
 
 
 def _proof(value: Any) -> Proof:
     if not isinstance(value, dict):
-        _reject("proof", f"an object is needed, not {_shown(value)}")
-    kind = _one_of(value.get("kind"), "proof.kind", tuple(PROOFS))
+        reject("proof", f"an object is needed, not {shown(value)}")
+    kind = one_of(value.get("kind"), "proof.kind", tuple(PROOFS))
     names, read_proof = PROOFS[kind]
-    fields = _record(value, "proof", ("kind", "method", *names))
-    return read_proof(_text(fields["method"], "proof.method"), fields)
+    fields = record(value, "proof", ("kind", "method", *names))
+    return read_proof(text_of(fields["method"], "proof.method"), fields)
 
 
 def _read_lmi(method: str, fields: dict[str, Any]) -> Lmi:
-    layers = _list(fields["multipliers"], "proof.multipliers")
+    layers = list_of(fields["multipliers"], "proof.multipliers")
     return Lmi(
         method,
-        _one_of(fields["grouping"], "proof.grouping", ("neuron", "channel", "layer")),
-        _one_of(fields["last"], "proof.last", ("input", "output")),
+        one_of(fields["grouping"], "proof.grouping", ("neuron", "channel", "layer")),
+        one_of(fields["last"], "proof.last", ("input", "output")),
         _weight(fields["rho"], "proof.rho"),
         tuple(_floats_of(layer, f"proof.multipliers[{k}]") for k, layer in enumerate(layers)),
     )
 
 
 def _floats_of(value: Any, place: str) -> tuple[float, ...]:
-    fields = _record(value, place, ("count", "float64"))
-    count = _count(fields["count"], f"{place}.count")
+    fields = record(value, place, ("count", "float64"))
+    count = count_of(fields["count"], f"{place}.count")
     text = fields["float64"]
     try:
         data = base64.b64decode(text.encode("ascii"), validate=True) if isinstance(text, str) else b""
     except (binascii.Error, ValueError) as problem:
         raise CertificateRejected(f"{place}.float64", f"not base64: {problem}") from problem
     if not isinstance(text, str) or base64.b64encode(data).decode() != text:
-        _reject(f"{place}.float64", "not canonical base64")
+        reject(f"{place}.float64", "not canonical base64")
     if len(data) != 8 * count:
-        _reject(f"{place}.count", f"{count} floats are announced, {len(data)} bytes follow")
+        reject(f"{place}.count", f"{count} floats are announced, {len(data)} bytes follow")
     numbers = array("d", data)
     if sys.byteorder == "big":
         numbers.byteswap()
@@ -311,14 +248,22 @@ def _floats_of(value: Any, place: str) -> tuple[float, ...]:
 
 
 def _read_chain(method: str, fields: dict[str, Any]) -> Chain:
+    return Chain(method, _constants(fields))
+
+
+def _read_cplip(method: str, fields: dict[str, Any]) -> Cplip:
+    return Cplip(method, counts_of(fields["passed"], "proof.passed"), _constants(fields))
+
+
+def _constants(fields: dict[str, Any]) -> tuple[tuple[int, dict[str, float]], ...]:
     constants = []
-    for k, row in enumerate(_list(fields["constants"], "proof.constants")):
+    for k, row in enumerate(list_of(fields["constants"], "proof.constants")):
         place = f"proof.constants[{k}]"
         norms = [name for name in row if name != "node"] if isinstance(row, dict) else []
-        _record(row, place, ("node", *(name for name in norms if name in NORMS)))
+        record(row, place, ("node", *(name for name in norms if name in NORMS)))
         values = {name: _bound(row[name], f"{place}.{name}") for name in norms}
-        constants.append((_count(row["node"], f"{place}.node"), values))
-    return Chain(method, tuple(constants))
+        constants.append((count_of(row["node"], f"{place}.node"), values))
+    return tuple(constants)
 
 
 def _proof_fields(proof: Proof) -> dict[str, Any]:
@@ -328,9 +273,15 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
             kind = {"kind": "lmi", "method": method, "grouping": grouping, "last": last, "rho": rho}
             return kind | {"multipliers": rows}
         case Chain(method, constants):
-            return {"kind": "chain", "method": method, "constants": [{"node": i} | row for i, row in constants]}
+            return {"kind": "chain", "method": method, "constants": _rows(constants)}
+        case Cplip(method, passed, constants):
+            return {"kind": "cplip", "method": method, "passed": list(passed), "constants": _rows(constants)}
         case Nonnegative(method):
             return {"kind": "nonnegative", "method": method}
+
+
+def _rows(constants: tuple[tuple[int, dict[str, float]], ...]) -> list[dict[str, float]]:
+    return [{"node": i, **row} for i, row in constants]
 
 
 def _base64(row: tuple[float, ...]) -> str:
@@ -345,17 +296,18 @@ def _plain(value: Any) -> Any:
 
 
 MODEL: dict[str, Callable[[Any, str], Any]] = {
-    "sha256": _hex,
-    "graph": _hex,
-    "input_name": _text,
-    "output_name": _text,
-    "input_shape": _shape,
-    "output_shape": _shape,
-    "mean": _numbers,
-    "std": _numbers,
+    "sha256": hex64,
+    "graph": hex64,
+    "input_name": text_of,
+    "output_name": text_of,
+    "input_shape": counts_of,
+    "output_shape": counts_of,
+    "mean": floats_or_null,
+    "std": floats_or_null,
 }
 PROOFS: dict[str, tuple[tuple[str, ...], Callable[[str, dict[str, Any]], Proof]]] = {
     "lmi": (("grouping", "last", "rho", "multipliers"), _read_lmi),
     "chain": (("constants",), _read_chain),
+    "cplip": (("passed", "constants"), _read_cplip),
     "nonnegative": ((), lambda method, fields: Nonnegative(method)),
 }

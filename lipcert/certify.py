@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from lipcert.bound import Bound, Result
-from lipcert.certificate import SMALLEST, Certificate, Chain, Lmi, Network, Nonnegative, Proof, from_bytes, to_text
+from lipcert.certificate import (
+    SMALLEST,
+    Certificate,
+    Chain,
+    Cplip,
+    Lmi,
+    Network,
+    Nonnegative,
+    Proof,
+    from_bytes,
+    to_text,
+)
 from lipcert.check import check
 from lipcert.errors import CertificateRejected, SelfCheckFailed, UsageError
 from lipcert.ir import Graph
@@ -100,6 +111,12 @@ def _chain(bound: Bound, norm: Norm) -> tuple[Chain, float]:
     return Chain(bound.method, tuple(rows)), rows[-1][1][norm.output]
 
 
+def _cplip(bound: Bound, norm: Norm) -> tuple[Cplip, float]:
+    chain, shown = _chain(bound, norm)
+    passed = tuple(sorted(int(i) for i in (bound.proof or {})["passed"]))
+    return Cplip(bound.method, passed, chain.constants), shown
+
+
 def _nonnegative(bound: Bound, norm: Norm) -> tuple[Nonnegative, float]:
     return Nonnegative(bound.method), bound.value
 
@@ -107,5 +124,6 @@ def _nonnegative(bound: Bound, norm: Norm) -> tuple[Nonnegative, float]:
 MAKERS: dict[str, Callable[[Bound, Norm], tuple[Proof, float]]] = {
     "lmi": _lmi,
     "chain": _chain,
+    "cplip": _cplip,
     "nonnegative": _nonnegative,
 }

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from lipcert.certificate import Certificate, Chain, Lmi, Nonnegative, Proof
+from lipcert.certificate import Certificate, Chain, Cplip, Lmi, Nonnegative, Proof
 from lipcert.chain import Infinite, link, links, start
 from lipcert.errors import CertificateRejected, RefusedModel, UsageError
 from lipcert.ir import Graph
@@ -24,6 +24,7 @@ from lipcert.normalform import NormalForm, normal_form
 from lipcert.parts import Constants, Path
 from lipcert.query import Norm
 from lipcert.rounding import sqrt_up
+from lipcert.segments import cut, passable, segment_link
 from lipcert.transform import with_output
 
 READING = (
@@ -34,6 +35,7 @@ READING = (
 NORMS = "norms of linear parts: lipcert.norms, psd, convnorm, torus"
 LMI = "the LipSDP matrix inequality and its proof by Cholesky: lipcert.normalform, lmi (Rump 2006)"
 CHAIN = "one inequality per signal: lipcert.chain"
+CPLIP = "one inequality per signal between cuts: lipcert.segments, chain"
 NONNEGATIVE = "the network of absolute values: lipcert.nonnegative, norms"
 
 
@@ -114,26 +116,44 @@ def _affine_norm(form: NormalForm) -> float:
 
 
 def _prove_chain(graph: Graph, norm: Norm, proof: Chain) -> float:
+    return _follow(graph, norm, proof.constants, lambda node, known: link(graph, node, known, _no_ranges))
+
+
+def _prove_cplip(graph: Graph, norm: Norm, proof: Cplip) -> float:
+    if list(proof.passed) != sorted(set(proof.passed) & set(passable(graph))):
+        raise CertificateRejected("proof.passed", "these are not different pointwise nodes of this network in order")
+    try:
+        segments = cut(graph, proof.passed, {norm.input, norm.output}, _no_ranges)
+    except Infinite as problem:
+        raise CertificateRejected("proof.kind", problem.reason) from problem
+    return _follow(segments, norm, proof.constants, lambda node, known: segment_link(segments, node, known))
+
+
+def _follow(
+    graph: Graph,
+    norm: Norm,
+    constants: tuple[tuple[int, dict[str, float]], ...],
+    step: Callable[[int, dict[int, Constants]], Constants],
+) -> float:
     """Induction over the signals: each claimed constant follows from the claimed constants before it."""
     order = links(graph)
-    given = tuple(node for node, _ in proof.constants)
+    given = tuple(node for node, _ in constants)
     if given != order:
         reason = f"the signals of this network are {_few(order)}, not {_few(given)}"
         raise CertificateRejected("proof.constants", reason)
     known = start(graph, norm)
-    for k, (node, claimed) in enumerate(proof.constants):
+    for k, (node, claimed) in enumerate(constants):
         place = f"proof.constants[{k}]"
         if set(claimed) != {norm.input, norm.output}:
             raise CertificateRejected(place, f"constants in the norms {norm.input} and {norm.output} are needed")
         try:
-            shown = link(graph, node, known, _no_ranges)
+            shown = step(node, known)
         except Infinite as problem:
             raise CertificateRejected(place, problem.reason) from problem
-        for r, constant in claimed.items():
-            if not shown[r] <= constant:  # type: ignore[index]
-                raise CertificateRejected(f"{place}.{r}", f"{constant!r} does not follow, {shown[r]!r} does")  # type: ignore[index]
-        taken: Constants = {r: claimed[r] for r in shown}
-        known[node] = taken
+        for r in shown:
+            if not shown[r] <= claimed[r]:
+                raise CertificateRejected(f"{place}.{r}", f"{claimed[r]!r} does not follow, {shown[r]!r} does")
+        known[node] = {r: claimed[r] for r in shown}
     return known[graph.output][norm.output]
 
 
@@ -159,5 +179,6 @@ def _few(items: tuple[int, ...]) -> str:
 PROOFS: dict[type[Proof], tuple[Callable[[Graph, Norm, Any], float], tuple[str, ...]]] = {
     Lmi: (_prove_lmi, (LMI, NORMS)),
     Chain: (_prove_chain, (CHAIN, NORMS)),
+    Cplip: (_prove_cplip, (CPLIP, NORMS)),
     Nonnegative: (_prove_nonnegative, (NONNEGATIVE,)),
 }

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 import lipcert
 from lipcert import pipeline
 from lipcert.bound import Bound
+from lipcert.bounds.cplip import Cplip
+from lipcert.bounds.problem import Problem
 from lipcert.certificate import Certificate, Chain, Lmi, Network, Nonnegative, digest, from_bytes, read, to_text
-from lipcert.certify import least_with_proof
+from lipcert.certificate import Cplip as CplipProof
+from lipcert.certify import certify, least_with_proof
 from lipcert.check import check
 from lipcert.errors import CertificateRejected, UnreadableError, UsageError
 from lipcert.query import Box, Norm, Output
@@ -172,6 +175,16 @@ def test_genuine_of_files_of_torch(kind: str, tmp_path: Path) -> None:
     assert report.exit_code == 0, report.summary
 
 
+@pytest.mark.parametrize("norm", ["2", "inf", "1->2"])
+def test_genuine_of_cplip(norm: str, networks: dict[str, tuple[nn.Module, pipeline.Model]], tmp_path: Path) -> None:
+    for name in ("mlp", "conv", "residual", "gelu", "leaky", "softmax", "overlapping max pool", "affine"):
+        model, asked = networks[name][1], Norm.parse(norm)
+        result = Cplip().run(Problem(model.graph, asked))
+        assert isinstance(result, Bound)
+        certify(tmp_path / "c", [result], model.graph, model.info, asked, Output())
+        assert pipeline.verify(tmp_path / "c", model).exit_code == 0, name
+
+
 def test_least_upper_value_is_the_one_written(networks: dict, tmp_path: Path) -> None:
     report = pipeline.bound(networks["mlp"][1], methods=list(UPPER), certificate=tmp_path / "c")
     certificate = read(tmp_path / "c")
@@ -212,6 +225,7 @@ EXTREMES = (2.0**-500, 1 / 3, 2.0**500)
 PROOFS = (
     Lmi("lipsdp", "channel", "output", 1e-3, (EXTREMES, (), (1.0,))),
     Chain("product", ((3, {"1": 5e-324, "inf": 1.7976931348623157e308}), (4, {"1": 0.1 + 0.2, "inf": 0.0}))),
+    CplipProof("cplip", (1, 3), ((2, {"2": 0.1}), (7, {"2": 3.0}))),
     Nonnegative("absolute"),
 )
 
