@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "what": cases.CASES[name].__doc__,
         "steps": steps,
         "peak_gb": done.peak_gb,
+        "load": os.getloadavg()[0],
         "values": done.values,
         "gemm_gflops": peak / 1e9,
         "copy_gbs": rate / 1e9,
