@@ -108,26 +108,20 @@ def assemble(form: NormalForm, table: Coefficients, multipliers: Sequence[Tensor
         Overwrites `value`."""
         row, column = scales[i], scales[j]
         scaled = value.mul_(row[:, None]).mul_(column[None, :])  # exact: powers of two, but for underflow
+        wrong = [(relative, scaled.abs())] if relative else []
         if (i, j) in parts:
             scaled = parts[i, j] + scaled
-            relative += EPS
+            wrong.append((EPS, scaled.abs()))
         parts[i, j] = scaled
-        mass = scaled.abs()
         for k, dim in ((i, 1), (j, 0)) if i != j else ((i, 1),):
-            n = mass.shape[dim]
-            total = (
-                (relative * (1 + 8 * EPS)) * mass.sum(dim=dim) if relative else sums[k].new_zeros(mass.shape[1 - dim])
-            )
+            total = sums[k].new_zeros(sums[k].shape)
+            for share, mass in wrong:
+                total += share * (1 + 8 * EPS) * mass.sum(dim=dim)
             if error is not None:
-                other = column if dim == 1 else row
-                total = total + scales[k] * ((error @ other) if dim == 1 else (other @ error))
-            least = (
-                n
-                * TINY
-                * float(scales[k].max() if scales[k].numel() else 1.0)
-                * float(column.max() * row.max() if n else 1.0)
-            )
-            sums[k] += total * (1 + 4 * gamma(n + 8)) + least
+                total += scales[k] * (error @ column if dim == 1 else row @ error)
+            n = scaled.shape[dim]
+            least = n * TINY * float(row.max() * column.max()) if scaled.numel() else 0.0
+            sums[k] += total * (1 + 4 * gamma(n + 8)) + least * max(1.0, float(scales[k].max()) if n else 1.0)
 
     first = count - 1 if last == INPUT else INPUT
     put(first, first, torch.eye(table.sizes[first], dtype=torch.float64))
