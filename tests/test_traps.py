@@ -166,6 +166,14 @@ def test_parametrised_weights(wrap: Callable[[nn.Module], nn.Module]) -> None:
     assert true * (1 - 1e-12) <= upper(product(layer, 1, 2)) <= true * (1 + 1e-6)
 
 
+def test_a_network_that_only_reshapes_keeps_its_input_shape() -> None:
+    found = model(lambda x: x.reshape(6), 1, 2, 3)
+    assert (found.input_shape, found.output_shape) == ((1, 2, 3), (6,))
+    assert found.info["input_shape"] == [1, 2, 3]
+    for norm in ("1", "2", "inf"):
+        assert upper(lipcert.bound(found, norm=norm, methods=["product", "absolute", "sampled"])) <= 1 + 1e-12
+
+
 def test_functional_reuse_of_one_module() -> None:
     layer = linear([[2.0]])
     assert upper(product(lambda x: layer(F.relu(layer(layer(x)))), 1, 1)) == pytest.approx(8.0, rel=1e-12)

@@ -123,6 +123,8 @@ class Builder:
     def graph(self, output: Signal) -> Graph:
         """Only what the output needs; the input stays even where nothing reads it."""
         self.plain(output)
+        if output.node == 0 and output.shape != self.nodes[0].shape:  # the input, seen in another shape
+            output = self.append(Add(), (0,), output.shape)
         needed = {0, output.node}
         for i in range(len(self.nodes) - 1, -1, -1):
             if i in needed:
