@@ -149,9 +149,7 @@ def residual(name: str, ending: str) -> Callable[[int, bool], Measured]:
         done.targets = [Target("product", limits[0]), Target("peak_gb", limits[1])]
         work = [conv_floor(o) for o in operators if isinstance(o, Conv)]
         done.floors = {
-            "product": Floor(
-                sum(f.flops for f in work), sum(f.bytes for f in work), "symbol, Cholesky, check: every frequency"
-            ),
+            "product": Floor(sum(f.flops for f in work), sum(f.bytes for f in work), TORUS),
             "load": Floor(16.0 * sum(o.flops for o in operators), note="float64 evaluation at 16 points"),
         }
         return done
@@ -179,6 +177,9 @@ def _in_child(function: Callable[..., None], *arguments: Any) -> Path:
     return arguments[-1]
 
 
+TORUS = "symbol, Cholesky, check: every frequency"
+
+
 def conv_floor(operator: Any) -> Floor:
     """The torus lemma without screening: for each frequency (half of them, by symmetry) the Gram symbol of n x n complex
     numbers from its lags, one Cholesky (4/3 n^3), the product that checks it (4 n^3); the symbol written and read once.
@@ -195,7 +196,7 @@ def conv_floor(operator: Any) -> Floor:
         return Floor(g * (2 * n * n * max(a, c) + 4 / 3 * n**3), 8.0 * g * n * n)
     frequencies = math.prod(axis.torus() for axis in conv.axes) / 2
     lags = math.prod(2 * t - 1 for t in taps) / 2
-    return Floor(g * frequencies * (4 * lags * n * n + (4 / 3 + 4) * n**3), 32.0 * g * frequencies * n * n)
+    return Floor(g * frequencies * (4 * lags * n * n + (4 / 3 + 4) * n**3), 32.0 * g * frequencies * n * n, TORUS)
 
 
 # Start-up, as a user sees it.

@@ -85,7 +85,7 @@ def _floor_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
 
 
 def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else f"{value:.4g}" if value >= 100 else f"{value:.3g}"
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
