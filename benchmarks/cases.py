@@ -76,16 +76,16 @@ def peak_gb(who: int = resource.RUSAGE_SELF) -> float:
 
 def mlp_product(repeat: int, smoke: bool) -> Measured:
     """784-8x128-10: every layer proved by one Cholesky; published exact-rational certifiers need minutes."""
-    import nets
+    import networks
     import torch
 
     import lipcert
 
     done = Measured(against="product")
-    net = nets.mlp([784, *[128] * 8, 10])
+    net = networks.mlp([784, *[128] * 8, 10])
     weights = [layer.weight.detach().double() for layer in net if isinstance(layer, torch.nn.Linear)]
     with tempfile.TemporaryDirectory() as folder:
-        path = nets.export(net, (1, 784), Path(folder) / "mlp.onnx")
+        path = networks.export(net, (1, 784), Path(folder) / "mlp.onnx")
         for _ in range(repeat):
             model = done.clock("load", lambda: lipcert.load(path))
             report = done.clock("product", lambda model=model: lipcert.bound(model, methods=["product"]))
@@ -160,9 +160,9 @@ def residual(name: str, ending: str) -> Callable[[int, bool], Measured]:
 
 
 def _export(name: str, shape: tuple[int, ...], path: Path) -> None:
-    import nets
+    import networks
 
-    nets.export(nets.resnet(name), shape, path)
+    networks.export(networks.resnet(name), shape, path)
 
 
 def _in_child(function: Callable[..., None], *arguments: Any) -> Path:
