@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lipcert.blocks import Block, Pointwise, Range, Selection, Softmax, Sort
 from lipcert.errors import RefusedModel
+from lipcert.idle import idle
 from lipcert.ir import Add, Graph, Linear, Node, Nonlinear, Offset, What
 from lipcert.linops import Scale, Select
 
@@ -171,9 +172,11 @@ def constraint(graph: Graph, i: int, multipliers: str, ranges: dict[int, Range] 
 
 def normal_form(graph: Graph, multipliers: str = "neuron", ranges: dict[int, Range] | None = None) -> NormalForm:
     """`multipliers`: what shares one: "neuron", "channel" of a feature map, "layer". `ranges`: local slopes, those of
-    `without_maxima(graph)`. Neurons with a = b are linear on the region and become part of the affine maps.
+    `without_maxima(graph)`. Neurons with a = b are linear on the region and become part of the affine maps; idle ones
+    are left out.
     """
     old = without_maxima(graph)
+    unmoved = idle(old)
     nodes: list[Node] = []
     place: list[int] = []
     layers: list[Layer] = []
@@ -189,6 +192,9 @@ def normal_form(graph: Graph, multipliers: str = "neuron", ranges: dict[int, Ran
             place.append(len(nodes) - 1)
             continue
         found = constraint(old, i, multipliers, ranges)
+        if i in unmoved:  # whatever they are, their increments may be taken for zero
+            low, high = (torch.where(unmoved[i], 0.0, side) for side in (found.low, found.high))
+            found = Constraint(low, high, found.groups)
         free = (found.low < found.high).nonzero().flatten()
         read = parents[0]
         linear = None

@@ -20,7 +20,7 @@ ORDER = (
     *("certify", "gate", "report", "radius", "bounds"),
     *("sdp", "ranges"),
     *("check", "lmi", "nonnegative", "segments", "chain"),
-    *("normalform", "simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),
+    *("normalform", "idle", "simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),
     *("ir",),
     *("compose", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
     *("rounding", "certificate", "strict", "query", "bound", "errors"),
