@@ -250,6 +250,8 @@ def _largest_eigenvalue_proved(matrix: Tensor, shift: float) -> float:
     """A float t for which the floating Cholesky of t I - matrix - shift I runs to completion; `inf` if none is found."""
     if matrix.numel() == 0:
         return shift
+    if not bool(torch.isfinite(matrix).all()):
+        return math.inf
     guess = _eigenvalue(matrix)
     for slack in (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
         top = max(guess, 0.0) * (1 + slack) + 2 * shift

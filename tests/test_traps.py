@@ -13,6 +13,7 @@ from zoo import Run, linear
 
 import lipcert
 from lipcert.bound import Bound, Refusal
+from lipcert.bounds import METHODS
 from lipcert.errors import RefusedModel
 from lipcert.ir import Graph, Input, Linear, Node, Nonlinear
 from lipcert.linops import Conv, Dense, Scale
@@ -79,6 +80,19 @@ def test_an_overflow_is_a_refusal_not_infinity() -> None:
     assert report.upper is None
     assert report.exit_code == 3
     assert any(isinstance(r, Refusal) and "overflow" in r.reason for r in report.results)
+
+
+@pytest.mark.parametrize(("first", "second"), [(60, 60), (155, 0), (0, 155), (150, -150), (-160, 160), (-100, -100)])
+def test_every_method_refuses_or_holds_at_extreme_scales(first: int, second: int) -> None:
+    """Methods that square the weights overflow or underflow where the constant does not: a refusal, not a crash."""
+    A, B = torch.randn(5, 3, dtype=DOUBLE), torch.randn(2, 5, dtype=DOUBLE)
+    network = nn.Sequential(linear((10.0**first * A).tolist()), nn.ReLU(), linear((10.0**second * B).tolist()))
+    names = [name for name, method in METHODS.items() if method.side == "upper" and name != "lipsdp-cvxpy"]
+    report = lipcert.bound(model(network, 1, 3), methods=[*names, "sampled"])
+    assert upper(report) > 0
+    # f(x) - f(-x) = 10^(first + second) B A x, so the constant is at least half its norm
+    least = 10.0 ** (first + second) * float(torch.linalg.matrix_norm(B @ A, 2)) / 2 * (1 - 1e-9)
+    assert all(r.value >= least for r in report.results if isinstance(r, Bound) and r.side == "upper")
 
 
 def test_depth_64() -> None:

@@ -122,11 +122,14 @@ class _CostToGo:
             )
 
         if n <= 512:
-            return max(0.0, float(torch.linalg.eigvalsh(apply(torch.eye(n, dtype=torch.float64)))[-1]))
+            return max(0.0, _largest(apply(torch.eye(n, dtype=torch.float64))))
         return max(0.0, lanczos(apply, n))
 
 
 def _largest(matrix: Tensor) -> float:
+    """`inf` where the matrix overflowed: no multiplier is large enough, and LAPACK refuses such a matrix."""
+    if not bool(torch.isfinite(matrix).all()):
+        return math.inf
     n = matrix.shape[0]
     if n <= 512:
         return float(torch.linalg.eigvalsh(matrix)[-1])

@@ -101,7 +101,7 @@ class Solver:
             swept = dual.sweep(state)
             self.info.sweeps += 1
             self.info.seconds["sweeps"] += time.perf_counter() - start
-            if swept.value == 0.0:
+            if swept.value == 0.0 or not math.isfinite(swept.value):  # squares beyond float64: nothing to sweep
                 break
             if fallback is not None and swept.value < history[-1] * (1 - 1e-13):
                 anderson.forget()  # the accelerated step lost ground: take the plain one
