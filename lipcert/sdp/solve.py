@@ -50,11 +50,13 @@ class Solution:
 
 @dataclass(frozen=True)
 class Settings:
-    """`tolerance`: of proved / dual - 1. 0: by size, 1e-7 for small networks, 1e-4 for thousands of neurons."""
+    """`tolerance`: of proved / dual - 1. 0: by size, 1e-7 for small networks, 1e-4 for thousands of neurons.
+    `work`: flops of all proofs together, a minute or so of one core; three proofs are made in any case."""
 
     tolerance: float = 0.0
     sweeps: int = 1500
     seed: int = 0
+    work: float = 1e12
 
     def wanted(self, neurons: int) -> float:
         if self.tolerance > 0:
@@ -86,6 +88,7 @@ class Solver:
         self.chain = all(len(table.rows[k]) <= 1 for k in range(1, len(table.sizes)))
         self.info = Info(rows=16 if form.neurons <= 600 else 32)
         self.best: list[Tensor] = []
+        self.proofs_left = int(max(3, settings.work / factorisation_flops(table)))
 
     def run(self) -> Solution:
         wanted = self.settings.wanted(self.form.neurons)
@@ -96,7 +99,7 @@ class Solver:
         history: list[float] = []
         newest: list[Tensor] = []
         attempt_at, spacing = 12, 8
-        while self.info.sweeps < self.settings.sweeps and not self.out_of_time():
+        while self.info.sweeps < self.settings.sweeps and self.proofs_left > 1 and not self.out_of_time():
             start = time.perf_counter()
             swept = dual.sweep(state)
             self.info.sweeps += 1
@@ -162,6 +165,9 @@ class Solver:
         return multipliers if self.last == INPUT else [m / value for m in multipliers]
 
     def attempt(self, multipliers: list[Tensor], rho: float, source: str) -> bool:
+        if self.proofs_left <= 0:
+            return False
+        self.proofs_left -= 1
         start = time.perf_counter()
         proved = prove(self.form, self.table, multipliers, last=self.last, rho=rho)
         self.info.proofs += 1
@@ -175,13 +181,24 @@ class Solver:
 
     def fall_back(self, newest: Sequence[Tensor]) -> None:
         """The sweeps have not settled: take larger margins, then the closed form, and say so in `source`."""
-        for delta in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1):
-            if newest:
+        self.proofs_left = max(self.proofs_left, 3)
+        for delta in (1e-5, 1e-3, 1e-2, 0.1):
+            if newest and self.proofs_left > 1:
                 self.restore(newest, delta)
+        self.proofs_left = max(self.proofs_left, 1)
         safe = closed_form(self.form, self.table)
         if safe.multipliers and 0 < safe.rho < self.info.proved**2:
             padded = [m * (1 + 1e-9) for m in positive(safe.multipliers)]
             self.attempt(self.anchored(padded, safe.rho), safe.rho, "closed form")
+
+
+def factorisation_flops(table: Coefficients) -> float:
+    """Of one block Cholesky, fill left out."""
+    total = 1.0
+    for k in range(1, len(table.sizes)):
+        n, coupled = float(table.sizes[k]), float(sum(table.sizes[j] for j in table.rows[k]))
+        total += n**3 / 3 + n**2 * coupled + n * coupled**2
+    return total
 
 
 def solve(
