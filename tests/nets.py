@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from helpers import f64, floats, matrix
@@ -162,7 +163,7 @@ def chain(seed: int, most: int = 16, deepest: int = 3) -> Net:
     dice, _ = random.Random(seed), torch.manual_seed(seed)
     hidden = dice.randint(1, deepest)
     sizes = [dice.randint(1, 6), *(dice.randint(1, max(2, most // hidden)) for _ in range(hidden)), dice.randint(1, 4)]
-    maps = [weight(dice, m, n) for n, m in zip(sizes, sizes[1:], strict=False)]
+    maps = [weight(dice, m, n) for n, m in pairwise(sizes)]
     layers = tuple(Layer({k: a}, act_of(dice, a.shape[0])) for k, a in enumerate(maps[:-1]))
     return Net(f"chain {sizes}", sizes[0], layers, {hidden: maps[-1]})
 
@@ -206,7 +207,7 @@ def conv(seed: int) -> Net:
     geometry = ConvGeometry((width,), (1,), ((1, 1),), (1,))
     channels = [1, *(dice.randint(1, 2) for _ in range(dice.randint(1, 2)))]
     layers = []
-    for k, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
+    for k, (a, b) in enumerate(pairwise(channels)):
         act = act_of(dice, b)
         act = act.repeat_interleave(width) if isinstance(act, Tensor) else act
         layers.append(Layer({k: Conv(f64(b, a, 3) / 2, geometry)}, act, (1, b, width)))
@@ -281,7 +282,7 @@ def scalar(seed: int) -> Net:
     """One input, one output, layers of one or two neurons."""
     dice, _ = random.Random(seed), torch.manual_seed(seed)
     sizes = [1, *(dice.randint(1, 2) for _ in range(dice.randint(1, 5))), 1]
-    maps = [f64(m, n) for n, m in zip(sizes, sizes[1:], strict=False)]
+    maps = [f64(m, n) for n, m in pairwise(sizes)]
     layers = tuple(Layer({k: a}, act_of(dice, a.shape[0])) for k, a in enumerate(maps[:-1]))
     return Net(f"scalar {sizes}", 1, layers, {len(layers): maps[-1]})
 
@@ -305,7 +306,7 @@ def wide(seed: int) -> Net:
     """More inputs and outputs than neurons, and the other way round."""
     dice, _ = random.Random(seed), torch.manual_seed(seed)
     sizes = dice.choice([[30, 3, 2, 20], [2, 25, 20, 1], [40, 10, 1], [1, 10, 40]])
-    maps = [weight(dice, m, n) for n, m in zip(sizes, sizes[1:], strict=False)]
+    maps = [weight(dice, m, n) for n, m in pairwise(sizes)]
     layers = tuple(Layer({k: a}, act_of(dice, a.shape[0])) for k, a in enumerate(maps[:-1]))
     return Net(f"wide {sizes}", sizes[0], layers, {len(layers): maps[-1]})
 
