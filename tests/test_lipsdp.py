@@ -202,17 +202,15 @@ def test_groups_only_loosen() -> None:
 
 
 def test_sixty_four_layers_have_no_floor() -> None:
-    """Published SDP values of such nets are 27-78 times too large, where L comes near a solver's tolerance."""
+    """L near 1e-6, where published SDP values are 27-78 times too large: they stop at a solver's absolute tolerance."""
     torch.manual_seed(0)
-    maps = [0.9 * f64(16, 16) / 4 for _ in range(65)]
+    maps = [0.63 * f64(16, 16) / 4 for _ in range(65)]
     layers = tuple(Layer({k: a}) for k, a in enumerate(maps[:-1]))
     graph = Net("deep", 16, layers, {64: maps[-1]}).graph()
-    deep, fast = bound(Lipsdp(sweeps=250), graph), bound(Eclipse(), graph)
-    assert deep.value <= fast.value
-    assert deep.value <= deep.details["dual"] * (1 + 1e-3)
-    assert deep.value < 1e-4 * fast.value * 1e4  # both scale with the network
-    tiny = Net("deep", 16, tuple(Layer({k: 0.5 * a}) for k, a in enumerate(maps[:-1])), {64: 0.5 * maps[-1]}).graph()
-    assert bound(Eclipse(), tiny).value == pytest.approx(0.5**65 * fast.value, rel=1e-6)
+    deep, fast = bound(Lipsdp(), graph), bound(Eclipse(), graph)
+    assert deep.value < 2e-6
+    assert deep.value <= deep.details["dual"] * (1 + 2e-4)
+    assert deep.value <= 1e-3 * fast.value
 
 
 # What lmi.prove says, in exact arithmetic.
@@ -293,8 +291,8 @@ def test_proofs_hold_in_exact_arithmetic(method: Method) -> None:
 
 
 def test_without_its_shift_cholesky_proves_what_is_false(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One neuron read by many outputs: 2 lambda between the floating and the true value of |w|^2. No rho makes the
-    matrix semidefinite; the floating Cholesky alone does not see it."""
+    """One neuron read by many outputs w: at x = 0, z = 1, y = w the form is 2 lambda - |w|^2, whatever rho is. With
+    lambda between the floating and the true value of |w|^2 / 2 the floating Cholesky does not see that it is negative."""
     fooled = 0
     for seed in range(40):
         torch.manual_seed(seed)
@@ -303,9 +301,10 @@ def test_without_its_shift_cholesky_proves_what_is_false(monkeypatch: pytest.Mon
         below = torch.tensor([float(true / 2)], dtype=torch.float64)
         if 2 * Fraction(float(below)) >= true:
             below = torch.nextafter(below, torch.zeros_like(below))
+        at = np.array([Fraction(0), Fraction(1), *exact(dense(net.out[1])[:, 0])], dtype=object)
+        assert at @ exact_matrix(net, [below], 1e300, INPUT) @ at < 0
         form = normal_form(net.graph())
         table = coefficients(form)
-        assert not is_psd(exact_matrix(net, [below], 1e300, INPUT))
         assert prove(form, table, [below], last=INPUT, rho=float(true)) == math.inf
         with monkeypatch.context() as patch:
             patch.setattr(lmi, "_shift", lambda *_: 0.0)
@@ -330,7 +329,7 @@ def test_nudged_multipliers_prove_less(seed: int) -> None:
                 nudged[k][i] *= factor
                 again = prove(form, table, nudged, last=last, rho=found.value**2)
                 assert again >= found.details["dual"] ** 2 * (1 - 1e-9)
-                if factor <= 0 or math.isnan(factor):
-                    assert again == math.inf or layer[i] == 0 or factor == 0
+                if factor < 0 or math.isnan(factor):
+                    assert again == math.inf
                 risen += again > found.value**2 * (1 + 1e-6)
     assert risen > 0
