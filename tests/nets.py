@@ -42,7 +42,7 @@ class Layer:
             return self.act.clamp(max=1.0), self.act.clamp(min=1.0)
         row = ACTIVATIONS[self.act]
         low, high = row.slopes(*row.parameters.values())
-        return torch.full((self.size,), low).double(), torch.full((self.size,), high).double()
+        return tuple(torch.full((self.size,), side, dtype=torch.float64) for side in (low, high))  # type: ignore[return-value]
 
     def activation(self) -> Elementwise:
         if isinstance(self.act, Tensor):
