@@ -72,8 +72,9 @@ def test_published_estimates(shared: Path) -> None:
         maps[-1] = maps[-1][row["output_index"]][None]
         layers = tuple(Layer({k: a}) for k, a in enumerate(maps[:-1]))
         net = Net(name, maps[0].shape[1], layers, {len(layers): maps[-1]})
-        # the published search is greedy too; ours may climb higher, here never above LipSDP, which is a bound
-        assert 0.98 * row["seqlip_estimate"] <= seqlip(net).value <= row["lipsdp_neuron"] * (1 + 1e-6)
+        # the published search is greedy as well; this one climbs a little higher on all twelve
+        assert row["seqlip_estimate"] * (1 - 1e-6) <= seqlip(net).value <= 1.05 * row["seqlip_estimate"]
+        assert seqlip(net).value <= row["product"]
 
 
 def test_it_stays_below_the_product_on_chains() -> None:
