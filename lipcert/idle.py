@@ -1,18 +1,35 @@
 """Neurons that cannot matter, read off the zeros of the coefficients: nothing that moves reaches them, or what they do
 reaches no output. Pruned networks are full of them, and LipSDP has no finite best multiplier for them.
 
-Entry i of A u can move only if some A_ij != 0 with u_j moving; |A| times a 0-1 vector is nonzero exactly there, as sums of
-nonnegative floats never round to zero. Trusted by `lipcert verify`.
+Entry i of A u can move only if some A_ij != 0 with u_j moving. The coefficients are replaced by 0 and 1 before anything is
+multiplied: matrix products may flush subnormal numbers to zero. Trusted by `lipcert verify`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipcert.blocks import Pointwise
 from lipcert.ir import Graph, Input, Nonlinear
+from lipcert.linops import Adjoint, Operator
 from lipcert.parts import Arithmetic, pull, push
+
+
+def pattern(operator: Operator) -> Operator:
+    """1 where a coefficient of some member of the enclosure is not zero, else 0."""
+    if isinstance(operator, Adjoint):
+        return Adjoint(pattern(operator.of))
+    absolute = operator.absolute()
+    changed: dict[str, Any] = {
+        name: (value != 0).double()
+        for name, value in vars(absolute).items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    return replace(absolute, memo={}, **changed)
 
 
 def _largest(terms: list[Tensor]) -> Tensor:
@@ -20,7 +37,7 @@ def _largest(terms: list[Tensor]) -> Tensor:
 
 
 PATTERN = Arithmetic(  # 0-1 signals (1, n): may this entry differ from zero?
-    apply=lambda op, x: (op.absolute().mv(x) != 0).double(),
+    apply=lambda op, x: (pattern(op).mv(x) != 0).double(),
     total=_largest,
     join=lambda terms: torch.cat(terms, dim=1),
     cut=lambda x, start, stop: x[:, start:stop],
