@@ -125,7 +125,7 @@ class Solver:
                 spacing = int(spacing * 1.5)
             newest = swept.multipliers
         if self.info.gap > 1e-4:
-            self.fall_back(newest)
+            self.fall_back(newest, history[-1] if history else 0.0)
         return Solution(self.info, self.best, self.last)
 
     def out_of_time(self) -> bool:
@@ -179,17 +179,19 @@ class Solver:
             self.info.proved, self.best, self.info.source = constant, multipliers, source
         return True
 
-    def fall_back(self, newest: Sequence[Tensor]) -> None:
+    def fall_back(self, newest: Sequence[Tensor], value: float) -> None:
         """The sweeps have not settled: take larger margins, then the closed form, and say so in `source`."""
         self.proofs_left = max(self.proofs_left, 3)
+        for eta in (1e-5, 1e-4, 1e-3, 1e-2) if self.chain and newest else ():
+            if self.proofs_left > 1 and self.inflate(newest, value, eta):
+                break
         for delta in (1e-5, 1e-3, 1e-2, 0.1):
             if newest and self.proofs_left > 1:
                 self.restore(newest, delta)
         self.proofs_left = max(self.proofs_left, 1)
         safe = closed_form(self.form, self.table)
         if safe.multipliers and 0 < safe.rho < self.info.proved**2:
-            padded = [m * (1 + 1e-9) for m in positive(safe.multipliers)]
-            self.attempt(self.anchored(padded, safe.rho), safe.rho, "closed form")
+            self.attempt(self.anchored(positive(safe.multipliers), safe.rho), safe.rho, "closed form")
 
 
 def factorisation_flops(table: Coefficients) -> float:
