@@ -26,6 +26,7 @@ from lipcert.ir import Add, Concat, Enclosure, Graph, Linear, Node, Nonlinear, W
 from lipcert.linops import Scale
 from lipcert.norms import matrix_norms_upper
 from lipcert.parts import (
+    DENSE_FLOPS,
     ENCLOSED,
     Constants,
     Path,
@@ -169,8 +170,8 @@ def _never() -> dict[int, Range]:
 
 
 def cost(graph: Graph) -> float:
-    """About the floating point operations of the dense norms of all segments of a graph made by `cut`. Structured norms
-    of segments that pass activations gain nothing over the product."""
+    """About the floating point operations of the norms of all segments of a graph made by `cut`. A segment that is too
+    large for a dense norm takes a structured one (its price is the limit of a dense one), and gains nothing."""
     work = 0.0
     for target in targets(graph):
         sources, nodes = linear_ancestors(graph, target)
@@ -179,5 +180,5 @@ def cost(graph: Graph) -> float:
             while waiting and waiting[-1] > source:
                 flops += _flops(graph, [waiting.pop()])
             small, large = sorted((graph.nodes[source].size, graph.nodes[target].size))
-            work += small * (4 * flops + 4.0 * small * large)
+            work += min(DENSE_FLOPS, small * (4 * flops + 4.0 * small * large))
     return work
