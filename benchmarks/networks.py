@@ -96,3 +96,32 @@ def export(net: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
         else:
             torch.jit.save(torch.jit.trace(net, x), str(path))
     return path
+
+
+class ResidualMlp(nn.Module):
+    """x <- x + W2 relu(W1 x), then four outputs."""
+
+    def __init__(self, width: int, blocks: int):
+        super().__init__()
+        self.inner = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(blocks))
+        self.outer = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(blocks))
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for inner, outer in zip(self.inner, self.outer, strict=True):
+            x = x + outer(torch.relu(inner(x)))
+        return self.head(x)
+
+
+def residual_mlp(width: int, blocks: int, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return ResidualMlp(width, blocks).eval()
+
+
+def small_conv(seed: int = 0) -> nn.Module:
+    """One channel of 12x12, two convolutions, ten outputs."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(288, 10),
+    ).eval()  # fmt: skip

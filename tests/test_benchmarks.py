@@ -26,7 +26,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> object:
         return importlib.import_module(name)
 
     yield module
-    for name in ("cases", "compare", "machine", "networks", "rivals", "run", "table"):
+    for name in ("cases", "compare", "lipsdp", "machine", "networks", "rivals", "run", "table"):
         sys.modules.pop(name, None)
 
 

@@ -17,7 +17,7 @@ from lipcert.lmi import INPUT, Coefficients, last_variable, prove
 from lipcert.normalform import NormalForm
 from lipcert.rounding import EPS
 from lipcert.sdp.multipliers import closed_form, depths, inflated, positive, restored
-from lipcert.sdp.sweep import Anderson, Dual
+from lipcert.sdp.sweep import Anderson, Dual, Swept
 
 Say = Callable[[str, float | None, float | None], None]
 
@@ -50,7 +50,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Settings:
-    """`tolerance`: of proved / dual - 1. 0: by size, 1e-7 for small networks, 1e-4 for thousands of neurons.
+    """`tolerance`: of proved / dual - 1. 0: by size, 1e-7 for small networks, 5e-5 for thousands of neurons.
     `work`: flops of all proofs together, a minute or so of one core; three proofs are made in any case."""
 
     tolerance: float = 0.0
@@ -61,7 +61,7 @@ class Settings:
     def wanted(self, neurons: int) -> float:
         if self.tolerance > 0:
             return self.tolerance
-        for limit, value in ((150, 1e-8), (600, 1e-7), (1500, 1e-5), (4000, 5e-5)):
+        for limit, value in ((150, 1e-7), (600, 5e-7), (1500, 1e-5), (4000, 5e-5)):
             if neurons <= limit:
                 return value
         return 5e-4
@@ -97,8 +97,8 @@ class Solver:
         state = dual.start()
         fallback = None  # the plain image of the last accepted state
         history: list[float] = []
-        newest: list[Tensor] = []
-        attempt_at, spacing = 12, 8
+        newest: Swept | None = None
+        aim, overdue = wanted / 5, 60  # a residual that promises the gap; the sweep at which to look in any case
         while self.info.sweeps < self.settings.sweeps and self.proofs_left > 1 and not self.out_of_time():
             start = time.perf_counter()
             swept = dual.sweep(state)
@@ -113,19 +113,19 @@ class Solver:
             history.append(swept.value)
             self.info.dual = max(self.info.dual, math.sqrt(swept.value))
             fallback = swept.after
-            state = dual.unit(swept.after.like(anderson.next(state.flat(), swept.after.flat())))
+            state = dual.unit(dual.state(anderson.next(state.flat, swept.after.flat)))
             self.say("lipsdp", self.info.sweeps, None)
-            settled = len(history) > 5 and history[-1] <= history[-6] * (1 + wanted)
-            if (settled and self.info.sweeps >= attempt_at) or self.info.sweeps >= attempt_at * 3:
+            if anderson.residual <= aim or self.info.sweeps >= overdue:
                 self.certify(swept.multipliers, wanted, history[-1])
                 still = len(history) > STILL and history[-1] <= history[-1 - STILL] * (1 + 1e-11)
                 if self.info.gap <= wanted * 1.01 or (self.info.gap <= 1e-4 and (still or self.info.sweeps > ENOUGH)):
                     break
-                attempt_at = self.info.sweeps + spacing
-                spacing = int(spacing * 1.5)
-            newest = swept.multipliers
+                # the gap shrinks about as the residual does
+                share = min(0.5, 0.8 * wanted / self.info.gap) if self.info.gap > 0 else 0.5
+                aim, overdue = share * min(aim, anderson.residual), self.info.sweeps * 3 // 2
+            newest = swept
         if self.info.gap > 1e-4:
-            self.fall_back(newest, history[-1] if history else 0.0)
+            self.fall_back(newest.multipliers if newest else [], history[-1] if history else 0.0)
         return Solution(self.info, self.best, self.last)
 
     def out_of_time(self) -> bool:
@@ -136,7 +136,7 @@ class Solver:
         # the proof subtracts about 3 N^2 u from a diagonal of 1; eta and delta are what a repair adds to it
         least = 40 * EPS * sum(self.table.sizes) ** 2
         for eta in (least, 100 * least) if self.chain else ():
-            if self.inflate(raw, value, eta) and self.info.gap <= max(wanted, 1e-5):
+            if self.inflate(raw, value, eta):  # what is left is not for a repair to mend
                 return
         for delta in (least, 100 * least) if self.form.neurons <= 600 else (30 * least,):
             self.restore(raw, delta)

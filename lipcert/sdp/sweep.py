@@ -11,6 +11,8 @@ the multipliers of the primal. The value is a lower bound of the LipSDP optimum:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,33 +23,44 @@ from lipcert.parts import PLAIN, linear_ancestors, pull, push
 
 MEMORY = 8  # of the Anderson acceleration
 RIDGE = 1e-10
+LEAST = 1e-150  # norms below it are zero: their squares underflow
 
 
 @dataclass
 class State:
-    """Y_0 (r, n_0) and the directions U_k (r, n_k) of every layer."""
+    """Y_0 (r, n_0) and the directions U_k (r, n_k) of every layer: views of one vector, `flat`."""
 
+    flat: Tensor
     y0: Tensor
     u: list[Tensor]
 
-    def flat(self) -> Tensor:
-        return torch.cat([self.y0.reshape(-1), *(u.reshape(-1) for u in self.u)])
-
-    def like(self, flat: Tensor) -> State:
+    @staticmethod
+    def over(flat: Tensor, rows: int, sizes: Sequence[int]) -> State:
         parts, start = [], 0
-        for t in (self.y0, *self.u):
-            parts.append(flat[start : start + t.numel()].reshape(t.shape))
-            start += t.numel()
-        return State(parts[0], parts[1:])
+        for n in sizes:
+            parts.append(flat[start : start + rows * n].view(rows, n))
+            start += rows * n
+        return State(flat, parts[0], parts[1:])
 
 
 @dataclass
 class Swept:
-    """One sweep from a state: its value ||Y_out||^2, the state after it, and the multipliers (count_k,) per layer."""
+    """One sweep from a state: its value ||Y_out||^2 and the state after it; |G_g| and rho_g of every layer."""
 
     value: float
     after: State
-    multipliers: list[Tensor]
+    lengths: list[Tensor]
+    radii: list[Tensor]
+
+    @property
+    def multipliers(self) -> list[Tensor]:
+        """lambda_g = |G_g| / (2 rho_g), (count_k,) per layer."""
+        found = []
+        for length, radius in zip(self.lengths, self.radii, strict=True):
+            ratio = torch.where(radius > 0, length / radius.clamp(min=LEAST), 0.0)
+            # v = 0 for every direction (a row of zeros): any large multiplier is free, and zero would not be feasible
+            found.append(torch.where((radius > 0) | (length == 0), ratio / 2, 10 * ratio.max()))
+        return found
 
 
 @dataclass
@@ -59,30 +72,36 @@ class Dual:
     seed: int = 0
     centre: list[Tensor] = field(init=False)
     half: list[Tensor] = field(init=False)
+    square: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         self.centre = [(layer.low + layer.high) / 2 for layer in self.form.layers]
         self.half = [(layer.high - layer.low) / 2 for layer in self.form.layers]
+        self.square = [half.square() for half in self.half]
         graph = self.form.graph
+        self.sizes = [graph.nodes[graph.input].size, *(layer.size for layer in self.form.layers)]
         self.random = torch.Generator().manual_seed(self.seed)
         needed = [layer.read for layer in self.form.layers] + [graph.output]
         self.pieces = [linear_ancestors(graph, target)[1] for target in needed]
         self.affine = _stages(self.pieces)
 
     def start(self) -> State:
-        graph = self.form.graph
-        sizes = [graph.nodes[graph.input].size, *(layer.size for layer in self.form.layers)]
-        tensors = [torch.randn(self.rows, n, generator=self.random, dtype=torch.float64) for n in sizes]
-        return self.unit(State(tensors[0], tensors[1:]))
+        state = self.blank()
+        torch.randn(state.flat.shape, generator=self.random, dtype=torch.float64, out=state.flat)
+        return self.unit(state)
+
+    def blank(self) -> State:
+        return self.state(torch.empty(self.rows * sum(self.sizes), dtype=torch.float64))
+
+    def state(self, flat: Tensor) -> State:
+        return State.over(flat, self.rows, self.sizes)
 
     def unit(self, state: State) -> State:
-        """|Y_0|_F = 1 and |U_g|_F = 1 for every group."""
-        y0 = state.y0 / state.y0.norm().clamp(min=1e-300)
-        directions = []
+        """|Y_0|_F = 1 and |U_g|_F = 1 for every group, in place."""
+        state.y0.div_(state.y0.norm().clamp(min=LEAST))
         for layer, u in zip(self.form.layers, state.u, strict=True):
-            length = _group_norm(layer, u)
-            directions.append(u / layer.spread(length.clamp(min=1e-300)))
-        return State(y0, directions)
+            u.div_(layer.spread(_group_norm(layer, u).clamp(min=LEAST)))
+        return state
 
     def sweep(self, state: State) -> Swept:
         """Forward with the state's directions, backward with new ones."""
@@ -93,47 +112,44 @@ class Dual:
             push(graph, self.affine[k], signals, PLAIN)
             v = signals.get(layer.read)
             if v is None:
-                v = state.y0.new_zeros(self.rows, layer.size)
-                signals[layer.read] = v
-            radius = _group_norm(layer, v * self.half[k])
-            radii.append(radius)
-            signals[layer.node] = self.centre[k] * v + layer.spread(radius) * state.u[k]
+                v = signals[layer.read] = state.y0.new_zeros(self.rows, layer.size)
+            radii.append(_group_norm(layer, v, self.half[k]))
+            signals[layer.node] = torch.addcmul(self.centre[k] * v, state.u[k], layer.spread(radii[k]))
         push(graph, self.affine[-1], signals, PLAIN)
         out = signals.get(graph.output)
+        after = self.blank()
+        lengths = [torch.zeros(layer.count, dtype=torch.float64) for layer in layers]
         if out is None:
-            return Swept(0.0, state, [torch.zeros(layer.count, dtype=torch.float64) for layer in layers])
-        value = float(out.square().sum())
+            return Swept(0.0, state, lengths, radii)
 
-        gradients: dict[int, Tensor] = {graph.output: out}
-        gradients = pull(graph, self.affine[-1], gradients, PLAIN)
-        directions: list[Tensor] = [torch.empty(0)] * len(layers)
-        multipliers: list[Tensor] = [torch.empty(0)] * len(layers)
+        gradients = pull(graph, self.affine[-1], {graph.output: out}, PLAIN)
         for k in range(len(layers) - 1, -1, -1):
             layer, radius = layers[k], radii[k]
             g = gradients.pop(layer.node, None)
-            v = signals[layer.read]
             if g is None:
-                directions[k], multipliers[k] = state.u[k], torch.zeros(layer.count, dtype=torch.float64)
+                after.u[k].copy_(state.u[k])
                 continue
-            length = _group_norm(layer, g)
-            directions[k] = torch.where(
-                layer.spread(length > 0), g / layer.spread(length.clamp(min=1e-300)), state.u[k]
-            )
-            ratio = length / radius.clamp(min=1e-300)
-            ratio = torch.where(radius > 0, ratio, 0.0)
-            # v = 0 for every direction (a row of zeros): any large multiplier is free, and zero would not be feasible
-            multipliers[k] = torch.where((radius > 0) | (length == 0), ratio / 2, 10 * ratio.max())
-            back = self.centre[k] * g + layer.spread(ratio) * self.half[k].square() * v
+            lengths[k] = _group_norm(layer, g)
+            # no gradient, no direction: 0 lies in the ball as well, and the value does not depend on it
+            torch.div(g, layer.spread(lengths[k].clamp(min=LEAST)), out=after.u[k])
+            ratio = lengths[k] / radius.clamp(min=LEAST)  # where the radius is 0, so is v
+            back = torch.addcmul(self.centre[k] * g, signals[layer.read], layer.spread(ratio) * self.square[k])
             gradients[layer.read] = gradients[layer.read] + back if layer.read in gradients else back
             gradients = pull(graph, self.affine[k], gradients, PLAIN)
         at_input = gradients.get(graph.input)
-        y0 = state.y0 if at_input is None or not bool(at_input.any()) else at_input / at_input.norm()
-        return Swept(value, State(y0, directions), multipliers)
+        if at_input is None or not bool(at_input.any()):
+            after.y0.copy_(state.y0)
+        else:
+            torch.div(at_input, at_input.norm(), out=after.y0)
+        return Swept(float(out.square().sum()), after, lengths, radii)
 
 
-def _group_norm(layer: Layer, t: Tensor) -> Tensor:
-    """|T_g|_F over the rows and the neurons of each group, (count,)."""
-    return layer.sums(t.square().sum(dim=0)).sqrt()
+def _group_norm(layer: Layer, t: Tensor, weights: Tensor | None = None) -> Tensor:
+    """|diag(w) T_g|_F over the rows and the neurons of each group, (count,); w >= 0."""
+    norms = torch.linalg.vector_norm(t, dim=0)
+    if weights is not None:
+        norms = norms * weights
+    return norms if layer.count == layer.size else layer.sums(norms.square()).sqrt()
 
 
 def _stages(pieces: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
@@ -147,7 +163,13 @@ def _stages(pieces: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 class Anderson:
-    """Type II Anderson acceleration of a fixed-point map (Walker & Ni 2011), with a ridge."""
+    """Type II Anderson acceleration of a fixed-point map (Walker & Ni 2011), with a ridge.
+
+    The newest `memory` differences of images and of residuals are rows of two matrices that are overwritten in turn.
+    `residual`: |T(x) - x| / |x| of the newest point.
+    """
+
+    residual = math.inf
 
     def __init__(self, memory: int = MEMORY):
         self.memory = memory
@@ -155,23 +177,29 @@ class Anderson:
 
     def forget(self) -> None:
         self.last: tuple[Tensor, Tensor] | None = None  # image and residual of the newest point
-        self.moves: list[Tensor] = []  # differences of successive images
-        self.steps: list[Tensor] = []  # differences of successive residuals
+        self.count = 0
 
     def next(self, point: Tensor, image: Tensor) -> Tensor:
         """The next point to try after image = T(point)."""
         residual = image - point
-        if self.last is not None:
-            self.moves.append(image - self.last[0])
-            self.steps.append(residual - self.last[1])
-            del self.moves[: -self.memory], self.steps[: -self.memory]
+        self.residual = float(residual.norm() / point.norm().clamp(min=LEAST))
+        if self.last is None:
+            self.moves = image.new_zeros(self.memory, image.numel())
+            self.steps = image.new_zeros(self.memory, image.numel())
+            self.gram = image.new_zeros(self.memory, self.memory)
+        else:
+            row = self.count % self.memory
+            self.count += 1
+            torch.sub(image, self.last[0], out=self.moves[row])
+            torch.sub(residual, self.last[1], out=self.steps[row])
+            self.gram[row] = self.gram[:, row] = self.steps @ self.steps[row]
         self.last = (image, residual)
-        if not self.steps:
-            return image
-        gram = torch.stack([torch.stack([a @ b for b in self.steps]) for a in self.steps])
-        gram += RIDGE * gram.diagonal().sum() * torch.eye(len(gram), dtype=gram.dtype)
-        right = torch.stack([a @ residual for a in self.steps])
-        weights = torch.linalg.lstsq(gram, right[:, None]).solution[:, 0]
-        for weight, move in zip(weights.tolist(), self.moves, strict=True):
-            image = image - weight * move
-        return image
+        if self.count == 0:
+            return image.clone()
+        kept = min(self.count, self.memory)
+        gram = self.gram[:kept, :kept].clone()
+        gram.diagonal().add_(RIDGE * float(gram.trace()))
+        weights, failed = torch.linalg.solve_ex(gram, self.steps[:kept] @ residual)
+        if int(failed) != 0:  # all differences are zero
+            return image.clone()
+        return torch.addmv(image, self.moves[:kept].T, weights, alpha=-1)
