@@ -135,8 +135,17 @@ class Solver:
         """Repair and prove, gentlest repair first."""
         # the proof subtracts about 3 N^2 u from a diagonal of 1; eta and delta are what a repair adds to it
         least = 40 * EPS * sum(self.table.sizes) ** 2
-        for eta in (least, 100 * least) if self.chain else ():
-            if self.inflate(raw, value, eta):  # what is left is not for a repair to mend
+        depth = max(self.levels)
+        if self.chain:
+            # eta costs L a factor (1 + eta)^depth; what unsettled multipliers cost falls as eta grows, in deep networks fast
+            deep = depth > 8
+            eta = max(least, wanted / (8 * depth)) if deep else least
+            for _ in range(4):
+                stands = self.inflate(raw, value, eta)
+                eta *= 8
+                if self.info.gap <= wanted or (stands and not deep) or 2 * eta * depth > self.info.gap:
+                    break
+            if math.isfinite(self.info.gap):
                 return
         for delta in (least, 100 * least) if self.form.neurons <= 600 else (30 * least,):
             self.restore(raw, delta)
