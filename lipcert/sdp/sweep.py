@@ -146,7 +146,7 @@ class Dual:
 
 def _group_norm(layer: Layer, t: Tensor, weights: Tensor | None = None) -> Tensor:
     """|diag(w) T_g|_F over the rows and the neurons of each group, (count,); w >= 0."""
-    norms = torch.linalg.vector_norm(t, dim=0)
+    norms = torch.linalg.vecdot(t, t, dim=0).sqrt_()
     if weights is not None:
         norms = norms * weights
     return norms if layer.count == layer.size else layer.sums(norms.square()).sqrt()
