@@ -119,9 +119,9 @@ def residual_mlp(width: int, blocks: int, seed: int = 0) -> nn.Module:
 
 
 def small_conv(seed: int = 0) -> nn.Module:
-    """One channel of 12x12, two convolutions, ten outputs."""
+    """One channel of 8x8, two convolutions, ten outputs."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(288, 10),
+        nn.Linear(128, 10),
     ).eval()  # fmt: skip

@@ -17,6 +17,21 @@ def markdown(record: dict[str, Any]) -> str:
             [row for name, case in cases.items() for row in _step_rows(name, case)],
         ),
         _rows(
+            [
+                "case",
+                "hidden neurons",
+                "upper",
+                "upper / dual - 1",
+                "product / upper",
+                "ECLipsE-Fast / upper",
+                "sweeps",
+                "proofs",
+                "added by the proof",
+                "multipliers of",
+            ],
+            [_lipsdp_row(name, case["values"]) for name, case in cases.items() if "gap" in case["values"]],
+        ),
+        _rows(
             ["case", "rival", "its value is", "seconds", "times lipcert's", "its value / lipcert's", "note"],
             [row for name, case in cases.items() for row in _rival_rows(name, case)],
         ),
@@ -63,6 +78,13 @@ def _step_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
 def _target(target: dict[str, Any], load: float) -> str:
     """A missed target shows the machine's load average beside it: wall clock counts what others do."""
     return f"<= {target['limit']:g}: {'met' if target['met'] else f'MISSED at load {load:.1f}'}"
+
+
+def _lipsdp_row(name: str, v: dict[str, Any]) -> list[str]:
+    """ECLipsE-Fast: lipcert's own, the better of both orientations."""
+    return [name, str(v["neurons"]), f"{v['upper']:.7g}", f"{v['gap']:.1e}", f"{v['product'] / v['upper']:.4g}",
+            f"{v['eclipse'] / v['upper']:.4g}" if v["eclipse"] else "refused", str(v["sweeps"]), str(v["proofs"]),
+            f"{v['inflation']:.0e}" if v["inflation"] is not None else "", v["source"]]  # fmt: skip
 
 
 def _rival_rows(name: str, case: dict[str, Any]) -> list[list[str]]:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from lipcert.bound import Bound, Refusal, Result
-from lipcert.bounds import DEFAULT, METHODS, Method, OutOfTime, Problem
+from lipcert.bounds import METHODS, Problem
 from lipcert.bounds.layers import kind_of, layer_row, layers_of, operators
+from lipcert.bounds.run import choose, run, tell
 from lipcert.capture import Captured, capture, constants, quiet
 from lipcert.certificate import Certificate
 from lipcert.certificate import read as read_certificate
@@ -28,17 +29,18 @@ from lipcert.errors import CertificateRejected, LipcertError, UsageError
 from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.load.read import read
 from lipcert.lower import lower
+from lipcert.pairs import Pairs, bound_pairs, resumed
 from lipcert.parity import check_parity
 from lipcert.parts import Path as LinearPath
 from lipcert.parts import linear_ancestors, targets
 from lipcert.query import Ball, Box, Norm, Output, Region
+from lipcert.report.plain import plain
 from lipcert.report.report import Report, unread
-from lipcert.transform import all_pairs, normalised, with_output
+from lipcert.transform import normalised, with_output
 
 REAL_ARITHMETIC = (
     "bounds hold for the network in real arithmetic with the stored weights; float execution is not covered"
 )
-MAX_PAIRS = 4950  # 100 classes
 
 Progress = Callable[[str, float | None, float | None], None]
 
@@ -150,25 +152,32 @@ def bound(
     seed: int = 0,
     device: str = "cpu",
     certificate: str | Path | None = None,
+    multipliers: str | None = None,
+    solver: str | None = None,
+    resume: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """The certified interval of one scope. `budget` in seconds: methods stop at it and keep what is proved.
     `certificate`: file to write, from which `verify` proves the least upper value again.
+    `multipliers` of the LipSDP methods ("neuron", "channel", "layer", "mixed"), `solver` of lipsdp-cvxpy.
+    `resume`: partial report of the same question with output "pairs", whose pairs are taken over.
 
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
     norm, functional = Norm.parse(norm), Output.parse(output)
-    chosen = choose(methods)
+    chosen = choose(methods, {"multipliers": multipliers, "solver": solver})
     region = _checked(region, model.graph)
     if certificate is not None:
         check_scope(region, functional)
+    all_of_them = functional.kind == "pairs"
+    if resume is not None and not all_of_them:
+        raise UsageError("--resume: only --output pairs can be resumed")
+    pairs = Pairs([], {}) if resume is None else resumed(resume, chosen, model.info, norm, plain(describe(region)))
     deadline = None if budget is None else time.monotonic() + budget
-    scopes = all_pairs(model.graph) if functional.kind == "pairs" else [functional]
-    if not scopes or len(scopes) > MAX_PAIRS:
-        raise UsageError(f"--output pairs: the model has {len(scopes)} pairs; lipcert takes 1 to {MAX_PAIRS}")
     results: list[Result] = []
     warnings = list(model.warnings)
-    pairs: list[dict[str, Any]] = []
+    if pairs.rows:
+        warnings.append(f"{len(pairs.rows)} pairs are taken from {resume}")
 
     def report() -> Report:
         return Report(
@@ -178,31 +187,24 @@ def bound(
             region=describe(region),
             output=str(functional),
             results=list(results),
-            summary={"pairs": pairs} if functional.kind == "pairs" else {},
+            summary={"pairs": pairs.rows} if all_of_them else {},
             assumptions=list(model.assumptions),
             warnings=list(warnings),
         )
 
+    problem = Problem(with_output(model.graph, functional), norm, region, seed, device, deadline, progress)
     try:
-        found: list[list[Result]] = []
-        for scope in scopes:
-            problem = Problem(with_output(model.graph, scope), norm, region, seed, device, deadline, progress)
-            one = results if functional.kind != "pairs" else []
+        if all_of_them:
+            bound_pairs(problem, chosen, pairs)
+            results.extend(pairs.largest(chosen, problem))
+            for result in results:
+                tell(progress, result)
+        else:
             for method in chosen:
                 result = run(method, problem)
-                one.append(result)
+                results.append(result)
                 problem.known.append(result)
-                if functional.kind != "pairs":
-                    _tell(progress, result)
-            found.append(one)
-            if functional.kind == "pairs":
-                pairs.append(_pair_row(scope, one))
-                if progress is not None:
-                    progress("pairs", len(pairs), len(scopes))
-        if functional.kind == "pairs":
-            results.extend(_over_pairs(found, scopes))
-            for result in results:
-                _tell(progress, result)
+                tell(progress, result)
         if certificate is not None:
             results, more = certify(certificate, results, model.graph, model.info, norm, functional)
             warnings += more
@@ -289,54 +291,6 @@ def _load_as(
         if isinstance(problem, UsageError) or same:
             raise CertificateRejected("model", f"it cannot be read as the certificate says: {problem}") from problem
         raise
-
-
-def choose(names: Sequence[str] | None) -> list[Method]:
-    """The named methods in the order of the table; without names the DEFAULT ones."""
-    unknown = [name for name in names or () if name not in METHODS]
-    if unknown:
-        raise UsageError(f"--method {unknown[0]}: methods are {', '.join(METHODS)}")
-    return [method for name, method in METHODS.items() if name in (names or DEFAULT)]
-
-
-def run(method: Method, problem: Problem) -> Result:
-    """One method on one problem; a spent budget is a Refusal."""
-    start = time.perf_counter()
-    try:
-        problem.check_time()
-        problem.say(method.name)
-        with torch.no_grad():
-            return method.run(problem)
-    except OutOfTime:
-        seconds = time.perf_counter() - start
-        return Refusal(method.name, method.side, "timeout", "the budget was spent: raise --budget", None, seconds)
-
-
-def _tell(progress: Progress | None, result: Result) -> None:
-    if progress is not None and hasattr(progress, "result"):
-        progress.result(result)
-
-
-def _pair_row(scope: Output, results: Sequence[Result]) -> dict[str, Any]:
-    uppers = [r.value for r in results if isinstance(r, Bound) and r.side == "upper" and r.rigor == "proved"]
-    lowers = [r.value for r in results if isinstance(r, Bound) and r.side == "lower"]
-    return {"pair": str(scope), "upper": min(uppers, default=None), "lower": max(lowers, default=None)}
-
-
-def _over_pairs(found: Sequence[Sequence[Result]], scopes: Sequence[Output]) -> list[Result]:
-    """Each method's largest value over all pairs; a refusal of one pair is a refusal of the maximum."""
-    merged: list[Result] = []
-    for column in zip(*found, strict=True):
-        seconds = sum(r.seconds for r in column)
-        bounds = [(r, scope) for r, scope in zip(column, scopes, strict=True) if isinstance(r, Bound)]
-        refusals = [r for r in column if isinstance(r, Refusal)]
-        if refusals and (column[0].side == "upper" or not bounds):
-            merged.append(refusals[0])
-            continue
-        top, scope = max(bounds, key=lambda pair: pair[0].value)
-        details = {**top.details, "pair": str(scope), "pairs": len(column)}
-        merged.append(Bound(top.method, top.side, top.rigor, top.value, seconds, top.witness, details))
-    return merged
 
 
 def _checked(region: Region, graph: Graph) -> Region:

@@ -33,7 +33,10 @@ def test_python_example_runs() -> None:
 
 def test_commands_for_a_fresh_machine() -> None:
     """What .ci/run takes from here and runs: each one line, the first part of the second installs."""
-    for mark, end in (("ci: install", "lipcert bound examples/two_moons.onnx"), ("ci: test", "python -m pytest")):
+    for mark, end in (
+        ("ci: install", "lipcert bound examples/two_moons.onnx"),
+        ("ci: test", "python -m pytest -n auto"),
+    ):
         lines = block(mark).splitlines()
         assert len(lines) == 1
         assert "-c constraints.txt" in lines[0]

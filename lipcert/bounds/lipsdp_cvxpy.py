@@ -24,6 +24,7 @@ from lipcert.rounding import sqrt_up
 from lipcert.sdp.multipliers import closed_form, depths, inflated, positive, restored
 from lipcert.sdp.via_cvxpy import LARGEST, NoSolver, multipliers_by, rows_of
 
+SOLVERS = tuple(LARGEST)
 MARGINS = (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)
 
 

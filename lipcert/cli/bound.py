@@ -36,6 +36,15 @@ def bound(
     certificate: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write what `lipcert verify` needs to prove upper again.")
     ] = None,
+    multipliers: Annotated[
+        str | None, typer.Option(metavar="neuron|channel|layer|mixed", help="What shares a multiplier in lipsdp.")
+    ] = None,
+    solver: Annotated[
+        str | None, typer.Option(metavar="SCS|CLARABEL|MOSEK", help="Of --method lipsdp-cvxpy (default SCS).")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="REPORT", help="Go on with the partial report of --output pairs.")
+    ] = None,
     box: Annotated[str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)] = None,
     at: Annotated[
         str | None, typer.Option(metavar="DATA[#INDEX]", help="Centre of a ball.", rich_help_panel=REGION)
@@ -80,6 +89,9 @@ def bound(
             seed=seed,
             device=where,
             certificate=certificate,
+            multipliers=multipliers,
+            solver=solver,
+            resume=resume,
             progress=progress,
         )
         return replace(report, max_upper=max_upper)

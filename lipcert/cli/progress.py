@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 REDRAW = 0.1  # seconds between two pictures of one stage
+PATIENCE = 5.0  # seconds between two lines of a log about a stage that counts
 
 
 @runtime_checkable
@@ -42,10 +43,15 @@ class Silent:
 
 
 class Lines:
-    """For a log: no bars, no stages, one line per result."""
+    """For a log: one line per result, and now and then how far a long stage is."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
 
     def __call__(self, text: str, done: float | None = None, total: float | None = None) -> None:
-        pass
+        if total and time.monotonic() - self._said > PATIENCE:
+            self._said = time.monotonic()
+            print(f"{text}: {done or 0:g} of {total:g}", file=sys.stderr)
 
     def result(self, result: Result) -> None:
         print(words(result), file=sys.stderr)

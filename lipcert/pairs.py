@@ -1,0 +1,127 @@
+"""`--output pairs`: every difference of two logits, one after the other; resumed from a partial report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lipcert.bound import Bound, Refusal, Result
+from lipcert.bounds import Method, Problem
+from lipcert.bounds.run import run
+from lipcert.errors import UsageError
+from lipcert.query import Norm, Output
+from lipcert.transform import all_pairs, with_output
+
+MAX_PAIRS = 4950  # 100 classes
+
+
+@dataclass
+class Pairs:
+    """`rows`: one object per pair that is done, as the report shows them; `found`: their results, method by method."""
+
+    rows: list[dict[str, Any]]
+    found: dict[str, list[Result]]
+
+    def add(self, pair: str, results: list[Result]) -> None:
+        self.found[pair] = results
+        uppers = [r.value for r in results if isinstance(r, Bound) and r.side == "upper" and r.rigor == "proved"]
+        lowers = [r.value for r in results if isinstance(r, Bound) and r.side == "lower"]
+        row = {"pair": pair, "upper": min(uppers, default=None), "lower": max(lowers, default=None)}
+        self.rows.append(row | {"results": [_short(result) for result in results]})
+
+    def largest(self, methods: Sequence[Method], problem: Problem) -> list[Result]:
+        """Each method's largest value over all pairs; a refusal of one pair is a refusal of the maximum."""
+        merged: list[Result] = []
+        for place, method in enumerate(methods):
+            column = {pair: results[place] for pair, results in self.found.items()}
+            seconds = sum(r.seconds for r in column.values())
+            bounds = {pair: r for pair, r in column.items() if isinstance(r, Bound)}
+            refusals = [r for r in column.values() if isinstance(r, Refusal)]
+            if refusals and (method.side == "upper" or not bounds):
+                merged.append(refusals[0])
+                continue
+            pair, top = max(bounds.items(), key=lambda item: item[1].value)
+            if top.side == "lower" and top.witness is None:  # from a partial report, which keeps no witnesses
+                again = run(method, _on_pair(problem, Output.parse(pair)))
+                top = again if isinstance(again, Bound) else top
+            details = {**top.details, "pair": pair, "pairs": len(column)}
+            merged.append(replace(top, seconds=seconds, details=details, proof=None))
+        return merged
+
+
+def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> None:
+    """Fills `pairs`; what is there already is not computed again. Interrupted, it keeps the pairs that are done."""
+    scopes = all_pairs(problem.graph)
+    if not scopes or len(scopes) > MAX_PAIRS:
+        raise UsageError(f"--output pairs: the model has {len(scopes)} pairs; lipcert takes 1 to {MAX_PAIRS}")
+    for scope in scopes:
+        if str(scope) not in pairs.found:
+            one = _on_pair(problem, scope)
+            for method in methods:
+                one.known.append(run(method, one))
+            pairs.add(str(scope), one.known)
+        problem.say("pairs", len(pairs.rows), len(scopes))
+
+
+def _on_pair(problem: Problem, scope: Output) -> Problem:
+    """The stages of the methods are not shown: pairs are the stage."""
+    return replace(problem, graph=with_output(problem.graph, scope), progress=None, known=[])
+
+
+def _short(result: Result) -> dict[str, Any]:
+    if isinstance(result, Bound):
+        return {"method": result.method, "side": result.side, "rigor": result.rigor, "value": result.value}
+    shown = {"method": result.method, "side": result.side, "status": result.status}
+    return shown | {"reason": result.reason, "node": result.node}
+
+
+def _long(row: Mapping[str, Any]) -> Result:
+    if "value" in row:
+        return Bound(row["method"], row["side"], row["rigor"], float(row["value"]))
+    return Refusal(row["method"], row["side"], row["status"], row["reason"], row["node"])
+
+
+def resumed(
+    path: str | Path, methods: Sequence[Method], model: Mapping[str, Any], norm: Norm, region: Mapping[str, Any]
+) -> Pairs:
+    """The pairs of an earlier report of the same question, or UsageError that says what differs.
+
+    A pair counts when every method gave a value or a reason; one that ran out of time is done again.
+    """
+    flag = f"--resume {path}"
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        asked = {
+            "schema": (report["schema"], "lipcert.report/1"),
+            "command": (report["command"], "bound"),
+            "sha256 of the model": (report["model"]["sha256"], model["sha256"]),
+            "graph of the model": (report["model"].get("graph"), model.get("graph")),
+            "input units": (report["model"].get("units"), model.get("units")),
+            "output name": (report["model"].get("output_name"), model.get("output_name")),
+            "norm": (report["norm"], {"input": norm.input, "output": norm.output}),
+            "region": (report["scope"]["region"], dict(region)),
+            "output": (report["scope"]["output"], "pairs"),
+        }
+        rows = report["summary"].get("pairs", [])
+    except OSError as problem:
+        raise UsageError(f"{flag}: cannot read it: {problem.strerror}") from problem
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise UsageError(f"{flag}: not a report of `lipcert bound`") from problem
+    for what, (had, has) in asked.items():
+        if had != has:
+            raise UsageError(f"{flag}: another question: its {what} is {had!r}, here it is {has!r}")
+    names = [method.name for method in methods]
+    pairs = Pairs([], {})
+    for row in rows:
+        try:
+            found = [_long(result) for result in row["results"]]
+        except (ValueError, KeyError, TypeError) as problem:
+            raise UsageError(f"{flag}: not a report of `lipcert bound`") from problem
+        if [result.method for result in found] != names:
+            raise UsageError(f"{flag}: another question: its methods are {', '.join(r.method for r in found)}")
+        if not any(isinstance(result, Refusal) and result.status == "timeout" for result in found):
+            pairs.add(row["pair"], found)
+    return pairs
