@@ -1,4 +1,4 @@
-"""python benchmarks/run.py [--smoke] [--case NAME ...] [--repeat N] [--out FILE]: one JSON per run.
+"""python benchmarks/run.py [--smoke] [--case NAME ...] [--repeat N] [--out FILE [--resume]]: one JSON per run.
 python benchmarks/run.py --table FILE: its tables in Markdown, as benchmarks/README.md shows them.
 
 Each case runs in a process of its own, whose peak memory is read at its end, together with the rate of plain matrix
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true", help="keep the cases that --out has of the same run")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the tables of a run and stop")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,7 +62,11 @@ def run(options: argparse.Namespace) -> int:
         **commit(),
         "cases": {},
     }
+    if options.resume:
+        record = resumed(options.out, record)
     for name in options.case or [name for name in CASES if not (options.smoke and name in TOO_LARGE)]:
+        if "failed" not in record["cases"].get(name, {"failed": True}):
+            continue
         print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
         record["cases"][name] = found = in_child(name, options)
         print(found.get("failed") or table.one_line(found), file=sys.stderr)
@@ -70,6 +75,18 @@ def run(options: argparse.Namespace) -> int:
     if not options.out:
         print(json.dumps(record, indent=1))
     return 1 if any("failed" in found for found in record["cases"].values()) else 0
+
+
+def resumed(path: Path | None, record: dict[str, Any]) -> dict[str, Any]:
+    """An interrupted run goes on: with the same commit, machine, versions and settings."""
+    if path is None or not path.exists():
+        return record
+    had = json.loads(path.read_text())
+    record["machine"]["load"] = had.get("machine", {}).get("load")  # of the moment; each case has its own
+    differing = [key for key in record if key not in ("created", "cases") and had.get(key) != record[key]]
+    if differing:
+        raise SystemExit(f"--resume {path}: another run, its {differing[0]} differs; give another --out")
+    return had
 
 
 def in_child(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -95,6 +95,20 @@ def test_comparison_sees_what_became_slower(load) -> None:
     assert "slower" not in "\n".join(compare.differences(record(1.0), record(1.05)))
 
 
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    arguments = ["--smoke", "--case", "help", "--out", str(out), "--resume"]
+    assert script("run.py", *arguments).returncode == 0
+    first = json.loads(out.read_text())
+    assert script("run.py", *arguments, "--case", "layer").returncode == 0
+    both = json.loads(out.read_text())
+    assert both["cases"].keys() == {"help", "layer"}
+    assert both["cases"]["help"] == first["cases"]["help"]
+    other = script("run.py", *arguments, "--threads", "1")
+    assert other.returncode != 0
+    assert "another run, its threads differs" in other.stderr
+
+
 def test_readme_shows_the_tables_of_the_kept_run() -> None:
     """`run.py --table` of the run that is kept beside it, to the letter."""
     tables = script("run.py", "--table", FOLDER / "results.json").stdout
