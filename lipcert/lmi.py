@@ -120,8 +120,9 @@ def assemble(form: NormalForm, table: Coefficients, multipliers: Sequence[Tensor
             if error is not None:
                 total += scales[k] * (error @ column if dim == 1 else row @ error)
             n = scaled.shape[dim]
-            least = n * TINY * float(row.max() * column.max()) if scaled.numel() else 0.0
-            sums[k] += total * (1 + 4 * gamma(n + 8)) + least * max(1.0, float(scales[k].max()) if n else 1.0)
+            # underflow: of the entry, then scaled, and of its scaling
+            least = 4 * n * TINY * max(1.0, float(row.max() * column.max())) if scaled.numel() else 0.0
+            sums[k] += total * (1 + 4 * gamma(n + 8)) + least
 
     first = count - 1 if last == INPUT else INPUT
     put(first, first, torch.eye(table.sizes[first], dtype=torch.float64))
@@ -129,20 +130,33 @@ def assemble(form: NormalForm, table: Coefficients, multipliers: Sequence[Tensor
         put(k, k, torch.diag(2 * weights))
         total = layer.low + layer.high  # one rounding
         factor = (weights * total)[:, None]  # two
+        lost = _underflow(weights, total)
         for j, block in table.rows[k].items():
             slack = None if block.radius is None else up(factor.abs() * block.radius * (1 + 8 * EPS))
+            if lost is not None:
+                more = lost[:, None] * (block.centre.abs() + block.reach())
+                slack = up(more if slack is None else more + slack)
             put(k, j, -factor * block.centre, 4 * EPS, slack)
         both = layer.low * layer.high  # one rounding
-        if bool((both * weights != 0).any()):
-            _add_products(put, table.rows[k], 2 * weights * both)
+        if bool(((layer.low != 0) & (layer.high != 0) & (weights != 0)).any()):
+            _add_products(put, table.rows[k], 2 * weights * both, _underflow(weights, layer.low, layer.high))
     for j, block in table.rows[count - 1].items():
         put(count - 1, j, -block.centre, 0.0, block.radius)
     error = max((float(s.max()) for s in sums if s.numel()), default=0.0)
     return Blocks(parts, up(error * (1 + 64 * EPS)), tuple(scales))
 
 
-def _add_products(put: object, row: dict[int, Enclosure], weights: Tensor) -> None:
-    """A_i' diag(w) A_j for all pairs of sources of a layer."""
+def _underflow(weights: Tensor, *factors: Tensor) -> Tensor | None:
+    """What 2 w f g or w f may be wrong by in absolute terms, where it or f g is below the normal numbers; None: nowhere."""
+    product = math.prod(factors[1:], start=factors[0])
+    nonzero = (torch.stack([weights, *factors]) != 0).all(dim=0)
+    small = nonzero & ((product.abs() < TINY) | ((weights * product).abs() < TINY))
+    return torch.where(small, 4 * TINY * weights.clamp(min=1.0), 0.0) if bool(small.any()) else None
+
+
+def _add_products(put: object, row: dict[int, Enclosure], weights: Tensor, lost: Tensor | None) -> None:
+    """A_i' diag(w) A_j for all pairs of sources of a layer. `lost`: what w may be wrong by, relative errors aside."""
+    heavy = weights.abs()[:, None] + (0.0 if lost is None else lost[:, None])
     for i, left in row.items():
         for j, right in row.items():
             if i < j:
@@ -150,10 +164,11 @@ def _add_products(put: object, row: dict[int, Enclosure], weights: Tensor) -> No
             n = weights.numel()
             a, b = left.centre, right.centre
             value = a.T @ (weights[:, None] * b)
-            heavy = weights.abs()[:, None]
-            inner = right.reach() + gamma(n + 8) * b.abs()
-            error = a.abs().T @ (heavy * inner) + left.reach().T @ (heavy * (b.abs() + right.reach()))
-            put(i, j, value, 0.0, up(error * (1 + 4 * gamma(n + 8)) + n * TINY))  # type: ignore[operator]
+            inner = heavy * (right.reach() + gamma(n + 8) * b.abs()) + 4 * TINY  # w b may underflow
+            if lost is not None:
+                inner += lost[:, None] * (b.abs() + right.reach())
+            error = a.abs().T @ inner + left.reach().T @ (heavy * (b.abs() + right.reach()))
+            put(i, j, value, 0.0, up(error * (1 + 4 * gamma(n + 8)) + 4 * n * TINY))  # type: ignore[operator]
 
 
 def _power_of_two(diagonal: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, 
 from lipcert.linops import Adjoint, Dense, Operator, Scale, Select
 from lipcert.norms import matrix_norm_upper
 from lipcert.query import P
-from lipcert.rounding import add_up, gamma, mul_up, sqrt_up, up
+from lipcert.rounding import TINY, add_up, gamma, mul_up, sqrt_up, up
 
 DENSE_FLOPS = 4e10  # about two seconds of one core: above this a part keeps its structured bound
 DENSE_ENTRIES = 2**26
@@ -59,7 +59,7 @@ def apply_up(operator: Operator, x: Tensor) -> Tensor:
     """>= |A| x for x >= 0, entry by entry."""
     y = operator.absolute().mv(x)
     n = operator.terms
-    return y if n == 0 and operator.radius_operator() is None else up(y * (1 + 2 * gamma(n + 4)) + n * 2.0**-1060)
+    return y if n == 0 and operator.radius_operator() is None else up(y * (1 + 2 * gamma(n + 4)) + n * TINY)
 
 
 def _sum_up(terms: list[Tensor]) -> Tensor:

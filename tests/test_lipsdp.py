@@ -279,6 +279,32 @@ def matrix_of(net: Net, found: Bound) -> tuple[np.ndarray, list[Tensor], int]:
     return exact_matrix(net, multipliers, found.value**2 * (1 + 1e-15), last), multipliers, last
 
 
+@pytest.mark.parametrize("scale", [2.0**-540, 2.0**-300, 1.0, 2.0**400])
+@pytest.mark.parametrize("slope", [2.0**-1000, -(2.0**-600), 0.25])
+@pytest.mark.parametrize("weight", [2.0**-500, 1.0, 2.0**240])
+def test_blocks_are_within_their_error(scale: float, slope: float, weight: float) -> None:
+    """Also where products of multipliers, slopes and weights leave the normal numbers."""
+    net = integers(1)
+    layers = tuple(replace(layer, act=torch.full((layer.size,), slope, dtype=torch.float64)) for layer in net.layers)
+    net = replace(net, layers=layers, out={k: a * scale for k, a in net.out.items()})
+    form = normal_form(net.graph())
+    table = coefficients(form)
+    multipliers = [weight * torch.rand(layer.size, dtype=torch.float64) for layer in net.layers]
+    blocks = lmi.assemble(form, table, multipliers, INPUT, 1.0)
+    M = exact_matrix(net, multipliers, 0.0, INPUT)
+    edges = np.cumsum([0, *table.sizes])
+    S = np.array([Fraction(float(s)) for s in torch.cat(blocks.scales)], dtype=object)
+    M = M * S[:, None] * S[None, :]
+    for (i, j), part in blocks.parts.items():
+        rows, columns = slice(edges[i], edges[i + 1]), slice(edges[j], edges[j + 1])
+        M[rows, columns] -= exact(part)
+        if i != j:
+            M[columns, rows] -= exact(part).T
+    worst = max(sum(abs(entry) for entry in row) for row in M)
+    assert math.isfinite(blocks.error)
+    assert worst <= Fraction(blocks.error)
+
+
 @pytest.mark.parametrize("method", [Lipsdp("neuron"), Lipsdp("neuron", sweeps=20), Eclipse()])
 def test_proofs_hold_in_exact_arithmetic(method: Method) -> None:
     for seed in range(8):
