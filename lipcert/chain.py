@@ -91,7 +91,7 @@ def block_slopes(
         slopes = block.lipschitz(r, tuple(found[parent] for parent in node.parents))
     for slope, moves in zip(slopes, moving, strict=True):
         if not math.isfinite(slope) and moves:
-            raise Infinite(i, f"{block.label} at node {node.name}: {block.reason}")
+            raise Infinite(i, f"{block.label} at {node.name}: {block.reason}")
     return slopes
 
 

@@ -28,9 +28,9 @@ def obstacle(graph: Graph, ranges: Ranges, on_region: bool = False) -> tuple[int
     for i in graph.nonlinear:
         block = block_of(graph, i)
         if not isinstance(block, Pointwise | Selection):
-            return i, False, f"{block.label} at node {graph.nodes[i].name} is not elementwise"
+            return i, False, f"{block.label} at {graph.nodes[i].name} is not elementwise"
         if isinstance(block, Pointwise) and not bool(torch.isfinite(largest_slopes(graph, i, ranges, on_region)).all()):
-            return i, True, f"{block.label} at node {graph.nodes[i].name}: {block.reason}"
+            return i, True, f"{block.label} at {graph.nodes[i].name}: {block.reason}"
     return None
 
 

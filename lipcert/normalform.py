@@ -157,7 +157,7 @@ def constraint(graph: Graph, i: int, multipliers: str, ranges: dict[int, Range] 
     if isinstance(block, Pointwise):
         low, high = block.slopes(None if ranges is None else (ranges[node.parents[0]],))
         if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
-            raise RefusedModel(f"{block.label} at node {node.name}: {block.reason}", node=node.name, unbounded=True)
+            raise RefusedModel(f"{block.label} at {node.name}: {block.reason}", node=node.name, unbounded=True)
         return Constraint(low, high, _groups(node.shape, node.size, multipliers))
     if isinstance(block, Softmax | Sort):
         # softmax is the gradient of log-sum-exp, convex and 1/2-smooth: [0, 1/2] (Baillon & Haddad 1977). Sorting permutes
@@ -167,7 +167,7 @@ def constraint(graph: Graph, i: int, multipliers: str, ranges: dict[int, Range] 
         groups = rows.expand(block.outer, block.n, block.inner).reshape(-1)
         flat = torch.zeros(node.size, dtype=torch.float64)
         return Constraint(flat + bottom, flat + top, torch.zeros_like(groups) if multipliers == "layer" else groups)
-    raise RefusedModel(f"{block.label} at node {node.name} has no slope constraint", node=node.name)
+    raise RefusedModel(f"{block.label} at {node.name} has no slope constraint", node=node.name)
 
 
 def normal_form(graph: Graph, multipliers: str = "neuron", ranges: dict[int, Range] | None = None) -> NormalForm:

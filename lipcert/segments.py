@@ -72,7 +72,7 @@ def slopes(graph: Graph, i: int, ranges: Ranges, on_region: bool = False) -> tup
             return low, high
     low, high = block.slopes((ranges()[node.parents[0]],))
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
-        raise Infinite(i, f"{block.label} at node {node.name}: {block.reason}")
+        raise Infinite(i, f"{block.label} at {node.name}: {block.reason}")
     return low, high
 
 

@@ -71,7 +71,7 @@ def cast(b: Builder, x: Signal, dtype: torch.dtype | None) -> Signal:
     if dtype is not None and not dtype.is_floating_point:
         b.refuse(f"a signal is cast to {dtype}: a step function, not Lipschitz", unbounded=True)
     if dtype is not None and torch.finfo(dtype).bits < 32:
-        b.assume(f"the rounding of the cast to {dtype} at node {b.where} is not covered")
+        b.assume(f"the rounding of the cast to {dtype} at {b.where} is not covered")
     return x
 
 
