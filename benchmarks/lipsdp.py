@@ -1,11 +1,12 @@
 """Cases of the method `lipsdp`: time and value against general SDP solvers on the same problem, eclipse-nn, the product.
 
-Random networks of torch's default initialisation, the sizes of MATH section 4. Solvers run in a process of their own under
+A trained network, and random ones of torch's default initialisation, which SCS finds easier. Solvers run in a process of their own under
 a limit of memory and time (`solver_process.py`); eclipse-nn in an environment of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -37,7 +38,7 @@ ECLIPSE = ALL[3:]
 
 
 def network(make: Callable[[], Any], rivals: Sequence[str], targets: Sequence[Target] = (), doc: str = "") -> Any:
-    """A case: `make` gives (module, input shape)."""
+    """A case: `make` gives (module or file, input shape)."""
 
     def run(repeat: int, smoke: bool) -> Measured:
         import lipcert
@@ -60,7 +61,7 @@ def network(make: Callable[[], Any], rivals: Sequence[str], targets: Sequence[Ta
         done.floors = {"lipsdp": floor(model.graph, found)}
         done.targets = list(targets)
         done.rivals = [
-            solver(name, model.graph, module)
+            solver(name, model.graph)
             for name in (rivals[:1] if smoke and found.details["neurons"] <= 64 else () if smoke else rivals)
         ]
         return done
@@ -109,10 +110,9 @@ def operators(graph: Any) -> list[Any]:
     return [node.what.operator for node in graph.nodes if isinstance(node.what, Linear)]
 
 
-def solver(name: str, graph: Any, module: Any) -> Attempt:
+def solver(name: str, graph: Any) -> Attempt:
     """One rival in a process of its own."""
     import numpy as np
-    import torch
 
     from lipcert.lmi import coefficients
     from lipcert.normalform import normal_form
@@ -131,11 +131,7 @@ def solver(name: str, graph: Any, module: Any) -> Attempt:
     if problem is not None:
         arrays = {key: getattr(problem, key).numpy() for key in ("V", "C", "low", "high")}
         arrays |= {"inputs": problem.inputs, "rho": problem.rho}
-    if isinstance(module, torch.nn.Sequential) and all(
-        isinstance(m, torch.nn.Linear | torch.nn.ReLU) for m in module.modules() if m is not module
-    ):
-        weights = [m.weight.detach().double().numpy() for m in module if isinstance(m, torch.nn.Linear)]
-        arrays |= {f"W{i}": w for i, w in enumerate(weights)}
+    arrays |= {f"W{i}": w for i, w in enumerate(weights(graph))}
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "problem.npz", **arrays)
         command = [python, str(PROCESS), str(Path(folder) / "problem.npz"), kind, str(GIGABYTES)]
@@ -150,6 +146,23 @@ def solver(name: str, graph: Any, module: Any) -> Attempt:
         return Attempt(name, claim, "failed", None, None, note)
     answer = json.loads(lines[-1])
     return Attempt(name, claim, "ok", answer["seconds"], answer["value"], answer["note"])
+
+
+def weights(graph: Any) -> list[Any]:
+    """The matrices of a chain of dense layers and ReLU; none for other graphs."""
+    from lipcert.ir import Linear, Nonlinear
+    from lipcert.linops import Dense
+
+    found = []
+    for node in graph.nodes[1:]:
+        if len(node.parents) > 1 or (isinstance(node.what, Nonlinear) and node.what.block.label != "relu"):
+            return []
+        if isinstance(node.what, Linear):
+            if not isinstance(node.what.operator, Dense) or node.what.operator.weight.shape[0] != 1:
+                return []
+            found.append(node.what.operator.weight[0].numpy())
+    fits = all(after.shape[1] == before.shape[0] for before, after in itertools.pairwise(found))
+    return found if fits else []
 
 
 def eclipse_environment() -> str | None:
@@ -182,6 +195,10 @@ def mlp(*sizes: int) -> Callable[[], tuple[Any, tuple[int, ...]]]:
         return networks.mlp(list(sizes)), (1, sizes[0])
 
     return make
+
+
+def digits() -> tuple[Any, tuple[int, ...]]:
+    return ROOT / "examples" / "digits.onnx", (1, 64)
 
 
 def residual(width: int, blocks: int) -> Callable[[], tuple[Any, tuple[int, ...]]]:
@@ -230,6 +247,7 @@ def pairs(repeat: int, smoke: bool) -> Measured:
 
 
 CASES: dict[str, Callable[[int, bool], Measured]] = {
+    "lipsdp-digits": network(digits, ALL, (), "examples/digits.onnx, trained: 64-64-32-10, 96 hidden neurons."),
     "lipsdp-50": chain(50, (64, 50, 10), ALL),
     "lipsdp-64": chain(64, (64, 64, 10), ALL),
     "lipsdp-300": chain(300, (64, 100, 100, 100, 10), ALL),
