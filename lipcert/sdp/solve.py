@@ -61,7 +61,7 @@ class Settings:
     def wanted(self, neurons: int) -> float:
         if self.tolerance > 0:
             return self.tolerance
-        for limit, value in ((150, 1e-7), (600, 5e-7), (1500, 1e-5), (4000, 5e-5)):
+        for limit, value in ((150, 1e-7), (600, 5e-7), (1500, 1e-5), (4000, 9e-5)):
             if neurons <= limit:
                 return value
         return 5e-4
@@ -137,12 +137,12 @@ class Solver:
         least = 40 * EPS * sum(self.table.sizes) ** 2
         depth = max(self.levels)
         if self.chain:
-            # eta costs L a factor (1 + eta)^depth; what unsettled multipliers cost falls as eta grows, in deep networks fast
+            # eta costs L a factor (1 + eta)^depth; unsettled multipliers need more of it, and in large networks tries are dear
             deep = depth > 8
-            eta = max(least, wanted / (8 * depth)) if deep else least
+            eta = max(least, wanted / (8 * depth)) if deep or self.form.neurons > 1500 else least
             for _ in range(4):
                 stands = self.inflate(raw, value, eta)
-                eta *= 8
+                eta *= 5
                 if self.info.gap <= wanted or (stands and not deep) or 2 * eta * depth > self.info.gap:
                     break
             if math.isfinite(self.info.gap):
@@ -163,7 +163,8 @@ class Solver:
         if not found.multipliers or found.rho <= 0 or found.rho >= self.info.proved**2:
             return False
         # from the input on, Lambda / rho must not be based on a rho that the Lanczos estimate has left too small
-        margins = (0.0,) if self.last == INPUT else (1e-7, 1e-6, 1e-5, 1e-4)
+        small = self.form.neurons <= 600
+        margins = (0.0,) if self.last == INPUT else (1e-7, 1e-6, 1e-5, 1e-4) if small else (1e-5, 1e-4)
         return any(
             self.attempt(self.anchored(found.multipliers, found.rho * (1 + m)), found.rho * (1 + m), "sweep")
             for m in margins
@@ -195,7 +196,7 @@ class Solver:
             if self.proofs_left > 1 and self.inflate(newest, value, eta):
                 break
         for delta in (1e-5, 1e-3, 1e-2, 0.1):
-            if newest and self.proofs_left > 1:
+            if newest and self.proofs_left > 1 and self.info.gap > 1e-4:
                 self.restore(newest, delta)
         self.proofs_left = max(self.proofs_left, 1)
         safe = closed_form(self.form, self.table)
