@@ -51,7 +51,7 @@ def jacobian(
         bool, typer.Option("--laplacian", help="Class-graph smoothness of each layer; needs labels.")
     ] = False,
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Histograms as .png or .svg; needs lipcert[plots].")
+        str | None, typer.Option(metavar="FILE", help="Histograms as .png or .svg; needs matplotlib.")
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")] = None,
     norm: o.NormBoth = None,
@@ -69,7 +69,7 @@ def jacobian(
     threads: o.Threads = None,
     quiet: o.Quiet = False,
 ) -> int:
-    """Statistics of Jacobian norms at data, around it and between it. --norm: of the lower value of L that they give."""
+    """Statistics of Jacobian norms at data, around and between them. --norm: of the lower value of L found there."""
     o.check_not_negative("--around", around)
     if (data is None) == (box is None):
         raise UsageError("jacobian: say where: give --data DATA, or --box LO:HI[,LO:HI...]")

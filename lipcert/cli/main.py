@@ -33,7 +33,7 @@ COMMANDS = {
     "inspect": Command(inspect, "lipcert inspect model.onnx"),
     "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
     "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
-    "jacobian": Command(jacobian, "lipcert jacobian model.onnx --data test.npz --per-class --plot norms.png"),
+    "jacobian": Command(jacobian, "lipcert jacobian model.onnx --data test.npz --per-class"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }
 

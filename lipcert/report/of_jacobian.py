@@ -28,10 +28,11 @@ def jacobian_tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
     for group in found["sets"]:
         place = PLACES[group["set"]] + (f" (noise {found['around']:g})" if group["set"] == "around" else "")
         of = f"{group['measured']} of {group['points']}" if group["measured"] < group["points"] else group["points"]
-        yield _title(f"Jacobians {outputs} x {inputs} {place}, {of} points")
+        least = ", norms are at least these" if "lower" in found["quantities"].values() else ""
+        yield _title(f"Jacobians {outputs} x {inputs} {place}, {of} points{least}")
         yield _statistics(group, found["quantities"])
         if group.get("classes"):
-            yield _title(f"per class, {place}: mean (largest) over its points")
+            yield _title(f"per class, {place}: means, and the largest spectral norm")
             yield _classes(group["classes"], found["quantities"])
     if summary.get("laplacian"):
         yield _title("class graph of each layer: weight of the edges between classes, of nearest neighbours")
@@ -43,23 +44,22 @@ def _title(words: str) -> Text:
 
 
 def _statistics(group: Mapping[str, Any], quantities: Mapping[str, str | None]) -> Table:
-    table = _table("", "mean", "std", "min", *SHOWN.values(), "max", "worst point")
+    table = _table("", "mean", *SHOWN.values(), "max", "worst")
     for name, word in WORDS.items():
         row = group["statistics"][name]
         if quantities[name] is None:
             continue
-        cells = [row["mean"], row["std"], row["min"], *(row["quantiles"].get(q) for q in SHOWN), row["max"]]
-        marked = word if quantities[name] == "value" else f"{word} (at least)"
-        table.add_row(marked, *map(number, cells), "" if row["worst"] is None else f"#{row['worst']}")
+        cells = [row["mean"], *(row["quantiles"].get(q) for q in SHOWN), row["max"]]
+        table.add_row(word, *map(number, cells), "" if row["worst"] is None else f"#{row['worst']}")
     return table
 
 
 def _classes(classes: list[Mapping[str, Any]], quantities: Mapping[str, str | None]) -> Table:
     names = [name for name in WORDS if quantities[name] is not None]
-    table = _table("class", "points", *(WORDS[name] for name in names))
+    table = _table("class", "points", *names, "max spectral")
     for row in classes:
         first = row[names[0]]
-        cells = [f"{number(row[name]['mean'])} ({number(row[name]['max'])})" for name in names]
+        cells = [number(row[name]["mean"]) for name in names] + [number(row["spectral"]["max"])]
         table.add_row(printable(str(row["label"])), str(first["count"] + first["missing"]), *cells)
     return table
 
@@ -77,7 +77,7 @@ def _class_graphs(layers: list[Mapping[str, Any]]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold dim")
     for k, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if k == 0 else "right", overflow="fold")
+        table.add_column(Text(column), justify="left" if k == 0 else "right", no_wrap=k == 0, overflow="fold")
     return table
 
 
