@@ -28,6 +28,7 @@ AT_POINTS = (
     "Jacobians are those of automatic differentiation, in float64 without an error term; at a kink, what autograd says; "
     "singular values below about 1e-15 of the largest are rounding"
 )
+MOST = 1_000_000  # points: a report has a row for each, about 1 kB of memory
 WORST = 4  # points whose Jacobian norm is attained by a pair of points
 SAMPLES = 1000  # of a box
 QUANTITY = {"2": "spectral", "1": "l1", "inf": "linf"}
@@ -83,6 +84,8 @@ def jacobian(
         inputs = _features(prefix(model.graph, start), inputs)
     sets = point_sets(inputs, labels, region, samples, around, between, seed)
     count = sum(group.count for group in sets)
+    if count > MOST:
+        raise UsageError(f"jacobian: {count:,} points; one report holds at most {MOST:,}: split the data")
     asked = {
         "from": from_node,
         "to": to_node,

@@ -37,7 +37,9 @@ def test_the_likelihood_is_that_of_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     z = 5 - reverse_weibull(5.0, 3.0, 1.0, 300)
     shape, _, scale = stats.weibull_min.fit(z.numpy(), floc=0)
-    assert _likelihood(z) == pytest.approx(stats.weibull_min.logpdf(z.numpy(), shape, 0, scale).sum(), rel=1e-9)
+    assert float(_likelihood(z[None])) == pytest.approx(
+        stats.weibull_min.logpdf(z.numpy(), shape, 0, scale).sum(), rel=1e-9
+    )
     u = torch.rand(200, dtype=torch.float64)
     assert _ks(u) == pytest.approx(stats.kstest(u.numpy(), "uniform").statistic)
 

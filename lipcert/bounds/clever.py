@@ -24,7 +24,7 @@ from lipcert.query import Ball, Box, P
 from lipcert.stats.pairs import directions
 
 FAR = 100.0  # end points up to this many times the spread of the maxima beyond the largest one
-GRID = 160
+GRID, ZOOMS = 64, 4
 NO_REGION = "CLEVER samples a ball or a box: give --at DATA --eps E, or --box"
 LARGEST_SHAPE = 1e7
 
@@ -66,12 +66,13 @@ class Clever:
         if value is None:
             return self._refusal(
                 f"the Weibull fit diverges: its likelihood still grows {FAR:g} spreads beyond the largest of "
-                f"{self.batches * self.samples} norms, {max(maxima):.6g}; no estimate"
+                f"{self.batches * self.samples} norms, {max(maxima):.6g}; no estimate",
+                time.perf_counter() - begin,
             )
         return Bound(self.name, self.side, "sampled", value, time.perf_counter() - begin, None, details)
 
-    def _refusal(self, reason: str) -> Refusal:
-        return Refusal(self.name, self.side, "refused", reason)
+    def _refusal(self, reason: str, seconds: float = 0.0) -> Refusal:
+        return Refusal(self.name, self.side, "refused", reason, None, seconds)
 
 
 def sample(region: Ball | Box, count: int, random: torch.Generator) -> Tensor:
@@ -107,55 +108,47 @@ def fit(y: Tensor) -> dict[str, Any]:
     top, spread = float(y.max()), float(y.max() - y.min())
     if spread <= 1e-9 * abs(top):  # one value: the Jacobian is the same everywhere it was looked at
         return {"end": top, "shape": None, "scale": None, "ks": None, "p_value": None}
-    steps = torch.logspace(-6, math.log10(FAR), GRID, dtype=torch.float64).tolist()
-    scored = [(_likelihood(top + spread * step - y), step) for step in steps]
-    best = max(range(GRID), key=lambda k: scored[k][0])
-    if best == GRID - 1 or scored[best][0] == -math.inf:
-        return {"end": None, "shape": None, "scale": None, "ks": None, "p_value": None}
-    low, high = steps[max(best - 1, 0)], steps[best + 1]
-    for _ in range(40):  # golden section between the neighbours
-        a, b = high - (high - low) * 0.618034, low + (high - low) * 0.618034
-        if _likelihood(top + spread * a - y) >= _likelihood(top + spread * b - y):
-            high = b
-        else:
-            low = a
-    end = top + spread * (low + high) / 2
-    z = end - y
-    shape = _shape(z)
-    scale = _scale(z, shape)
-    distance = _ks(torch.exp(-((z / scale) ** shape)))
+    steps = torch.logspace(-6, math.log10(FAR), GRID, dtype=torch.float64)
+    for _ in range(ZOOMS):  # the best of a grid, then of finer ones between its neighbours
+        best = int(_likelihood(top + spread * steps[:, None] - y).argmax())
+        if float(steps[best]) >= 0.999 * FAR:
+            return {"end": None, "shape": None, "scale": None, "ks": None, "p_value": None}
+        step = float(steps[best])
+        low, high = float(steps[max(best - 1, 0)]), float(steps[min(best + 1, GRID - 1)])
+        steps = torch.linspace(low, high, GRID, dtype=torch.float64)
+    end = top + spread * step
+    z = (end - y)[None]
+    c = _shape(z)
+    shape, scale = float(c), float(_log_scale(z, c).exp())
+    distance = _ks(torch.exp(-((z[0] / scale) ** shape)))
     return {"end": end, "shape": shape, "scale": scale, "ks": distance, "p_value": _p_value(distance, len(y))}
 
 
-def _likelihood(z: Tensor) -> float:
-    """Of a Weibull distribution with the best shape >= 1 and scale, for z > 0 (k,)."""
-    if not bool((z > 0).all()):
-        return -math.inf
+def _likelihood(z: Tensor) -> Tensor:
+    """(g,): of Weibull distributions with the best shape >= 1 and scale, for z (g, k); -inf where some z <= 0."""
+    possible = (z > 0).all(dim=1)
+    z = torch.where(possible[:, None], z, 1.0)
     c = _shape(z)
-    log_b = math.log(_scale(z, c))
-    k = len(z)
-    return k * (math.log(c) - c * log_b) + (c - 1) * float(z.log().sum()) - k
+    k = z.shape[1]
+    found = k * (c.log() - c * _log_scale(z, c)) + (c - 1) * z.log().sum(dim=1) - k
+    return torch.where(possible, found, -math.inf)
 
 
-def _scale(z: Tensor, c: float) -> float:
-    """(mean z^c)^(1/c), scaled so that nothing overflows."""
-    logs = c * z.log()
-    return math.exp((float(torch.logsumexp(logs, 0)) - math.log(len(z))) / c)
+def _log_scale(z: Tensor, c: Tensor) -> Tensor:
+    """log of (mean z^c)^(1/c), (g,)."""
+    return (torch.logsumexp(c[:, None] * z.log(), dim=1) - math.log(z.shape[1])) / c
 
 
-def _shape(z: Tensor) -> float:
-    """The root of sum z^c log z / sum z^c - 1/c = mean log z, which grows in c; at least 1."""
+def _shape(z: Tensor) -> Tensor:
+    """(g,): the root of sum z^c log z / sum z^c - 1/c = mean log z, which grows in c; at least 1. Bisection."""
     logs = z.log()
-    mean = float(logs.mean())
-    low, high = 1.0, LARGEST_SHAPE
+    mean = logs.mean(dim=1)
+    low, high = torch.ones_like(mean), torch.full_like(mean, LARGEST_SHAPE)
     for _ in range(60):
-        c = math.sqrt(low * high)
-        weights = torch.softmax(c * logs, 0)
-        if float((weights * logs).sum()) - 1 / c > mean:
-            high = c
-        else:
-            low = c
-    return math.sqrt(low * high)
+        c = (low * high).sqrt()
+        above = (torch.softmax(c[:, None] * logs, dim=1) * logs).sum(dim=1) - 1 / c > mean
+        low, high = torch.where(above, low, c), torch.where(above, c, high)
+    return (low * high).sqrt()
 
 
 def _ks(probabilities: Tensor) -> float:
