@@ -32,6 +32,10 @@ def markdown(record: dict[str, Any]) -> str:
             [_lipsdp_row(name, case["values"]) for name, case in cases.items() if "gap" in case["values"]],
         ),
         _rows(
+            ["case", "points", "forward Gflop/s", "float32 GEMM Gflop/s", "fraction"],
+            [_sampling_row(name, case["values"]) for name, case in cases.items() if "fraction" in case["values"]],
+        ),
+        _rows(
             ["case", "rival", "its value is", "seconds", "times lipcert's", "its value / lipcert's", "note"],
             [row for name, case in cases.items() for row in _rival_rows(name, case)],
         ),
@@ -85,6 +89,11 @@ def _lipsdp_row(name: str, v: dict[str, Any]) -> list[str]:
     return [name, str(v["neurons"]), f"{v['upper']:.7g}", f"{v['gap']:.1e}", f"{v['product'] / v['upper']:.4g}",
             f"{v['eclipse'] / v['upper']:.4g}" if v["eclipse"] else "refused", str(v["sweeps"]), str(v["proofs"]),
             f"{v['inflation']:.0e}" if v["inflation"] is not None else "", v["source"]]  # fmt: skip
+
+
+def _sampling_row(name: str, v: dict[str, Any]) -> list[str]:
+    rates = [f"{v[key]:.3g}" for key in ("forward gflops", "peak gflops", "fraction")]
+    return [name, f"{v['points']:,}", *rates]
 
 
 def _rival_rows(name: str, case: dict[str, Any]) -> list[list[str]]:

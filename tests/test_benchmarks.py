@@ -26,7 +26,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> object:
         return importlib.import_module(name)
 
     yield module
-    for name in ("cases", "compare", "lipsdp", "machine", "networks", "rivals", "run", "table"):
+    for name in ("cases", "compare", "lipsdp", "machine", "networks", "rivals", "run", "sampling", "table"):
         sys.modules.pop(name, None)
 
 
@@ -38,7 +38,7 @@ def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_a_smoke_run(tmp_path: Path) -> None:
     """One JSON, every case done, uppers above what rivals attain, and the tables and the comparison read it."""
     out = tmp_path / "run.json"
-    names = ["help", "layer", "conv-small", "resnet18-torchscript"]
+    names = ["help", "layer", "conv-small", "resnet18-torchscript", "pairs-2500", "jacobians-conv"]
     chosen = [part for name in names for part in ("--case", name)]
     done = script("run.py", "--smoke", "--repeat", 1, "--threads", 1, *chosen, "--out", out)
     assert done.returncode == 0, done.stderr

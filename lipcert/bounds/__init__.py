@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lipcert.bounds.absolute import Absolute
+from lipcert.bounds.clever import Clever
 from lipcert.bounds.cplip import Cplip
 from lipcert.bounds.eclipse import Eclipse
 from lipcert.bounds.lipsdp import Lipsdp
@@ -23,6 +24,7 @@ DEFAULT: dict[str, Method] = {
 }
 ON_REQUEST: dict[str, Method] = {
     "seqlip": Seqlip(),
+    "clever": Clever(),
     "eclipse": Eclipse(),
     "lipsdp-cvxpy": LipsdpCvxpy(),
     "lipsdp-network": LipsdpNetwork(),
