@@ -33,7 +33,7 @@ _LAZY = {
     "Refusal": "lipcert.bound",
     "Report": "lipcert.report.report",
 }
-__all__ = ["Ball", "Bound", "Box", "Model", "Norm", "Refusal", "Report", "bound", "inspect", "layers", "load", "verify"]
+__all__ = ["Ball", "Bound", "Box", "Model", "Norm", "Refusal", "Report", "bound", "inspect", "layers", "load", "radius", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
 
 # `lipcert.bound` and `lipcert.load` are also submodules. Importing a submodule for the first time sets it as attribute
 # of the package; done here, before the functions of those names exist, it cannot replace them later.
-for _name in ("lipcert.bound", "lipcert.load"):
+for _name in ("lipcert.bound", "lipcert.load", "lipcert.radius"):
     import_module(_name)
 
 

@@ -16,8 +16,8 @@ PACKAGE = Path(lipcert.__file__).parent
 # Left may import right, never the other way round: the layers of DESIGN section 3, with the parts they have grown.
 # `check` stands to the right of what proposes (bounds, sdp, ranges): it must not need the provers it checks.
 ORDER = (
-    *("__main__", "cli", "data", "pipeline"),
-    *("pairs", "certify", "gate", "report", "radius", "bounds"),
+    *("__main__", "cli", "testing", "robustness", "data", "pipeline"),
+    *("pairs", "certify", "gate", "report", "radius", "attack", "bounds"),
     *("sdp", "ranges"),
     *("check", "lmi", "nonnegative", "segments", "chain"),
     *("normalform", "idle", "simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),

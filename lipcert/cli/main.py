@@ -13,6 +13,7 @@ import lipcert
 from lipcert.cli.bound import bound
 from lipcert.cli.inspect import inspect
 from lipcert.cli.layers import layers
+from lipcert.cli.radius import radius
 from lipcert.cli.run import INTERNAL_ERROR, complain, internal_error, show_debug_trace
 from lipcert.cli.verify import verify
 from lipcert.errors import LipcertError
@@ -32,6 +33,7 @@ COMMANDS = {
     "inspect": Command(inspect, "lipcert inspect model.onnx"),
     "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
     "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
+    "radius": Command(radius, "lipcert radius model.onnx --data test.npz --eps 0.01,0.03 --norm inf --attack"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }
 
