@@ -33,7 +33,21 @@ _LAZY = {
     "Refusal": "lipcert.bound",
     "Report": "lipcert.report.report",
 }
-__all__ = ["Ball", "Bound", "Box", "Model", "Norm", "Refusal", "Report", "bound", "inspect", "layers", "load", "radius", "verify"]
+__all__ = [
+    "Ball",
+    "Bound",
+    "Box",
+    "Model",
+    "Norm",
+    "Refusal",
+    "Report",
+    "bound",
+    "inspect",
+    "layers",
+    "load",
+    "radius",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -87,6 +101,13 @@ def layers(model: Model, *, norm: str | Norm = "2") -> Report:
     from lipcert import pipeline
 
     return pipeline.layers(model, norm=norm)
+
+
+def radius(model: Model, x: Any, y: Any = None, **options: Any) -> Report:
+    """Certified robustness radii of samples x with labels y: `report.points`. Options: see `lipcert.robustness.radius`."""
+    from lipcert import robustness
+
+    return robustness.radius(model, x, y, **options)
 
 
 def verify(certificate: str | Path, model: str | Path | nn.Module | Model, **options: Any) -> Report:

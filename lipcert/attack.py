@@ -49,9 +49,7 @@ def search(graph: Graph, x: Tensor, seeds: Tensor, tolerance: Tensor | None, nor
     for turn in range(pgd.rounds):
         found = within(goal, x, radius, norm, pgd, turn)
         better = found.distance < best.distance
-        best = Found(
-            torch.where(better, found.distance, best.distance), torch.where(better[:, None], found.x, best.x)
-        )
+        best = Found(torch.where(better, found.distance, best.distance), torch.where(better[:, None], found.x, best.x))
         failed = torch.where(torch.isinf(found.distance), torch.maximum(failed, radius), failed)
         middle = torch.maximum(0.9 * best.distance, (failed + best.distance) / 2)
         radius = torch.where(torch.isinf(best.distance), radius * 2.0, middle)
@@ -109,9 +107,7 @@ def within(goal: Goal, x: Tensor, radius: Tensor, norm: P, pgd: Pgd, turn: int =
     return Found(best, where)
 
 
-def _round(
-    goal: Goal, x: Tensor, part: Tensor, radius: Tensor, norm: P, pgd: Pgd, turn: int
-) -> tuple[Tensor, Tensor]:
+def _round(goal: Goal, x: Tensor, part: Tensor, radius: Tensor, norm: P, pgd: Pgd, turn: int) -> tuple[Tensor, Tensor]:
     b, n = x.shape
     count = pgd.restarts
     dice = torch.Generator().manual_seed(pgd.seed * 1_000_003 + turn * 10_007 + int(part[0]))

@@ -161,7 +161,8 @@ def _survived(rows: Sequence[dict[str, Any]], eps: float) -> np.ndarray:
     """Right, and no attack was found within eps: at least the certified, at most the true accuracy."""
     return np.array(
         [
-            row["status"] in ("certified", "not certified") and not (row["attacked"] is not None and row["attacked"] <= eps)
+            row["status"] in ("certified", "not certified")
+            and not (row["attacked"] is not None and row["attacked"] <= eps)
             for row in rows
         ],
         dtype=bool,
@@ -220,7 +221,7 @@ def _resumed(
             raise UsageError(f"{flag}: another question: its {what} is {had!r}, here it is {has!r}")
     if [row.get("index") for row in rows] != list(range(len(rows))):
         raise UsageError(f"{flag}: its samples are not numbered from 0 without gaps")
-    return rows
+    return rows[: len(rows) // BATCH * BATCH]  # whole batches: rounding and random starts go with them
 
 
 def _save(path: str | Path, inside: list[tuple[int, torch.Tensor]], shape: Sequence[int]) -> None:

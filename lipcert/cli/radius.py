@@ -94,7 +94,7 @@ def radius(
             from lipcert.radius.plot import accuracy_curve
 
             progress("plot")
-            accuracy_curve(report, plot)
+            accuracy_curve(report.points, report.norm.input, plot, model.name)
         return report
 
     return execute(Run("radius", model, json, quiet, threads, {"norm": norms}), work)

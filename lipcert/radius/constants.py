@@ -12,16 +12,15 @@ from torch import Tensor
 from lipcert.bound import Bound, Refusal
 from lipcert.bounds.problem import Problem
 from lipcert.bounds.run import choose, run
-from lipcert.query import Norm, Output
+from lipcert.query import Norm, Output, P
 from lipcert.radius.margins import name
 from lipcert.rounding import add_up, mul_up, sqrt_up
 from lipcert.transform import with_output
 
-UPPER = {
-    "1": ("product", "absolute", "cplip"),
-    "2": ("product", "absolute", "cplip", "lipsdp-layer", "lipsdp"),
-    "inf": ("product", "absolute", "cplip"),
-}
+# The first group of which a method proves a value is enough: LipSDP is never above the others but for its rounding.
+CHEAP = ("product", "absolute", "cplip")
+GROUPS: dict[P, tuple[tuple[str, ...], ...]] = {"1": (CHEAP,), "2": (("lipsdp",), CHEAP), "inf": (CHEAP,)}
+TSUZUKU = (("product",), CHEAP)  # the whole network, as Tsuzuku et al. 2018 bound it
 # |y_i - y_j| <= factor ||y||_q (Tsuzuku et al. 2018 for q = 2)
 DIFFERENCE = {"1": 1.0, "2": sqrt_up(2.0), "inf": 2.0}
 
@@ -50,19 +49,21 @@ class Constants:
         for done, scope in enumerate(missing):
             if len(missing) > 1:
                 self.problem.say("constants", done, len(missing))
-            self.known[scope] = self._proved(scope)
+            groups = TSUZUKU if scope == "vector" else GROUPS[self.problem.norm.input]
+            self.known[scope] = self._proved(scope, groups)
 
-    def _proved(self, scope: str) -> Constant:
+    def _proved(self, scope: str, groups: tuple[tuple[str, ...], ...]) -> Constant:
         graph = with_output(self.problem.graph, Output.parse(scope))
         problem = replace(self.problem, graph=graph, progress=None, known=[])
-        for method in choose(UPPER[problem.norm.input]):
-            problem.known.append(run(method, problem))
-        bounds = [r for r in problem.known if isinstance(r, Bound) and r.rigor == "proved"]
-        if bounds:
-            best = min(bounds, key=lambda bound: bound.value)
-            return Constant(best.value, best.method)
+        for group in groups:
+            for method in choose(group):
+                problem.known.append(run(method, problem))
+            bounds = [r for r in problem.known if isinstance(r, Bound) and r.rigor == "proved"]
+            if bounds:
+                best = min(bounds, key=lambda bound: bound.value)
+                return Constant(best.value, best.method)
         refusals = [r for r in problem.known if isinstance(r, Refusal)]
-        worst = next((r for r in refusals if r.status == "unbounded"), refusals[0])
+        worst = next((r for r in refusals if r.status == "unbounded"), refusals[-1])
         return Constant(None, None, worst.reason, worst.node, worst.status == "unbounded")
 
     def table(self, method: str, first: Tensor, second: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def shell_radii(graph: Graph, x: Tensor, found: Margins, norm: P) -> tuple[Tenso
     """Certified radii (b,) from local constants, and which functional limits each (b,). Rounded down; 0: nothing."""
     seeds = found.seeds(graph.nodes[graph.output].size)
     margin = found.value.clamp(min=0.0)
-    b, k = margin.shape
+    b = margin.shape[0]
     slope = local_constants(graph, seeds, x, torch.zeros(b, dtype=torch.float64), norm)
     ceiling = 16 * (1 + x.abs().amax(dim=1)) if x.shape[1] else torch.ones(b, dtype=torch.float64)
     first = torch.minimum((margin / slope).nan_to_num(0.0, torch.inf).amin(dim=1), ceiling)  # no ball certifies more
@@ -74,5 +74,3 @@ class Shells:
             walking, inner = fits, torch.where(fits, outer, inner)
         least = reached.min(dim=1)
         return least.values, least.indices
-
-

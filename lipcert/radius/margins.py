@@ -19,7 +19,9 @@ from lipcert.rounding import TINY, down
 
 U32 = 2.0**-24
 GROW = 1 + 1e-6  # float64 rounding of these estimates of float32 rounding
-FUNCTION_ERROR = 8.0  # units of U32 granted to one exp, tanh, erf .. of float32 arithmetic (ReLU and the like make none)
+FUNCTION_ERROR = (
+    8.0  # units of U32 granted to one exp, tanh, erf .. of float32 arithmetic (ReLU and the like make none)
+)
 STATUS = ("certified", "misclassified", "tie", "undefined", "not certified")
 
 
@@ -107,8 +109,8 @@ def _executed(what: What, args: list[Pair], rows: int) -> Pair:
             low, high = block.values_on(*((c - e, c + e) for c, e in args))
             centre = block(*(c for c, _ in args))
             spread = torch.maximum(high - centre, centre - low)
-            own = 0.0 if _exact(block) else FUNCTION_ERROR * U32
-            return centre, (spread + own * (centre.abs() + spread)) * GROW
+            rounding = 0.0 if _exact(block) else FUNCTION_ERROR * U32
+            return centre, (spread + rounding * (centre.abs() + spread)) * GROW
     raise AssertionError(what)
 
 
@@ -118,7 +120,9 @@ def _gamma32(n: int) -> float:
 
 def _exact(block: object) -> bool:
     """Comparisons and selections: no library function is approximated."""
-    return isinstance(block, Selection) or isinstance(block, Pointwise) and block.label in ("relu", "abs", "hardtanh", "relu6", "identity")
+    return isinstance(block, Selection) or (
+        isinstance(block, Pointwise) and block.label in ("relu", "abs", "hardtanh", "relu6", "identity")
+    )
 
 
 def read_labels(y: np.ndarray | None, count: int, outputs: int, tolerance: float | None) -> Tensor | None:

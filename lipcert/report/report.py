@@ -110,10 +110,13 @@ class Report:
             return 1 if self.command in GATES else 3
         return 1 if self.gate_met is False else 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Strict JSON data as the shipped schema describes it (`lipcert/report/schema/lipcert.report-1.json`)."""
+    def self_check(self) -> dict[str, Any]:
         contradictions = [{"lower": low.method, "upper": up.method} for low, up in self.contradictions]
         inside = self.attacked_inside
+        return {"passed": not contradictions and not inside, "contradictions": contradictions, "points": inside}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Strict JSON data as the shipped schema describes it (`lipcert/report/schema/lipcert.report-1.json`)."""
         return {
             "schema": SCHEMA,
             "tool": {"name": "lipcert", "version": __version__},
@@ -125,7 +128,7 @@ class Report:
             "status": self.status,
             "upper": plain(self.upper),
             "lower": plain(self.lower),
-            "self_check": {"passed": not contradictions and not inside, "contradictions": contradictions, "points": inside},
+            "self_check": self.self_check(),
             "gate": None if self.max_upper is None else {"max_upper": plain(self.max_upper), "met": self.gate_met},
             "results": [_row(result) for result in self.results],
             "layers": plain(self.layers),

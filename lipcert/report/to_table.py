@@ -14,6 +14,7 @@ from rich.tree import Tree
 from lipcert.bound import Bound, Result
 from lipcert.report.digits import digits
 from lipcert.report.plain import printable
+from lipcert.report.radius_table import radius_table
 from lipcert.report.report import Report
 
 STYLES = {"bounded": "bold green", "unbounded": "bold red", "refused": "bold yellow", None: "bold"}
@@ -27,6 +28,8 @@ def to_table(report: Report) -> RenderableType:
         blocks.append(verification(report))
     elif report.status is not None:
         blocks.append(verdict(report))
+    if report.command == "radius" and "certified" in report.summary:
+        blocks.append(radius_table(report.summary, report.norm.input, report.attacked_inside))
     if report.parts:
         blocks.append(tree_of_parts(report.parts))
     if report.methods:
