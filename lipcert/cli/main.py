@@ -11,6 +11,7 @@ import typer
 
 import lipcert
 from lipcert.cli.bound import bound
+from lipcert.cli.gate import gate
 from lipcert.cli.inspect import inspect
 from lipcert.cli.layers import layers
 from lipcert.cli.radius import radius
@@ -34,6 +35,7 @@ COMMANDS = {
     "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
     "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
     "radius": Command(radius, "lipcert radius model.onnx --data test.npz --eps 0.01,0.03 --norm inf --attack"),
+    "gate": Command(gate, "lipcert gate report.json --policy gate.toml --junit gate.xml"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }
 
