@@ -19,15 +19,16 @@ BISECTIONS = 7
 SHELLS = (0.3, 0.5, 0.65, 0.8, 0.92, 1.04, 1.1)  # of the radius found by bisection
 
 
-def shell_radii(graph: Graph, x: Tensor, found: Margins, norm: P) -> tuple[Tensor, Tensor]:
-    """Certified radii (b,) from local constants, and which functional limits each (b,). Rounded down; 0: nothing."""
+def shell_radii(graph: Graph, x: Tensor, found: Margins, norm: P, whole: Tensor) -> tuple[Tensor, Tensor]:
+    """Certified radii (b,) from local constants, and which functional limits each (b,). Rounded down; 0: nothing.
+    `whole` (b, k): upper values of the global constants, inf where not known: no ball has a larger one."""
     seeds = found.seeds(graph.nodes[graph.output].size)
     margin = found.value.clamp(min=0.0)
     b = margin.shape[0]
     slope = local_constants(graph, seeds, x, torch.zeros(b, dtype=torch.float64), norm)
     ceiling = 16 * (1 + x.abs().amax(dim=1)) if x.shape[1] else torch.ones(b, dtype=torch.float64)
     first = torch.minimum((margin / slope).nan_to_num(0.0, torch.inf).amin(dim=1), ceiling)  # no ball certifies more
-    shells = Shells(margin)
+    shells = Shells(margin, whole)
     low, high = first / 256, first
     for _ in range(BISECTIONS):
         radius = (low * high).sqrt()
@@ -43,15 +44,15 @@ def shell_radii(graph: Graph, x: Tensor, found: Margins, norm: P) -> tuple[Tenso
 class Shells:
     """Radii s (b, t) and constants (b, k, t) on the balls of those radii."""
 
-    def __init__(self, margin: Tensor):
+    def __init__(self, margin: Tensor, whole: Tensor):
         b, k = margin.shape
-        self.margin = margin
+        self.margin, self.whole = margin, whole
         self.radius = margin.new_zeros(b, 0)
         self.constant = margin.new_zeros(b, k, 0)
 
     def add(self, radius: Tensor, constant: Tensor) -> None:
         self.radius = torch.cat([self.radius, radius[:, None]], dim=1)
-        self.constant = torch.cat([self.constant, constant[:, :, None]], dim=2)
+        self.constant = torch.cat([self.constant, torch.minimum(constant, self.whole)[:, :, None]], dim=2)
 
     def certified(self) -> tuple[Tensor, Tensor]:
         """Per functional: walk outward until the upper sum would pass the margin; then what is left of the margin over
@@ -72,5 +73,7 @@ class Shells:
             reached = torch.where(fits, outer, torch.where(stops, torch.minimum(step, outer), reached))
             left = torch.where(fits, sub_down(left, cost), left)
             walking, inner = fits, torch.where(fits, outer, inner)
+        beyond = add_down(inner, div_down(left, self.whole).nan_to_num(0.0, 0.0))
+        reached = torch.where(walking, torch.maximum(reached, beyond), reached)
         least = reached.min(dim=1)
         return least.values, least.indices

@@ -55,15 +55,18 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
     small = "local" in how.methods and how.local and x.shape[1] <= INPUTS
     if how.attack is not None or small:
         attacked = _attacked(graph, x, found, (right & ahead).nonzero()[:, 0], how)
-    for method in how.methods if len(rows) else ():
-        some = found[rows]
+    some = found[rows]
+    whole = torch.full_like(some.value, torch.inf)
+    for method in sorted(how.methods, key=lambda name: name == "local") if len(rows) else ():
         if method in GLOBAL:
-            quotient = div_down(some.value, constants.table(method, some.first, some.second))
+            table = constants.table(method, some.first, some.second)
+            whole = torch.minimum(whole, table)
+            quotient = div_down(some.value, table)
             quotient = torch.where(torch.isposinf(quotient), LARGEST, quotient).nan_to_num(0.0)
             least = quotient.min(dim=1)
             radii[method][rows], limits[method][rows] = down(least.values).clamp(min=0.0), least.indices
         elif how.local:
-            value, limit = shell_radii(graph, x[rows], some, how.norm)
+            value, limit = shell_radii(graph, x[rows], some, how.norm, whole)
             if small:
                 value = torch.maximum(
                     value, boundary_radii(graph, x[rows], some, how.norm, attacked.distance[rows], how.effort)
