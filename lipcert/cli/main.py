@@ -34,7 +34,7 @@ COMMANDS = {
     "inspect": Command(inspect, "lipcert inspect model.onnx"),
     "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
     "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
-    "radius": Command(radius, "lipcert radius model.onnx --data test.npz --eps 0.01,0.03 --norm inf --attack"),
+    "radius": Command(radius, "lipcert radius model.onnx --data test.npz --norm inf --eps 0.01"),
     "gate": Command(gate, "lipcert gate report.json --policy gate.toml --junit gate.xml"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }
