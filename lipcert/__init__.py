@@ -46,6 +46,7 @@ __all__ = [
     "jacobian",
     "layers",
     "load",
+    "radius",
     "verify",
 ]
 
@@ -58,7 +59,7 @@ def __getattr__(name: str) -> Any:
 
 # `lipcert.bound` and `lipcert.load` are also submodules. Importing a submodule for the first time sets it as attribute
 # of the package; done here, before the functions of those names exist, it cannot replace them later.
-for _name in ("lipcert.bound", "lipcert.load"):
+for _name in ("lipcert.bound", "lipcert.load", "lipcert.radius"):
     import_module(_name)
 
 
@@ -109,6 +110,13 @@ def layers(model: Model, *, norm: str | Norm = "2") -> Report:
     from lipcert import pipeline
 
     return pipeline.layers(model, norm=norm)
+
+
+def radius(model: Model, x: Any, y: Any = None, **options: Any) -> Report:
+    """Certified robustness radii of samples x with labels y: `report.points`. Options: see `lipcert.robustness.radius`."""
+    from lipcert import robustness
+
+    return robustness.radius(model, x, y, **options)
 
 
 def verify(certificate: str | Path, model: str | Path | nn.Module | Model, **options: Any) -> Report:

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """x: (k, *input_shape) float64 in the model's input layout; y: (k,) labels or None."""
+    """x: (k, *input_shape) float64 in the model's input layout; y: (k,) labels or None. `scaled`: uint8 to [0, 1]."""
 
     x: np.ndarray
     y: np.ndarray | None
+    scaled: bool = False
 
 
 def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False) -> Data:
@@ -44,7 +45,8 @@ def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False) ->
         ) from error
     if x.dtype.kind not in "fiub":
         raise UnreadableError(f"{path}: x has dtype {x.dtype}; numbers are needed")
-    if x.dtype == np.uint8 and not raw:
+    scaled = x.dtype == np.uint8 and not raw
+    if scaled:
         print(f"{path.name}: uint8 values scaled to [0, 1] (--raw leaves them)", file=sys.stderr)
         x = x.astype(np.float64) / 255.0
     x = _fitted(x.astype(np.float64), shape, path)
@@ -53,7 +55,7 @@ def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False) ->
         raise UnreadableError(f"{path}: sample {bad} holds NaN or infinity")
     if y is not None and len(y) != len(x):
         raise UnreadableError(f"{path}: {len(x)} samples but {len(y)} labels")
-    return Data(x, y)
+    return Data(x, y, scaled)
 
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:

@@ -16,14 +16,14 @@ PACKAGE = Path(lipcert.__file__).parent
 # Left may import right, never the other way round: the layers of DESIGN section 3, with the parts they have grown.
 # `check` stands to the right of what proposes (bounds, sdp, ranges): it must not need the provers it checks.
 ORDER = (
-    *("__main__", "cli", "data", "measure", "pipeline"),
-    *("plots", "pairs", "certify", "gate", "report", "radius", "bounds"),
+    *("__main__", "cli", "testing", "robustness", "data", "measure", "pipeline"),
+    *("plots", "pairs", "certify", "gate", "policy", "report", "radius", "attack", "bounds"),
     *("stats", "sdp", "ranges"),
     *("check", "lmi", "nonnegative", "segments", "chain"),
     *("normalform", "idle", "simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),
     *("ir",),
     *("compose", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
-    *("rounding", "certificate", "strict", "query", "bound", "errors"),
+    *("rounding", "certificate", "strict", "query", "bound", "verdict", "errors"),
 )
 LIGHT = ("lipcert", "lipcert.__main__", "lipcert.cli.main", "lipcert.errors", "lipcert.bound", "lipcert.query")
 REPORT = tuple(f"lipcert.report.{path.stem}" for path in sorted((PACKAGE / "report").glob("[!_]*.py")))

@@ -107,7 +107,8 @@ def test_verdict(made: Report, status: str | None, upper: float | None, lower: f
 def test_contradiction_keeps_both_witnesses_and_names_both_methods() -> None:
     made = report(PROVED, replace(LOWER, value=3.6))
     data = made.to_dict()
-    assert data["self_check"] == {"passed": False, "contradictions": [{"lower": "sampled", "upper": "product"}]}
+    contradictions = [{"lower": "sampled", "upper": "product"}]
+    assert data["self_check"] == {"passed": False, "contradictions": contradictions, "points": []}
     assert [row["value"] for row in data["results"]] == [3.5, 3.6]
     assert data["results"][1]["witness"] == {"x": [1.0, -0.5]}
     assert "SELF-CHECK FAILED" in shown(made)

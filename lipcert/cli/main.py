@@ -11,9 +11,11 @@ import typer
 
 import lipcert
 from lipcert.cli.bound import bound
+from lipcert.cli.gate import gate
 from lipcert.cli.inspect import inspect
 from lipcert.cli.jacobian import jacobian
 from lipcert.cli.layers import layers
+from lipcert.cli.radius import radius
 from lipcert.cli.run import INTERNAL_ERROR, complain, internal_error, show_debug_trace
 from lipcert.cli.verify import verify
 from lipcert.errors import LipcertError
@@ -34,6 +36,8 @@ COMMANDS = {
     "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
     "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
     "jacobian": Command(jacobian, "lipcert jacobian model.onnx --data test.npz --per-class"),
+    "radius": Command(radius, "lipcert radius model.onnx --data test.npz --norm inf --eps 0.01"),
+    "gate": Command(gate, "lipcert gate report.json --policy gate.toml --junit gate.xml"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }
 

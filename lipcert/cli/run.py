@@ -20,7 +20,7 @@ from lipcert.cli.progress import Progress, ShownProgress
 from lipcert.errors import LipcertError, UsageError
 from lipcert.report.plain import printable
 from lipcert.report.report import Report
-from lipcert.report.to_json import to_json, write_atomically
+from lipcert.report.to_json import pieces, to_json, write_atomically
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 4
@@ -112,7 +112,7 @@ def table_text(report: Report) -> str:
 
 def write_json(report: Report, path: str) -> None:
     try:
-        write_atomically(to_json(report), path)
+        write_atomically(pieces(report), path)
     except OSError as error:
         raise UsageError(f"--json {path}: cannot write it: {error.strerror}") from error
 

@@ -6,6 +6,7 @@ Linear operators act on centre and radius with their rounding inside; infinite e
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -31,12 +32,19 @@ def box_of(region: Region, graph: Graph) -> Range:
 
 def interval_ranges(graph: Graph, region: Region) -> dict[int, Range]:
     """(lower, upper), each (1, size), of every node on the region."""
+    return propagated(graph, box_of(region, graph))
+
+
+def propagated(graph: Graph, start: Range, known: Mapping[int, Range] | None = None) -> dict[int, Range]:
+    """(lower, upper), each (b, size), of every node on b boxes `start`, (b, input_size) each. `known`: ranges proved
+    otherwise, with which those of their nodes are intersected."""
     found: dict[int, Range] = {}
+    rows = start[0].shape[0]
     for i, node in enumerate(graph.nodes):
         args = [found[parent] for parent in node.parents]
         match node.what:
             case Input():
-                found[i] = box_of(region, graph)
+                found[i] = start
             case Linear(operator):
                 found[i] = linear_range(operator, *args[0])
             case Add():
@@ -51,12 +59,14 @@ def interval_ranges(graph: Graph, region: Region) -> dict[int, Range]:
                 if args:
                     found[i] = down(args[0][0] + down(value - reach)), up(args[0][1] + up(value + reach))
                 else:
-                    found[i] = (value - reach)[None], (value + reach)[None]
+                    found[i] = (value - reach).expand(rows, -1), (value + reach).expand(rows, -1)
                     if radius is not None:
                         found[i] = down(found[i][0]), up(found[i][1])
             case Nonlinear(block):
                 found[i] = block.values_on(*args)
         found[i] = _known(*found[i])
+        if known is not None and i in known:
+            found[i] = torch.maximum(found[i][0], known[i][0]), torch.minimum(found[i][1], known[i][1])
     return found
 
 

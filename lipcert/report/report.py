@@ -66,6 +66,11 @@ class Report:
         return [(low, up) for low in lowers for up in uppers if low.value > up.value]
 
     @property
+    def attacked_inside(self) -> list[int]:
+        """Samples with an adversarial input inside their certified radius: the radius is wrong."""
+        return [p["index"] for p in self.points if p.get("attacked") is not None and p["attacked"] < p["radius"]]
+
+    @property
     def upper(self) -> float | None:
         """The least proved upper value; None without one, or when the self-check failed."""
         if self.contradictions:
@@ -100,15 +105,19 @@ class Report:
     @property
     def exit_code(self) -> int:
         """4 self-check failed, 3 no finite certified bound, 1 a gate is not met or a certificate rejected, 0 done."""
-        if self.contradictions:
+        if self.contradictions or self.attacked_inside:
             return 4
         if self.status in ("unbounded", "refused"):
             return 1 if self.command in GATES else 3
         return 1 if self.gate_met is False else 0
 
+    def self_check(self) -> dict[str, Any]:
+        contradictions = [{"lower": low.method, "upper": up.method} for low, up in self.contradictions]
+        inside = self.attacked_inside
+        return {"passed": not contradictions and not inside, "contradictions": contradictions, "points": inside}
+
     def to_dict(self) -> dict[str, Any]:
         """Strict JSON data as the shipped schema describes it (`lipcert/report/schema/lipcert.report-1.json`)."""
-        contradictions = [{"lower": low.method, "upper": up.method} for low, up in self.contradictions]
         return {
             "schema": SCHEMA,
             "tool": {"name": "lipcert", "version": __version__},
@@ -120,7 +129,7 @@ class Report:
             "status": self.status,
             "upper": plain(self.upper),
             "lower": plain(self.lower),
-            "self_check": {"passed": not contradictions, "contradictions": contradictions},
+            "self_check": self.self_check(),
             "gate": None if self.max_upper is None else {"max_upper": plain(self.max_upper), "met": self.gate_met},
             "results": [_row(result) for result in self.results],
             "layers": plain(self.layers),

@@ -15,6 +15,7 @@ from lipcert.bound import Bound, Result
 from lipcert.report.digits import digits
 from lipcert.report.of_jacobian import jacobian_tables
 from lipcert.report.plain import printable
+from lipcert.report.radius_table import radius_table
 from lipcert.report.report import Report
 
 STYLES = {"bounded": "bold green", "unbounded": "bold red", "refused": "bold yellow", None: "bold"}
@@ -28,6 +29,8 @@ def to_table(report: Report) -> RenderableType:
         blocks.append(verification(report))
     elif report.status is not None:
         blocks.append(verdict(report))
+    if report.command == "radius" and "certified" in report.summary:
+        blocks.append(radius_table(report.summary, report.norm.input, report.attacked_inside))
     if report.parts:
         blocks.append(tree_of_parts(report.parts))
     if report.methods:

@@ -1,0 +1,77 @@
+"""`lipcert gate REPORT ...`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipcert.errors import UsageError
+from lipcert.gate import judge, read_report
+from lipcert.policy import read_policy, write_template
+from lipcert.report.to_github import to_github
+from lipcert.report.to_json import write_atomically
+from lipcert.report.to_junit import to_junit
+from lipcert.report.to_markdown import to_markdown
+from lipcert.report.to_sarif import to_sarif
+from lipcert.report.to_verdicts import to_verdicts, verdict_table
+from lipcert.verdict import passed
+
+
+def gate(
+    reports: Annotated[
+        list[Path] | None, typer.Argument(metavar="REPORT...", help="Reports written by --json.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Rules in TOML (default gate.toml, or [tool.lipcert.gate] of pyproject.toml).")
+    ] = None,
+    baseline: Annotated[
+        list[Path] | None, typer.Option(metavar="REPORT", help="What to compare with; may be repeated.")
+    ] = None,
+    init: Annotated[bool, typer.Option("--init", help="Write a commented policy and stop.")] = False,
+    junit: Annotated[str | None, typer.Option(metavar="FILE", help="JUnit XML.")] = None,
+    sarif: Annotated[str | None, typer.Option(metavar="FILE", help="SARIF 2.1.0.")] = None,
+    markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Markdown.")] = None,
+    json: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="The verdicts for machines.")] = None,
+    github: Annotated[
+        bool, typer.Option("--github", help="GitHub annotations on stdout, and the job summary.")
+    ] = False,
+) -> int:
+    """Reports against a policy: every rule met, violated or not proved."""
+    if init:
+        target = policy or Path("gate.toml")
+        write_template(target)
+        print(f"wrote {target}", file=sys.stderr)
+        return 0
+    if not reports:
+        raise UsageError("lipcert gate: give the reports to judge, as written by --json")
+    rules = read_policy(policy)
+    verdicts = judge(rules, [read_report(path) for path in reports], [read_report(path) for path in baseline or ()])
+    for flag, path, emit in (
+        ("--junit", junit, to_junit),
+        ("--sarif", sarif, to_sarif),
+        ("--markdown", markdown, to_markdown),
+        ("--json", json if json != "-" else None, to_verdicts),
+    ):
+        if path is not None:
+            write(flag, path, emit(verdicts))
+    if github:
+        sys.stdout.write(to_github(verdicts))
+        if os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as stream:
+                stream.write(to_markdown(verdicts))
+    elif json == "-":
+        sys.stdout.write(to_verdicts(verdicts))
+    else:
+        sys.stdout.write(verdict_table(verdicts))
+    return 0 if passed(verdicts) else 1
+
+
+def write(flag: str, path: str, text: str) -> None:
+    try:
+        write_atomically(text, path)
+    except OSError as error:
+        raise UsageError(f"{flag} {path}: cannot write it: {error.strerror}") from error

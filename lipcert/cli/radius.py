@@ -1,0 +1,122 @@
+"""`lipcert radius MODEL --data DATA`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lipcert.cli import options as o
+from lipcert.cli.progress import Progress
+from lipcert.cli.run import Run, execute
+from lipcert.errors import UsageError
+from lipcert.report.report import Report
+
+if TYPE_CHECKING:
+    from lipcert.attack import Pgd
+
+ATTACK = "Attack"
+
+
+def radius(
+    model: o.ModelPath,
+    data: Annotated[Path, typer.Option(metavar="DATA", help="Samples x and labels y: .npz, .npy or .csv.")],
+    norm: Annotated[str, typer.Option(metavar="1|2|inf", help="Norm of the ball.")] = "2",
+    eps: Annotated[str | None, typer.Option(metavar="E,E,...", help="Certified accuracy at these radii.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="pairs|local|global|sqrt2", help="May be repeated; the largest radius is taken."),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(metavar="T", help="Regression: each output moves by at most T.")
+    ] = None,
+    first: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N samples.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not scaled to [0, 1].")] = False,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Curves of certified accuracy, as PNG.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")] = None,
+    attack: Annotated[
+        bool, typer.Option("--attack", help="PGD in the same norm: [certified, attacked].", rich_help_panel=ATTACK)
+    ] = False,
+    restarts: Annotated[int, typer.Option(min=1, help="Of each round.", rich_help_panel=ATTACK)] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Of each restart.", rich_help_panel=ATTACK)] = 20,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="LO:HI", help="Valid inputs (default 0:1 for scaled uint8).", rich_help_panel=ATTACK),
+    ] = None,
+    input_shape: o.InputShape = None,
+    input_name: o.InputName = None,
+    output_name: o.OutputName = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    reader: o.Reader = "own",
+    json: o.Json = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    threads: o.Threads = None,
+    quiet: o.Quiet = False,
+) -> int:
+    """Certified robustness radii of samples, and certified accuracy."""
+    norms = o.read_norm(norm, None, None)
+    at = o.read_numbers("--eps", eps) or ()
+    for number in at:
+        o.check_not_negative("--eps", number)
+    box = read_clip(clip)
+    where = o.read_device(device)
+    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    for flag, path in (("--plot", plot), ("--json", None if json == "-" else json)):
+        o.check_target(flag, path, model)
+    adversarial = f"{json}.adversarial.npz" if json not in (None, "-") else "adversarial.npz"
+
+    def work(progress: Progress) -> Report:
+        from lipcert import data as files
+        from lipcert import pipeline, robustness
+
+        loaded = pipeline.load(model, **arguments, progress=progress)
+        samples = files.read_data(data, loaded.input_shape, raw=raw)
+        report = robustness.radius(
+            loaded,
+            samples.x[:first],
+            None if samples.y is None else samples.y[:first],
+            norm=norms,
+            methods=method or None,
+            eps=at,
+            tolerance=tolerance,
+            attack=read_attack(restarts, steps, box or ((0.0, 1.0) if samples.scaled else None), seed, where)
+            if attack
+            else None,
+            adversarial=adversarial,
+            resume=resume,
+            seed=seed,
+            progress=progress,
+        )
+        if plot is not None:
+            from lipcert.radius.plot import accuracy_curve
+
+            progress("plot")
+            accuracy_curve(report.points, report.norm.input, plot, model.name)
+        return report
+
+    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}), work)
+
+
+def read_clip(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not low <= high:
+        raise UsageError(f"--clip {text}: write LO:HI, e.g. --clip=-1:1")
+    return low, high
+
+
+def read_attack(restarts: int, steps: int, clip: tuple[float, float] | None, seed: int, device: str) -> Pgd:
+    import torch
+
+    from lipcert.attack import Pgd
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no CUDA device that torch can use; give --device cpu")
+    return Pgd(restarts, steps, clip=clip, seed=seed, device=device)

@@ -1,0 +1,322 @@
+"""`lipcert gate`: rules against reports. Fails closed: what is missing, foreign or unclear is not proved.
+
+Nothing is taken from a report's summary that its points can tell: accuracies and medians are computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, NoReturn
+
+from lipcert.errors import UnreadableError
+from lipcert.policy import Rule
+from lipcert.verdict import Status, Verdict
+
+SCHEMA = "lipcert.report/1"
+RIGHT = ("certified", "not certified")
+Answer = tuple[Status, str, tuple[int, ...]]
+
+
+class NotProved(Exception):
+    """Why the report does not answer the rule."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A report file. `flaw`: why no rule can stand on it."""
+
+    path: str
+    data: Mapping[str, Any]
+    flaw: str | None = None
+
+    @property
+    def model(self) -> str | None:
+        model = self.data.get("model")
+        path = model.get("path") if isinstance(model, Mapping) else None
+        return path if isinstance(path, str) else None
+
+
+def read_report(path: str | Path) -> Given:
+    """Strict JSON: NaN, Infinity and repeated keys are refused. UnreadableError where it is not a JSON object."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot read it: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(f"{path}: not a report in JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise UnreadableError(f"{path}: not a report: it is no JSON object")
+    return Given(str(path), data, _flaw(data))
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key is given twice")
+    return data
+
+
+def _flaw(data: Mapping[str, Any]) -> str | None:
+    if data.get("schema") != SCHEMA:
+        return f"its schema is {data.get('schema')!r}, this gate reads {SCHEMA}"
+    for key in ("command", "model", "norm", "scope", "results", "points", "summary", "self_check", "warnings"):
+        if key not in data:
+            return f"it has no field {key!r}"
+    shapes = {"model": dict, "norm": dict, "scope": dict, "results": list, "points": list, "summary": dict}
+    for key, kind in {**shapes, "self_check": dict, "warnings": list, "command": str}.items():
+        if not isinstance(data[key], kind):
+            return f"its field {key!r} is not as the schema says"
+    if any(isinstance(word, str) and word.startswith("interrupted") for word in data["warnings"]):
+        return "the run was interrupted: its results are incomplete"
+    return None
+
+
+def judge(rules: Sequence[Rule], reports: Sequence[Given], baselines: Sequence[Given] = ()) -> list[Verdict]:
+    """One verdict per rule and report that the rule is about; a rule without a report is not proved."""
+    verdicts = []
+    for rule in rules:
+        about = [report for report in reports if report.flaw is not None or _about(rule, report.data)]
+        if not about:
+            verdicts.append(Verdict(rule.name, rule.check, "not proved", f"no report answers it{_asked(rule)}"))
+        for report in about:
+            status, message, samples = _answer(rule, report, baselines)
+            verdicts.append(Verdict(rule.name, rule.check, status, message, report.path, report.model, samples))
+    return verdicts
+
+
+def _asked(rule: Rule) -> str:
+    asked = [f"{key} {rule.options[key]}" for key in ("command", "norm", "output") if key in rule.options]
+    command = COMMANDS.get(rule.check)
+    asked += [f"command {' or '.join(command)}"] if command and "command" not in rule.options else []
+    return f" ({', '.join(asked)})" if asked else ""
+
+
+def _about(rule: Rule, data: Mapping[str, Any]) -> bool:
+    norm = data["norm"].get("input"), data["norm"].get("output")
+    words = {f"{norm[0]}->{norm[1]}", norm[0] if norm[0] == norm[1] else None}
+    command = (rule.options["command"],) if "command" in rule.options else COMMANDS.get(rule.check)
+    return (
+        (command is None or data["command"] in command)
+        and ("norm" not in rule.options or rule.options["norm"] in words)
+        and ("output" not in rule.options or data["scope"].get("output") == rule.options["output"])
+    )
+
+
+def _answer(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
+    if report.flaw is not None:
+        return "not proved", report.flaw, ()
+    if report.data["self_check"].get("passed") is not True:
+        inside = tuple(i for i in report.data["self_check"].get("points") or () if isinstance(i, int))
+        return "violated", "the report failed its own self-check: one of its values is wrong", inside
+    try:
+        return RULES[rule.check](rule, report.data, baselines)
+    except NotProved as problem:
+        return "not proved", str(problem), ()
+
+
+def upper(data: Mapping[str, Any], rigor: str = "proved") -> float:
+    """The least upper value of that rigor; the field `upper` must agree with a proved result."""
+    rigors = ("proved",) if rigor == "proved" else ("proved", "numeric")
+    rows = [row for row in data["results"] if isinstance(row, dict)]
+    values = [
+        _number(row.get("value"), "a result")
+        for row in rows
+        if row.get("side") == "upper" and row.get("status") == "ok" and row.get("rigor") in rigors
+    ]
+    if not values:
+        reasons = [str(row.get("reason")) for row in rows if row.get("side") == "upper" and row.get("reason")]
+        raise NotProved(f"no {rigor} upper value" + (f": {reasons[0]}" if reasons else ""))
+    proved = [row.get("value") for row in rows if row.get("rigor") == "proved" and row.get("side") == "upper"]
+    if data.get("upper") != min((v for v in proved if v is not None), default=None):
+        raise NotProved("the field 'upper' is not the least proved value of the results")
+    return min(values)
+
+
+def _number(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise NotProved(f"{what} is {value!r}, not a number")
+    return float(value)
+
+
+def max_upper(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+    limit = rule.value
+    if data.get("lower") is not None and _number(data["lower"], "lower") > limit:
+        return "violated", f"a witness attains {data['lower']!r}, above {limit!r}", ()
+    value = upper(data, rule.options.get("rigor", "proved"))
+    if value <= limit:
+        return "met", f"upper {value!r} <= {limit!r}", ()
+    return "not proved", f"upper {value!r} is above {limit!r}, but no witness is (lower {data.get('lower')!r})", ()
+
+
+def max_ratio(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+    value, lower = upper(data, rule.options.get("rigor", "proved")), _number(data.get("lower"), "lower")
+    if value <= rule.value * lower:
+        return "met", f"upper {value!r} <= {rule.value!r} x lower {lower!r}", ()
+    return "violated", f"upper {value!r} is more than {rule.value!r} x lower {lower!r}", ()
+
+
+def points(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The points of a complete `radius` report, each checked."""
+    rows = data["points"]
+    asked = data["summary"].get("asked")
+    wanted = asked.get("samples") if isinstance(asked, dict) else None
+    if not rows or wanted != len(rows) or [isinstance(p, dict) and p.get("index") for p in rows] != [*range(len(rows))]:
+        raise NotProved(f"it has {len(rows)} of {wanted} samples")
+    for row in rows:
+        if row.get("status") not in (*RIGHT, "misclassified", "tie", "undefined"):
+            raise NotProved(f"sample {row['index']} has status {row.get('status')!r}")
+        radius = _number(row.get("radius"), f"the radius of sample {row['index']}")
+        if radius < 0 or (radius > 0 and row["status"] != "certified"):
+            raise NotProved(f"sample {row['index']} is {row['status']} with radius {radius!r}")
+        if row.get("attacked") is not None:
+            _number(row["attacked"], f"the attack on sample {row['index']}")
+    return rows
+
+
+def min_certified_accuracy(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+    rows, eps, least = points(data), rule.options["eps"], rule.value
+    certified = sum(row["radius"] >= eps and row["radius"] > 0 for row in rows) / len(rows)
+    lost = tuple(row["index"] for row in rows if _lost(row, eps))
+    survived = 1 - len(lost) / len(rows)
+    if certified >= least:
+        return "met", f"{certified:.4f} of {len(rows)} samples are certified at {eps!r}, at least {least!r}", ()
+    if survived < least:
+        return (
+            "violated",
+            f"only {survived:.4f} of {len(rows)} samples are right and unbroken at {eps!r}, less than {least!r}",
+            lost,
+        )
+    weak = tuple(row["index"] for row in rows if row["radius"] < eps and row["index"] not in set(lost))
+    return "not proved", f"{certified:.4f} of {len(rows)} samples are certified at {eps!r}, less than {least!r}", weak
+
+
+def _lost(row: Mapping[str, Any], eps: float) -> bool:
+    return row["status"] not in RIGHT or (row.get("attacked") is not None and row["attacked"] <= eps)
+
+
+def min_median_radius(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+    rows = points(data)
+    value = median(row["radius"] for row in rows)
+    if value >= rule.value:
+        return "met", f"median radius {value!r} >= {rule.value!r}", ()
+    most = [
+        math.inf if row.get("attacked") is None and row["status"] in RIGHT else row.get("attacked") or 0.0
+        for row in rows
+    ]
+    if median(most) < rule.value:
+        lost = tuple(row["index"] for row, far in zip(rows, most, strict=True) if far < rule.value)
+        return "violated", f"the median of the attacks is {median(most)!r}, below {rule.value!r}", lost
+    return "not proved", f"median radius {value!r} is below {rule.value!r}", ()
+
+
+def field_between(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+    value = _field(data, rule.value)
+    low, high = rule.options.get("min", -math.inf), rule.options.get("max", math.inf)
+    words = f"{rule.value} is {value!r}"
+    if low <= value <= high:
+        return "met", words, ()
+    return "violated", f"{words}, not between {low!r} and {high!r}", ()
+
+
+def _field(data: Mapping[str, Any], path: str) -> float:
+    """A number by its dotted path; `upper` only where a proved result backs it."""
+    if path == "upper":
+        return upper(data)
+    if path == "summary.radius.median":
+        return float(median(row["radius"] for row in points(data)))
+    here: Any = data
+    for key in path.split("."):
+        if isinstance(here, list) and key.isdigit() and int(key) < len(here):
+            here = here[int(key)]
+        elif isinstance(here, Mapping) and key in here:
+            here = here[key]
+        else:
+            raise NotProved(f"it has no field {path}")
+    return _number(here, path)
+
+
+def max_regression(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+    """Of values that should be small (`upper`) or, all others, large."""
+    what = rule.options.get("of") or ("summary.radius.median" if data["command"] == "radius" else "upper")
+    same = [b for b in baselines if b.flaw is None and all(b.data[k] == data[k] for k in ("command", "norm", "scope"))]
+    if not same:
+        raise NotProved("no --baseline asks the same question (command, norm, region, output)")
+    base = same[0]
+    if base.data["self_check"].get("passed") is not True:
+        raise NotProved(f"the baseline {base.path} failed its self-check")
+    mine, theirs = data["model"].get("sha256"), base.data["model"].get("sha256")
+    if not mine or not theirs:
+        raise NotProved("the sha256 of a model is missing")
+    if mine != theirs and not rule.options.get("allow_other_model", False):
+        raise NotProved("the baseline is of another model: allow_other_model = true accepts that")
+    if data["summary"].get("asked") != base.data["summary"].get("asked"):
+        raise NotProved("the baseline asked another question of its samples")
+    value, before = _field(data, what), _field(base.data, what)
+    share = rule.value / 100
+    small = what == "upper"
+    fine = value <= before * (1 + share) if small else value >= before * (1 - share)
+    words = f"{what} is {value!r}, {before!r} before"
+    return ("met" if fine else "violated"), words + ("" if fine else f": worse by more than {rule.value!r} %"), ()
+
+
+def require_methods(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+    gave = {row.get("method") for row in data["results"] if isinstance(row, dict) and row.get("status") == "ok"}
+    gave |= {method for row in data["points"] if isinstance(row, dict) for method in row.get("radii") or ()}
+    gave |= {row.get("method") for row in data["summary"].get("constants") or () if isinstance(row, dict)}
+    missing = [name for name in rule.value if name not in gave]
+    if missing:
+        raise NotProved(f"no value of {', '.join(missing)}")
+    return "met", f"values of {', '.join(rule.value)}", ()
+
+
+def require_parity(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+    rows = data["model"].get("parity")
+    if not isinstance(rows, list) or not rows:
+        raise NotProved("the model was not compared with the original")
+    compared = [row for row in rows if isinstance(row, dict) and row.get("points")]
+    if not compared:
+        raise NotProved("no point could be compared with the original")
+    for row in compared:
+        if not _number(row.get("difference"), "a difference") <= _number(row.get("allowed"), "what is allowed"):
+            return "violated", f"it differs from {row.get('reference')} by {row['difference']!r}", ()
+    return "met", f"equal to the original at {sum(row['points'] for row in compared)} points", ()
+
+
+def model_sha256(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+    found = data["model"].get("sha256")
+    if not isinstance(found, str):
+        raise NotProved("the sha256 of the model is missing")
+    if found == rule.value.lower():
+        return "met", f"sha256 {found[:12]}", ()
+    return "violated", f"the report is of sha256 {found[:12]}", ()
+
+
+# commands whose reports answer a check; all others: any
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "max_upper": ("bound",),
+    "max_ratio": ("bound",),
+    "min_certified_accuracy": ("radius",),
+    "min_median_radius": ("radius",),
+    "max_regression_percent": ("bound", "radius"),
+}
+RULES: dict[str, Callable[[Rule, Mapping[str, Any], Sequence[Given]], Answer]] = {
+    "max_upper": max_upper,
+    "max_ratio": max_ratio,
+    "min_certified_accuracy": min_certified_accuracy,
+    "min_median_radius": min_median_radius,
+    "max_regression_percent": max_regression,
+    "require_methods": require_methods,
+    "require_parity": require_parity,
+    "model_sha256": model_sha256,
+    "field": field_between,
+}

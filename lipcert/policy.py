@@ -1,0 +1,171 @@
+"""A gate's policy: TOML, read strictly. What is unknown in it is an error: a rule that is not understood is not a rule."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lipcert.errors import UnreadableError, UsageError
+from lipcert.query import NORMS
+
+# check -> type of its value. Each rule has exactly one of them.
+CHECKS: dict[str, type | tuple[type, ...]] = {
+    "max_upper": (int, float),
+    "max_ratio": (int, float),
+    "min_certified_accuracy": (int, float),
+    "min_median_radius": (int, float),
+    "max_regression_percent": (int, float),
+    "require_methods": list,
+    "require_parity": bool,
+    "model_sha256": str,
+    "field": str,
+}
+# what else a rule may say
+WITH: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "command": str,
+    "norm": str,
+    "output": str,
+    "eps": (int, float),
+    "rigor": str,
+    "min": (int, float),
+    "max": (int, float),
+    "of": str,
+    "allow_other_model": bool,
+}
+FILES = ("gate.toml", "pyproject.toml")
+
+TEMPLATE = """\
+# What `lipcert gate` asks of the reports it is given. It exits with 0 only when every rule is met; a rule that no report
+# answers is not proved, and that is not met. Each [[rule]] has one check, marked (check) below.
+
+[[rule]]
+name = "l2 constant"
+max_upper = 20.0              # (check) a proved upper value, at most this; violated where a witness attains more
+norm = "2"                    # only reports in this norm
+# output = "vector"           # only reports of this output
+# rigor = "numeric"           # also take values that are not proved (default "proved")
+
+# [[rule]]
+# name = "the interval is tight"
+# max_ratio = 3.0             # (check) upper / lower
+
+[[rule]]
+name = "robust at 0.01"
+min_certified_accuracy = 0.40 # (check) share of all samples that are right and certified at eps
+eps = 0.01
+norm = "inf"
+
+# [[rule]]
+# name = "typical radius"
+# min_median_radius = 0.005   # (check) of the certified radii, samples without one counted as 0
+# norm = "inf"
+
+# [[rule]]
+# name = "no worse than the last release"
+# max_regression_percent = 5  # (check) against --baseline: `upper` may rise, radii may fall, by this much
+# of = "upper"                # or a field such as "summary.radius.median"
+# allow_other_model = true    # the baseline is of another checkpoint
+
+# [[rule]]
+# name = "how it was proved"
+# require_methods = ["lipsdp"] # (check) these methods gave a value
+
+# [[rule]]
+# name = "read correctly"
+# require_parity = true       # (check) compared with the original at random points
+
+# [[rule]]
+# name = "this very model"
+# model_sha256 = "..."        # (check)
+
+# [[rule]]
+# name = "anything else"
+# field = "summary.accuracy"  # (check) any number of the report, with min, max or both
+# min = 0.95
+"""
+
+
+@dataclass(frozen=True)
+class Rule:
+    name: str
+    check: str
+    value: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_policy(path: str | Path | None) -> list[Rule]:
+    """The rules of a file: its [[rule]] tables, or those of [tool.lipcert.gate]. None: gate.toml or pyproject.toml here."""
+    if path is None:
+        found = [Path(name) for name in FILES if Path(name).is_file()]
+        if not found:
+            raise UsageError(
+                "--policy: there is no gate.toml here: give a file, or write one with `lipcert gate --init`"
+            )
+        path = found[0]
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadableError(f"--policy {path}: cannot read it: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UnreadableError(f"--policy {path}: not TOML: {error}") from error
+    if Path(path).name == "pyproject.toml":
+        data = data.get("tool", {}).get("lipcert", {}).get("gate", {})
+    foreign = sorted(set(data) - {"rule"})
+    if foreign:
+        raise UsageError(f"--policy {path}: unknown key {foreign[0]!r}: a policy has [[rule]] tables")
+    rules = data.get("rule", [])
+    if not isinstance(rules, list) or not rules:
+        raise UsageError(f"--policy {path}: it has no [[rule]]; see `lipcert gate --init`")
+    return [read_rule(row, f"--policy {path}: rule {place}") for place, row in enumerate(rules, 1)]
+
+
+def read_rule(row: Any, where: str) -> Rule:
+    if not isinstance(row, Mapping):
+        raise UsageError(f"{where}: write rules as [[rule]] tables")
+    foreign = sorted(set(row) - set(CHECKS) - set(WITH))
+    if foreign:
+        raise UsageError(f"{where}: unknown key {foreign[0]!r}: checks are {', '.join(CHECKS)}")
+    checks = [key for key in row if key in CHECKS]
+    if len(checks) != 1:
+        raise UsageError(
+            f"{where}: has {len(checks)} checks ({', '.join(checks) or 'none'}); give one of {', '.join(CHECKS)}"
+        )
+    for key, value in row.items():
+        kind = CHECKS.get(key) or WITH[key]
+        wrong = isinstance(value, bool) and kind is not bool
+        if wrong or not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
+            raise UsageError(f"{where}: {key} = {value!r} makes no sense")
+    check = checks[0]
+    need = {"min_certified_accuracy": ("eps",)}.get(check, ())
+    for key in need:
+        if key not in row:
+            raise UsageError(f"{where}: {check} needs {key}")
+    if check == "field" and not {"min", "max"} & set(row):
+        raise UsageError(f"{where}: field needs min or max")
+    if row.get("rigor", "proved") not in ("proved", "numeric"):
+        raise UsageError(f"{where}: rigor is proved or numeric, not {row['rigor']!r}")
+    if "norm" in row and row["norm"] not in (*NORMS, *(f"{p}->{q}" for p in NORMS for q in NORMS)):
+        raise UsageError(f"{where}: norm is 1, 2, inf or such as 1->2, not {row['norm']!r}")
+    if check == "require_methods" and not all(isinstance(name, str) for name in row[check]):
+        raise UsageError(f"{where}: require_methods is a list of names")
+    options = {key: value for key, value in row.items() if key not in (check, "name")}
+    return Rule(row.get("name", check), check, row[check], options)
+
+
+def write_template(path: str | Path) -> None:
+    try:
+        with Path(path).open("x", encoding="utf-8") as stream:
+            stream.write(TEMPLATE)
+    except FileExistsError:
+        raise UsageError(f"--init: {path} exists already; remove it, or name another file with --policy") from None
+    except OSError as error:
+        raise UsageError(f"--init: cannot write {path}: {error.strerror}") from error
+
+
+def names(rules: Sequence[Rule]) -> list[str]:
+    return [rule.name for rule in rules]

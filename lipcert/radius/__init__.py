@@ -1,0 +1,1 @@
+"""Certified radii: margins, constants of logit differences, and their quotients."""

@@ -1,0 +1,158 @@
+"""Proved enclosures of gradients on many small balls at once: interval products backward through the graph.
+
+On a ball B the slopes of each activation lie in intervals (forward ranges), so every generalised gradient of c'f on B,
+and the mean of gradients along any segment in B, lies in c'W_L [D] W_{L-1} ... [D] W_1. Its largest dual norm bounds
+|c'f(x) - c'f(x')| / ||x - x'|| on B. One row per functional c and ball: cheap where inputs are many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lipcert.blocks import Pointwise, Range
+from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear, enclose_node
+from lipcert.linops import DUAL, Adjoint
+from lipcert.query import P
+from lipcert.ranges.interval import propagated
+from lipcert.rounding import EPS, TINY, down, gamma, mul_up, norm_up, up
+
+ENTRIES = 2**21  # of the widest signal, in all rows of a chunk
+DENSE = 2**24  # entries of a dense first part
+
+
+def obstacle(graph: Graph) -> tuple[str, str] | None:
+    """(name, reason) of the first node without a rule here; None: all have one."""
+    for i in graph.nonlinear:
+        block = graph.nodes[i].what.block  # type: ignore[union-attr]
+        if not isinstance(block, Pointwise):
+            return graph.nodes[i].name, f"local constants have no rule for {block.label}"
+        if block.steps:
+            return graph.nodes[i].name, block.reason
+    return None
+
+
+def slopes_on(graph: Graph, ranges: Mapping[int, Range]) -> dict[int, Range]:
+    """Slope intervals (b, size) of every activation on its ranges."""
+    found = {}
+    for i in graph.nonlinear:
+        node = graph.nodes[i]
+        assert isinstance(node.what, Nonlinear)
+        assert isinstance(node.what.block, Pointwise)
+        found[i] = node.what.block.activation.slopes_on(*ranges[node.parents[0]])
+    return found
+
+
+def gradients(graph: Graph, seeds: Tensor, slopes: Mapping[int, Range], target: int | None = None) -> Enclosure:
+    """Enclosure (b k, n) of the gradients of the functionals `seeds` (b, k, m) of node `target` (the output)."""
+    b, k, m = seeds.shape
+    target = graph.output if target is None else target
+    waiting: dict[int, list[Enclosure]] = {target: [Enclosure(seeds.reshape(b * k, m))]}
+    nothing = Enclosure(seeds.new_zeros(b * k, graph.nodes[graph.input].size))
+    for i in range(target, -1, -1):
+        if i not in waiting:
+            continue
+        node, here = graph.nodes[i], _total(waiting.pop(i))
+        match node.what:
+            case Input():
+                return here
+            case Linear(operator):
+                through = [enclose_linear(Adjoint(operator), here)]
+            case Add():
+                through = [here] * len(node.parents)
+            case Concat():
+                sizes = [graph.nodes[parent].size for parent in node.parents]
+                through = [
+                    Enclosure(c, None if r is None else r)
+                    for c, r in zip(
+                        here.centre.split(sizes, 1),
+                        [None] * len(sizes) if here.radius is None else here.radius.split(sizes, 1),
+                        strict=True,
+                    )
+                ]
+            case Offset():
+                through = [here] * len(node.parents)
+            case Nonlinear():
+                through = [_times(slopes[i], here, k)]
+        for parent, enclosure in zip(node.parents, through, strict=True):
+            waiting.setdefault(parent, []).append(enclosure)
+    return nothing
+
+
+def _total(parts: list[Enclosure]) -> Enclosure:
+    if len(parts) == 1:
+        return parts[0]
+    centre = torch.stack([part.centre for part in parts]).sum(dim=0)
+    mass = torch.stack([part.centre.abs() for part in parts]).sum(dim=0)
+    reach = torch.stack([part.reach() for part in parts]).sum(dim=0)
+    n = len(parts)
+    return Enclosure(centre, (reach + gamma(n) * mass) * (1 + 4 * gamma(n + 4)) + TINY)
+
+
+def _times(slope: Range, here: Enclosure, k: int) -> Enclosure:
+    """[a, b] [c - r, c + r], the slopes (b, size) repeated over the k functionals of each ball. NaN: nothing is known."""
+    low, high = here.lower, here.upper
+    shape = (slope[0].shape[0], k, low.shape[1])
+    ends = [side[:, None] * end.reshape(shape) for side in slope for end in (low, high)]
+    least = torch.minimum(torch.minimum(ends[0], ends[1]), torch.minimum(ends[2], ends[3])).reshape(low.shape)
+    most = torch.maximum(torch.maximum(ends[0], ends[1]), torch.maximum(ends[2], ends[3])).reshape(low.shape)
+    centre = least / 2 + most / 2
+    radius = torch.maximum(most - centre, centre - least) * (1 + 4 * EPS) + 2 * EPS * centre.abs() + TINY
+    exact = (least == 0) & (most == 0)
+    radius = torch.where(exact, 0.0, radius)
+    known = torch.isfinite(centre) & torch.isfinite(radius)
+    if bool(known.all()):
+        return Enclosure(centre, radius)
+    return Enclosure(torch.where(known, centre, 0.0), torch.where(known, radius, math.inf))
+
+
+def ball_ranges(graph: Graph, centre: Tensor, radius: Tensor, norm: P) -> dict[int, Range]:
+    """Ranges (b, size) of every node on the balls ||x - centre||_norm <= radius, (b, n) and (b,); boxes may have
+    radii (b, n).
+
+    Where the first affine parts read the input, by the dual norms of their rows: the box around an l2 ball is far larger
+    than the ball."""
+    if radius.ndim == 1:
+        radius = radius[:, None]
+    start = down(centre - radius), up(centre + radius)
+    known: dict[int, Range] = {}
+    if norm != "inf":
+        points: dict[int, Enclosure] = {}
+        wanted = {parent for i in graph.nonlinear for parent in graph.nodes[i].parents} | {graph.output}
+        for i, node in enumerate(graph.nodes):
+            if isinstance(node.what, Nonlinear) or not all(parent in points for parent in node.parents):
+                continue
+            args = [points[parent] for parent in node.parents]
+            points[i] = Enclosure(centre) if isinstance(node.what, Input) else enclose_node(node, args, centre)
+            if i in wanted and node.size * centre.shape[1] <= DENSE and not isinstance(node.what, Input):
+                reach = up(mul_up(row_norms(graph, i, norm)[None], radius))
+                known[i] = down(points[i].lower - reach), up(points[i].upper + reach)
+    return propagated(graph, start, known)
+
+
+def row_norms(graph: Graph, target: int, norm: P) -> Tensor:
+    """Upper values (size,) of the dual norms of the rows of the affine map from the input to `target`."""
+    key = ("row norms", target, norm)
+    if key not in graph.memo:
+        size = graph.nodes[target].size
+        rows = gradients(graph, torch.eye(size, dtype=torch.float64)[None], {}, target)
+        graph.memo[key] = norm_up(up(rows.centre.abs() + rows.reach()), DUAL[norm], 1)
+    return graph.memo[key]
+
+
+def local_constants(graph: Graph, seeds: Tensor, centre: Tensor, radius: Tensor, norm: P) -> Tensor:
+    """Proved upper values (b, k) of the constants of the functionals `seeds` (b, k, m) on balls; inf: not known."""
+    b, k, _ = seeds.shape
+    widest = max(node.size for node in graph.nodes)
+    rows = max(1, ENTRIES // max(1, widest * k))
+    found = [seeds.new_zeros(0, k)]
+    for start in range(0, b, rows):
+        part = slice(start, start + rows)
+        slopes = slopes_on(graph, ball_ranges(graph, centre[part], radius[part], norm))
+        gradient = gradients(graph, seeds[part], slopes)
+        size = norm_up(up(gradient.centre.abs() + gradient.reach()), DUAL[norm], 1)
+        found.append(size.nan_to_num(math.inf, math.inf).reshape(-1, k))
+    return torch.cat(found)

@@ -1,0 +1,233 @@
+"""`lipcert radius`: samples in batches, each with its certified radius, into one report. `radius` is the Python API."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lipcert.attack import Pgd
+from lipcert.bound import Refusal, Result
+from lipcert.bounds.problem import Problem
+from lipcert.errors import UsageError
+from lipcert.pipeline import Model
+from lipcert.query import Norm
+from lipcert.radius.constants import GLOBAL, Constant, Constants, norm_for
+from lipcert.radius.margins import read_labels
+from lipcert.radius.samples import How, treat
+from lipcert.ranges.adjoint import obstacle
+from lipcert.report.report import Report
+
+METHODS = ("pairs", "local", "global", "sqrt2")
+DEFAULT = ("pairs", "local")
+BATCH = 250
+EXECUTION = (
+    "margins are less a bound of the error of a float32 evaluation at the sample; float evaluation elsewhere in the "
+    "ball is not covered"
+)
+
+Progress = Callable[[str, float | None, float | None], None]
+
+
+def radius(
+    model: Model,
+    x: np.ndarray,
+    y: np.ndarray | None = None,
+    *,
+    norm: str | Norm = "2",
+    methods: Sequence[str] | None = None,
+    eps: Sequence[float] = (),
+    tolerance: float | None = None,
+    attack: Pgd | None = None,
+    adversarial: str | Path | None = None,
+    resume: str | Path | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Certified radii of the samples x (k, *input_shape), labels y (k,) or None: `Report.points`.
+
+    `methods`: of METHODS; the largest radius is taken. `tolerance`: regression, each output moves by at most this much.
+    `attack`: PGD beside it; inputs found inside a certified radius go into the file `adversarial` and make the
+    self-check fail. `resume`: a partial report of the same question.
+    Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
+    """
+    norm = norm_for(str(norm))
+    graph, chosen = model.graph, _chosen(methods)
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        raise UsageError(f"--tolerance {tolerance}: write a finite number above 0")
+    x = np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(graph.input_shape))
+    size = graph.nodes[graph.output].size
+    if size == 0:
+        raise UsageError("lipcert radius: the model has no outputs")
+    labels = read_labels(y, len(x), size, tolerance)
+    blocked = obstacle(graph) if "local" in chosen else None
+    how = How(norm.input, chosen, blocked is None, tolerance, attack)
+    constants = Constants(Problem(graph, norm, seed=seed, progress=progress))
+    asked = {"methods": list(chosen), "tolerance": tolerance, "attack": _attack_words(attack), "samples": len(x)}
+    rows: list[dict[str, Any]] = [] if resume is None else _resumed(resume, asked, model, norm, constants)
+    warnings = list(model.warnings)
+    if blocked is not None:
+        warnings.append(f"no local radii: node {blocked[0]}: {blocked[1]}")
+    if rows:
+        warnings.append(f"{len(rows)} samples are taken from {resume}")
+    inside: list[tuple[int, torch.Tensor]] = []
+    start, had = time.perf_counter(), len(rows)
+
+    def report() -> Report:
+        spent = time.perf_counter() - start
+        return Report(
+            command="radius",
+            model=model.info,
+            norm=norm,
+            output="vector" if tolerance is not None or size == 1 else "pairs",
+            results=_refusals(rows, constants, spent),
+            points=rows,
+            summary={
+                "asked": asked,
+                **summary(rows, eps, labels is not None, attack is not None),
+                "constants": _rows(constants),
+                "seconds": spent,
+            },
+            assumptions=[*model.assumptions, *([] if tolerance is not None else [EXECUTION])],
+            warnings=warnings,
+        )
+
+    try:
+        with torch.no_grad():
+            for begin in range(had, len(x), BATCH):
+                part = slice(begin, begin + BATCH)
+                batch = treat(
+                    graph,
+                    torch.from_numpy(x[part]),
+                    None if labels is None else labels[part],
+                    begin,
+                    constants,
+                    how,
+                )
+                rows += batch.rows
+                inside += batch.inside
+                if progress is not None:
+                    rate = (len(rows) - had) / max(1e-9, time.perf_counter() - start)
+                    progress(f"samples, {rate:.1f} per second", len(rows), len(x))
+    except KeyboardInterrupt as stop:
+        stop.partial_report = report()  # type: ignore[attr-defined]
+        raise
+    if inside and adversarial is not None:
+        _save(adversarial, inside, graph.input_shape)
+        warnings.append(f"inputs found inside certified radii are in {adversarial}")
+    return report()
+
+
+def _chosen(methods: Sequence[str] | None) -> tuple[str, ...]:
+    unknown = [name for name in methods or () if name not in METHODS]
+    if unknown:
+        raise UsageError(f"--method {unknown[0]}: radius methods are {', '.join(METHODS)}")
+    return tuple(name for name in METHODS if name in (methods or DEFAULT))
+
+
+def summary(rows: Sequence[dict[str, Any]], eps: Sequence[float], labelled: bool, attacked: bool) -> dict[str, Any]:
+    """Over all samples; a sample that is not certified counts with radius 0."""
+    n = len(rows)
+    radii = np.array([row["radius"] for row in rows]) if n else np.zeros(0)
+    right = np.array([row["status"] in ("certified", "not certified", "tie") for row in rows], dtype=bool)
+    found: dict[str, Any] = {"samples": n, "labelled": labelled}
+    found["accuracy"] = float(right.mean()) if n and labelled else None
+    found["status"] = {word: sum(row["status"] == word for row in rows) for word in sorted({r["status"] for r in rows})}
+    found["radius"] = None if not n else {
+        "mean": float(radii.mean()),
+        "median": float(np.median(radii)),
+        "max": float(radii.max()),
+    }  # fmt: skip
+    methods = rows[0]["radii"] if n else {}
+    found["mean_radius"] = {m: float(np.mean([row["radii"][m] for row in rows])) for m in methods}
+    found["certified"] = [
+        {
+            "eps": e,
+            "certified_accuracy": float(((radii >= e) & (radii > 0)).mean()) if n else None,
+            "attacked_accuracy": float(_survived(rows, e).mean()) if n and attacked else None,
+        }
+        for e in sorted(set(eps))
+    ]
+    return found
+
+
+def _survived(rows: Sequence[dict[str, Any]], eps: float) -> np.ndarray:
+    """Right, and no attack was found within eps: at least the certified, at most the true accuracy."""
+    return np.array(
+        [
+            row["status"] in ("certified", "not certified")
+            and not (row["attacked"] is not None and row["attacked"] <= eps)
+            for row in rows
+        ],
+        dtype=bool,
+    )
+
+
+def _refusals(rows: Sequence[dict[str, Any]], constants: Constants, seconds: float) -> list[Result]:
+    """Where no sample has a radius because no constant is finite: why."""
+    if not rows or any(row["radius"] > 0 for row in rows) or not any(r["status"] == "not certified" for r in rows):
+        return []
+    missing = [c for c in constants.known.values() if c.value is None]
+    worst = next((c for c in missing if c.unbounded), missing[0] if missing else None)
+    if worst is None:
+        return []
+    status = "unbounded" if worst.unbounded else "refused"
+    return [Refusal("pairs", "upper", status, worst.reason or "no finite constant", worst.node, seconds)]  # type: ignore[arg-type]
+
+
+def _rows(constants: Constants) -> list[dict[str, Any]]:
+    return [
+        {"output": scope, "upper": c.value, "method": c.method, "reason": c.reason, "node": c.node, "unbounded": c.unbounded}
+        for scope, c in sorted(constants.known.items())
+    ]  # fmt: skip
+
+
+def _attack_words(attack: Pgd | None) -> dict[str, Any] | None:
+    if attack is None:
+        return None
+    return {name: getattr(attack, name) for name in ("restarts", "steps", "rounds", "sizes", "clip", "seed")}
+
+
+def _resumed(
+    path: str | Path, asked: dict[str, Any], model: Model, norm: Norm, constants: Constants
+) -> list[dict[str, Any]]:
+    flag = f"--resume {path}"
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        same = {
+            "command": (report["command"], "radius"),
+            "graph of the model": (report["model"].get("graph"), model.info.get("graph")),
+            "input units": (report["model"].get("units"), model.info.get("units")),
+            "norm": (report["norm"]["input"], norm.input),
+            "question": (report["summary"]["asked"], json.loads(json.dumps(asked))),
+        }
+        for row in report["summary"]["constants"]:
+            constants.known[row["output"]] = Constant(
+                row["upper"], row["method"], row["reason"], row["node"], row["unbounded"]
+            )
+        rows = list(report["points"])
+    except OSError as problem:
+        raise UsageError(f"{flag}: cannot read it: {problem.strerror}") from problem
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise UsageError(f"{flag}: not a report of `lipcert radius`") from problem
+    for what, (had, has) in same.items():
+        if had != has:
+            raise UsageError(f"{flag}: another question: its {what} is {had!r}, here it is {has!r}")
+    if [row.get("index") for row in rows] != list(range(len(rows))):
+        raise UsageError(f"{flag}: its samples are not numbered from 0 without gaps")
+    return rows[: len(rows) // BATCH * BATCH]  # whole batches: rounding and random starts go with them
+
+
+def _save(path: str | Path, inside: list[tuple[int, torch.Tensor]], shape: Sequence[int]) -> None:
+    x = np.stack([at.numpy().reshape(tuple(shape)) for _, at in inside])
+    with open(path, "wb") as stream:
+        np.savez(stream, x=x, index=np.array([index for index, _ in inside]))
+
+
+__all__ = ["DEFAULT", "GLOBAL", "METHODS", "radius", "summary"]
