@@ -8,6 +8,7 @@ Values and constants are rounded outward; exp, sqrt and log of the platform are 
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,7 +109,9 @@ class Pointwise(Block):
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Pointwise:
         params = tuple(p.to(device, dtype) if isinstance(p, Tensor) else p for p in self.activation.params)
-        return Pointwise(Elementwise(self.activation.row, params), self.size)
+        moved = copy(self.activation)  # an Elementwise that is made anew insists on float64
+        object.__setattr__(moved, "params", params)
+        return Pointwise(moved, self.size)
 
 
 @dataclass(frozen=True, eq=False)

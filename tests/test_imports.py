@@ -18,7 +18,7 @@ PACKAGE = Path(lipcert.__file__).parent
 ORDER = (
     *("__main__", "cli", "data", "pipeline"),
     *("pairs", "certify", "gate", "report", "radius", "bounds"),
-    *("sdp", "ranges"),
+    *("stats", "sdp", "ranges"),
     *("check", "lmi", "nonnegative", "segments", "chain"),
     *("normalform", "idle", "simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),
     *("ir",),

@@ -22,16 +22,21 @@ from torch import Tensor
 from lipcert.bound import Bound, Refusal, Result, Side
 from lipcert.bounds.deviation import evaluate_within
 from lipcert.bounds.problem import Problem
-from lipcert.ir import Enclosure, Graph, Linear
-from lipcert.query import Ball, Box, P, Region
+from lipcert.ir import Enclosure
+from lipcert.query import Ball, Box, Region
 from lipcert.rounding import add_up, div_down, norm_down, norm_up
+from lipcert.stats.directions import ascent as _ascent
+from lipcert.stats.directions import best_directions as _best_directions
+from lipcert.stats.directions import dual_ascent as _dual_ascent
+from lipcert.stats.directions import flops
+from lipcert.stats.directions import size as _size
+from lipcert.stats.directions import unit as _unit
 
 SCALES = (0.03, 0.3, 1.0, 3.0)
 STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 WORK = 1e10  # flops of the search: a second or two of one core, less where the network is small
 ROUNDS = 16
 FEW_OUTPUTS = 12  # full Jacobians in the search
-ORDER = {"1": 1.0, "2": 2.0, "inf": float("inf")}
 DENSE_SIDE = 256  # full Jacobians at the best points up to this side
 
 
@@ -69,11 +74,6 @@ def _stored(x: Tensor) -> Any:
     if flat.numel() <= 4096:
         return flat.tolist()
     return {"dtype": "<f8", "base64": base64.b64encode(flat.contiguous().numpy().astype("<f8").tobytes()).decode()}
-
-
-def flops(graph: Graph) -> int:
-    """Multiplications and additions of one evaluation."""
-    return sum(n.what.operator.flops if isinstance(n.what, Linear) else n.size for n in graph.nodes)
 
 
 class Search:
@@ -219,45 +219,6 @@ def _basis(y: Tensor, j: int) -> Tensor:
     unit = torch.zeros_like(y)
     unit[:, j] = 1.0
     return unit
-
-
-def _best_directions(J: Tensor, p: P, q: P) -> Tensor:
-    """argmax ||J v||_q over ||v||_p = 1 for Jacobians (r, m, n): closed form for p = q = 2, p = 1, q = inf, else a start."""
-    if p == "1":
-        columns = torch.linalg.vector_norm(J, ord=ORDER[q], dim=1)
-        return torch.nn.functional.one_hot(columns.argmax(dim=1), J.shape[2]).to(J.dtype)
-    if q == "inf":
-        sizes = torch.linalg.vector_norm(J, ord=2 if p == "2" else 1, dim=2)
-        rows = J[torch.arange(J.shape[0], device=J.device), sizes.argmax(dim=1)]
-        return _dual_ascent(rows, p)
-    top = torch.linalg.svd(J, full_matrices=False).Vh[:, 0]
-    return top if p == "2" else torch.where(top >= 0, 1.0, -1.0).to(J.dtype)
-
-
-def _size(y: Tensor, q: P) -> Tensor:
-    return torch.linalg.vector_norm(y, ord=ORDER[q], dim=1)
-
-
-def _unit(v: Tensor, p: P) -> Tensor:
-    return v / _size(v, p)[:, None].clamp(min=1e-30)
-
-
-def _ascent(y: Tensor, q: P) -> Tensor:
-    """Gradient of ||y||_q, up to scale."""
-    if q == "2":
-        return _unit(y, "2")
-    if q == "1":
-        return torch.sign(y)
-    return torch.nn.functional.one_hot(y.abs().argmax(dim=1), y.shape[1]).to(y.dtype) * torch.sign(y)
-
-
-def _dual_ascent(z: Tensor, p: P) -> Tensor:
-    """argmax <z, v> over ||v||_p <= 1."""
-    if p == "2":
-        return z
-    if p == "inf":
-        return torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
-    return torch.nn.functional.one_hot(z.abs().argmax(dim=1), z.shape[1]).to(z.dtype) * torch.sign(z)
 
 
 def _spread(region: Region, raw: Tensor, random: torch.Generator) -> Tensor:

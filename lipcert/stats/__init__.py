@@ -1,0 +1,1 @@
+"""Measurements at points: lower values and statistics, never upper bounds."""
