@@ -17,7 +17,7 @@ PACKAGE = Path(lipcert.__file__).parent
 # `check` stands to the right of what proposes (bounds, sdp, ranges): it must not need the provers it checks.
 ORDER = (
     *("__main__", "cli", "data", "pipeline"),
-    *("pairs", "certify", "gate", "report", "radius", "bounds"),
+    *("plots", "pairs", "certify", "gate", "report", "radius", "bounds"),
     *("stats", "sdp", "ranges"),
     *("check", "lmi", "nonnegative", "segments", "chain"),
     *("normalform", "idle", "simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),

@@ -15,17 +15,18 @@ def to_json(report: Report) -> str:
     return json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
 
 
-def write_atomically(text: str, path: str | Path) -> None:
+def write_atomically(content: str | bytes, path: str | Path) -> None:
     """Write aside in the same folder, fsync, rename: a reader never sees half a report. OSError where that fails."""
     target = Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
     if target.exists() and not target.is_file():  # a pipe or a device such as /dev/stderr is written, not replaced
-        target.write_text(text, encoding="utf-8")
+        target.write_bytes(data)
         return
     target = target.resolve()  # through a symbolic link, so that the link stays
     handle, aside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(aside, target.stat().st_mode if target.exists() else 0o666 & ~_umask())

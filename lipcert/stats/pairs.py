@@ -28,7 +28,8 @@ Say = Callable[[str, float | None, float | None], None]
 KEPT = 2  # pairs of each cell that are enclosed
 STEPS = (1e-2, 1e-4, 1e-6)  # half lengths of the pairs around a Jacobian's point, relative to the cell
 NARROW = 2.0**-10  # cells narrower than this, relative to their place, are screened in float64
-ENTRIES = 2**23  # of the widest signal while enclosing or differentiating: 64 MiB each
+ENTRIES = 2**23  # of the widest signal while enclosing: 64 MiB each
+IN_CACHE = 2**18  # of the widest signal while differentiating
 FEW_OUTPUTS = 32  # full Jacobians; beyond it, the best of a few power iterations
 
 
@@ -222,7 +223,7 @@ def largest_jacobians(
     if 0 in (b, n, samples, graph.nodes[graph.output].size):
         return best
     random = torch.Generator().manual_seed(seed)
-    most = max(1, ENTRIES // max(1, widest(graph), n * min(FEW_OUTPUTS, graph.nodes[graph.output].size)))
+    most = max(1, IN_CACHE // max(1, widest(graph), n * min(FEW_OUTPUTS, graph.nodes[graph.output].size)))
     for cells in _slices(b, max(1, most // samples)):
         if say is not None:
             say("jacobians", cells.start, b)
@@ -248,7 +249,7 @@ def directions(graph: Graph, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """Directions v (r, n) of ||v||_p = 1 in which J(x) is largest, and ||J v||_q (r,), in floating arithmetic."""
     found = []
     m = graph.nodes[graph.output].size
-    step = max(1, ENTRIES // max(1, widest(graph), min(m, FEW_OUTPUTS) * x.shape[1]))
+    step = max(1, IN_CACHE // max(1, widest(graph), min(m, FEW_OUTPUTS) * x.shape[1]))
     for rows in _slices(x.shape[0], step):
         found.append(_directions(graph, x[rows], norm))
     return torch.cat([v for v, _ in found]), torch.cat([s for _, s in found])

@@ -1,0 +1,67 @@
+"""Pictures: they are drawn for odd data too, say what is missing, and repeat byte by byte. What they show: by eye."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lipcert.errors import UsageError
+from lipcert.plots import Panel, _range, bins, check_plot, curves, heat_maps, histograms
+
+
+def maps(seed: int = 0) -> tuple[list[Panel], np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    low = random.gamma(3, 1, (4, 5))
+    low[0, 0] = np.nan
+    panels = [Panel("lower", low), Panel("upper", low * 1.1), Panel("ratio", low / low, "ratio")]
+    return panels, np.linspace(0, 1, 6), np.linspace(-1, 1, 5)
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_same_numbers_give_the_same_bytes(tmp_path: Path, ending: str) -> None:
+    files = [tmp_path / f"{k}.{ending}" for k in range(3)]
+    for k, file in enumerate(files):
+        heat_maps(file, *maps(k // 2), points=np.zeros((2, 2)), labels=np.array([0, 1]), title="$title")
+    first, again, other = (file.read_bytes() for file in files)
+    assert first == again != other
+    assert first.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f.name for f in files)
+
+
+def test_odd_data_are_drawn(tmp_path: Path) -> None:
+    nan = np.full((2, 2), np.nan)
+    edges = np.array([0.0, 1.0, 2.0])
+    heat_maps(tmp_path / "a.png", [Panel("nothing", nan), Panel("equal", np.ones((2, 2)))], edges, edges, shared=False)
+    heat_maps(tmp_path / "b.png", [Panel("one", np.ones((1, 1)))], edges[:2], edges[:2], points=np.zeros((0, 2)))
+    sets = {"none": np.zeros(0), "same": np.ones(3), "one": np.array([2.0]), "nan": np.array([np.nan, 1.0])}
+    histograms(tmp_path / "c.svg", {"quantity": sets, "empty": {"data": np.zeros(0)}})
+    curves(tmp_path / "d.png", {"a": ([0.1, 1], [1, 0]), "b": ([], [])}, x_name="x", y_name="y", log_x=True, steps=True)
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("a.png", "b.png", "c.svg", "d.png"))
+
+
+def test_a_few_cells_do_not_take_the_whole_scale() -> None:
+    values = np.concatenate([np.linspace(1, 2, 999), [1000.0]])
+    low, high, beyond = _range([values])
+    assert (low, beyond) == (1.0, True)
+    assert high < 3
+    assert _range([values[:-1]]) == (1.0, 2.0, False)
+
+
+def test_bins_cover_everything() -> None:
+    random = np.random.default_rng(0)
+    for values in (random.normal(size=1000), np.ones(4), np.array([0.0]), np.array([0, 0, 0, 0, 1.0]), np.zeros(0)):
+        edges = bins(values)
+        assert bool((np.diff(edges) > 0).all())
+        assert np.histogram(values, edges)[0].sum() == values.size
+
+
+def test_what_cannot_be_drawn_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_plot("--plot", None)
+    with pytest.raises(UsageError, match=r"\.png or \.svg"):
+        check_plot("--plot", "a.jpg")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"lipcert\[plots\]"):
+        check_plot("--plot", "a.png")
