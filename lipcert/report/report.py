@@ -87,7 +87,8 @@ class Report:
         refusals = [r for r in self.results if isinstance(r, Refusal) and r.side == "upper"]
         if any(refusal.status == "unbounded" for refusal in refusals):
             return "unbounded"
-        return "refused" if self.results or self.command in ASKS_FOR_A_BOUND else None
+        uppers = any(result.side == "upper" for result in self.results)
+        return "refused" if uppers or self.command in ASKS_FOR_A_BOUND else None
 
     @property
     def gate_met(self) -> bool | None:

@@ -1,0 +1,336 @@
+"""Measurements at data: `jacobian`. Reports of what the network does at points; the one bound in it is a lower value."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipcert.bound import Bound, Result
+from lipcert.errors import UsageError
+from lipcert.ir import Graph, Nonlinear
+from lipcert.pipeline import Model, Progress, describe
+from lipcert.query import Box, Norm, Region
+from lipcert.report.report import Report
+from lipcert.stats import jacobian as measured
+from lipcert.stats.laplacian import smoothness
+from lipcert.stats.pairs import jacobian_norms
+from lipcert.stats.subnet import cut, find, layers, prefix
+
+AT_POINTS = "Jacobians are those of automatic differentiation, in float64; at a kink, one of the one-sided ones"
+BLOCK = 256  # points whose random numbers come from one seed: a resumed run draws the same ones
+WORST = 4  # points whose Jacobian norm is attained by a pair of points
+SAMPLES = 1000  # of a box
+QUANTITY = {"2": "spectral", "1": "l1", "inf": "linf"}
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """One set: `at(i, j)` gives its points i to j, (j - i, n) float64, the same ones in every run."""
+
+    name: str
+    count: int
+    at: Callable[[int, int], Tensor]
+    labels: np.ndarray | None = None
+
+
+def jacobian(
+    model: Model,
+    x: np.ndarray | Tensor | None = None,
+    *,
+    y: np.ndarray | Sequence[int] | None = None,
+    region: Region = None,
+    samples: int = SAMPLES,
+    around: float | None = None,
+    between: bool = False,
+    per_class: bool = False,
+    from_node: str | None = None,
+    to_node: str | None = None,
+    laplacian: bool = False,
+    norm: str | Norm = "2",
+    resume: Report | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Report:
+    """Statistics of Jacobian norms at the data `x` (k, *input_shape), or at `samples` random points of a box.
+
+    `around`: also at x + noise of this standard deviation; `between`: also at random points between two data points
+    (the three places of eq. 3 of Rosca et al. 2020). `from_node`, `to_node`: of the part of the network between two
+    signals; points, noise and interpolations are then those of the features. `resume`: a report of the same question
+    whose points are not measured again. Interrupted, it raises KeyboardInterrupt with `partial_report`.
+    """
+    norm = Norm.parse(norm)
+    where = _device(device)
+    inputs, labels = _data(model, x, y)
+    if (inputs is None) == (region is None):
+        raise UsageError("jacobian: give data, or a box")
+    if region is not None and not isinstance(region, Box):
+        raise UsageError("jacobian: the region is a box")
+    if region is not None and (around is not None or between or laplacian or from_node is not None):
+        raise UsageError("jacobian: noise, interpolations, class graphs and features are about data: give data, no box")
+    if (per_class or laplacian) and labels is None:
+        raise UsageError("jacobian: classes need labels: an array y beside x in an .npz file")
+    start = model.graph.input if from_node is None else find(model.graph, from_node, "--from")
+    stop = model.graph.output if to_node is None else find(model.graph, to_node, "--to")
+    graph = cut(model.graph, start, stop)
+    if inputs is not None and start != model.graph.input:
+        inputs = _features(prefix(model.graph, start), inputs)
+    sets = _sets(graph, inputs, labels, region, samples, around, between, seed)
+    asked = {
+        "from": from_node,
+        "to": to_node,
+        "around": around,
+        "samples": sum(s.count for s in sets),
+        "seed": seed,
+        "data": None if inputs is None else _fingerprint(inputs),
+    }
+    rows: list[dict[str, Any]] = _resumed(resume, model, asked, region)
+    done = {(row["set"], row["index"]) for row in rows}
+    lowers: list[Result] = []
+    classes: list[dict[str, Any]] = []
+    whole = start == model.graph.input and stop == model.graph.output
+
+    def report() -> Report:
+        found: dict[str, Any] = {
+            **asked,
+            "complete": len(rows) == asked["samples"],
+            "size": [graph.nodes[graph.input].size, graph.nodes[graph.output].size],
+            "quantities": measured.meaning(graph),
+            "sets": [_statistics(s, rows, per_class) for s in sets],
+        }
+        warnings = [*model.warnings, *_steps(graph)]
+        return Report(
+            command="jacobian",
+            model=model.info,
+            norm=norm,
+            region=describe(region),
+            results=list(lowers) if whole else [],
+            points=list(rows),
+            summary={"jacobian": found, **({"laplacian": classes} if laplacian else {})},
+            assumptions=[*model.assumptions, AT_POINTS],
+            warnings=warnings,
+        )
+
+    try:
+        with torch.no_grad():
+            begin = time.perf_counter()
+            for group, first, points in _batches(graph, sets, done):
+                if progress is not None:
+                    progress("jacobian", len(rows), asked["samples"])
+                rows += _measure(graph, where, group, first, points)
+            rows.sort(key=lambda row: ([s.name for s in sets].index(row["set"]), row["index"]))
+            if progress is not None:
+                progress("the largest one, as a pair of points", None, None)
+            lowers += _attained(graph, sets, rows, norm, region, time.perf_counter() - begin)
+            if laplacian and inputs is not None and labels is not None:
+                for layer in layers(graph):
+                    if progress is not None:
+                        progress(f"class graph of {graph.nodes[layer].name}", None, None)
+                    features = _features(prefix(graph, layer), inputs)
+                    classes.append({"layer": graph.nodes[layer].name, **smoothness(features, labels)})
+    except KeyboardInterrupt as interrupt:
+        interrupt.partial_report = report()  # type: ignore[attr-defined]
+        raise
+    return report()
+
+
+def _device(name: str) -> torch.device:
+    if name != "cpu" and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: torch finds no such device here")
+    return torch.device(name)
+
+
+def _data(model: Model, x: Any, y: Any) -> tuple[Tensor | None, np.ndarray | None]:
+    if x is None:
+        return None, None
+    given = torch.as_tensor(x, dtype=torch.float64)
+    size = math.prod(model.input_shape)
+    if given.ndim == 0 or given.numel() != given.shape[0] * size or given.shape[0] == 0:
+        raise UsageError(f"jacobian: data of shape {tuple(given.shape)} are not samples of shape {model.input_shape}")
+    if not bool(torch.isfinite(given).all()):
+        raise UsageError("jacobian: the data hold NaN or infinity")
+    labels = None if y is None else np.asarray(y).reshape(-1)
+    if labels is not None and len(labels) != len(given):
+        raise UsageError(f"jacobian: {len(given)} samples but {len(labels)} labels")
+    return given.reshape(len(given), size), labels
+
+
+def _fingerprint(x: Tensor) -> str:
+    import hashlib
+
+    return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _features(graph: Graph, x: Tensor) -> Tensor:
+    step = measured.batch(graph)
+    return torch.cat([graph.evaluate(x[i : i + step]) for i in range(0, len(x), step)])
+
+
+# The sets.
+
+
+def _sets(
+    graph: Graph,
+    x: Tensor | None,
+    labels: np.ndarray | None,
+    region: Region,
+    samples: int,
+    around: float | None,
+    between: bool,
+    seed: int,
+) -> list[Points]:
+    if x is None:
+        assert isinstance(region, Box)
+        low, high = region.lower.reshape(-1), region.upper.reshape(-1)
+
+        def inside(i: int, j: int) -> Tensor:
+            return torch.minimum(low + _random(torch.rand, i, j, low.numel(), seed, 0) * (high - low), high)
+
+        return [Points("box", samples, inside)]
+    count, n = x.shape
+    sets = [Points("data", count, lambda i, j: x[i:j], labels)]
+    if around is not None:
+        sets.append(
+            Points("around", count, lambda i, j: x[i:j] + around * _random(torch.randn, i, j, n, seed, 1), labels)
+        )
+    if between:
+
+        def mixed(i: int, j: int) -> Tensor:
+            raw = _random(torch.rand, i, j, 3, seed, 2)
+            a, b = ((raw[:, k] * count).long().clamp(max=count - 1) for k in (0, 1))
+            return x[a] + raw[:, 2:] * (x[b] - x[a])
+
+        sets.append(Points("between", count, mixed))
+    return sets
+
+
+def _random(draw: Callable[..., Tensor], i: int, j: int, n: int, seed: int, stream: int) -> Tensor:
+    """Rows i to j of an endless table that depends on the seed only: block k has a generator of its own."""
+    blocks = []
+    for k in range(i // BLOCK, -(-j // BLOCK)):
+        random = torch.Generator().manual_seed((seed * 1_000_003 + stream) * 1_000_003 + k)
+        blocks.append(draw(BLOCK, n, generator=random, dtype=torch.float64))
+    first = i // BLOCK * BLOCK
+    return torch.cat(blocks)[i - first : j - first] if blocks else torch.zeros(0, n, dtype=torch.float64)
+
+
+def _batches(graph: Graph, sets: Sequence[Points], done: set[tuple[str, int]]) -> Iterator[tuple[Points, int, Tensor]]:
+    """What is still to be measured: (set, first index, points), never more than fit in memory."""
+    step = measured.batch(graph)
+    for group in sets:
+        i = 0
+        while i < group.count:
+            if (group.name, i) in done:
+                i += 1
+                continue
+            j = i + 1
+            while j < min(i + step, group.count) and (group.name, j) not in done:
+                j += 1
+            yield group, i, group.at(i, j)
+            i = j
+
+
+# Rows.
+
+
+def _measure(graph: Graph, device: torch.device, group: Points, first: int, x: Tensor) -> list[dict[str, Any]]:
+    moved = graph if device.type == "cpu" else _on(graph, device)
+    norms = {name: values.cpu().tolist() for name, values in measured.norms_at(moved, x.to(device)).items()}
+    classes = moved.nodes[moved.output].size > 1
+    predicted = moved.evaluate(x.to(device)).argmax(dim=1).tolist() if classes else [None] * len(x)
+    rows = []
+    for k in range(len(x)):
+        label = None if group.labels is None else group.labels[first + k].item()
+        values = {name: _known(column[k]) for name, column in norms.items()}
+        rows.append({"set": group.name, "index": first + k, "label": label, "predicted": predicted[k], **values})
+    return rows
+
+
+def _on(graph: Graph, device: torch.device) -> Graph:
+    if ("on", device) not in graph.memo:
+        graph.memo["on", device] = graph.to(device, torch.float64)
+    return graph.memo["on", device]
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _statistics(group: Points, rows: Sequence[Mapping[str, Any]], per_class: bool) -> dict[str, Any]:
+    mine = [row for row in rows if row["set"] == group.name]
+    found: dict[str, Any] = {"set": group.name, "points": group.count, "measured": len(mine)}
+    found["statistics"] = {name: _with_worst(name, mine) for name in measured.QUANTITIES}
+    if per_class and group.labels is not None:
+        labels = sorted({row["label"] for row in mine})
+        found["classes"] = [
+            {
+                "label": label,
+                **{
+                    name: measured.summary([row[name] for row in mine if row["label"] == label])
+                    for name in measured.QUANTITIES
+                },
+            }
+            for label in labels
+        ]
+    return found
+
+
+def _with_worst(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary, and the index of the worst point: the largest norm, the smallest singular value."""
+    known = [row for row in rows if row[name] is not None]
+    sign = 1 if name == "smallest" else -1
+    worst = min(known, key=lambda row: (sign * row[name], row["index"]), default=None)
+    return measured.summary([row[name] for row in rows]) | {"worst": None if worst is None else worst["index"]}
+
+
+def _attained(
+    graph: Graph, sets: Sequence[Points], rows: Sequence[Mapping[str, Any]], norm: Norm, region: Region, seconds: float
+) -> list[Result]:
+    """The largest Jacobian norm as a difference quotient of two points, rounding taken off: a lower value of L."""
+    by_name = {s.name: s for s in sets}
+    quantity = QUANTITY.get(norm.input, "spectral")
+    ranked = sorted((r for r in rows if r[quantity] is not None), key=lambda r: -r[quantity])[:WORST]
+    if not ranked:
+        return []
+    x = torch.cat([by_name[r["set"]].at(r["index"], r["index"] + 1) for r in ranked])
+    bounds = {}
+    if isinstance(region, Box):
+        bounds = {
+            "lower": region.lower.reshape(1, -1).expand(x.shape),
+            "upper": region.upper.reshape(1, -1).expand(x.shape),
+        }
+    found = jacobian_norms(graph, x, norm, **bounds)
+    best = int(found.value.argmax())
+    witness = {"x": found.x[best].tolist(), "x2": found.x2[best].tolist(), "shape": list(graph.input_shape)}
+    at = {"set": ranked[best]["set"], "index": ranked[best]["index"]}
+    value = float(found.value[best])
+    return [Bound("jacobian", "lower", "sampled", value, seconds, witness if value > 0 else None, at)]
+
+
+def _steps(graph: Graph) -> list[str]:
+    """A function that jumps has derivative 0 almost everywhere, and that is no measure of its smoothness."""
+    jumps = [node.name for node in graph.nodes if isinstance(node.what, Nonlinear) and node.what.block.steps]
+    return [f"{name}: the function jumps there, and derivatives do not see jumps" for name in dict.fromkeys(jumps)]
+
+
+def _resumed(report: Report | None, model: Model, asked: Mapping[str, Any], region: Region) -> list[dict[str, Any]]:
+    if report is None:
+        return []
+    before = report.summary.get("jacobian")
+    if report.command != "jacobian" or before is None:
+        raise UsageError(f"--resume: this is a report of `lipcert {report.command}`, not of `lipcert jacobian`")
+    wrong = [name for name in asked if before.get(name) != asked[name]]
+    if report.model.get("graph") != model.info["graph"]:
+        wrong.append("model")
+    if dict(report.region) != describe(region):
+        wrong.append("box")
+    if wrong:
+        raise UsageError(f"--resume: the report is about another question: it differs in {', '.join(wrong)}")
+    return [dict(row) for row in report.points]
