@@ -33,7 +33,21 @@ _LAZY = {
     "Refusal": "lipcert.bound",
     "Report": "lipcert.report.report",
 }
-__all__ = ["Ball", "Bound", "Box", "Model", "Norm", "Refusal", "Report", "bound", "inspect", "layers", "load", "verify"]
+__all__ = [
+    "Ball",
+    "Bound",
+    "Box",
+    "Model",
+    "Norm",
+    "Refusal",
+    "Report",
+    "bound",
+    "inspect",
+    "jacobian",
+    "layers",
+    "load",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -80,6 +94,14 @@ def inspect(model: Model) -> Report:
     from lipcert import pipeline
 
     return pipeline.inspect(model)
+
+
+def jacobian(model: Model, x: Any = None, **options: Any) -> Report:
+    """Statistics of Jacobian norms at the data `x` or in `region=Box(...)`: `report.summary["jacobian"]`, one row per
+    point in `report.points`. Options: see `lipcert.measure.jacobian`."""
+    from lipcert import measure
+
+    return measure.jacobian(model, x, **options)
 
 
 def layers(model: Model, *, norm: str | Norm = "2") -> Report:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,31 +12,25 @@ import torch
 from torch import Tensor
 
 from lipcert.bound import Bound, Result
+from lipcert.bounds.sampled import _stored
 from lipcert.errors import UsageError
 from lipcert.ir import Graph, Nonlinear
-from lipcert.pipeline import Model, Progress, describe
+from lipcert.pipeline import Model, Progress, _checked, describe
 from lipcert.query import Box, Norm, Region
 from lipcert.report.report import Report
 from lipcert.stats import jacobian as measured
-from lipcert.stats.laplacian import smoothness
+from lipcert.stats.laplacian import most_samples, smoothness
 from lipcert.stats.pairs import jacobian_norms
+from lipcert.stats.points import Points, batches, point_sets
 from lipcert.stats.subnet import cut, find, layers, prefix
 
-AT_POINTS = "Jacobians are those of automatic differentiation, in float64; at a kink, one of the one-sided ones"
-BLOCK = 256  # points whose random numbers come from one seed: a resumed run draws the same ones
+AT_POINTS = (
+    "Jacobians are those of automatic differentiation, in float64 without an error term; at a kink, what autograd says; "
+    "singular values below about 1e-15 of the largest are rounding"
+)
 WORST = 4  # points whose Jacobian norm is attained by a pair of points
 SAMPLES = 1000  # of a box
 QUANTITY = {"2": "spectral", "1": "l1", "inf": "linf"}
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """One set: `at(i, j)` gives its points i to j, (j - i, n) float64, the same ones in every run."""
-
-    name: str
-    count: int
-    at: Callable[[int, int], Tensor]
-    labels: np.ndarray | None = None
 
 
 def jacobian(
@@ -73,6 +66,11 @@ def jacobian(
         raise UsageError("jacobian: give data, or a box")
     if region is not None and not isinstance(region, Box):
         raise UsageError("jacobian: the region is a box")
+    region = _checked(region, model.graph)
+    if samples < 1:
+        raise UsageError(f"jacobian: {samples} samples; give 1 or more")
+    if around is not None and not (math.isfinite(around) and around >= 0):
+        raise UsageError(f"jacobian: the noise has standard deviation {around}; give a finite number, zero or more")
     if region is not None and (around is not None or between or laplacian or from_node is not None):
         raise UsageError("jacobian: noise, interpolations, class graphs and features are about data: give data, no box")
     if (per_class or laplacian) and labels is None:
@@ -82,12 +80,13 @@ def jacobian(
     graph = cut(model.graph, start, stop)
     if inputs is not None and start != model.graph.input:
         inputs = _features(prefix(model.graph, start), inputs)
-    sets = _sets(graph, inputs, labels, region, samples, around, between, seed)
+    sets = point_sets(inputs, labels, region, samples, around, between, seed)
+    count = sum(group.count for group in sets)
     asked = {
         "from": from_node,
         "to": to_node,
         "around": around,
-        "samples": sum(s.count for s in sets),
+        "samples": count,
         "seed": seed,
         "data": None if inputs is None else _fingerprint(inputs),
     }
@@ -100,7 +99,7 @@ def jacobian(
     def report() -> Report:
         found: dict[str, Any] = {
             **asked,
-            "complete": len(rows) == asked["samples"],
+            "complete": len(rows) == count,
             "size": [graph.nodes[graph.input].size, graph.nodes[graph.output].size],
             "quantities": measured.meaning(graph),
             "sets": [_statistics(s, rows, per_class) for s in sets],
@@ -121,9 +120,9 @@ def jacobian(
     try:
         with torch.no_grad():
             begin = time.perf_counter()
-            for group, first, points in _batches(graph, sets, done):
+            for group, first, points in batches(sets, done, measured.batch(graph)):
                 if progress is not None:
-                    progress("jacobian", len(rows), asked["samples"])
+                    progress("jacobian", len(rows), count)
                 rows += _measure(graph, where, group, first, points)
             rows.sort(key=lambda row: ([s.name for s in sets].index(row["set"]), row["index"]))
             if progress is not None:
@@ -133,8 +132,8 @@ def jacobian(
                 for layer in layers(graph):
                     if progress is not None:
                         progress(f"class graph of {graph.nodes[layer].name}", None, None)
-                    features = _features(prefix(graph, layer), inputs)
-                    classes.append({"layer": graph.nodes[layer].name, **smoothness(features, labels)})
+                    features = _features(prefix(graph, layer), inputs[: most_samples(graph.nodes[layer].size)])
+                    classes.append({"layer": graph.nodes[layer].name, **smoothness(features, labels[: len(features)])})
     except KeyboardInterrupt as interrupt:
         interrupt.partial_report = report()  # type: ignore[attr-defined]
         raise
@@ -171,70 +170,6 @@ def _fingerprint(x: Tensor) -> str:
 def _features(graph: Graph, x: Tensor) -> Tensor:
     step = measured.batch(graph)
     return torch.cat([graph.evaluate(x[i : i + step]) for i in range(0, len(x), step)])
-
-
-# The sets.
-
-
-def _sets(
-    graph: Graph,
-    x: Tensor | None,
-    labels: np.ndarray | None,
-    region: Region,
-    samples: int,
-    around: float | None,
-    between: bool,
-    seed: int,
-) -> list[Points]:
-    if x is None:
-        assert isinstance(region, Box)
-        low, high = region.lower.reshape(-1), region.upper.reshape(-1)
-
-        def inside(i: int, j: int) -> Tensor:
-            return torch.minimum(low + _random(torch.rand, i, j, low.numel(), seed, 0) * (high - low), high)
-
-        return [Points("box", samples, inside)]
-    count, n = x.shape
-    sets = [Points("data", count, lambda i, j: x[i:j], labels)]
-    if around is not None:
-        sets.append(
-            Points("around", count, lambda i, j: x[i:j] + around * _random(torch.randn, i, j, n, seed, 1), labels)
-        )
-    if between:
-
-        def mixed(i: int, j: int) -> Tensor:
-            raw = _random(torch.rand, i, j, 3, seed, 2)
-            a, b = ((raw[:, k] * count).long().clamp(max=count - 1) for k in (0, 1))
-            return x[a] + raw[:, 2:] * (x[b] - x[a])
-
-        sets.append(Points("between", count, mixed))
-    return sets
-
-
-def _random(draw: Callable[..., Tensor], i: int, j: int, n: int, seed: int, stream: int) -> Tensor:
-    """Rows i to j of an endless table that depends on the seed only: block k has a generator of its own."""
-    blocks = []
-    for k in range(i // BLOCK, -(-j // BLOCK)):
-        random = torch.Generator().manual_seed((seed * 1_000_003 + stream) * 1_000_003 + k)
-        blocks.append(draw(BLOCK, n, generator=random, dtype=torch.float64))
-    first = i // BLOCK * BLOCK
-    return torch.cat(blocks)[i - first : j - first] if blocks else torch.zeros(0, n, dtype=torch.float64)
-
-
-def _batches(graph: Graph, sets: Sequence[Points], done: set[tuple[str, int]]) -> Iterator[tuple[Points, int, Tensor]]:
-    """What is still to be measured: (set, first index, points), never more than fit in memory."""
-    step = measured.batch(graph)
-    for group in sets:
-        i = 0
-        while i < group.count:
-            if (group.name, i) in done:
-                i += 1
-                continue
-            j = i + 1
-            while j < min(i + step, group.count) and (group.name, j) not in done:
-                j += 1
-            yield group, i, group.at(i, j)
-            i = j
 
 
 # Rows.
@@ -308,7 +243,7 @@ def _attained(
         }
     found = jacobian_norms(graph, x, norm, **bounds)
     best = int(found.value.argmax())
-    witness = {"x": found.x[best].tolist(), "x2": found.x2[best].tolist(), "shape": list(graph.input_shape)}
+    witness = {"x": _stored(found.x[best]), "x2": _stored(found.x2[best]), "shape": list(graph.input_shape)}
     at = {"set": ranked[best]["set"], "index": ranked[best]["index"]}
     value = float(found.value[best])
     return [Bound("jacobian", "lower", "sampled", value, seconds, witness if value > 0 else None, at)]

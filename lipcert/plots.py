@@ -157,12 +157,20 @@ def _scatter(axis: Axes, points: np.ndarray | None, labels: np.ndarray | None) -
 
 def histograms(path: str | Path, groups: Mapping[str, Mapping[str, np.ndarray]], *, title: str | None = None) -> None:
     """One row per quantity, in it one outline per set: `groups[quantity][set]` are its values (k,)."""
-    with figure(path, 6.4, 0.6 + 1.5 * len(groups) + (0.3 if title else 0.0)) as drawn:
+    with figure(
+        path,
+        6.4,
+        0.6 + (1.4 + 0.14 * max(map(len, groups.values()), default=1)) * len(groups) + (0.3 if title else 0.0),
+    ) as drawn:
         axes = drawn.subplots(len(groups), 1, squeeze=False)[:, 0]
         for axis, (quantity, sets) in zip(axes, groups.items(), strict=True):
             finite = {name: values[np.isfinite(values)] for name, values in sets.items()}
-            edges = bins(np.concatenate(list(finite.values())) if finite else np.zeros(0))
+            everything = np.concatenate(list(finite.values())) if finite else np.zeros(0)
+            log = skewed(everything)
+            edges = np.exp(bins(np.log(everything[everything > 0]))) if log else bins(everything)
             axis.set_title(quantity, loc="left")
+            if log:
+                axis.set_xscale("log")
             if all(values.size == 0 for values in finite.values()):
                 axis.text(0.5, 0.5, "no values", transform=axis.transAxes, ha="center", va="center", color="0.4")
                 axis.set_axis_off()
@@ -173,14 +181,23 @@ def histograms(path: str | Path, groups: Mapping[str, Mapping[str, np.ndarray]],
                 axis.hist(values, edges, histtype="step", color=colour, linewidth=1.2)
                 if values.size:
                     middle = float(np.median(values))
-                    axis.axvline(middle, color=colour, linewidth=1.0, linestyle="--")
+                    if middle > 0 or not log:
+                        axis.axvline(middle, color=colour, linewidth=1.0, linestyle="--")
+                    zeros = int((values == 0).sum()) if log else 0
                     label = f"{name}: median {middle:.3g}, max {values.max():.3g}"
+                    label += f", {zeros} at 0" if zeros else ""
                     axis.plot([], [], color=colour, label=label)
-            axis.legend(loc="upper right", fontsize=8)
-            axis.set_ylim(top=axis.get_ylim()[1] * 1.25)
+            axis.legend(loc="lower left", bbox_to_anchor=(0.3, 0.98), fontsize=7.5, borderaxespad=0.0)
             axis.set_ylabel("points")
         if title:
             drawn.suptitle(title)
+
+
+def skewed(values: np.ndarray) -> bool:
+    """Values of one sign and several orders of magnitude: on a linear axis most of them would be one bar."""
+    if values.size == 0 or values.min() < 0 or (values > 0).sum() < 0.5 * values.size:
+        return False
+    return float(values.max()) > 30 * float(np.percentile(values[values > 0], 5))
 
 
 def bins(values: np.ndarray, most: int = 60) -> np.ndarray:

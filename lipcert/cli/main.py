@@ -12,6 +12,7 @@ import typer
 import lipcert
 from lipcert.cli.bound import bound
 from lipcert.cli.inspect import inspect
+from lipcert.cli.jacobian import jacobian
 from lipcert.cli.layers import layers
 from lipcert.cli.run import INTERNAL_ERROR, complain, internal_error, show_debug_trace
 from lipcert.cli.verify import verify
@@ -32,6 +33,7 @@ COMMANDS = {
     "inspect": Command(inspect, "lipcert inspect model.onnx"),
     "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
     "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
+    "jacobian": Command(jacobian, "lipcert jacobian model.onnx --data test.npz --per-class --plot norms.png"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }
 

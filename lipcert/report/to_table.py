@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from lipcert.bound import Bound, Result
 from lipcert.report.digits import digits
+from lipcert.report.of_jacobian import jacobian_tables
 from lipcert.report.plain import printable
 from lipcert.report.report import Report
 
@@ -33,6 +34,8 @@ def to_table(report: Report) -> RenderableType:
         blocks.append(table_of_rows(report.methods))
     if report.layers:
         blocks.append(table_of_layers(report.layers))
+    if "jacobian" in report.summary:
+        blocks += jacobian_tables(report.summary)
     if report.results and "verdict" not in report.summary:
         blocks.append(table_of_results(report.results))
     blocks += notes("warning", report.warnings, "yellow")

@@ -8,7 +8,7 @@ left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,6 @@ from lipcert.ir import Graph
 from lipcert.stats.directions import jacobians, power, pushed, widest
 
 QUANTITIES = ("spectral", "frobenius", "l1", "linf", "smallest")
-WORDS = {
-    "spectral": "spectral norm",
-    "frobenius": "Frobenius norm",
-    "l1": "l1 norm",
-    "linf": "linf norm",
-    "smallest": "smallest singular value",
-}
 FULL = 64  # passes through the network that form J: one per output, or one per input where those are fewer
 ENTRIES = 2**21  # of all Jacobians of one batch, and of the widest signal
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -50,7 +43,7 @@ def norms_at(graph: Graph, x: Tensor) -> dict[str, Tensor]:
     if 0 in (r, x.shape[1], graph.nodes[graph.output].size):
         return dict.fromkeys(QUANTITIES, x.new_zeros(r))
     if not is_full(graph):
-        one, infinite = (power(graph, x, p, p)[1] for p in ("1", "inf"))  # type: ignore[arg-type]
+        one, infinite = (power(graph, x, p, p)[1] for p in ("1", "inf"))
         return {"spectral": spectral(graph, x), "frobenius": missing, "l1": one, "linf": infinite, "smallest": missing}
     J = jacobians(graph, x) if graph.nodes[graph.output].size <= x.shape[1] else by_columns(graph, x)
     known = torch.isfinite(J).all(dim=(1, 2)) if J.numel() else torch.ones(r, dtype=torch.bool)

@@ -14,6 +14,12 @@ from torch import Tensor
 
 NEIGHBOURS = 20
 ROWS = 1024  # of the similarity matrix at once
+ENTRIES = 2**27  # of the features of one layer: 1 GiB
+
+
+def most_samples(size: int) -> int:
+    """How many samples of a layer of this size are joined: memory is bounded."""
+    return max(1, ENTRIES // max(1, size))
 
 
 def smoothness(features: Tensor, labels: np.ndarray, neighbours: int = NEIGHBOURS) -> dict[str, Any]:

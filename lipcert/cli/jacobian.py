@@ -1,0 +1,147 @@
+"""`lipcert jacobian MODEL`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lipcert.cli import options as o
+from lipcert.cli.progress import Progress
+from lipcert.cli.run import Run, execute
+from lipcert.errors import UsageError
+from lipcert.report.report import Report
+
+if TYPE_CHECKING:
+    from lipcert.pipeline import Model
+
+WHERE = "Where (--data or --box)"
+WHAT = "Which part of the network"
+PICTURE = ("spectral", "frobenius", "l1", "linf", "smallest")
+
+
+def jacobian(
+    model: o.ModelPath,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="At these: .npz with x (and y), .npy, .csv.", rich_help_panel=WHERE),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Leave uint8 as it is, not / 255.", rich_help_panel=WHERE)] = False,
+    box: Annotated[
+        str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="At random points of a box.", rich_help_panel=WHERE)
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Points of the box (default 1000).", rich_help_panel=WHERE)
+    ] = None,
+    around: Annotated[
+        float | None,
+        typer.Option(metavar="SIGMA", help="Also at the data with Gaussian noise.", rich_help_panel=WHERE),
+    ] = None,
+    between: Annotated[
+        bool, typer.Option("--between", help="Also between two random data points.", rich_help_panel=WHERE)
+    ] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also for each label y.")] = False,
+    from_node: Annotated[
+        str | None, typer.Option("--from", metavar="NODE", help="From this signal on: features.", rich_help_panel=WHAT)
+    ] = None,
+    to_node: Annotated[
+        str | None, typer.Option("--to", metavar="NODE", help="Up to this signal.", rich_help_panel=WHAT)
+    ] = None,
+    laplacian: Annotated[
+        bool, typer.Option("--laplacian", help="Class-graph smoothness of each layer; needs labels.")
+    ] = False,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Histograms as .png or .svg; needs lipcert[plots].")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")] = None,
+    norm: o.NormBoth = None,
+    norm_in: o.NormIn = None,
+    norm_out: o.NormOut = None,
+    input_shape: o.InputShape = None,
+    input_name: o.InputName = None,
+    output_name: o.OutputName = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    reader: o.Reader = "own",
+    json: o.Json = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    threads: o.Threads = None,
+    quiet: o.Quiet = False,
+) -> int:
+    """Statistics of Jacobian norms at data, around it and between it. --norm: of the lower value of L that they give."""
+    o.check_not_negative("--around", around)
+    if (data is None) == (box is None):
+        raise UsageError("jacobian: say where: give --data DATA, or --box LO:HI[,LO:HI...]")
+    if box is None and samples is not None:
+        raise UsageError("--samples: of a box; data have their own number")
+    o.check_target("--plot", plot, model)
+    if plot is not None:
+        from lipcert.plots import check_plot
+
+        check_plot("--plot", plot)
+    norms = o.read_norm(norm, norm_in, norm_out)
+    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    where = o.read_device(device)
+
+    def work(progress: Progress) -> Report:
+        from lipcert import measure, pipeline
+        from lipcert.data import parse_region
+        from lipcert.report.read import read_report
+
+        before = None if resume is None else read_report("--resume", resume)
+        loaded = pipeline.load(model, **arguments, progress=progress)
+        report = measure.jacobian(
+            loaded,
+            **_points(loaded, data, raw),
+            region=parse_region(loaded, box=box),
+            samples=samples or measure.SAMPLES,
+            around=around,
+            between=between,
+            per_class=per_class,
+            from_node=from_node,
+            to_node=to_node,
+            laplacian=laplacian,
+            norm=norms,
+            resume=before,
+            seed=seed,
+            device=where,
+            progress=progress,
+        )
+        if plot is not None:
+            draw(report, plot)
+        return report
+
+    asked = {"norm": norms, "region": {"kind": "box", "lower": None, "upper": None, "asked": box}} if box else {}
+    return execute(Run("jacobian", model, json, quiet, threads, asked or {"norm": norms}), work)
+
+
+def _points(loaded: Model, data: str | None, raw: bool) -> dict[str, Any]:
+    if data is None:
+        return {}
+    from lipcert.data import read_data
+
+    found = read_data(data, loaded.input_shape, raw=raw)
+    return {"x": found.x, "y": found.y}
+
+
+def draw(report: Report, path: str) -> None:
+    """One histogram per quantity, in it one outline per set of points."""
+    import numpy as np
+
+    from lipcert.plots import histograms
+    from lipcert.report.of_jacobian import PLACES, WORDS
+
+    found = report.summary["jacobian"]
+    values = {
+        WORDS[name]: {
+            PLACES[group["set"]]: np.array(
+                [r[name] for r in report.points if r["set"] == group["set"] and r[name] is not None], dtype=float
+            )
+            for group in found["sets"]
+        }
+        for name in PICTURE
+        if found["quantities"][name] is not None
+    }
+    outputs, inputs = found["size"][1], found["size"][0]
+    histograms(path, values, title=f"Jacobians ({outputs} x {inputs})")
