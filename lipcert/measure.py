@@ -77,7 +77,8 @@ def jacobian(
         raise UsageError("jacobian: classes need labels: an array y beside x in an .npz file")
     start = model.graph.input if from_node is None else find(model.graph, from_node, "--from")
     stop = model.graph.output if to_node is None else find(model.graph, to_node, "--to")
-    graph = cut(model.graph, start, stop)
+    whole = start == model.graph.input and stop == model.graph.output
+    graph = model.graph if whole else cut(model.graph, start, stop)
     if inputs is not None and start != model.graph.input:
         inputs = _features(prefix(model.graph, start), inputs)
     sets = point_sets(inputs, labels, region, samples, around, between, seed)
@@ -94,7 +95,6 @@ def jacobian(
     done = {(row["set"], row["index"]) for row in rows}
     lowers: list[Result] = []
     classes: list[dict[str, Any]] = []
-    whole = start == model.graph.input and stop == model.graph.output
 
     def report() -> Report:
         found: dict[str, Any] = {
