@@ -145,7 +145,7 @@ def norms_below(centre: Tensor, radius: Tensor, toward: Tensor, norm: Norm) -> T
 def best_weights(centre: Tensor, toward: Tensor, p: P, q: P) -> Tensor:
     """(b, k): w with ||J v||_q large for ||v||_p = 1, v = sum w_i d_i. Directions that are exact answers are tried alone:
     unit vectors for p = 1, sign vectors for p = inf."""
-    b, k = centre.shape[:2]
+    b, k, m = centre.shape
     alone = torch.linalg.vector_norm(centre, ord=ORDER[q], dim=2)
     alone = alone / torch.linalg.vector_norm(toward, ord=ORDER[p], dim=2).clamp(min=1e-300)
     single = torch.nn.functional.one_hot(alone.argmax(dim=1), k).to(centre.dtype)
