@@ -25,6 +25,7 @@ from lipcert.rounding import norm_down
 BATCH = 512
 VERTICES = 3
 LEAVES = 2_000_000
+SETTLED = 2.0**-32  # of the region's radius: where hinges meet, some neurons never settle, and no halving helps
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class _Search:
         rest = torch.ones(len(self.open), dtype=torch.bool)
         rest[chosen] = False
         parents, self.open = self.open[chosen], self.open[rest]
-        children, stuck = _halved(parents)
+        children, stuck = _halved(parents, self.regions.radius[parents.root] * SETTLED)
         self.settled.scatter_reduce_(0, stuck.root, stuck.value, "amax")
         children = children[self._meets(children)]
         self.made += len(children)
@@ -260,12 +261,12 @@ def _seen(chosen: Directions, cells: Cells, norm: Norm) -> Tensor:
     return torch.linalg.vector_norm(image, ord=ORDER[norm.output], dim=1) / length.clamp(min=1e-300)
 
 
-def _halved(parents: Leaves) -> tuple[Leaves, Leaves]:
-    """Children, and the parents too narrow to be halved."""
+def _halved(parents: Leaves, least: Tensor) -> tuple[Leaves, Leaves]:
+    """Children, and the parents too narrow to be halved: `least` (k, n) or less, or no float lies between."""
     axis = parents.axis[:, None]
     low, high = parents.low.gather(1, axis), parents.high.gather(1, axis)
     cut = low / 2 + high / 2
-    narrow = ~((low < cut) & (cut < high))[:, 0]
+    narrow = ~((low < cut) & (cut < high) & (high - low > least.gather(1, axis)))[:, 0]
     left, right = parents.high.scatter(1, axis, cut), parents.low.scatter(1, axis, cut)
     both = replace(parents, high=left) + replace(parents, low=right)
     return both[(~narrow).repeat(2)], parents[narrow]

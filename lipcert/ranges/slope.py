@@ -22,6 +22,7 @@ from lipcert.ranges.directions import Directions, directions, norms_above
 from lipcert.ranges.slope_rules import RULES, Entry
 from lipcert.ranges.stack import Stack, affine
 
+VANISHING = 1e-280  # what underflow was granted may be all there is
 ENTRIES = 2**18  # of the widest stack: it should stay in the cache
 
 
@@ -40,8 +41,16 @@ class Sweep:
     culprit: int | None = None  # the first node where a slope is not bounded
 
 
-def sweep(graph: Graph, cells: Cells, toward: Tensor, adjoints: Mapping[int, Tensor] | None = None) -> Sweep:
-    """`toward` (b, k, n): directions, exact floats. `adjoints`: |dy/dz| at the centre by nonlinear node, for `score`."""
+def sweep(
+    graph: Graph,
+    cells: Cells,
+    toward: Tensor,
+    adjoints: Mapping[int, Tensor] | None = None,
+    *,
+    careful: bool = False,
+) -> Sweep:
+    """`toward` (b, k, n): directions, exact floats. `adjoints`: |dy/dz| at the centre by nonlinear node, for `score`.
+    `careful`: zeros stay exact zeros; done again so by itself where the result might be one."""
     if not len(cells):
         empty = cells.centre.new_zeros(0, graph.nodes[graph.output].size)
         return Sweep(empty[:, None].expand(0, toward.shape[1], -1), empty[:, None], empty, empty)
@@ -68,13 +77,19 @@ def sweep(graph: Graph, cells: Cells, toward: Tensor, adjoints: Mapping[int, Ten
             if culprit is None and not bool(torch.isfinite(found.stack[1][:, 2 + n :]).all()):
                 culprit = i
         else:
-            stacks[i] = affine(node, args, start[0], absolute)
+            stacks[i] = affine(node, args, start[0], absolute, careful)
         for parent in {*node.parents}:
             if last[parent] == i:
                 del stacks[parent]
     centre, radius = stacks[graph.output]
+    if not careful and centre.shape[2] and bool((_largest(centre, radius, 2 + n) < VANISHING).any()):
+        return sweep(graph, cells, toward, adjoints, careful=True)
     lower, upper = signal_range((centre, radius), cells)
     return Sweep(centre[:, 2 + n :], radius[:, 2 + n :], lower, upper, slopes, score, culprit)
+
+
+def _largest(centre: Tensor, radius: Tensor, start: int) -> Tensor:
+    return (centre[:, start:].abs() + radius[:, start:]).flatten(1).amax(dim=1)
 
 
 def _input(cells: Cells, toward: Tensor) -> Stack:

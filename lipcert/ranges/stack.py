@@ -22,13 +22,15 @@ TINY = 1e-290  # more than products of normal numbers lose by underflow in a row
 Stack = tuple[Tensor, Tensor]  # centre, radius: (b, rows, size) each
 
 
-def affine(node: Node, args: list[Stack], like: Tensor, absolute: dict[Operator, Operator]) -> Stack:
-    """`absolute`: memo of |A|. `like`: the input's centre stack, for constants."""
+def affine(
+    node: Node, args: list[Stack], like: Tensor, absolute: dict[Operator, Operator], careful: bool = False
+) -> Stack:
+    """`absolute`: memo of |A|. `like`: the input's centre stack, for constants. `careful`: see `through`."""
     match node.what:
         case Linear(operator):
             if operator not in absolute:
                 absolute[operator] = operator.absolute()
-            return through(operator, absolute[operator], *args[0])
+            return through(operator, absolute[operator], *args[0], careful)
         case Add():
             centre, radius = args[0]
             if len(args) == 1:
@@ -51,8 +53,11 @@ def affine(node: Node, args: list[Stack], like: Tensor, absolute: dict[Operator,
     raise AssertionError(node.what)
 
 
-def through(operator: Operator, absolute: Operator, centre: Tensor, radius: Tensor) -> Stack:
-    """|A u - fl(A~ c)| <= |A| (rho + gamma |c|) + E (|c| + rho), as in ir.enclose_linear."""
+def through(
+    operator: Operator, absolute: Operator, centre: Tensor, radius: Tensor, careful: bool = False
+) -> Stack:
+    """|A u - fl(A~ c)| <= |A| (rho + gamma |c|) + E (|c| + rho), as in ir.enclose_linear. `careful`: no underflow is
+    granted where nothing but zeros was multiplied, so that zero stays zero."""
     b, rows, _ = centre.shape
     flat_centre, flat_radius = centre.reshape(b * rows, -1), radius.reshape(b * rows, -1)
     image = operator.mv(flat_centre).reshape(b, rows, -1)
@@ -64,4 +69,11 @@ def through(operator: Operator, absolute: Operator, centre: Tensor, radius: Tens
     error = operator.radius_operator()
     if error is not None:
         reach = reach + error.mv(mass + flat_radius)
-    return image, reach.mul_(1 + 4 * gamma(n + 8)).add_(TINY).reshape(b, rows, -1)
+    reach.mul_(1 + 4 * gamma(n + 8))
+    if not careful:
+        return image, reach.add_(TINY).reshape(b, rows, -1)
+    present = (mass + flat_radius > 0).to(mass.dtype)
+    touched = absolute.mv(present) > 0
+    if error is not None:
+        touched |= error.mv(present) > 0
+    return image, (reach + TINY * touched).reshape(b, rows, -1)
