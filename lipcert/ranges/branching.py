@@ -26,6 +26,7 @@ BATCH = 512
 VERTICES = 3
 LEAVES = 2_000_000
 SETTLED = 2.0**-32  # of the region's radius: where hinges meet, some neurons never settle, and no halving helps
+HOPELESS = 2.0**-6  # of the region's radius: what is not bounded there will not be
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,10 @@ class _Search:
         rest = torch.ones(len(self.open), dtype=torch.bool)
         rest[chosen] = False
         parents, self.open = self.open[chosen], self.open[rest]
-        children, stuck = _halved(parents, self.regions.radius[parents.root] * SETTLED)
+        children, stuck = _halved(
+            parents,
+            self.regions.radius[parents.root] * torch.where(torch.isinf(parents.value), HOPELESS, SETTLED)[:, None],
+        )
         self.settled.scatter_reduce_(0, stuck.root, stuck.value, "amax")
         children = children[self._meets(children)]
         self.made += len(children)

@@ -68,7 +68,7 @@ def gradients(graph: Graph, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
                 nodes[i] = values[i]
         y = values[graph.output]
         sizes = {i: torch.zeros_like(z) for i, z in nodes.items()}
-        if not y.requires_grad:
+        if not y.requires_grad or not y.shape[1]:
             return torch.zeros_like(x)[:, None], sizes
         moved = [i for i, z in nodes.items() if z.requires_grad]
         wanted = [at, *(nodes[i] for i in moved)]
