@@ -113,8 +113,6 @@ def kink() -> Graph:
     )
 
 
-
-
 @pytest.mark.parametrize("p", SAME)
 @pytest.mark.parametrize("radius", [0.0, 1e-9, 0.5, 3.0])
 @pytest.mark.parametrize("ball", ["1", "2", "inf"])

@@ -53,9 +53,7 @@ def affine(
     raise AssertionError(node.what)
 
 
-def through(
-    operator: Operator, absolute: Operator, centre: Tensor, radius: Tensor, careful: bool = False
-) -> Stack:
+def through(operator: Operator, absolute: Operator, centre: Tensor, radius: Tensor, careful: bool = False) -> Stack:
     """|A u - fl(A~ c)| <= |A| (rho + gamma |c|) + E (|c| + rho), as in ir.enclose_linear. `careful`: no underflow is
     granted where nothing but zeros was multiplied, so that zero stays zero."""
     b, rows, _ = centre.shape
