@@ -33,7 +33,7 @@ class Branch:
         reason = no_region(problem) or too_wide(problem.graph)
         n = problem.graph.nodes[problem.graph.input].size
         if reason is None and n > MANY:
-            reason = f"{n} inputs are too many to halve one by one: use --method linear"
+            reason = f"{n} inputs are too many to halve one by one"
         return None if reason is None else Refusal(self.name, self.side, "refused", reason)
 
     def run(self, problem: Problem) -> Result:

@@ -19,6 +19,7 @@ from lipcert.ranges.vertices import elementwise_only, unsettled, vertex_norms
 
 ENTRIES = 60_000_000  # of the widest stack: 0.5 GB, and a few of them live at once
 WORK = 2e12  # flops
+VERTEX_WORK = 5e9
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Jacobian:
         swept = sweep(graph, cells, chosen.toward)
         value = float(norms_above(swept.centre, swept.radius, chosen, norm))
         count = int(unsettled(swept.slopes, cells.centre)[0])
-        if elementwise_only(graph) and 0 < count <= self.vertices:
+        work = 2**count * 4 * cells.centre.shape[1] * sum(_flops(graph))
+        if elementwise_only(graph) and 0 < count <= self.vertices and work <= VERTEX_WORK:
             value = min(value, float(vertex_norms(graph, swept.slopes, chosen, norm, self.vertices)))
         seconds = time.perf_counter() - start
         if not math.isfinite(value):
@@ -58,12 +60,16 @@ def no_region(problem: Problem) -> str | None:
     return None
 
 
+def _flops(graph: Graph) -> list[int]:
+    return [node.what.operator.flops for node in graph.nodes if isinstance(node.what, Linear)]
+
+
 def too_wide(graph: Graph) -> str | None:
     n = graph.nodes[graph.input].size
     rows = 2 * n + 2
-    cost = sum(node.what.operator.flops for node in graph.nodes if isinstance(node.what, Linear))
+    cost = sum(_flops(graph))
     if rows * max(node.size for node in graph.nodes) > ENTRIES or 2 * rows * cost > WORK:
-        return f"{n} inputs are one row of slopes each, too many for a network of this size: use --method linear"
+        return f"{n} inputs are one row of slopes each, too many for a network of this size"
     return None
 
 
