@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -218,9 +217,8 @@ class _Ladder:
         for radius, known, least in zip(reversed(radii), reversed(swept), reversed(lowers), strict=True):
             results, least = self._run(radius, known, upper, least)
             for result in results:
-                if isinstance(result, Bound) and result.rigor == "proved" and result.side == "upper":
-                    if result.value < upper:
-                        upper, method = result.value, result.method
+                if isinstance(result, Bound) and result.rigor == "proved" and result.value < upper:
+                    upper, method = result.value, result.method
             rows.append(
                 {
                     "eps": radius,
@@ -250,7 +248,7 @@ class _Ladder:
                 break
             if name == "lipsdp" and (self.norm.input, self.norm.output) != ("2", "2"):
                 continue
-            result = run(replace(METHODS[name]), problem)  # type: ignore[type-var]
+            result = METHODS[name].refuses(problem) or run(METHODS[name], problem)
             results.append(result)
             problem.known.append(result)
             for aside in problem.aside:

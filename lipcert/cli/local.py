@@ -127,7 +127,13 @@ def local(
             where = read_plane(loaded, plane, through, raw, norms)
             points, labels = read_points(loaded, data, raw, where)
             region = read_box(loaded, box, points, where)
-            more = {"pairs": pairs, "jacobians": jacobians, "plane": where, "budget": budget, "resume": before}
+            more: dict[str, Any] = {
+                "pairs": pairs,
+                "jacobians": jacobians,
+                "plane": where,
+                "budget": budget,
+                "resume": before,
+            }
             try:
                 report = grids.grid(loaded, region, shape, **more, **common, progress=progress)
             except KeyboardInterrupt as stop:
@@ -148,8 +154,7 @@ def local(
         centres = str(at)
 
         def work(progress: Progress) -> Report:
-            from lipcert import local_balls
-            from lipcert import pipeline
+            from lipcert import local_balls, pipeline
             from lipcert.data import read_data
             from lipcert.report.read import read_report
 
