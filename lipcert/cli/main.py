@@ -34,7 +34,7 @@ COMMANDS = {
     "inspect": Command(inspect, "lipcert inspect model.onnx"),
     "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
     "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
-    "local": Command(local, "lipcert local model.onnx --grid 50x50 --box=-2:3,-1.5:2 --plot heat.png"),
+    "local": Command(local, "lipcert local model.onnx --grid 50x50 --box=-1:1 --plot heat.png"),
     "jacobian": Command(jacobian, "lipcert jacobian model.onnx --data test.npz --per-class --plot norms.png"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }
