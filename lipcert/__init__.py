@@ -46,6 +46,8 @@ __all__ = [
     "jacobian",
     "layers",
     "load",
+    "local",
+    "local_grid",
     "radius",
     "verify",
 ]
@@ -88,6 +90,20 @@ def bound(
     from lipcert import pipeline
 
     return pipeline.bound(model, norm=norm, methods=methods, region=region, output=output, budget=budget, **options)
+
+
+def local(model: Model, x: Any, eps: Sequence[float], **options: Any) -> Report:
+    """Certified local constants in balls of radii `eps` around the rows of `x`. Options: see `lipcert.local_balls.local`."""
+    from lipcert import local_balls
+
+    return local_balls.local(model, x, eps, **options)
+
+
+def local_grid(model: Model, box: Box, shape: Sequence[int] | None = None, **options: Any) -> Report:
+    """Certified constants in each cell of a grid over `box`. Options: see `lipcert.grid.grid`."""
+    from lipcert import grid
+
+    return grid.grid(model, box, shape, **options)
 
 
 def inspect(model: Model) -> Report:

@@ -112,10 +112,7 @@ def parse_region(
     if box is not None and at is not None:
         raise UsageError("--box and --at: give one region")
     if box is not None:
-        ends = [_interval(part) for part in box.split(",")]
-        if len(ends) not in (1, size):
-            raise UsageError(f"--box: {len(ends)} intervals for {size} inputs; give 1 (for all) or {size}")
-        table = torch.tensor(ends * (size if len(ends) == 1 else 1), dtype=torch.float64)
+        table = torch.tensor(intervals(box, size), dtype=torch.float64)
         return Box(table[:, 0].reshape(model.input_shape), table[:, 1].reshape(model.input_shape))
     if at is None:
         return None
@@ -130,6 +127,14 @@ def parse_region(
     if int(place) >= len(x):
         raise UsageError(f"--at {at}: the file has {len(x)} samples, counted from 0")
     return Ball(torch.from_numpy(x[int(place)].copy()), eps, norm)
+
+
+def intervals(box: str, size: int) -> list[tuple[float, float]]:
+    """One per input of LO:HI[,LO:HI...]; a single one holds for all."""
+    ends = [_interval(part) for part in box.split(",")]
+    if len(ends) not in (1, size):
+        raise UsageError(f"--box: {len(ends)} intervals for {size} inputs; give 1 (for all) or {size}")
+    return ends * (size if len(ends) == 1 else 1)
 
 
 def _interval(text: str) -> tuple[float, float]:

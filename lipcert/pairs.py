@@ -68,7 +68,7 @@ def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> No
 
 def _on_pair(problem: Problem, scope: Output) -> Problem:
     """The stages of the methods are not shown: pairs are the stage."""
-    return replace(problem, graph=with_output(problem.graph, scope), progress=None, known=[])
+    return replace(problem, graph=with_output(problem.graph, scope), progress=None, known=[], aside=[])
 
 
 def _short(result: Result) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def bound(
     region: Region = None,
     output: str | Output = "vector",
     budget: float | None = None,
+    rtol: float = 1e-6,
     seed: int = 0,
     device: str = "cpu",
     certificate: str | Path | None = None,
@@ -158,15 +159,15 @@ def bound(
     progress: Progress | None = None,
 ) -> Report:
     """The certified interval of one scope. `budget` in seconds: methods stop at it and keep what is proved.
-    `certificate`: file to write, from which `verify` proves the least upper value again.
     `multipliers` of the LipSDP methods ("neuron", "channel", "layer", "mixed"), `solver` of lipsdp-cvxpy.
+    `rtol`: brackets on a region are closed to this. `certificate`: file to write, from which `verify` proves the least upper value again.
     `resume`: partial report of the same question with output "pairs", whose pairs are taken over.
 
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
     norm, functional = Norm.parse(norm), Output.parse(output)
-    chosen = choose(methods, {"multipliers": multipliers, "solver": solver})
     region = _checked(region, model.graph)
+    chosen = choose(methods, region, {"multipliers": multipliers, "solver": solver})
     if certificate is not None:
         check_scope(region, functional)
     all_of_them = functional.kind == "pairs"
@@ -192,7 +193,7 @@ def bound(
             warnings=list(warnings),
         )
 
-    problem = Problem(with_output(model.graph, functional), norm, region, seed, device, deadline, progress)
+    problem = Problem(with_output(model.graph, functional), norm, region, seed, device, deadline, progress, rtol=rtol)
     try:
         if all_of_them:
             bound_pairs(problem, chosen, pairs)
@@ -201,10 +202,11 @@ def bound(
                 tell(progress, result)
         else:
             for method in chosen:
-                result = run(method, problem)
-                results.append(result)
-                problem.known.append(result)
-                tell(progress, result)
+                for result in (run(method, problem), *problem.aside):
+                    results.append(result)
+                    problem.known.append(result)
+                    tell(progress, result)
+                problem.aside.clear()
         if certificate is not None:
             results, more = certify(certificate, results, model.graph, model.info, norm, functional)
             warnings += more

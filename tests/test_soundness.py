@@ -25,8 +25,10 @@ from lipcert.blocks import Selection, Sort
 from lipcert.bound import Bound, Refusal
 from lipcert.bounds import METHODS
 from lipcert.bounds.absolute import Absolute
+from lipcert.bounds.branch import Branch
 from lipcert.bounds.cplip import Cplip
 from lipcert.bounds.eclipse import Eclipse
+from lipcert.bounds.jacobian import Jacobian
 from lipcert.bounds.lipsdp import Lipsdp
 from lipcert.bounds.problem import Method, Problem
 from lipcert.bounds.product import Product
@@ -38,6 +40,7 @@ from lipcert.query import Box, Norm, Region
 
 MIXED = [("1", "2"), ("2", "inf"), ("inf", "2"), ("inf", "1"), ("2", "1"), ("1", "inf")]
 FAST: tuple[Method, ...] = (Product(), Absolute())
+LOCAL: tuple[Method, ...] = (Jacobian(), Branch(seconds=0.3))
 DEEPER: tuple[Method, ...] = (Cplip(),)
 SWEEPS = 60  # any multipliers give a true bound: soundness does not need the optimum
 SDP: tuple[Method, ...] = (Eclipse(), *(Lipsdp(kind, sweeps=SWEEPS) for kind in ("neuron", "channel", "layer")))
@@ -82,7 +85,7 @@ def test_at_least_300_graphs() -> None:
 
 def test_every_method_of_the_table_is_here() -> None:
     """A new method is added to one of the tuples above, or to NOT_HERE with a reason."""
-    tested = {method.name for method in (*FAST, *DEEPER, *SDP)} | {"lipsdp-layer"}
+    tested = {method.name for method in (*FAST, *DEEPER, *LOCAL, *SDP)} | {"lipsdp-layer"}
     assert tested | NOT_HERE == set(METHODS)
 
 
@@ -109,7 +112,7 @@ def box_of(program: Program, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("seed", range(100, 103))
 def test_uppers_hold_on_a_box(family: str, seed: int) -> None:
     program = FAMILIES[family](seed)
-    check(program, program.graph(), FAST + DEEPER, norms_of(seed)[1:3], seed, box_of(program, seed))
+    check(program, program.graph(), FAST + DEEPER + LOCAL, norms_of(seed)[1:3], seed, box_of(program, seed))
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
@@ -129,7 +132,7 @@ def test_every_row_of_the_table_on_a_box_inside_its_domain(name: str) -> None:
     start, end = max(row.domain[0], -3.0), min(row.domain[1], 3.0)
     for a, b in ((0.35, 0.6), (0.52, 0.55)):
         low, high = (torch.full((1, 2), start + t * (end - start), dtype=torch.float64) for t in (a, b))
-        check(program, graph, FAST, norms_of(0), 0, (low, high))
+        check(program, graph, FAST + LOCAL, norms_of(0), 0, (low, high))
 
 
 SDP_FAMILIES = ("mlp", "conv2d", "residual", "residual_conv", "dense_concat", "pools", "spelled", "normalising", "deep")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from lipcert.bounds.absolute import Absolute
+from lipcert.bounds.branch import Branch
 from lipcert.bounds.clever import Clever
 from lipcert.bounds.cplip import Cplip
 from lipcert.bounds.eclipse import Eclipse
+from lipcert.bounds.jacobian import Jacobian
 from lipcert.bounds.lipsdp import Lipsdp
 from lipcert.bounds.lipsdp_cvxpy import LipsdpCvxpy
 from lipcert.bounds.lipsdp_network import LipsdpNetwork
@@ -22,6 +24,10 @@ DEFAULT: dict[str, Method] = {
     "lipsdp-layer": Lipsdp("layer", name="lipsdp-layer"),
     "lipsdp": Lipsdp(),
 }
+LOCAL: dict[str, Method] = {  # default as well where a region is given
+    "jacobian": Jacobian(),
+    "branch": Branch(),
+}
 ON_REQUEST: dict[str, Method] = {
     "seqlip": Seqlip(),
     "clever": Clever(),
@@ -29,6 +35,6 @@ ON_REQUEST: dict[str, Method] = {
     "lipsdp-cvxpy": LipsdpCvxpy(),
     "lipsdp-network": LipsdpNetwork(),
 }
-METHODS: dict[str, Method] = DEFAULT | ON_REQUEST
+METHODS: dict[str, Method] = DEFAULT | LOCAL | ON_REQUEST
 
-__all__ = ["DEFAULT", "METHODS", "ON_REQUEST", "Method", "OutOfTime", "Problem"]
+__all__ = ["DEFAULT", "LOCAL", "METHODS", "ON_REQUEST", "Method", "OutOfTime", "Problem"]

@@ -31,6 +31,8 @@ class Problem:
     deadline: float | None = None  # time.monotonic()
     progress: Progress | None = None
     known: list[Result] = field(default_factory=list)  # results of the methods that ran before
+    rtol: float = 1e-6  # of brackets: closed when upper <= lower (1 + rtol)
+    aside: list[Result] = field(default_factory=list)  # what a method found besides its own side
 
     @cached_property
     def ranges(self) -> dict[int, Range]:

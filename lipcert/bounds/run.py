@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from lipcert.bound import Refusal, Result
-from lipcert.bounds import DEFAULT, METHODS
+from lipcert.bounds import DEFAULT, LOCAL, METHODS
 from lipcert.bounds.lipsdp_cvxpy import SOLVERS
 from lipcert.bounds.problem import Method, OutOfTime, Problem
 from lipcert.errors import UsageError
 from lipcert.normalform import GROUPINGS
+from lipcert.query import Region
 
 # option -> (methods that have it as a field, its values)
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -23,12 +24,18 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def choose(names: Sequence[str] | None, options: Mapping[str, str | None] | None = None) -> list[Method]:
-    """The named methods in the order of the table; without names the DEFAULT ones. `options`: those of OPTIONS."""
+def choose(
+    names: Sequence[str] | None, region: Region = None, options: Mapping[str, str | None] | None = None
+) -> list[Method]:
+    """The named methods in the order of the table; without names the DEFAULT ones, on a region the LOCAL ones as well.
+
+    `options`: those of OPTIONS.
+    """
     unknown = [name for name in names or () if name not in METHODS]
     if unknown:
         raise UsageError(f"--method {unknown[0]}: methods are {', '.join(METHODS)}")
-    chosen = {name: method for name, method in METHODS.items() if name in (names or DEFAULT)}
+    usual = DEFAULT if region is None else DEFAULT | LOCAL
+    chosen = {name: method for name, method in METHODS.items() if name in (names or usual)}
     for option, value in (options or {}).items():
         if value is None:
             continue

@@ -53,6 +53,7 @@ def bound(
     ball_norm: Annotated[
         str | None, typer.Option(metavar="P", help="Norm of the ball.", rich_help_panel=REGION)
     ] = None,
+    rtol: Annotated[float, typer.Option(metavar="R", help="Close brackets to this.", rich_help_panel=REGION)] = 1e-6,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
     output_name: o.OutputName = None,
@@ -66,7 +67,7 @@ def bound(
     quiet: o.Quiet = False,
 ) -> int:
     """A certified interval lower <= L <= upper for the Lipschitz constant."""
-    for flag, number in (("--budget", budget), ("--max-upper", max_upper), ("--eps", eps)):
+    for flag, number in (("--budget", budget), ("--max-upper", max_upper), ("--eps", eps), ("--rtol", rtol)):
         o.check_not_negative(flag, number)
     norms = o.read_norm(norm, norm_in, norm_out)
     functional = str(Output.parse(output))
@@ -86,6 +87,7 @@ def bound(
             region=read_region(loaded, box, at, eps, ball_norm),
             output=functional,
             budget=budget,
+            rtol=rtol,
             seed=seed,
             device=where,
             certificate=certificate,

@@ -15,6 +15,7 @@ from lipcert.cli.gate import gate
 from lipcert.cli.inspect import inspect
 from lipcert.cli.jacobian import jacobian
 from lipcert.cli.layers import layers
+from lipcert.cli.local import bare_grid, local
 from lipcert.cli.radius import radius
 from lipcert.cli.run import INTERNAL_ERROR, complain, internal_error, show_debug_trace
 from lipcert.cli.verify import verify
@@ -35,6 +36,7 @@ COMMANDS = {
     "inspect": Command(inspect, "lipcert inspect model.onnx"),
     "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
     "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
+    "local": Command(local, "lipcert local model.onnx --grid 50x50 --box=-1:1 --plot heat.png"),
     "jacobian": Command(jacobian, "lipcert jacobian model.onnx --data test.npz --per-class"),
     "radius": Command(radius, "lipcert radius model.onnx --data test.npz --norm inf --eps 0.01"),
     "gate": Command(gate, "lipcert gate report.json --policy gate.toml --junit gate.xml"),
@@ -88,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its escape
     try:
-        app(arguments, prog_name="lipcert")
+        app(bare_grid(sys.argv[1:] if arguments is None else arguments), prog_name="lipcert")
     except LipcertError as error:
         show_debug_trace()
         complain(str(error))

@@ -16,7 +16,7 @@ from lipcert.query import Norm
 from lipcert.report.plain import plain
 
 SCHEMA = "lipcert.report/1"
-ASKS_FOR_A_BOUND = ("bound",)  # commands that are not done (exit 3) without a finite certified value
+ASKS_FOR_A_BOUND = ("bound", "local")  # commands that are not done (exit 3) without a finite certified value
 GATES = ("verify",)  # commands whose refusal is the verdict: a certificate is rejected (exit 1)
 
 Status = Literal["bounded", "unbounded", "refused"]

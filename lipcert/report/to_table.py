@@ -14,6 +14,7 @@ from rich.tree import Tree
 from lipcert.bound import Bound, Result
 from lipcert.report.digits import digits
 from lipcert.report.of_jacobian import jacobian_tables
+from lipcert.report.of_local import local_tables
 from lipcert.report.plain import printable
 from lipcert.report.radius_table import radius_table
 from lipcert.report.report import Report
@@ -39,6 +40,7 @@ def to_table(report: Report) -> RenderableType:
         blocks.append(table_of_layers(report.layers))
     if "jacobian" in report.summary:
         blocks += jacobian_tables(report.summary)
+    blocks += local_tables(report.summary, report.points)
     if report.results and "verdict" not in report.summary:
         blocks.append(table_of_results(report.results))
     blocks += notes("warning", report.warnings, "yellow")
@@ -106,6 +108,8 @@ def verification(report: Report) -> Panel:
 def region_words(region: Mapping[str, Any]) -> str:
     if region["kind"] == "box":
         return "a box"
+    if region["kind"] == "balls":
+        return f"l{region['norm']} balls of radius {region['radius']!r} around {region['count']} points"
     if region["kind"] == "ball":
         return f"the l{region['norm']} ball of radius {region['radius']!r}"
     return "the whole input space"

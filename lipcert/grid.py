@@ -1,0 +1,250 @@
+"""`local --grid`: a box cut into cells, and in each of them lower <= L <= upper (Rosca et al. 2020, appendix A.1, certified).
+
+Lower values from random pairs and sampled Jacobians, upper ones from slope sweeps; branch and bound over the cells of a
+block together closes each bracket to `rtol`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipcert.bound import Bound, Refusal, Result
+from lipcert.errors import UsageError
+from lipcert.ir import Graph
+from lipcert.pipeline import Model, Progress, _checked, describe
+from lipcert.plane import Plane
+from lipcert.query import Box, Norm, Output
+from lipcert.ranges.branching import Effort, bracket
+from lipcert.ranges.cells import Cells
+from lipcert.report.report import Report
+from lipcert.rounding import div_down, mul_up
+from lipcert.stats.pairs import Found, largest_jacobians, largest_ratios, nothing
+from lipcert.transform import with_output
+
+CELLS = 2500  # those of the paper, 50 x 50
+MOST_CELLS = 4_000_000
+MOST_INPUTS = 4
+BLOCK = 512  # cells that are bounded together, and kept when the run is cut short
+ALONG_THE_PLANE = "constants are those of the network restricted to the plane: along it, not of all inputs"
+
+
+@dataclass
+class Values:
+    """Per cell, in the order of the grid with the last axis fastest. `done`: bracketed."""
+
+    lower: Tensor
+    upper: Tensor
+    closed: Tensor
+    done: Tensor
+    best: dict[str, Any] = field(default_factory=dict)  # the largest lower value and its witness
+
+    @classmethod
+    def empty(cls, count: int) -> Values:
+        zero = torch.zeros(count, dtype=torch.float64)
+        return cls(zero, zero + math.inf, zero.bool(), zero.bool())
+
+
+def default_shape(inputs: int) -> tuple[int, ...]:
+    """About 2500 cells, equally many along each axis."""
+    return (max(1, round(CELLS ** (1 / max(2, inputs)))),) * inputs
+
+
+def grid(
+    model: Model,
+    box: Box,
+    shape: Sequence[int] | None = None,
+    *,
+    norm: str | Norm = "2",
+    output: str | Output = "vector",
+    rtol: float = 0.01,
+    pairs: int = 0,
+    jacobians: int = 0,
+    plane: Plane | None = None,
+    budget: float | None = None,
+    resume: Report | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Report:
+    """Certified brackets of the Lipschitz constant in each cell of a grid over `box`. `plane`: the box lies in it.
+
+    `rtol` 0: one sweep per cell. `pairs`, `jacobians`: that many samples per cell raise the lower values. `budget`: in
+    seconds; cells that it leaves open keep a valid bracket. Interrupted, it raises KeyboardInterrupt with
+    `partial_report`, which `resume` takes.
+    """
+    norm, functional = Norm.parse(norm), Output.parse(output)
+    graph = with_output(model.graph if plane is None else plane.graph, functional)
+    n = graph.nodes[graph.input].size
+    if n > MOST_INPUTS:
+        raise UsageError(
+            f"--grid: {n} inputs, and grids are for {MOST_INPUTS} or fewer: give --plane I,J --through DATA#K"
+        )
+    shape = default_shape(n) if shape is None else tuple(shape)
+    _check_shape(shape, n)
+    box = _checked(Box(box.lower.reshape(graph.input_shape), box.upper.reshape(graph.input_shape)), graph)  # type: ignore[assignment]
+    low, high, edges = cells_of(box, shape)
+    asked = {"shape": list(shape), "edges": edges, "plane": None if plane is None else plane.words}
+    values = Values.empty(len(low)) if resume is None else _resumed(resume, model, norm, functional, asked, len(low))
+    start, deadline = time.perf_counter(), None if budget is None else time.monotonic() + budget
+    stretch = (1.0, 1.0) if plane is None else plane.stretch
+
+    def report() -> Report:
+        seconds = time.perf_counter() - start
+        notes = [*model.assumptions, *([] if plane is None else [ALONG_THE_PLANE])]
+        return Report(
+            command="local",
+            model=model.info,
+            norm=norm,
+            region=describe(box),
+            output=str(functional),
+            results=_results(values, seconds),
+            summary={"grid": {**asked, **_described(values), "rtol": rtol, "pairs": pairs, "jacobians": jacobians}},
+            assumptions=notes,
+            warnings=list(model.warnings),
+        )
+
+    try:
+        with torch.no_grad():
+            todo = (~values.done).nonzero()[:, 0]
+            for block in todo.split(BLOCK):
+                part = low[block], high[block]
+                found = nothing(part[0])
+                if pairs:
+                    found = largest_ratios(graph, *part, pairs, norm, seed=seed + int(block[0]), device=device)
+                if jacobians:
+                    found = found.better(largest_jacobians(graph, *part, jacobians, norm, seed=seed + int(block[0])))
+
+                def tell(upper: Tensor, lower: Tensor, base: int = int(values.done.sum())) -> None:
+                    if progress is not None:
+                        progress("cells", base + int((upper <= lower * (1 + rtol)).sum()), len(low))
+
+                _bracketed(
+                    graph, part, norm, Effort(rtol, deadline, leaves=_most(rtol)), found, block, values, stretch, tell
+                )
+                if progress is not None:
+                    progress("cells", int(values.done.sum()), len(low))
+    except KeyboardInterrupt as stop:
+        stop.partial_report = report()  # type: ignore[attr-defined]
+        raise
+    return report()
+
+
+def _most(rtol: float) -> int:
+    return 2_000_000 if rtol > 0 else 0
+
+
+def _bracketed(
+    graph: Graph,
+    part: tuple[Tensor, Tensor],
+    norm: Norm,
+    effort: Effort,
+    found: Found,
+    block: Tensor,
+    values: Values,
+    stretch: tuple[float, float],
+    tell: Any,
+) -> None:
+    given = bracket(graph, Cells.boxes(*part), norm, effort, lower=found.value, report=tell)
+    lower, upper = given.lower, given.upper
+    top = int(lower.argmax())
+    if not values.best or float(lower[top]) > values.best["value"]:
+        witness: dict[str, Any] = {"x": given.point[top].tolist()}
+        if float(found.value[top]) == float(lower[top]) > 0:
+            witness = {"x": found.x[top].tolist(), "x2": found.x2[top].tolist()}
+        witness |= {"shape": list(graph.input_shape)}
+        values.best = {"value": float(lower[top]), "witness": witness}
+    if stretch != (1.0, 1.0):  # ||dx|| is (u, v)'s length up to these factors
+        upper, lower = mul_up(upper, 1 / stretch[0] * (1 + 1e-15)), div_down(lower, torch.full_like(lower, stretch[1]))
+        values.best["value"] = min(values.best["value"], float(lower.max()))
+    values.lower[block], values.upper[block] = lower, upper
+    values.closed[block], values.done[block] = given.closed, True
+
+
+def _check_shape(shape: Sequence[int], inputs: int) -> None:
+    if len(shape) != inputs or min(shape) < 1:
+        raise UsageError(f"--grid {'x'.join(map(str, shape))}: {inputs} positive numbers, one per input, such as 50x50")
+    if math.prod(shape) > MOST_CELLS:
+        raise UsageError(f"--grid {'x'.join(map(str, shape))}: {math.prod(shape)} cells; {MOST_CELLS} at most")
+
+
+def cells_of(box: Box, shape: Sequence[int]) -> tuple[Tensor, Tensor, list[list[float]]]:
+    """Ends (cells, n) and the edges of each axis: neighbours share their edges, so the cells cover the box."""
+    low, high = box.lower.reshape(-1), box.upper.reshape(-1)
+    axes = []
+    for a, b, count in zip(low.tolist(), high.tolist(), shape, strict=True):
+        if not a < b:
+            raise UsageError(f"--box: {a}:{b} has no width, and a grid needs some along every input")
+        axes.append([a + (b - a) * k / count for k in range(count)] + [b])
+    below, above = (
+        torch.cartesian_prod(*(torch.tensor(side, dtype=torch.float64) for side in sides)).reshape(-1, len(shape))
+        for sides in ([e[:-1] for e in axes], [e[1:] for e in axes])
+    )
+    return below, above, axes
+
+
+def _results(values: Values, seconds: float) -> list[Result]:
+    """The constant on the whole box, as its cells give it: it is the largest of theirs, for the box is convex."""
+    found: list[Result] = []
+    count, done = len(values.done), int(values.done.sum())
+    details = {"cells": count, "closed": int(values.closed.sum())}
+    if done == count and bool(torch.isfinite(values.upper).all()):
+        found.append(Bound("grid", "upper", "proved", float(values.upper.max()), seconds, None, details))
+    elif done < count:
+        found.append(Refusal("grid", "upper", "timeout", f"{done} of {count} cells are bounded", None, seconds))
+    else:
+        cells = int((~torch.isfinite(values.upper)).sum())
+        reason = f"no finite value is known in {cells} of {count} cells"
+        found.append(Refusal("grid", "upper", "refused", reason, None, seconds))
+    wrong = (values.lower > values.upper) & values.done
+    for k in wrong.nonzero()[:1, 0].tolist():  # the self-check of the report sees it
+        found += [
+            Bound(f"cell {k}", side, rigor, float(value[k]), 0.0)  # type: ignore[arg-type]
+            for side, rigor, value in (("upper", "proved", values.upper), ("lower", "sampled", values.lower))
+        ]
+    if values.best:
+        witness = values.best["witness"] if values.best["value"] > 0 else None
+        found.append(Bound("grid", "lower", "sampled", values.best["value"], seconds, witness, details))
+    return found
+
+
+def _described(values: Values) -> dict[str, Any]:
+    known = values.done
+    upper = [v if math.isfinite(v) and d else None for v, d in zip(values.upper.tolist(), known.tolist(), strict=True)]
+    lower = [v if d else None for v, d in zip(values.lower.tolist(), known.tolist(), strict=True)]
+    ratio = [u / v if u is not None and v else None for u, v in zip(upper, lower, strict=True)]
+    ratio = [r if r is not None and math.isfinite(r) else None for r in ratio]
+    return {
+        "lower": lower,
+        "upper": upper,
+        "ratio": ratio,
+        "done": known.tolist(),
+        "closed": values.closed.tolist(),
+        "witness": values.best or None,
+    }
+
+
+def _resumed(report: Report, model: Model, norm: Norm, output: Output, asked: Mapping[str, Any], count: int) -> Values:
+    before = report.summary.get("grid")
+    if report.command != "local" or before is None:
+        raise UsageError(f"--resume: this is a report of `lipcert {report.command}` without a grid")
+    wrong = [name for name in asked if before.get(name) != asked[name]]
+    wrong += [] if report.model.get("graph") == model.info["graph"] else ["model"]
+    wrong += [] if report.norm == norm else ["norm"]
+    wrong += [] if report.output == str(output) else ["output"]
+    if wrong:
+        raise UsageError(f"--resume: the report is about another question: it differs in {', '.join(wrong)}")
+    values = Values.empty(count)
+    values.done = torch.tensor(before["done"])
+    values.closed = torch.tensor(before["closed"])
+    for name, absent in (("lower", 0.0), ("upper", math.inf)):
+        numbers = [absent if v is None else v for v in before[name]]
+        setattr(values, name, torch.tensor(numbers, dtype=torch.float64))
+    values.best = dict(before["witness"] or {})
+    return values

@@ -1,0 +1,142 @@
+"""Slope sweep: a proved enclosure of every signal, and of J in chosen directions, on a batch of cells at once.
+
+Mean value form (MATH section 5; Neumaier, *Interval Methods for Systems of Equations*, 2.3): each signal is known as
+z(c) + S (x - c) with an interval matrix S, met with plain intervals; elementwise nonlinearities multiply S by their chord
+range about z(c) and J by their slope range. Everything in centre and radius, the rounding folded into the radius.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lipcert.blocks import Range
+from lipcert.ir import Graph, Input, Nonlinear
+from lipcert.linops import Operator
+from lipcert.query import Norm
+from lipcert.ranges.cells import Cells
+from lipcert.ranges.directions import Directions, directions, norms_above
+from lipcert.ranges.slope_rules import RULES, Entry
+from lipcert.ranges.stack import Stack, affine
+
+VANISHING = 1e-280  # what underflow was granted may be all there is
+ENTRIES = 2**18  # of the widest stack: it should stay in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """On each of b cells. `centre` +- `radius` (b, k, m): J d for the k directions. `slopes`: node -> slope range of
+    its elementwise activation, (b, size) each. `lower`, `upper` (b, m): range of the output. `score` (b, n): share of
+    each coordinate in the jumps of the gradient, where adjoints were given."""
+
+    centre: Tensor
+    radius: Tensor
+    lower: Tensor
+    upper: Tensor
+    slopes: Mapping[int, Range] = field(default_factory=dict)
+    score: Tensor | None = None
+    culprit: int | None = None  # the first node where a slope is not bounded
+
+
+def sweep(
+    graph: Graph,
+    cells: Cells,
+    toward: Tensor,
+    adjoints: Mapping[int, Tensor] | None = None,
+    *,
+    careful: bool = False,
+) -> Sweep:
+    """`toward` (b, k, n): directions, exact floats. `adjoints`: |dy/dz| at the centre by nonlinear node, for `score`.
+    `careful`: zeros stay exact zeros; done again so by itself where the result might be one."""
+    if not len(cells):
+        empty = cells.centre.new_zeros(0, graph.nodes[graph.output].size)
+        return Sweep(empty[:, None].expand(0, toward.shape[1], -1), empty[:, None], empty, empty)
+    start = _input(cells, toward)
+    n = cells.centre.shape[1]
+    score = torch.zeros_like(cells.centre) if adjoints is not None else None
+    absolute: dict[Operator, Operator] = graph.memo.setdefault("absolute operators", {})
+    last = graph._last_use()
+    stacks: dict[int, Stack] = {}
+    slopes: dict[int, Range] = {}
+    culprit: int | None = None
+    for i, node in enumerate(graph.nodes):
+        args = [stacks[parent] for parent in node.parents]
+        if isinstance(node.what, Input):
+            stacks[i] = start
+        elif isinstance(node.what, Nonlinear):
+            entries = [Entry(stack, *signal_range(stack, cells), n) for stack in args]
+            found = RULES[type(node.what.block)](node.what.block, entries)
+            stacks[i] = found.stack
+            if found.slopes is not None:
+                slopes[i] = found.slopes
+                if score is not None and adjoints is not None:
+                    score += _jumps(found.slopes, args[0], adjoints[i], cells)
+            if culprit is None and not bool(torch.isfinite(found.stack[1][:, 2 + n :]).all()):
+                culprit = i
+        else:
+            stacks[i] = affine(node, args, start[0], absolute, careful)
+        for parent in {*node.parents}:
+            if last[parent] == i:
+                del stacks[parent]
+    centre, radius = stacks[graph.output]
+    if not careful and centre.shape[2] and bool((_largest(centre, radius, 2 + n) < VANISHING).any()):
+        return sweep(graph, cells, toward, adjoints, careful=True)
+    lower, upper = signal_range((centre, radius), cells)
+    return Sweep(centre[:, 2 + n :], radius[:, 2 + n :], lower, upper, slopes, score, culprit)
+
+
+def _largest(centre: Tensor, radius: Tensor, start: int) -> Tensor:
+    return (centre[:, start:].abs() + radius[:, start:]).flatten(1).amax(dim=1)
+
+
+def _input(cells: Cells, toward: Tensor) -> Stack:
+    b, n = cells.centre.shape
+    centre = torch.cat([cells.centre[:, None], cells.centre[:, None], toward.new_zeros(b, n, n), toward], dim=1)
+    torch.diagonal(centre[:, 2 : 2 + n], dim1=1, dim2=2).fill_(1.0)
+    radius = torch.zeros_like(centre)
+    radius[:, 1] = cells.radius
+    return centre, radius
+
+
+def signal_range(stack: Stack, cells: Cells) -> Range:
+    """The mean value form met with the plain interval. An end that is not known is infinite."""
+    (centre, radius), n = stack, cells.centre.shape[1]
+    z, plain = centre[:, 0], centre[:, 1]
+    away = (cells.reach(centre[:, 2 : 2 + n].abs() + radius[:, 2 : 2 + n]) + radius[:, 0]) * (1 + 2.0**-48)
+    spread = radius[:, 1]
+    pad, plain_pad = 2.0**-51 * z.abs(), 2.0**-51 * plain.abs()
+    lower = torch.fmax(z - away - pad, plain - spread - plain_pad)
+    upper = torch.fmin(z + away + pad, plain + spread + plain_pad)
+    return lower.nan_to_num(-torch.inf, torch.inf, -torch.inf), upper.nan_to_num(torch.inf, torch.inf, -torch.inf)
+
+
+def _jumps(slopes: Range, stack: Stack, adjoint: Tensor, cells: Cells) -> Tensor:
+    """(b, n): how much of the jump of J d, over all neurons and directions, is due to each coordinate."""
+    (centre, radius), n = stack, cells.centre.shape[1]
+    jump = (slopes[1] - slopes[0]) * adjoint * (centre[:, 2 + n :].abs() + radius[:, 2 + n :]).amax(dim=1)
+    share = centre[:, 2 : 2 + n].abs() + radius[:, 2 : 2 + n]
+    share = share * cells.radius[:, :, None]
+    share = share / share.sum(dim=1, keepdim=True).clamp(min=1e-300)
+    return torch.bmm(share, jump[:, :, None])[:, :, 0].nan_to_num(0.0, 0.0, 0.0)
+
+
+def rows_per_chunk(graph: Graph, directions: int) -> int:
+    """Cells whose stacks fit the cache together."""
+    size = max(node.size for node in graph.nodes)
+    return max(1, ENTRIES // max(1, size * (2 + graph.nodes[graph.input].size + directions)))
+
+
+def lipschitz_on(graph: Graph, cells: Cells, norm: Norm) -> Tensor:
+    """Proved upper values (b,) of the Lipschitz constant on each cell, inf where none is known. In chunks."""
+    found = []
+    for part in cells.chunks(rows_per_chunk(graph, graph.nodes[graph.input].size)):
+        chosen = directions(graph, part, norm)
+        swept = sweep(graph, part, chosen.toward)
+        found.append(norms_above(swept.centre, swept.radius, chosen, norm))
+    return torch.cat(found) if found else cells.centre.new_zeros(0)
+
+
+__all__ = ["Directions", "Sweep", "directions", "lipschitz_on", "norms_above", "rows_per_chunk", "sweep"]
