@@ -1,0 +1,127 @@
+"""`--output pairs`: the largest pair, resumed from a partial report of the same question and of no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lipcert
+from lipcert.errors import UsageError
+
+METHODS = ["product", "sampled", "lipsdp-layer"]
+
+
+@pytest.fixture(scope="module")
+def model() -> lipcert.Model:
+    torch.manual_seed(1)
+    return lipcert.load(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), input_shape=(1, 3))
+
+
+@pytest.fixture
+def whole(model: lipcert.Model) -> lipcert.Report:
+    return lipcert.bound(model, methods=METHODS, output="pairs")
+
+
+def partial(report: lipcert.Report, path: Path, keep: int = 4, change: Any = None) -> Path:
+    """A report cut off after `keep` pairs, as an interruption leaves it."""
+    record = report.to_dict()
+    record["summary"]["pairs"] = record["summary"]["pairs"][:keep]
+    if change is not None:
+        change(record)
+    path.write_text(json.dumps(record))
+    return path
+
+
+def test_each_method_reports_its_largest_pair(model: lipcert.Model, whole: lipcert.Report) -> None:
+    singles = {row["pair"]: lipcert.bound(model, methods=METHODS, output=row["pair"]) for row in whole.summary["pairs"]}
+    assert len(singles) == 6
+    assert whole.upper == min(max(single.results[k].value for single in singles.values()) for k in (0, 2))
+    for row in whole.summary["pairs"]:
+        assert row["upper"] == singles[row["pair"]].upper
+        assert row["lower"] == singles[row["pair"]].lower
+        assert row["lower"] <= row["upper"]
+
+
+def test_resumed_is_as_if_never_interrupted(model: lipcert.Model, whole: lipcert.Report, tmp_path: Path) -> None:
+    for keep in (0, 1, 4, 6):
+        found = lipcert.bound(model, methods=METHODS, output="pairs", resume=partial(whole, tmp_path / "r", keep))
+        assert found.summary == whole.summary
+        assert [r.value for r in found.results] == [r.value for r in whole.results]
+        lower = next(r for r in found.results if r.side == "lower")
+        assert lower.witness is not None
+        assert any("are taken from" in warning for warning in found.warnings) == (keep > 0)
+
+
+def test_pairs_that_ran_out_of_time_are_done_again(model: lipcert.Model, whole: lipcert.Report, tmp_path: Path) -> None:
+    short = lipcert.bound(model, methods=METHODS, output="pairs", budget=0)
+    assert short.upper is None
+    found = lipcert.bound(model, methods=METHODS, output="pairs", resume=partial(short, tmp_path / "r", 6))
+    assert found.summary == whole.summary
+
+
+def other_model(record: dict[str, Any]) -> None:
+    record["model"]["sha256"] = "0" * 64
+
+
+def other_norm(record: dict[str, Any]) -> None:
+    record["norm"]["input"] = "1"
+
+
+def other_region(record: dict[str, Any]) -> None:
+    record["scope"]["region"] = {"kind": "box", "lower": [0.0] * 3, "upper": [1.0] * 3}
+
+
+def other_methods(record: dict[str, Any]) -> None:
+    record["summary"]["pairs"][0]["results"].pop()
+
+
+def other_units(record: dict[str, Any]) -> None:
+    record["model"]["units"]["std"] = [2.0]
+
+
+def other_command(record: dict[str, Any]) -> None:
+    record["command"] = "layers"
+
+
+def no_value(record: dict[str, Any]) -> None:
+    record["summary"]["pairs"][0]["results"][0]["value"] = None
+
+
+def negative(record: dict[str, Any]) -> None:
+    record["summary"]["pairs"][0]["results"][0]["value"] = -1.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [other_model, other_norm, other_region, other_methods, other_units, other_command, no_value, negative],
+)
+def test_another_question_is_refused(model: lipcert.Model, whole: lipcert.Report, tmp_path: Path, change: Any) -> None:
+    with pytest.raises(UsageError, match="--resume"):
+        lipcert.bound(model, methods=METHODS, output="pairs", resume=partial(whole, tmp_path / "r", 4, change))
+
+
+def test_not_a_report(model: lipcert.Model, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no json")
+    for path in (tmp_path / "text", tmp_path / "absent"):
+        with pytest.raises(UsageError, match="--resume"):
+            lipcert.bound(model, output="pairs", resume=path)
+    with pytest.raises(UsageError, match="only --output pairs"):
+        lipcert.bound(model, resume=tmp_path / "text")
+
+
+def test_options_of_methods(model: lipcert.Model) -> None:
+    """Coarser multipliers bound from above; an option without its method, or a value it does not have, is refused."""
+    values = [
+        lipcert.bound(model, methods=["lipsdp"], multipliers=name).upper for name in ("neuron", "channel", "layer")
+    ]
+    assert values[0] <= values[1] * (1 + 1e-6)
+    assert values[1] <= values[2] * (1 + 1e-6)
+    assert values[0] < values[2]
+    for options in ({"solver": "SCS"}, {"multipliers": "row"}, {"methods": ["product"], "multipliers": "layer"}):
+        with pytest.raises(UsageError, match="--"):
+            lipcert.bound(model, **options)
