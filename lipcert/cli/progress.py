@@ -49,9 +49,9 @@ class Lines:
         self._said = time.monotonic()
 
     def __call__(self, text: str, done: float | None = None, total: float | None = None) -> None:
-        if total and time.monotonic() - self._said > PATIENCE:
+        if total and done and time.monotonic() - self._said > PATIENCE:
             self._said = time.monotonic()
-            print(f"{text}: {done or 0:g} of {total:g}", file=sys.stderr)
+            print(f"{text}: {done:g} of {total:g}", file=sys.stderr)
 
     def result(self, result: Result) -> None:
         print(words(result), file=sys.stderr)
