@@ -260,9 +260,35 @@ def conv_norm(channels: tuple[int, int], side: int, kernel: int, stride: int) ->
     return run
 
 
+# Radii.
+
+
+def radii(repeat: int, smoke: bool) -> Measured:
+    """1,000 samples of a 784-256-256-10 network: l2 from 45 pair constants, linf with constants on nested balls."""
+    import torch
+    from networks import mlp
+
+    import lipcert
+
+    done = Measured(targets=[Target("pairs", 20.0)])
+    sizes, count = ([64, 32, 10], 20) if smoke else ([784, 256, 256, 10], 1000)
+    x = torch.rand(count, sizes[0], generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    for _ in range(repeat):
+        for step, norm, methods in (("pairs", "2", ["pairs"]), ("local", "inf", ["pairs", "local"])):
+            model = lipcert.load(mlp(sizes), input_shape=(1, sizes[0]))
+            report = done.clock(
+                step,
+                lambda model=model, norm=norm, methods=methods: lipcert.radius(model, x, norm=norm, methods=methods),
+            )
+            done.values |= {f"mean radius, {m}, l{norm}": r for m, r in report.summary["mean_radius"].items()}
+    done.peak_gb = peak_gb()
+    return done
+
+
 CASES: dict[str, Callable[[int, bool], Measured]] = {
     "help": help_text,
     "two-moons": two_moons,
+    "radius": radii,
     "layer": layer_norm,
     "mlp-8x128": mlp_product,
     "conv-small": conv_norm((8, 8), 16, 3, 1),

@@ -55,24 +55,24 @@ class _Search:
         radius = start * 1.01 if math.isfinite(start) and start > 0 else 1.0
         certified = 0.0
         for _ in range(DOUBLINGS):
-            reached, closed = self._within(radius)
+            reached, nearest = self._within(radius)
             certified = max(certified, reached)
-            if closed or self.looked >= self.effort.boxes:
+            if nearest <= radius or self.looked >= self.effort.boxes:
                 return certified
-            radius *= 4
+            radius = min(radius * 4, nearest * 1.01)
         return certified
 
-    def _within(self, radius: float) -> tuple[float, bool]:
-        """(certified distance, whether it is final) in the ball of this radius."""
+    def _within(self, radius: float) -> tuple[float, float]:
+        """(certified distance, distance of a point found on the other side) in the box around the ball of this radius."""
         low, high = (self.x - radius)[None], (self.x + radius)[None]
         distance = torch.zeros(1, dtype=torch.float64)
         nearest = math.inf
         while len(low):
             edge = float(distance.min())
             if edge >= min(radius, nearest) * (1 - self.effort.rtol):
-                return min(edge, radius), math.isfinite(nearest)
+                return min(edge, radius), nearest
             if self.looked >= self.effort.boxes:
-                return edge, True
+                return edge, nearest
             order = distance.argsort(stable=True)
             now, later = order[:BATCH], order[BATCH:]
             self.looked += len(now)
@@ -86,7 +86,7 @@ class _Search:
             distance = self._distance(low, high)
             keep = distance <= min(radius, nearest)
             low, high, distance = low[keep], high[keep], distance[keep]
-        return min(radius, nearest), math.isfinite(nearest)
+        return min(radius, nearest), nearest
 
     def _values(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Enclosures (r, k) of the functionals at points."""

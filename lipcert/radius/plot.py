@@ -48,6 +48,7 @@ def accuracy_curve(points: Sequence[Mapping[str, Any]], norm: str, path: str | P
     histogram.set(
         xlabel=f"certified radius (l{norm})", ylabel="samples", title=f"{len(shown)} of {len(radii)} certified"
     )
+    histogram.locator_params(axis="x", nbins=6)
     figure.suptitle(title, fontsize=10)
     for side in ("top", "right"):
         curve.spines[side].set_visible(False)
