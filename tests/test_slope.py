@@ -17,10 +17,11 @@ from lipcert.blocks import Block, MatMul, Selection
 from lipcert.ir import Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.linops import Dense
 from lipcert.query import Norm
-from lipcert.ranges import slope_rules
+from lipcert.ranges import slope_rules, telescope
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.directions import ORDER, directions, norms_above, norms_below, orthonormal
 from lipcert.ranges.slope import lipschitz_on, sweep
+from lipcert.ranges.telescope import is_chain, telescoped
 from lipcert.ranges.vertices import elementwise_only, unsettled, vertex_norms
 
 NORMS = [("1", "1"), ("2", "2"), ("inf", "inf"), ("1", "2"), ("2", "inf"), ("inf", "2"), ("inf", "1"), ("2", "1")]
@@ -262,3 +263,48 @@ def caught(family: str) -> bool:
     with torch.no_grad():
         graphs = [FAMILIES[family](seed).graph() for seed in range(6)]
         return any(violations(graph, cells_of(graph, 30, dice), NORMS[:2], dice) for graph in graphs)
+
+
+# Chains: errors that pass through products of centre matrices (telescope.py).
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "abs", "tanh", "gelu_erf"])
+def test_telescoped_chains_hold_and_are_tighter(name: str) -> None:
+    dice = torch.Generator().manual_seed(2)
+    torch.manual_seed(3)
+    gains = []
+    with torch.no_grad():
+        for sizes in ([2, 8, 8, 8, 8, 1], [3, 10, 10, 10, 2], [1, 5, 5, 5, 5, 5, 1]):
+            graph = chain(sizes, name)
+            assert is_chain(graph)
+            for p, q, ball in (("inf", "inf", "inf"), ("2", "2", "2"), ("1", "2", "inf"), ("2", "inf", "1")):
+                cells, norm = cells_of(graph, 60, dice, ball), Norm(p, q)  # type: ignore[arg-type]
+                chosen = directions(graph, cells, norm)
+                plain, fine = (
+                    norms_above(s.centre, s.radius, chosen, norm)
+                    for s in (sweep(graph, cells, chosen.toward), telescoped(graph, cells, chosen.toward))
+                )
+                gains.append(float((plain / fine).median()))
+                for trial in range(4):
+                    a, b = points_in(cells, dice), points_in(cells, dice)
+                    b = a + (b - a) * [1.0, 1e-3][trial % 2]
+                    assert bool((quotients(graph, a, b, p, q) <= fine * (1 + 1e-9)).all())
+    assert sum(gains) / len(gains) > (1 - 1e-9 if name == "abs" else 1.0)  # middle slopes of abs are 0
+
+
+def test_telescoped_without_its_errors_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = torch.Generator().manual_seed(2)
+    torch.manual_seed(3)
+    graph, norm = chain([2, 8, 8, 8, 1], "relu"), Norm("2", "2")
+    cells = cells_of(graph, 60, dice)
+    chosen = directions(graph, cells, norm)
+    a, b = points_in(cells, dice), points_in(cells, dice)
+
+    def above() -> Tensor:
+        with torch.no_grad():
+            fine = telescoped(graph, cells, chosen.toward)
+            return norms_above(fine.centre, fine.radius, chosen, norm)
+
+    assert bool((quotients(graph, a, b, "2", "2") <= above() * (1 + 1e-9)).all())
+    monkeypatch.setattr(telescope, "_whole", lambda stack, products, errors: stack)
+    assert not bool((quotients(graph, a, b, "2", "2") <= above() * (1 + 1e-9)).all())

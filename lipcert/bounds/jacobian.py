@@ -15,6 +15,7 @@ from lipcert.bounds.problem import Problem
 from lipcert.ir import Graph, Linear
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.slope import directions, norms_above, sweep
+from lipcert.ranges.telescope import is_chain, telescoped
 from lipcert.ranges.vertices import elementwise_only, unsettled, vertex_norms
 
 ENTRIES = 60_000_000  # of the widest stack: 0.5 GB, and a few of them live at once
@@ -44,6 +45,10 @@ class Jacobian:
         chosen = directions(graph, cells, norm)
         swept = sweep(graph, cells, chosen.toward)
         value = float(norms_above(swept.centre, swept.radius, chosen, norm))
+        if is_chain(graph) and len(graph.nonlinear) > 2:
+            fine = telescoped(graph, cells, chosen.toward)
+            finer = float(norms_above(fine.centre, fine.radius, chosen, norm))
+            swept, value = (fine, finer) if finer < value else (swept, value)
         count = int(unsettled(swept.slopes, cells.centre)[0])
         work = 2**count * 4 * cells.centre.shape[1] * sum(_flops(graph))
         if elementwise_only(graph) and 0 < count <= self.vertices and work <= VERTEX_WORK:

@@ -18,7 +18,8 @@ from lipcert.ir import Graph
 from lipcert.query import Norm
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.directions import ORDER, Directions, best_weights, directions, norms_above, norms_below
-from lipcert.ranges.slope import rows_per_chunk, sweep
+from lipcert.ranges.slope import Sweep, rows_per_chunk, sweep
+from lipcert.ranges.telescope import is_deep, pays, telescoped
 from lipcert.ranges.vertices import elementwise_only, unsettled, vertex_norms
 from lipcert.rounding import norm_down
 
@@ -98,6 +99,7 @@ class _Search:
     ):
         self.graph, self.regions, self.norm, self.effort = graph, regions, norm, effort
         self.elementwise = elementwise_only(graph)
+        self.deep, self.telescope, self.calls = is_deep(graph), False, 0
         b = len(regions)
         self.free = regions.moving
         self.known = torch.full((b,), math.inf, dtype=torch.float64) if upper is None else upper.clone()
@@ -179,7 +181,7 @@ class _Search:
 
     def _swept(self, cells: Cells, root: Tensor) -> tuple[Tensor, Tensor]:
         chosen = directions(self.graph, cells, self.norm, adjoints=True)
-        swept = sweep(self.graph, cells, chosen.toward, chosen.adjoints)
+        swept = self._enclose(cells, chosen)
         if swept.culprit is not None:
             self.culprit = swept.culprit
         value = norms_above(swept.centre, swept.radius, chosen, self.norm)
@@ -200,6 +202,15 @@ class _Search:
         wide = cells.radius / cells.radius.amax(dim=1, keepdim=True).clamp(min=1e-300)
         score = torch.where(swept.score.amax(dim=1, keepdim=True) > 0, swept.score, wide) * (cells.radius > 0)
         return value, score.argmax(dim=1)
+
+    def _enclose(self, cells: Cells, chosen: Directions) -> Sweep:
+        """By the sweep that is the better one for cells of this size, asked again every now and then."""
+        if self.deep:
+            if self.calls % 16 == 0:
+                self.telescope = pays(self.graph, cells[:16], self.norm)
+            self.calls += 1
+        how = telescoped if self.telescope else sweep
+        return how(self.graph, cells, chosen.toward, chosen.adjoints)
 
     def _inside(self, x: Tensor, root: Tensor) -> Tensor:
         if self.regions.norm == "inf":
