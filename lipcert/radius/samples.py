@@ -69,7 +69,10 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
             value, limit = shell_radii(graph, x[rows], some, how.norm, whole)
             if small:
                 value = torch.maximum(
-                    value, boundary_radii(graph, x[rows], some, how.norm, attacked.distance[rows], how.effort)
+                    value,
+                    boundary_radii(
+                        graph, x[rows], some, how.norm, attacked.distance[rows], how.effort, how.tolerance is not None
+                    ),
                 )
             radii[method][rows], limits[method][rows] = down(value).clamp(min=0.0), limit
     result, inside = [], []
