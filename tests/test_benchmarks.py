@@ -109,8 +109,9 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert "another run, its threads differs" in other.stderr
 
 
-def test_readme_shows_the_tables_of_the_kept_run() -> None:
-    """`run.py --table` of the run that is kept beside it, to the letter."""
-    tables = script("run.py", "--table", FOLDER / "results.json").stdout
+@pytest.mark.parametrize("name", ["results.json", "results-lipsdp.json"])
+def test_readme_shows_the_tables_of_the_kept_runs(name: str) -> None:
+    """`run.py --table` of the runs that are kept beside it, to the letter."""
+    tables = script("run.py", "--table", FOLDER / name).stdout
     assert tables.strip()
     assert tables.strip() in (FOLDER / "README.md").read_text()

@@ -46,9 +46,11 @@ class Lines:
     """For a log: one line per result, and now and then how far a long stage is."""
 
     def __init__(self) -> None:
-        self._said = time.monotonic()
+        self._stage, self._said = "", 0.0
 
     def __call__(self, text: str, done: float | None = None, total: float | None = None) -> None:
+        if text != self._stage:
+            self._stage, self._said = text, time.monotonic()
         if total and done and time.monotonic() - self._said > PATIENCE:
             self._said = time.monotonic()
             print(f"{text}: {done:g} of {total:g}", file=sys.stderr)
