@@ -90,7 +90,15 @@ def grid(
     _check_shape(shape, n)
     box = _checked(Box(box.lower.reshape(graph.input_shape), box.upper.reshape(graph.input_shape)), graph)  # type: ignore[assignment]
     low, high, edges = cells_of(box, shape)
-    asked = {"shape": list(shape), "edges": edges, "plane": None if plane is None else plane.words}
+    asked = {
+        "shape": list(shape),
+        "edges": edges,
+        "plane": None if plane is None else plane.words,
+        "rtol": rtol,
+        "pairs": pairs,
+        "jacobians": jacobians,
+        "seed": seed,
+    }
     values = Values.empty(len(low)) if resume is None else _resumed(resume, model, norm, functional, asked, len(low))
     start, deadline = time.perf_counter(), None if budget is None else time.monotonic() + budget
     stretch = (1.0, 1.0) if plane is None else plane.stretch
@@ -105,7 +113,7 @@ def grid(
             region=describe(box),
             output=str(functional),
             results=_results(values, seconds),
-            summary={"grid": {**asked, **_described(values), "rtol": rtol, "pairs": pairs, "jacobians": jacobians}},
+            summary={"grid": {**asked, **_described(values)}},
             assumptions=notes,
             warnings=list(model.warnings),
         )

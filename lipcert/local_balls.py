@@ -20,6 +20,7 @@ from lipcert.bounds import METHODS
 from lipcert.bounds.jacobian import too_wide
 from lipcert.bounds.problem import Problem
 from lipcert.bounds.run import run
+from lipcert.data import fingerprint
 from lipcert.errors import UsageError
 from lipcert.ir import Graph
 from lipcert.pipeline import Model, Progress
@@ -74,7 +75,15 @@ def local(
     points = _points(model, x)
     names = list(range(len(points))) if indices is None else list(indices)
     labels = None if y is None else np.asarray(y).reshape(-1)
-    asked = {"radii": radii, "norm": ball_norm, "count": len(points), "methods": list(methods), "rtol": rtol}
+    asked = {
+        "radii": radii,
+        "norm": ball_norm,
+        "count": len(points),
+        "data": fingerprint(points.numpy(), np.asarray(names), labels),
+        "methods": list(methods),
+        "rtol": rtol,
+        "seed": seed,
+    }
     rows = [] if resume is None else _resumed(resume, model, norm, functional, asked)
     done = {(row["index"], row["eps"]) for row in rows}
     whole: list[Result] = []

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lipcert.bound import Bound, Result
 from lipcert.bounds.sampled import _stored
+from lipcert.data import fingerprint
 from lipcert.errors import UsageError
 from lipcert.ir import Graph, Nonlinear
 from lipcert.pipeline import Model, Progress, _checked, describe
@@ -92,7 +93,7 @@ def jacobian(
         "around": around,
         "samples": count,
         "seed": seed,
-        "data": None if inputs is None else _fingerprint(inputs),
+        "data": None if inputs is None else fingerprint(inputs.numpy()),
     }
     rows: list[dict[str, Any]] = _resumed(resume, model, asked, region)
     done = {(row["set"], row["index"]) for row in rows}
@@ -162,12 +163,6 @@ def _data(model: Model, x: Any, y: Any) -> tuple[Tensor | None, np.ndarray | Non
     if labels is not None and len(labels) != len(given):
         raise UsageError(f"jacobian: {len(given)} samples but {len(labels)} labels")
     return given.reshape(len(given), size), labels
-
-
-def _fingerprint(x: Tensor) -> str:
-    import hashlib
-
-    return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _features(graph: Graph, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -15,6 +16,7 @@ import torch
 from lipcert.attack import Pgd
 from lipcert.bound import Refusal, Result
 from lipcert.bounds.problem import Problem
+from lipcert.data import fingerprint
 from lipcert.errors import UsageError
 from lipcert.pipeline import Model
 from lipcert.query import Norm
@@ -23,6 +25,7 @@ from lipcert.radius.margins import read_labels
 from lipcert.radius.samples import How, treat
 from lipcert.ranges.adjoint import obstacle
 from lipcert.report.report import Report
+from lipcert.report.to_json import write_atomically
 
 METHODS = ("pairs", "local", "global", "sqrt2")
 DEFAULT = ("pairs", "local")
@@ -70,6 +73,7 @@ def radius(
     how = How(norm.input, chosen, blocked is None, tolerance, attack)
     constants = Constants(Problem(graph, norm, seed=seed, progress=progress))
     asked = {"methods": list(chosen), "tolerance": tolerance, "attack": _attack_words(attack), "samples": len(x)}
+    asked |= {"data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
     rows: list[dict[str, Any]] = [] if resume is None else _resumed(resume, asked, model, norm, constants)
     warnings = list(model.warnings)
     if blocked is not None:
@@ -226,8 +230,9 @@ def _resumed(
 
 def _save(path: str | Path, inside: list[tuple[int, torch.Tensor]], shape: Sequence[int]) -> None:
     x = np.stack([at.numpy().reshape(tuple(shape)) for _, at in inside])
-    with open(path, "wb") as stream:
-        np.savez(stream, x=x, index=np.array([index for index, _ in inside]))
+    stream = io.BytesIO()
+    np.savez(stream, x=x, index=np.array([index for index, _ in inside]))
+    write_atomically(stream.getvalue(), path)
 
 
 __all__ = ["DEFAULT", "GLOBAL", "METHODS", "radius", "summary"]

@@ -1,7 +1,7 @@
-"""Two inputs: the certified radius is the distance to the decision boundary, found here along rays.
+"""Two inputs: the certified radius is the distance to the decision boundary.
 
-Oracle: the first change of class along each of many rays from the sample, walked finely and then bisected. The least of
-them is never below the distance.
+Oracle: all linear regions of the network as polygons (regions.py). A second one, for the first: the first change of class
+along each of many rays from the sample, walked finely and then bisected; the least of them is never below the distance.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ import math
 import numpy as np
 import pytest
 import torch
+from regions import boundary_distance, pieces
 from torch import nn
 
 import lipcert
-from lipcert.attack import Pgd
-from lipcert.radius.boundary import Effort, _Search, boundary_radii
+from lipcert.radius.boundary import Effort, boundary_radii
 from lipcert.radius.margins import margins
 
 ORDER = {"1": 1.0, "2": 2.0, "inf": math.inf}
 RAYS, FAR = 720, 3.0
 
 
-def net(seed: int, outputs: int, width: int = 10) -> lipcert.Model:
+def net(seed: int, outputs: int, width: int = 10) -> tuple[nn.Sequential, lipcert.Model]:
     torch.manual_seed(seed)
     layers = [nn.Linear(2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)]
     for layer in layers[::2]:
         layer.weight.data *= 2
-    return lipcert.load(nn.Sequential(*layers), input_shape=(1, 2))
+    module = nn.Sequential(*layers)
+    return module, lipcert.load(module, input_shape=(1, 2))
 
 
 def along_rays(model: lipcert.Model, x: torch.Tensor, norm: str, rays: int = RAYS) -> float:
@@ -54,28 +55,38 @@ def along_rays(model: lipcert.Model, x: torch.Tensor, norm: str, rays: int = RAY
 
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])
 def test_radii_are_the_distance_to_the_boundary(norm: str) -> None:
-    """Never above; within 2 % of it for at least 95 % of the samples that have one near."""
+    """Never above; within 2 % of it for at least 95 % of the samples that have one in the box."""
     close = []
     for seed in range(2):
-        model, x = net(seed, 3), np.random.default_rng(seed).normal(size=(8, 2))
-        points = lipcert.radius(model, x, norm=norm, attack=Pgd(restarts=8)).points
-        for point, centre in zip(points, torch.from_numpy(x), strict=True):
-            # between two rays a wedge of another class may come nearer: any proved point of it bounds the distance
-            rays = along_rays(model, centre, norm)
-            exact = min(rays, point["attacked"] or math.inf)
-            assert point["radius"] <= exact
-            if math.isfinite(rays):
-                found = margins(model.graph, centre[None], None)
-                search = _Search(model.graph, centre, found.seeds(3)[0], None, norm, Effort())  # type: ignore[arg-type]
-                search.looked = 0
-                exact = min(exact, search._within(exact * 1.01)[1])  # a point proved to lie on the other side
+        (module, model), x = net(seed, 3), np.random.default_rng(seed).normal(size=(12, 2))
+        found = pieces(module, np.full(2, -FAR), np.full(2, FAR))
+        for point, centre in zip(lipcert.radius(model, x, norm=norm).points, x, strict=True):
+            exact = boundary_distance(found, centre, point["predicted"], ORDER[norm])
+            if exact < FAR - np.abs(centre).max():  # nothing outside of the box is nearer
+                assert point["radius"] <= exact * (1 + 1e-10)
                 close.append(point["radius"] >= 0.98 * exact)
-    assert len(close) >= 8
+    assert len(close) >= 12
     assert np.mean(close) >= 0.95
 
 
+def test_the_oracle_is_the_network_and_agrees_with_rays() -> None:
+    module, model = net(0, 3)
+    found = pieces(module, np.full(2, -FAR), np.full(2, FAR))
+    for corners, A, c in found:
+        at = corners.mean(axis=0)
+        assert np.allclose(A @ at + c, model.graph.evaluate(torch.from_numpy(at)[None])[0].numpy(), atol=1e-9)
+    x = np.random.default_rng(0).normal(size=(4, 2))
+    for centre in x:
+        own = int(model.graph.evaluate(torch.from_numpy(centre)[None]).argmax())
+        for norm, order in ORDER.items():
+            exact = boundary_distance(found, centre, own, order)
+            rays = along_rays(model, torch.from_numpy(centre), norm)
+            assert exact <= rays * (1 + 1e-9)
+            assert rays <= exact * 1.02 or exact > FAR - np.abs(centre).max()
+
+
 def test_the_search_is_sound_when_it_is_cut_short() -> None:
-    model, x = net(1, 3), torch.from_numpy(np.random.default_rng(1).normal(size=(4, 2)))
+    (_, model), x = net(1, 3), torch.from_numpy(np.random.default_rng(1).normal(size=(4, 2)))
     found = margins(model.graph, x, None)
     start = torch.full((4,), 0.5, dtype=torch.float64)
     before = torch.zeros(4, dtype=torch.float64)
@@ -88,14 +99,15 @@ def test_the_search_is_sound_when_it_is_cut_short() -> None:
 
 
 def test_a_radius_too_large_is_seen_by_the_oracle() -> None:
-    model, x = net(0, 3), np.random.default_rng(0).normal(size=(8, 2))
-    radii = [p["radius"] * 1.03 for p in lipcert.radius(model, x).points]
-    exact = [along_rays(model, c, "2") for c in torch.from_numpy(x)]
-    assert sum(r > e for r, e in zip(radii, exact, strict=True)) >= 3
+    (module, model), x = net(0, 3), np.random.default_rng(0).normal(size=(8, 2))
+    found = pieces(module, np.full(2, -FAR), np.full(2, FAR))
+    rows = lipcert.radius(model, x).points
+    exact = [boundary_distance(found, c, p["predicted"], 2.0) for c, p in zip(x, rows, strict=True)]
+    assert sum(p["radius"] * 1.03 > e for p, e in zip(rows, exact, strict=True)) >= 3
 
 
 def test_tolerance_and_one_logit() -> None:
-    model, x = net(2, 1), np.random.default_rng(2).normal(size=(6, 2))
+    (_, model), x = net(2, 1), np.random.default_rng(2).normal(size=(6, 2))
     sign = lipcert.radius(model, x).points
     near = lipcert.radius(model, x, tolerance=0.05).points
     at = torch.from_numpy(x)

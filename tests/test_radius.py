@@ -127,6 +127,10 @@ def test_ties_wrong_classes_and_huge_logits() -> None:
     assert (far[0]["radius"], far[0]["status"]) == (0.0, "undefined")
     assert far[1]["radius"] < 1e-3
     json.dumps(far, allow_nan=False)
+    cancel = linear([[1e38, -1e38], [0.0, 0.0]])  # float32 computes inf - inf, or not: that depends on the order
+    over = lipcert.radius(cancel, np.array([[5.0, 4.0], [0.5, 0.25]])).points
+    assert (over[0]["radius"], over[0]["status"]) == (0.0, "tie")
+    assert over[1]["status"] == "certified"
 
 
 def test_one_logit_is_its_sign() -> None:
@@ -227,6 +231,8 @@ def test_reports_repeat_resume_and_refuse_other_questions(tmp_path: Path) -> Non
     assert "250 samples are taken" in resumed.warnings[0]
     with pytest.raises(UsageError, match="another question: its norm"):
         lipcert.radius(model, x, methods=["pairs"], norm="1", resume=tmp_path / "r.json")
+    with pytest.raises(UsageError, match="another question"):
+        lipcert.radius(model, x + 1e-9, methods=["pairs"], resume=tmp_path / "r.json")
     with pytest.raises(UsageError, match="another question"):
         lipcert.radius(net(5, 4, 3), x, methods=["pairs"], resume=tmp_path / "r.json")
 

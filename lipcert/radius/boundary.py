@@ -41,18 +41,25 @@ def boundary_radii(
     seeds = found.seeds(graph.nodes[graph.output].size)
     radii = torch.zeros(x.shape[0], dtype=torch.float64)
     for s in (found.value > 0).all(dim=1).nonzero()[:, 0].tolist():
-        loss = found.value[s] if regression else None
-        radii[s] = _Search(graph, x[s], seeds[s], loss, norm, effort).run(float(start[s]))
+        radii[s] = _Search(graph, x[s], seeds[s], found.value[s], regression, norm, effort).run(float(start[s]))
     return radii
 
 
 class _Search:
-    def __init__(self, graph: Graph, x: Tensor, seeds: Tensor, tolerance: Tensor | None, norm: P, effort: Effort):
+    """`value` (k,): margins that may be lost, or the tolerances of a regression."""
+
+    def __init__(
+        self, graph: Graph, x: Tensor, seeds: Tensor, value: Tensor, regression: bool, norm: P, effort: Effort
+    ):
         self.graph, self.x, self.seeds, self.norm, self.effort = graph, x, seeds, norm, effort
-        self.tolerance = tolerance
         lower, upper = self._values(x[None])
         self.origin = (lower, upper)
-        self.sign = 1.0 if bool((lower > 0).all()) or tolerance is not None else -1.0  # one logit below 0
+        self.tolerance = value if regression else None
+        self.sign = 1.0 if bool((lower > 0).all()) or regression else -1.0  # one logit below 0
+        # what the evaluation error took of the margin at the sample is not there to be lost elsewhere either
+        self.withheld = torch.zeros_like(value)
+        if not regression:
+            self.withheld = up((lower if self.sign > 0 else -upper)[0] - value).clamp(min=0.0)
 
     def run(self, start: float) -> float:
         self.looked = 0
@@ -68,7 +75,7 @@ class _Search:
 
     def _within(self, radius: float) -> tuple[float, float]:
         """(certified distance, distance of a point found on the other side) in the box around the ball of this radius."""
-        low, high = (self.x - radius)[None], (self.x + radius)[None]
+        low, high = down(self.x - radius)[None], up(self.x + radius)[None]  # holds the ball
         distance = torch.zeros(1, dtype=torch.float64)
         nearest = math.inf
         while len(low):
@@ -117,7 +124,7 @@ class _Search:
         b, k = len(low), len(self.seeds)
         found = gradients(self.graph, self.seeds.expand(b, -1, -1), slopes_on(self.graph, ranges))
         steep = up(found.centre.abs() + found.reach()).reshape(b, k, -1) * reach[:, None] * (1 + 2.0**-50)
-        least = down(lower - sum_up(steep, 2))
+        least = down(down(lower - self.withheld) - sum_up(steep, 2))
         open_ = ~(least > 0).all(dim=1)
         worst = least.nan_to_num(-math.inf).argmin(dim=1)
         axis = steep[torch.arange(b), worst].nan_to_num(0.0, 1.0)

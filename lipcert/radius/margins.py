@@ -18,6 +18,7 @@ from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, 
 from lipcert.rounding import TINY, down
 
 U32 = 2.0**-24
+LARGEST32 = 2.0**127  # half the largest float32: beyond it an evaluation may overflow, and nothing is known of it
 GROW = 1 + 1e-6  # float64 rounding of these estimates of float32 rounding
 FUNCTION_ERROR = (
     8.0  # units of U32 granted to one exp, tanh, erf .. of float32 arithmetic (ReLU and the like make none)
@@ -83,7 +84,8 @@ def execution_error(graph: Graph, x: Tensor) -> Tensor:
     values: dict[int, Pair] = {}
     for i, node in enumerate(graph.nodes):
         args = [values[parent] for parent in node.parents]
-        values[i] = (x, x.abs() * U32) if isinstance(node.what, Input) else _executed(node.what, args, x.shape[0])
+        centre, error = (x, x.abs() * U32) if isinstance(node.what, Input) else _executed(node.what, args, x.shape[0])
+        values[i] = centre, torch.where(centre.abs() + error < LARGEST32, error, torch.inf)
     return values[graph.output][1].nan_to_num(torch.inf, torch.inf)
 
 
@@ -92,7 +94,9 @@ def _executed(what: What, args: list[Pair], rows: int) -> Pair:
         case Linear(operator):
             centre, error = args[0]
             grow = _gamma32(operator.terms + 2) if operator.terms else 0.0
-            return operator.mv(centre), operator.absolute().mv(error + grow * (centre.abs() + error)) * GROW + TINY
+            mass = operator.absolute().mv(centre.abs() + error)  # of every partial sum too
+            error = operator.absolute().mv(error + grow * (centre.abs() + error)) * GROW + TINY
+            return operator.mv(centre), torch.where(mass < LARGEST32, error, torch.inf)
         case Add():
             total = torch.stack([c for c, _ in args]).sum(dim=0)
             mass = torch.stack([c.abs() + e for c, e in args]).sum(dim=0)
