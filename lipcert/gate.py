@@ -185,6 +185,8 @@ def points(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def min_certified_accuracy(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
     rows, eps, least = points(data), rule.options["eps"], rule.value
+    if data["summary"].get("labelled") is not True and data["summary"]["asked"].get("tolerance") is None:
+        raise NotProved("its samples have no labels: nothing is known of accuracy")
     certified = sum(row["radius"] >= eps and row["radius"] > 0 for row in rows) / len(rows)
     lost = tuple(row["index"] for row in rows if _lost(row, eps))
     survived = 1 - len(lost) / len(rows)
@@ -220,7 +222,7 @@ def min_median_radius(rule: Rule, data: Mapping[str, Any], baselines: Sequence[G
 
 
 def field_between(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
-    value = _field(data, rule.value)
+    value = _field(data, rule.value, rule.options.get("rigor", "proved"))
     low, high = rule.options.get("min", -math.inf), rule.options.get("max", math.inf)
     words = f"{rule.value} is {value!r}"
     if low <= value <= high:
@@ -228,14 +230,17 @@ def field_between(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given
     return "violated", f"{words}, not between {low!r} and {high!r}", ()
 
 
-def _field(data: Mapping[str, Any], path: str) -> float:
-    """A number by its dotted path; `upper` only where a proved result backs it."""
+def _field(data: Mapping[str, Any], path: str, rigor: str = "proved") -> float:
+    """A number by its dotted path; `upper` only where a proved result backs it, an upper value of a result only where
+    it has the rigor."""
     if path == "upper":
-        return upper(data)
+        return upper(data, rigor)
     if path == "summary.radius.median":
         return float(median(row["radius"] for row in points(data)))
     here: Any = data
     for key in path.split("."):
+        if isinstance(here, Mapping) and here.get("side") == "upper" and here.get("rigor") not in ("proved", rigor):
+            raise NotProved(f"{path} is {here.get('rigor')!r}, not {rigor}")
         if isinstance(here, list) and key.isdigit() and int(key) < len(here):
             here = here[int(key)]
         elif isinstance(here, Mapping) and key in here:
@@ -271,8 +276,9 @@ def max_regression(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Give
 
 def require_methods(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
     gave = {row.get("method") for row in data["results"] if isinstance(row, dict) and row.get("status") == "ok"}
-    gave |= {method for row in data["points"] if isinstance(row, dict) for method in row.get("radii") or ()}
-    gave |= {row.get("method") for row in data["summary"].get("constants") or () if isinstance(row, dict)}
+    gave |= {m for row in data["points"] if isinstance(row, dict) for m, r in (row.get("radii") or {}).items() if r}
+    constants = data["summary"].get("constants") or ()
+    gave |= {row.get("method") for row in constants if isinstance(row, dict) and row.get("upper") is not None}
     missing = [name for name in rule.value if name not in gave]
     if missing:
         raise NotProved(f"no value of {', '.join(missing)}")

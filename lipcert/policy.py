@@ -37,6 +37,15 @@ WITH: dict[str, type | tuple[type, ...]] = {
     "of": str,
     "allow_other_model": bool,
 }
+# which checks these say something to; the others ask for the report
+ONLY_WITH: dict[str, tuple[str, ...]] = {
+    "eps": ("min_certified_accuracy",),
+    "rigor": ("max_upper", "max_ratio", "field"),
+    "min": ("field",),
+    "max": ("field",),
+    "of": ("max_regression_percent",),
+    "allow_other_model": ("max_regression_percent",),
+}
 FILES = ("gate.toml", "pyproject.toml")
 
 TEMPLATE = """\
@@ -141,6 +150,9 @@ def read_rule(row: Any, where: str) -> Rule:
         if wrong or not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
             raise UsageError(f"{where}: {key} = {value!r} makes no sense")
     check = checks[0]
+    for key in row:
+        if check not in ONLY_WITH.get(key, (check,)):
+            raise UsageError(f"{where}: {key} says nothing to {check}; it goes with {' and '.join(ONLY_WITH[key])}")
     need = {"min_certified_accuracy": ("eps",)}.get(check, ())
     for key in need:
         if key not in row:
@@ -151,8 +163,8 @@ def read_rule(row: Any, where: str) -> Rule:
         raise UsageError(f"{where}: rigor is proved or numeric, not {row['rigor']!r}")
     if "norm" in row and row["norm"] not in (*NORMS, *(f"{p}->{q}" for p in NORMS for q in NORMS)):
         raise UsageError(f"{where}: norm is 1, 2, inf or such as 1->2, not {row['norm']!r}")
-    if check == "require_methods" and not all(isinstance(name, str) for name in row[check]):
-        raise UsageError(f"{where}: require_methods is a list of names")
+    if check == "require_methods" and not (row[check] and all(isinstance(name, str) for name in row[check])):
+        raise UsageError(f"{where}: require_methods is a list of one or more names")
     options = {key: value for key, value in row.items() if key not in (check, "name")}
     return Rule(row.get("name", check), check, row[check], options)
 

@@ -53,7 +53,7 @@ def radius_report(radii: list[float], attacked: list[float | None] | None = None
         for i, (r, a) in enumerate(zip(radii, attacked, strict=True))
     ]
     data = bound_report(None, command="radius", points=points, results=[]) | {"lower": None}
-    return data | {"summary": {"asked": {"samples": len(radii)}}} | changes
+    return data | {"summary": {"asked": {"samples": len(radii)}, "labelled": True}} | changes
 
 
 def verdict(
@@ -105,6 +105,11 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None, str]] =
     ({"require_methods": ["product"]}, LARGE, None, "met"),
     ({"require_methods": ["product", "lipsdp"]}, LARGE, None, "not proved"),
     ({"require_methods": ["pairs"]}, radius_report([1.0]), None, "met"),
+    ({"require_methods": ["pairs"]}, radius_report([0.0]), None, "not proved"),
+    (ACCURACY, radius_report([1.0], summary={"asked": {"samples": 1}, "labelled": False}), None, "not proved"),
+    (ACCURACY, radius_report([1.0], summary={"asked": {"samples": 1, "tolerance": 0.1}}), None, "met"),
+    ({"field": "results.1.value", "max": 20.0}, bound_report(10.0), None, "met"),
+    ({"field": "results.1.value", "max": 20.0}, bound_report(results=[result(4.0, "lower", "sampled"), result(10.0, rigor="numeric")]), None, "not proved"),
     ({"require_parity": True}, LARGE, None, "met"),
     ({"require_parity": True}, OTHER, None, "not proved"),
     ({"require_parity": True}, bound_report(model={"parity": [{"reference": "torch", "points": 4, "difference": 1.0, "allowed": 1e-6}]}), None, "violated"),
@@ -185,6 +190,9 @@ POLICIES = [
     "[[rule]]\nmax_upper = '3'",
     "[[rule]]\nmax_upper = true",
     "[[rule]]\nmin_certified_accuracy = 0.5",
+    "[[rule]]\nmin_certified_accuracy = 0.5\neps = 0.1\nmin = 0.9",
+    "[[rule]]\nmin_median_radius = 0.5\neps = 0.1",
+    "[[rule]]\nrequire_methods = []",
     "[[rule]]\nfield = 'upper'",
     "[[rule]]\nmax_upper = 3\nrigor = 'sampled'",
     "[[rule]]\nmax_upper = 3\nnorm = '7'",

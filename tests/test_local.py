@@ -136,7 +136,9 @@ def test_an_interrupted_grid_goes_on(monkeypatch: pytest.MonkeyPatch, stop_after
     again = grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5, resume=Report.from_dict(data))
     assert again.summary["grid"] == full.summary["grid"]
     with pytest.raises(UsageError, match="differs in norm"):
-        grids.grid(model_of(graph), square(), (4, 3), norm="1", resume=partial)
+        grids.grid(model_of(graph), square(), (4, 3), norm="1", pairs=5, resume=partial)
+    with pytest.raises(UsageError, match="differs in rtol"):
+        grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5, rtol=0.5, resume=partial)
 
 
 def interrupted(
