@@ -104,6 +104,13 @@ def test_the_shell_of_the_action(done: tuple[int, int, Path]) -> None:
     assert len(lines) == 4  # parity is asked of both reports
 
 
+@pytest.mark.parametrize(("kind", "path"), [("github-actions", "action.yml"), ("gitlab-ci", "ci/gitlab.yml")])
+def test_ci_files_are_of_the_public_schemas(kind: str, path: str) -> None:
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{kind}", path]
+    found = subprocess.run(check, cwd=REPOSITORY, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
 def test_the_other_templates_name_commands_that_exist() -> None:
     gitlab = yaml.safe_load((REPOSITORY / "ci" / "gitlab.yml").read_text())[".lipcert"]
     assert gitlab["artifacts"]["reports"]["junit"].endswith("gate.xml")
