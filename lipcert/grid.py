@@ -18,7 +18,7 @@ from torch import Tensor
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.errors import UsageError
 from lipcert.ir import Graph
-from lipcert.pipeline import Model, Progress, _checked, describe
+from lipcert.pipeline import Model, Progress, checked_region, describe
 from lipcert.plane import Plane
 from lipcert.query import Box, Norm, Output
 from lipcert.ranges.branching import Effort, bracket
@@ -88,7 +88,7 @@ def grid(
         )
     shape = default_shape(n) if shape is None else tuple(shape)
     _check_shape(shape, n)
-    box = _checked(Box(box.lower.reshape(graph.input_shape), box.upper.reshape(graph.input_shape)), graph)  # type: ignore[assignment]
+    box = checked_region(Box(box.lower.reshape(graph.input_shape), box.upper.reshape(graph.input_shape)), graph)  # type: ignore[assignment]
     low, high, edges = cells_of(box, shape)
     asked = {
         "shape": list(shape),

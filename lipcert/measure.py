@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from lipcert.bound import Bound, Result
-from lipcert.bounds.sampled import _stored
+from lipcert.bounds.sampled import stored
 from lipcert.data import fingerprint
 from lipcert.errors import UsageError
 from lipcert.ir import Graph, Nonlinear
-from lipcert.pipeline import Model, Progress, _checked, describe
+from lipcert.pipeline import Model, Progress, checked_region, describe
 from lipcert.query import Box, Norm, Region
 from lipcert.report.report import Report
 from lipcert.stats import jacobian as measured
@@ -68,7 +68,7 @@ def jacobian(
         raise UsageError("jacobian: give data, or a box")
     if region is not None and not isinstance(region, Box):
         raise UsageError("jacobian: the region is a box")
-    region = _checked(region, model.graph)
+    region = checked_region(region, model.graph)
     if samples < 1:
         raise UsageError(f"jacobian: {samples} samples; give 1 or more")
     if around is not None and not (math.isfinite(around) and around >= 0):
@@ -241,7 +241,7 @@ def _attained(
         }
     found = jacobian_norms(graph, x, norm, **bounds)
     best = int(found.value.argmax())
-    witness = {"x": _stored(found.x[best]), "x2": _stored(found.x2[best]), "shape": list(graph.input_shape)}
+    witness = {"x": stored(found.x[best]), "x2": stored(found.x2[best]), "shape": list(graph.input_shape)}
     at = {"set": ranked[best]["set"], "index": ranked[best]["index"]}
     value = float(found.value[best])
     return [Bound("jacobian", "lower", "sampled", value, seconds, witness if value > 0 else None, at)]

@@ -166,7 +166,7 @@ def bound(
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
     norm, functional = Norm.parse(norm), Output.parse(output)
-    region = _checked(region, model.graph)
+    region = checked_region(region, model.graph)
     chosen = choose(methods, region, {"multipliers": multipliers, "solver": solver})
     if certificate is not None:
         check_scope(region, functional)
@@ -295,7 +295,7 @@ def _load_as(
         raise
 
 
-def _checked(region: Region, graph: Graph) -> Region:
+def checked_region(region: Region, graph: Graph) -> Region:
     """The region in float64 and the model's shape."""
     if isinstance(region, Box):
         low, high = (

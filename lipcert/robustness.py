@@ -72,7 +72,12 @@ def radius(
     blocked = obstacle(graph) if "local" in chosen else None
     how = How(norm.input, chosen, blocked is None, tolerance, attack)
     constants = Constants(Problem(graph, norm, seed=seed, progress=progress))
-    asked = {"methods": list(chosen), "tolerance": tolerance, "attack": _attack_words(attack), "samples": len(x)}
+    asked: dict[str, Any] = {
+        "methods": list(chosen),
+        "tolerance": tolerance,
+        "attack": _attack_words(attack),
+        "samples": len(x),
+    }
     asked |= {"data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
     rows: list[dict[str, Any]] = [] if resume is None else _resumed(resume, asked, model, norm, constants)
     warnings = list(model.warnings)

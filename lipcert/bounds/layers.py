@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from lipcert.bounds.problem import Problem
-from lipcert.bounds.sampled import _ascent, _dual_ascent, _size, _unit
 from lipcert.ir import Enclosure, Graph, Input, Linear, Nonlinear
 from lipcert.linops import Adjoint, Conv, Dense, Scale, Select
 from lipcert.parts import ENCLOSED, Path, linear_ancestors, targets
 from lipcert.query import P
 from lipcert.rounding import div_down, norm_down, norm_up
+from lipcert.stats.directions import ascent, dual_ascent, size, unit
 
 OPERATOR_NAMES = {Conv: "conv", Dense: "linear", Scale: "scale", Select: "layout", Adjoint: "transposed"}
 
@@ -111,13 +111,13 @@ def attained(path: Path, p: P, q: P, steps: int = 30) -> float:
     v = torch.randn(4, path.in_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     best, top = v[:1], -1.0
     for _ in range(steps):
-        v = _unit(v, p)
+        v = unit(v, p)
         y = path.mv(v)
-        sizes = _size(y, q)
+        sizes = size(y, q)
         k = int(sizes.argmax())
         if float(sizes[k]) > top * (1 + 1e-12):
             best, top = v[k : k + 1], float(sizes[k])
-        v = _dual_ascent(path.rmv(_ascent(y, q)), p)
+        v = dual_ascent(path.rmv(ascent(y, q)), p)
     image = path.mv(Enclosure(best), ENCLOSED)
     sure = (image.centre.abs() - image.reach()).clamp(min=0.0)
     sure = torch.nextafter(sure, torch.zeros_like(sure))

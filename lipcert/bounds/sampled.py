@@ -25,12 +25,7 @@ from lipcert.bounds.problem import Problem
 from lipcert.ir import Enclosure
 from lipcert.query import Ball, Box, Region
 from lipcert.rounding import add_up, div_down, norm_down, norm_up
-from lipcert.stats.directions import ascent as _ascent
-from lipcert.stats.directions import best_directions as _best_directions
-from lipcert.stats.directions import dual_ascent as _dual_ascent
-from lipcert.stats.directions import flops
-from lipcert.stats.directions import size as _size
-from lipcert.stats.directions import unit as _unit
+from lipcert.stats.directions import ascent, best_directions, dual_ascent, flops, size, unit
 
 SCALES = (0.03, 0.3, 1.0, 3.0)
 STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -64,12 +59,12 @@ class Sampled:
         seconds = time.perf_counter() - start
         if pair is None:  # constant as far as rounding lets us see; 0 is a lower bound of any constant
             return Bound(self.name, self.side, "sampled", 0.0, seconds, None, {"points": search.evaluated})
-        witness = {"x": _stored(pair[0]), "x2": _stored(pair[1]), "shape": list(graph.input_shape)}
+        witness = {"x": stored(pair[0]), "x2": stored(pair[1]), "shape": list(graph.input_shape)}
         details = {"points": search.evaluated, "rounds": search.done}
         return Bound(self.name, self.side, "sampled", value, seconds, witness, details)
 
 
-def _stored(x: Tensor) -> Any:
+def stored(x: Tensor) -> Any:
     flat = x.reshape(-1).to(torch.float64)
     if flat.numel() <= 4096:
         return flat.tolist()
@@ -135,20 +130,20 @@ class Search:
         if y.shape[1] <= FEW_OUTPUTS:
             rows = [self._pulled(y, at, _basis(y, j)) for j in range(y.shape[1])]
             self.evaluated += x.shape[0]
-            v = _best_directions(torch.stack(rows, dim=1), self.p, self.q)
-            return v, _size(self._pushed(x, v), self.q).nan_to_num(-1.0)
+            v = best_directions(torch.stack(rows, dim=1), self.p, self.q)
+            return v, size(self._pushed(x, v), self.q).nan_to_num(-1.0)
         return self._power(x, at, y, v)
 
     def _power(self, x: Tensor, at: Tensor, y: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
         """Generalised power iteration for max ||J v||_q over ||v||_p = 1 (Boyd 1974)."""
-        v = _unit(self._normal(*x.shape) if v is None else v, self.p)
+        v = unit(self._normal(*x.shape) if v is None else v, self.p)
         best, top = v, x.new_full((x.shape[0],), -1.0)
         for _ in range(self.steps):
             image = self._pushed(x, v)
-            size = _size(image, self.q).nan_to_num(-1.0)
-            better = size > top
-            best, top = torch.where(better[:, None], v, best), torch.where(better, size, top)
-            v = _unit(_dual_ascent(self._pulled(y, at, _ascent(image, self.q)), self.p), self.p)
+            length = size(image, self.q).nan_to_num(-1.0)
+            better = length > top
+            best, top = torch.where(better[:, None], v, best), torch.where(better, length, top)
+            v = unit(dual_ascent(self._pulled(y, at, ascent(image, self.q)), self.p), self.p)
         self.evaluated += x.shape[0] * self.steps
         return best, top
 
@@ -189,10 +184,10 @@ class Search:
         """A step along the gradient of ||J(x) v||_q, plain noise where it vanishes (piecewise affine networks)."""
         with torch.enable_grad():
             at = x.detach().requires_grad_(True)
-            size = _size(self._pushed(at, v), self.q).sum()
-        if not size.requires_grad:
+            length = size(self._pushed(at, v), self.q).sum()
+        if not length.requires_grad:
             return self._normal(*x.shape) * 1e-3
-        gradient = torch.autograd.grad(size, at)[0].nan_to_num(0.0, 0.0, 0.0)
+        gradient = torch.autograd.grad(length, at)[0].nan_to_num(0.0, 0.0, 0.0)
         length = gradient.norm(dim=1, keepdim=True)
         step = shrink * x.norm(dim=1, keepdim=True).clamp(min=1e-3)
         return torch.where(length > 0, gradient / length.clamp(min=1e-30) * step, self._normal(*x.shape) * 1e-3)
@@ -211,14 +206,14 @@ class Search:
             if not y.requires_grad:
                 return x, v
             jacobian = torch.autograd.grad(y, at, torch.eye(m, dtype=torch.float64))[0].nan_to_num(0.0, 0.0, 0.0)
-            found.append(_best_directions(jacobian[None], self.p, self.q)[0])
+            found.append(best_directions(jacobian[None], self.p, self.q)[0])
         return torch.cat([x, x]), torch.cat([torch.stack(found), v])
 
 
 def _basis(y: Tensor, j: int) -> Tensor:
-    unit = torch.zeros_like(y)
-    unit[:, j] = 1.0
-    return unit
+    one = torch.zeros_like(y)
+    one[:, j] = 1.0
+    return one
 
 
 def _spread(region: Region, raw: Tensor, random: torch.Generator) -> Tensor:
@@ -229,7 +224,7 @@ def _spread(region: Region, raw: Tensor, random: torch.Generator) -> Tensor:
         low, high = region.lower.reshape(1, -1), region.upper.reshape(1, -1)
         return low + raw * (high - low)
     assert isinstance(region, Ball)
-    direction = _unit(torch.randn(raw.shape, generator=random, dtype=torch.float64), region.norm)
+    direction = unit(torch.randn(raw.shape, generator=random, dtype=torch.float64), region.norm)
     return region.center.reshape(1, -1) + region.radius * raw[:, :1].sqrt() * direction
 
 
@@ -239,8 +234,8 @@ def into_region(x: Tensor, region: Region) -> Tensor:
         return torch.minimum(torch.maximum(x, region.lower.reshape(1, -1)), region.upper.reshape(1, -1))
     if isinstance(region, Ball):
         away = x - region.center.reshape(1, -1)
-        size = _size(away, region.norm)[:, None]
-        return region.center.reshape(1, -1) + away * (region.radius / size.clamp(min=1e-300)).clamp(max=1.0) * (
+        length = size(away, region.norm)[:, None]
+        return region.center.reshape(1, -1) + away * (region.radius / length.clamp(min=1e-300)).clamp(max=1.0) * (
             1 - 1e-12
         )
     return x
@@ -270,9 +265,9 @@ def certify(problem: Problem, x: Tensor, v: Tensor) -> tuple[float, tuple[Tensor
     guesses = []
     for a, b in pairs:
         fa, fb = problem.graph.evaluate(a), problem.graph.evaluate(b)
-        noise = 1e-13 * float(_size(fa, problem.norm.output)[0])
-        apart = float(_size(a - b, problem.norm.input)[0])
-        gap = float(_size(fa - fb, problem.norm.output)[0]) - noise
+        noise = 1e-13 * float(size(fa, problem.norm.output)[0])
+        apart = float(size(a - b, problem.norm.input)[0])
+        gap = float(size(fa - fb, problem.norm.output)[0]) - noise
         guesses.append(gap / apart if apart > 0 and gap == gap else 0.0)
     order = sorted(range(len(pairs)), key=lambda k: -guesses[k])
     best, pair = 0.0, None
@@ -303,7 +298,7 @@ def gap_below(problem: Problem, a: Tensor, b: Tensor) -> float:
     gap = torch.maximum(fa.lower - fb.upper, fb.lower - fa.upper).clamp(min=0.0)
     gap = torch.nextafter(gap, torch.zeros_like(gap))
     shown = float(norm_down(gap[0], q)) if bool(torch.isfinite(gap).all()) else 0.0
-    seen = float(_size(fa.centre - fb.centre, q)[0])
+    seen = float(size(fa.centre - fb.centre, q)[0])
     if shown > 0.5 * seen:
         return shown
     (ya, ea), (yb, eb) = (evaluate_within(graph, point, q) for point in (a, b))
