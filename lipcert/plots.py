@@ -32,6 +32,7 @@ STYLE: Any = {
     "axes.titlesize": 10.0,
     "legend.frameon": False,
     "svg.hashsalt": "lipcert",
+    "text.parse_math": False,  # names of files are no formulas
 }
 
 
@@ -239,3 +240,34 @@ def curves(
             axis.legend(fontsize=8)
         if title:
             axis.set_title(title)
+
+
+# Radii.
+
+
+def accuracy_curve(path: str | Path, points: Sequence[Mapping[str, Any]], *, norm: str, title: str = "") -> None:
+    """Certified accuracy against eps with the attack's curve above it, and the histogram of the radii of `points`."""
+    radii = np.array([point["radius"] for point in points], dtype=float)
+    right = np.array([point["status"] in ("certified", "not certified") for point in points], dtype=bool)
+    found = np.array([np.inf if point["attacked"] is None else point["attacked"] for point in points], dtype=float)
+    shown, broken = radii[radii > 0], found[right & np.isfinite(found)]
+    end = float(np.quantile(broken, 0.9)) if len(broken) else float(shown.max(initial=0.0)) * 1.1
+    at = np.linspace(0.0, end or 1.0, 400)
+    with figure(path, 9.0, 3.6) as drawn:
+        curve, histogram = drawn.subplots(1, 2)
+        certified = [float(((radii >= e) & (radii > 0)).mean()) if len(radii) else 0.0 for e in at]
+        curve.plot(at, certified, color=INK[0], label="certified")
+        if len(broken):
+            survived = [float((right & (found > e)).mean()) for e in at]
+            curve.plot(at, survived, color=INK[1], label="under attack")
+            curve.fill_between(at, certified, survived, color=NOTHING, label="not known")
+        curve.set(xlabel=f"eps (l{norm})", ylabel="share of samples", xlim=(0, at[-1]), ylim=(0, 1.02))
+        curve.grid(alpha=0.3)
+        curve.legend()
+        if len(shown):
+            histogram.hist(shown, bins=30, color=INK[0])
+            histogram.axvline(float(np.median(shown)), color="0.2", linewidth=1, linestyle="--")
+        histogram.set(xlabel=f"certified radius (l{norm})", ylabel="samples")
+        histogram.set_title(f"{len(shown)} of {len(radii)} certified; dashed: their median")
+        histogram.locator_params(axis="x", nbins=6)
+        drawn.suptitle(title, fontsize=10)

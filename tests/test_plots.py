@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lipcert.errors import UsageError
-from lipcert.plots import Panel, _range, bins, check_plot, curves, heat_maps, histograms
+from lipcert.plots import Panel, _range, accuracy_curve, bins, check_plot, curves, heat_maps, histograms
 
 
 def maps(seed: int = 0) -> tuple[list[Panel], np.ndarray, np.ndarray]:
@@ -65,3 +65,14 @@ def test_what_cannot_be_drawn_is_said_before_the_work(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=r"lipcert\[plots\]"):
         check_plot("--plot", "a.png")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+@pytest.mark.parametrize("attacked", [None, 0.3])
+def test_accuracy_curves_of_any_number_of_samples(tmp_path: Path, ending: str, attacked: float | None) -> None:
+    statuses = [("certified", 0.1), ("certified", 0.2), ("misclassified", 0.0), ("not certified", 0.0)]
+    points = [{"status": status, "radius": radius, "attacked": attacked} for status, radius in statuses]
+    for count in (0, 1, 3, 4):
+        path = tmp_path / f"{count}.{ending}"
+        accuracy_curve(path, points[:count], norm="2", title="<a> & $\\frac$ $b_")
+        assert path.stat().st_size > 1000

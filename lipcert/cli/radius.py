@@ -33,7 +33,7 @@ def radius(
     ] = None,
     first: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N samples.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not scaled to [0, 1].")] = False,
-    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Curves of certified accuracy, as PNG.")] = None,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Curves of certified accuracy, PNG or SVG.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")] = None,
     attack: Annotated[
         bool, typer.Option("--attack", help="PGD in the same norm: [certified, attacked].", rich_help_panel=ATTACK)
@@ -66,6 +66,10 @@ def radius(
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     for flag, path in (("--plot", plot), ("--json", None if json == "-" else json)):
         o.check_target(flag, path, model)
+    if plot is not None:
+        from lipcert.plots import check_plot
+
+        check_plot("--plot", plot)
     adversarial = f"{json}.adversarial.npz" if json not in (None, "-") else "adversarial.npz"
 
     def work(progress: Progress) -> Report:
@@ -91,10 +95,10 @@ def radius(
             progress=progress,
         )
         if plot is not None:
-            from lipcert.radius.plot import accuracy_curve
+            from lipcert.plots import accuracy_curve
 
             progress("plot")
-            accuracy_curve(report.points, report.norm.input, plot, model.name)
+            accuracy_curve(plot, report.points, norm=report.norm.input, title=model.name)
         return report
 
     return execute(Run("radius", model, json, quiet, threads, {"norm": norms}), work)
