@@ -32,7 +32,6 @@ STYLE: Any = {
     "axes.titlesize": 10.0,
     "legend.frameon": False,
     "svg.hashsalt": "lipcert",
-    "text.parse_math": False,  # names of files are no formulas
 }
 
 
@@ -70,6 +69,11 @@ def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         write_atomically(memory.getvalue(), path)
     except OSError as error:
         raise UsageError(f"--plot {path}: cannot write it: {error.strerror}") from error
+
+
+def _literal(text: str) -> str:
+    """Names of files are no formulas."""
+    return text.replace("$", r"\$")
 
 
 # Heat maps.
@@ -115,7 +119,7 @@ def heat_maps(
             mesh = axis.pcolormesh(x_edges, y_edges, shown, cmap=colours, vmin=low, vmax=high, rasterized=True)
             bar = drawn.colorbar(mesh, ax=axis, shrink=0.85, pad=0.02, extend="max" if beyond else "neither")
             bar.outline.set_visible(False)
-            axis.set_title(panel.title)
+            axis.set_title(_literal(panel.title))
             axis.set_xlabel(names[0])
             if k == 0:
                 axis.set_ylabel(names[1])
@@ -126,7 +130,7 @@ def heat_maps(
         if 0 < len(classes) <= 12:
             drawn.legend(marks, [f"class {c}" for c in classes], loc="outside lower center", ncols=6, fontsize=8)
         if title:
-            drawn.suptitle(title)
+            drawn.suptitle(_literal(title))
 
 
 def _range(maps: Sequence[np.ndarray]) -> tuple[float, float, bool]:
@@ -169,7 +173,7 @@ def histograms(path: str | Path, groups: Mapping[str, Mapping[str, np.ndarray]],
             everything = np.concatenate(list(finite.values())) if finite else np.zeros(0)
             log = skewed(everything)
             edges = np.exp(bins(np.log(everything[everything > 0]))) if log else bins(everything)
-            axis.set_title(quantity, loc="left")
+            axis.set_title(_literal(quantity), loc="left")
             if log:
                 axis.set_xscale("log")
             if all(values.size == 0 for values in finite.values()):
@@ -191,7 +195,7 @@ def histograms(path: str | Path, groups: Mapping[str, Mapping[str, np.ndarray]],
             axis.legend(loc="lower left", bbox_to_anchor=(0.3, 0.98), fontsize=7.5, borderaxespad=0.0)
             axis.set_ylabel("points")
         if title:
-            drawn.suptitle(title)
+            drawn.suptitle(_literal(title))
 
 
 def skewed(values: np.ndarray) -> bool:
@@ -239,7 +243,7 @@ def curves(
         if len(lines) > 1:
             axis.legend(fontsize=8)
         if title:
-            axis.set_title(title)
+            axis.set_title(_literal(title))
 
 
 # Radii.
@@ -270,4 +274,4 @@ def accuracy_curve(path: str | Path, points: Sequence[Mapping[str, Any]], *, nor
         histogram.set(xlabel=f"certified radius (l{norm})", ylabel="samples")
         histogram.set_title(f"{len(shown)} of {len(radii)} certified; dashed: their median")
         histogram.locator_params(axis="x", nbins=6)
-        drawn.suptitle(title, fontsize=10)
+        drawn.suptitle(_literal(title), fontsize=10)

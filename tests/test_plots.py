@@ -75,4 +75,5 @@ def test_accuracy_curves_of_any_number_of_samples(tmp_path: Path, ending: str, a
     for count in (0, 1, 3, 4):
         path = tmp_path / f"{count}.{ending}"
         accuracy_curve(path, points[:count], norm="2", title="<a> & $\\frac$ $b_")
+        curves(path, {"a": ([0.1, 1], [1, 0])}, x_name="x", y_name="y", log_x=True, title="$x^$ y$")
         assert path.stat().st_size > 1000
