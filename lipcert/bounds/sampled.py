@@ -90,6 +90,7 @@ class Search:
         self.rounds = rounds or int(max(2, min(ROUNDS, WORK / per_round)))
         self.random = torch.Generator().manual_seed(problem.seed)
         self.evaluated = self.done = 0
+        self.scale = None if problem.region is None else spread(problem.region).to(self.like)
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Best points and directions, (k, input_size) each, float64 on the CPU, best first."""
@@ -114,7 +115,10 @@ class Search:
         n = self.graph.nodes[self.graph.input].size
         if self.problem.region is not None:
             raw = torch.rand(k, n, generator=self.random, dtype=torch.float64)
-            return into_region(_spread(self.problem.region, raw, self.random), self.problem.region).to(self.like)
+            points = _spread(self.problem.region, raw, self.random)
+            if not self.done:
+                points[:1] = middle(self.problem.region)
+            return into_region(points, self.problem.region).to(self.like)
         scales = torch.tensor(SCALES, dtype=torch.float64).repeat(-(-k // len(SCALES)))[:k, None].to(self.like)
         uniform = torch.rand(k, n, generator=self.random, dtype=torch.float64).to(self.like)
         mixed = torch.arange(k)[:, None].to(self.like.device) % 2 == 0
@@ -168,8 +172,8 @@ class Search:
         keep = max(1, k // 4)
         shrink = 0.5 ** (self.done / 2)
         parents = torch.arange(k) % keep
-        noise = self._normal(*x.shape) * shrink * x[parents].abs().mean(dim=1, keepdim=True).clamp(min=1e-3)
-        trial = x[parents] + noise
+        scale = self.scale if self.scale is not None else x[parents].abs().mean(dim=1, keepdim=True).clamp(min=1e-3)
+        trial = x[parents] + self._normal(*x.shape) * shrink * scale
         if self.done % 2 == 0:
             trial = x[parents] + self._gradient(x[parents], v[parents], shrink)
         fresh = max(1, k // 4)
@@ -181,13 +185,26 @@ class Search:
         return torch.cat([x, trial])[joined], torch.cat([v, w])[joined], torch.cat([value, found])[joined]
 
     def _gradient(self, x: Tensor, v: Tensor, shrink: float) -> Tensor:
-        """A step along the gradient of ||J(x) v||_q, plain noise where it vanishes (piecewise affine networks)."""
+        """A step along the gradient of ||J(x) v||_q, plain noise where it vanishes (piecewise affine networks); on a region
+        of the difference quotient over the step, which does not vanish there."""
+        far = None if self.scale is None else shrink * self.scale
         with torch.enable_grad():
             at = x.detach().requires_grad_(True)
-            length = size(self._pushed(at, v), self.q).sum()
+            if far is None:
+                length = size(self._pushed(at, v), self.q).sum()
+            else:
+                across = far * v / v.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+                ends = self.graph.evaluate(at + across), self.graph.evaluate(at - across)
+                length = size(ends[0] - ends[1], self.q).sum()
         if not length.requires_grad:
             return self._normal(*x.shape) * 1e-3
         gradient = torch.autograd.grad(length, at)[0].nan_to_num(0.0, 0.0, 0.0)
+        if far is not None:
+            even = self.problem.region is not None and not (
+                isinstance(self.problem.region, Ball) and self.problem.region.norm != "inf"
+            )
+            step = gradient.sign() if even else unit(gradient, "2") * gradient.shape[1] ** 0.5
+            return step * far
         length = gradient.norm(dim=1, keepdim=True)
         step = shrink * x.norm(dim=1, keepdim=True).clamp(min=1e-3)
         return torch.where(length > 0, gradient / length.clamp(min=1e-30) * step, self._normal(*x.shape) * 1e-3)
@@ -224,20 +241,43 @@ def _spread(region: Region, raw: Tensor, random: torch.Generator) -> Tensor:
         low, high = region.lower.reshape(1, -1), region.upper.reshape(1, -1)
         return low + raw * (high - low)
     assert isinstance(region, Ball)
+    if region.norm == "inf":
+        return region.center.reshape(1, -1) + region.radius * (2 * raw - 1)
     direction = unit(torch.randn(raw.shape, generator=random, dtype=torch.float64), region.norm)
     return region.center.reshape(1, -1) + region.radius * raw[:, :1].sqrt() * direction
 
 
-def into_region(x: Tensor, region: Region) -> Tensor:
-    """(r, n) points moved into the region, strictly within rounding for balls."""
+def middle(region: Box | Ball) -> Tensor:
+    """(1, n)."""
+    centre = region.center if isinstance(region, Ball) else region.lower / 2 + region.upper / 2
+    return centre.reshape(1, -1)
+
+
+def spread(region: Box | Ball) -> Tensor:
+    """(1, n) how far a typical point is from the middle along each coordinate."""
     if isinstance(region, Box):
-        return torch.minimum(torch.maximum(x, region.lower.reshape(1, -1)), region.upper.reshape(1, -1))
+        return (region.upper / 2 - region.lower / 2).reshape(1, -1)
+    n = max(1, region.center.numel())
+    return torch.full((1, n), region.radius * {"inf": 1.0, "2": n**-0.5, "1": 1 / n}[region.norm], dtype=torch.float64)
+
+
+def into_region(x: Tensor, region: Region, room: Tensor | None = None) -> Tensor:
+    """(r, n) points moved into the region, strictly within rounding for balls. `room` (1, n): such that x +- room stay in
+    it too, where it is wide enough."""
+    room = torch.zeros_like(x[:1]) if room is None else room.abs()
+    if isinstance(region, Box):
+        low, high = region.lower.reshape(1, -1), region.upper.reshape(1, -1)
+        room = torch.minimum(room, high / 2 - low / 2)
+        return torch.minimum(torch.maximum(x, low + room), high - room)
     if isinstance(region, Ball):
-        away = x - region.center.reshape(1, -1)
-        length = size(away, region.norm)[:, None]
-        return region.center.reshape(1, -1) + away * (region.radius / length.clamp(min=1e-300)).clamp(max=1.0) * (
-            1 - 1e-12
-        )
+        centre = middle(region)
+        away = x - centre
+        rounding = 2.0**-50 * size(centre.abs(), region.norm)[:, None]
+        if region.norm == "inf":
+            reach = (region.radius * (1 - 1e-12) - rounding - room).clamp(min=0.0)
+            return centre + torch.minimum(torch.maximum(away, -reach), reach)
+        reach = (region.radius * (1 - 1e-12) - rounding - size(room, region.norm)[:, None]).clamp(min=0.0)
+        return centre + away * (reach / size(away, region.norm)[:, None].clamp(min=1e-300)).clamp(max=1.0)
     return x
 
 
@@ -257,11 +297,13 @@ def certify(problem: Problem, x: Tensor, v: Tensor) -> tuple[float, tuple[Tensor
     Pairs are ranked by their floating quotients; the best few are enclosed.
     """
     cost = flops(problem.graph)
-    reach = x.abs().amax(dim=1, keepdim=True).clamp(min=1.0) / v.abs().amax(dim=1, keepdim=True).clamp(min=1e-300)
+    reach = x.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
+    if problem.region is not None:
+        reach = torch.minimum(reach, spread(problem.region).amax())
+    reach = reach / v.abs().amax(dim=1, keepdim=True).clamp(min=1e-300)
     steps = STEPS if cost < 1e9 else STEPS[1::2]
     rows = range(x.shape[0]) if cost < 1e9 else range(1)
-    pairs = [(into_region(p + h * r * d, problem.region), into_region(p - h * r * d, problem.region))
-             for p, d, r in ((x[i : i + 1], v[i : i + 1], reach[i : i + 1]) for i in rows) for h in steps]  # fmt: skip
+    pairs = [_pair(x[i : i + 1], h * reach[i : i + 1] * v[i : i + 1], problem.region) for i in rows for h in steps]
     guesses = []
     for a, b in pairs:
         fa, fb = problem.graph.evaluate(a), problem.graph.evaluate(b)
@@ -277,6 +319,12 @@ def certify(problem: Problem, x: Tensor, v: Tensor) -> tuple[float, tuple[Tensor
         if value > best:
             best, pair = value, (pairs[k][0][0], pairs[k][1][0])
     return best, pair
+
+
+def _pair(x: Tensor, step: Tensor, region: Region) -> tuple[Tensor, Tensor]:
+    """x + step and x - step, both in the region."""
+    at = into_region(x, region, step)
+    return into_region(at + step, region), into_region(at - step, region)
 
 
 def quotient(problem: Problem, a: Tensor, b: Tensor) -> float:
