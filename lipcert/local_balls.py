@@ -33,7 +33,7 @@ from lipcert.stats.pairs import largest_jacobians
 from lipcert.transform import with_output
 
 EVERYWHERE = ("product", "absolute", "cplip", "lipsdp")  # over the whole space, once
-LADDER = ("jacobian", "lipsdp", "branch")  # on each ball, cheap first
+LADDER = ("jacobian", "linear", "lipsdp", "branch")  # on each ball, cheap first
 BUDGET = 1.0  # seconds per point and radius beyond which no further method of the ladder is begun
 SAMPLES = 16  # Jacobians inside each ball
 TOGETHER = 256  # balls that are swept at once

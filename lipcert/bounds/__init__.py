@@ -8,6 +8,7 @@ from lipcert.bounds.clever import Clever
 from lipcert.bounds.cplip import Cplip
 from lipcert.bounds.eclipse import Eclipse
 from lipcert.bounds.jacobian import Jacobian
+from lipcert.bounds.linear import Linear
 from lipcert.bounds.lipsdp import Lipsdp
 from lipcert.bounds.lipsdp_cvxpy import LipsdpCvxpy
 from lipcert.bounds.lipsdp_network import LipsdpNetwork
@@ -26,6 +27,7 @@ DEFAULT: dict[str, Method] = {
 }
 LOCAL: dict[str, Method] = {  # default as well where a region is given
     "jacobian": Jacobian(),
+    "linear": Linear(),
     "branch": Branch(),
 }
 ON_REQUEST: dict[str, Method] = {

@@ -46,8 +46,17 @@ def slopes_on(graph: Graph, ranges: Mapping[int, Range]) -> dict[int, Range]:
     return found
 
 
-def gradients(graph: Graph, seeds: Tensor, slopes: Mapping[int, Range], target: int | None = None) -> Enclosure:
-    """Enclosure (b k, n) of the gradients of the functionals `seeds` (b, k, m) of node `target` (the output)."""
+def gradients(
+    graph: Graph,
+    seeds: Tensor,
+    slopes: Mapping[int, Range],
+    target: int | None = None,
+    *,
+    keep: dict[int, Enclosure] | None = None,
+    limits: Mapping[int, Range] | None = None,
+) -> Enclosure:
+    """Enclosure (b k, n) of the gradients of the functionals `seeds` (b, k, m) of node `target` (the output). `keep` takes
+    those of all nodes on the way; `limits`: ranges of some that are known otherwise."""
     b, k, m = seeds.shape
     target = graph.output if target is None else target
     waiting: dict[int, list[Enclosure]] = {target: [Enclosure(seeds.reshape(b * k, m))]}
@@ -56,6 +65,10 @@ def gradients(graph: Graph, seeds: Tensor, slopes: Mapping[int, Range], target: 
         if i not in waiting:
             continue
         node, here = graph.nodes[i], _total(waiting.pop(i))
+        if limits is not None and i in limits:
+            here = _within(here, *limits[i])
+        if keep is not None:
+            keep[i] = here
         match node.what:
             case Input():
                 return here
@@ -92,6 +105,14 @@ def _total(parts: list[Enclosure]) -> Enclosure:
     return Enclosure(centre, (reach + gamma(n) * mass) * (1 + 4 * gamma(n + 4)) + TINY)
 
 
+def _within(here: Enclosure, low: Tensor, high: Tensor) -> Enclosure:
+    low, high = torch.maximum(here.lower, low), torch.minimum(here.upper, high)
+    centre = low / 2 + high / 2
+    radius = torch.maximum(high - centre, centre - low) * (1 + 4 * EPS) + TINY
+    known = torch.isfinite(centre) & torch.isfinite(radius)
+    return Enclosure(torch.where(known, centre, here.centre), torch.where(known, radius, here.reach()))
+
+
 def _times(slope: Range, here: Enclosure, k: int) -> Enclosure:
     """[a, b] [c - r, c + r], the slopes (b, size) repeated over the k functionals of each ball. NaN: nothing is known."""
     low, high = here.lower, here.upper
@@ -109,7 +130,9 @@ def _times(slope: Range, here: Enclosure, k: int) -> Enclosure:
     return Enclosure(torch.where(known, centre, 0.0), torch.where(known, radius, math.inf))
 
 
-def ball_ranges(graph: Graph, centre: Tensor, radius: Tensor, norm: P) -> dict[int, Range]:
+def ball_ranges(
+    graph: Graph, centre: Tensor, radius: Tensor, norm: P, proved: Mapping[int, Range] | None = None
+) -> dict[int, Range]:
     """Ranges (b, size) of every node on the balls ||x - centre||_norm <= radius, (b, n) and (b,); boxes may have
     radii (b, n).
 
@@ -118,7 +141,7 @@ def ball_ranges(graph: Graph, centre: Tensor, radius: Tensor, norm: P) -> dict[i
     if radius.ndim == 1:
         radius = radius[:, None]
     start = down(centre - radius), up(centre + radius)
-    known: dict[int, Range] = {}
+    known: dict[int, Range] = dict(proved or {})
     if norm != "inf":
         points: dict[int, Enclosure] = {}
         wanted = {parent for i in graph.nonlinear for parent in graph.nodes[i].parents} | {graph.output}
@@ -129,7 +152,9 @@ def ball_ranges(graph: Graph, centre: Tensor, radius: Tensor, norm: P) -> dict[i
             points[i] = Enclosure(centre) if isinstance(node.what, Input) else enclose_node(node, args, centre)
             if i in wanted and node.size * centre.shape[1] <= DENSE and not isinstance(node.what, Input):
                 reach = up(mul_up(row_norms(graph, i, norm)[None], radius))
-                known[i] = down(points[i].lower - reach), up(points[i].upper + reach)
+                ends = down(points[i].lower - reach), up(points[i].upper + reach)
+                mine = known.get(i, ends)
+                known[i] = torch.maximum(ends[0], mine[0]), torch.minimum(ends[1], mine[1])
     return propagated(graph, start, known)
 
 
