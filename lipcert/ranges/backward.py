@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from lipcert.blocks import Pointwise, Range
-from lipcert.ir import Add, Concat, Graph, Input, Linear, Nonlinear, Offset
+from lipcert.ir import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.linops import Adjoint, Operator
 from lipcert.ranges.adjoint import ball_ranges
 from lipcert.ranges.cells import Cells
-from lipcert.ranges.lines import Lines, lines
-from lipcert.rounding import EPS, TINY, gamma, up
+from lipcert.ranges.lines import Lines, Loss, lines
+from lipcert.rounding import TINY, gamma, up
 
-ENTRIES = 2**22  # of the widest signal, in all rows at once
+ENTRIES = 2**18  # of the widest signal, in all rows at once: they should stay in the cache
 WORK = 2e10  # flops for the ranges of one cell: beyond it intervals have to do
 
 
@@ -62,24 +62,20 @@ def _cost(graph: Graph, i: int) -> int:
 def _tightened(
     graph: Graph, cells: Cells, target: int, ranges: Mapping[int, Range], found: Mapping[int, Lines]
 ) -> Range:
-    """Where both signs of a neuron are possible in some cell; the others stay as they are."""
+    """Of neurons that only have a kink at 0, those for which both signs are possible; the others stay as they are."""
     lower, upper = ranges[target]
-    wanted = ((lower < 0) & (upper > 0) | (upper > lower) & ~torch.isfinite(lower + upper)).any(dim=0)
     smooth = any(
         isinstance(graph.nodes[i].what, Nonlinear) and target in graph.nodes[i].parents and not _settles(graph, i)
         for i in graph.nonlinear
     )
-    place = torch.arange(lower.shape[1]) if smooth else wanted.nonzero()[:, 0]
-    if not len(place):
-        return lower, upper
-    unit = torch.zeros(len(place), lower.shape[1], dtype=torch.float64)
-    unit[torch.arange(len(place)), place] = 1.0
-    seeds = torch.cat([unit, -unit])[None].expand(len(cells), -1, -1)
-    most = upper_values(graph, cells, seeds, target, ranges, found)
-    k = len(place)
+    crossing = (lower < 0) & (upper > 0) | ~torch.isfinite(lower + upper)
+    home, neuron = ((torch.ones_like(crossing) if smooth else crossing).nonzero()).unbind(dim=1)
+    seeds = torch.zeros(len(home), lower.shape[1], dtype=torch.float64)
     low, high = lower.clone(), upper.clone()
-    high[:, place] = torch.minimum(high[:, place], most[:, :k])
-    low[:, place] = torch.maximum(low[:, place], -most[:, k:])
+    for sign, side, better in ((1.0, high, torch.minimum), (-1.0, low, torch.maximum)):
+        seeds[torch.arange(len(home)), neuron] = sign
+        most = upper_values(graph, cells, seeds, home, target, ranges, found)
+        side[home, neuron] = better(side[home, neuron], sign * most)
     return low, high
 
 
@@ -95,140 +91,138 @@ def upper_values(
     graph: Graph,
     cells: Cells,
     seeds: Tensor,
+    home: Tensor,
     target: int,
     ranges: Mapping[int, Range],
     found: Mapping[int, Lines],
 ) -> Tensor:
-    """Upper values (b, k) of seeds'z on the cells, seeds (b, k, size) exact floats of node `target`, in chunks."""
-    b, k, _ = seeds.shape
-    widest = max(node.size for node in graph.nodes[: target + 1])
-    rows = max(1, ENTRIES // max(1, widest))
-    parts = []
-    for start in range(0, b, max(1, rows // max(1, k))):
-        some = slice(start, start + max(1, rows // max(1, k)))
-        mine = {i: (low[some], high[some]) for i, (low, high) in ranges.items()}
-        own = {i: line[some] for i, line in found.items()}
-        columns = [
-            _carried(graph, cells[some], seeds[some, at : at + rows], target, mine, own) for at in range(0, k, rows)
-        ]
-        parts.append(torch.cat(columns, dim=1) if columns else seeds.new_zeros(seeds[some].shape[:2]))
-    return torch.cat(parts) if parts else seeds.new_zeros(b, k)
+    """Upper values (r,) of seeds'z, seeds (r, size) exact floats of node `target`, each on its cell `home` (r,); in chunks
+    that stay in the cache."""
+    sizes = {i: largest(ranges[i]) for i in range(target + 1)}
+    losses = {i: _loss(graph.nodes[i], i, sizes, found) for i in range(target + 1)}
+    rows = max(1, ENTRIES // max(1, *(node.size for node in graph.nodes[: target + 1])))
+    parts = [
+        _carried(graph, cells, seeds[at : at + rows], home[at : at + rows], target, ranges, found, sizes, losses)
+        for at in range(0, len(seeds), rows)
+    ]
+    return torch.cat(parts) if parts else seeds.new_zeros(0)
+
+
+def _loss(node: Node, i: int, sizes: Mapping[int, Tensor], found: Mapping[int, Lines]) -> Loss | None:
+    """What rounding may lose on the way through the node."""
+    match node.what:
+        case Linear(operator):
+            return spread(Adjoint(operator), operator, sizes[node.parents[0]])
+        case Nonlinear() if i in found:
+            return found[i].loss(sizes[node.parents[0]])
+        case Offset(value, slack):
+            own = value.abs() * (4 * gamma(node.size + 4)) + (0.0 if slack is None else slack)
+            return Loss(own[None] * (1 + 2.0**-50) + TINY, value.new_full((1,), TINY * node.size))
+    return None
 
 
 def _carried(
-    graph: Graph, cells: Cells, seeds: Tensor, target: int, ranges: Mapping[int, Range], found: Mapping[int, Lines]
+    graph: Graph,
+    cells: Cells,
+    seeds: Tensor,
+    home: Tensor,
+    target: int,
+    ranges: Mapping[int, Range],
+    found: Mapping[int, Lines],
+    sizes: Mapping[int, Tensor],
+    losses: Mapping[int, Loss | None],
 ) -> Tensor:
-    b, k, _ = seeds.shape
     waiting: dict[int, list[Tensor]] = {target: [seeds]}
-    beta = seeds.new_zeros(b, k)
+    beta = seeds.new_zeros(len(seeds))
     for i in range(target, -1, -1):
         if i not in waiting:
             continue
         node = graph.nodes[i]
-        parts = waiting.pop(i)
-        size = largest(ranges[i])
-        row = parts[0]
-        if len(parts) > 1:
-            row = torch.stack(parts).sum(dim=0)
-            mass = torch.stack([part.abs() for part in parts]).sum(dim=0)
-            beta = plus_up(beta, met(mass, size) * (2 * gamma(len(parts))))
+        row, beta = total(waiting.pop(i), beta, sizes[i], home)
+        if (loss := losses[i]) is not None:
+            beta = plus_up(beta, lost(row, loss, home))
+        through: list[Tensor] = []
         match node.what:
             case Input():
-                beta, through = _over_cells(row, cells, beta), []
+                beta = _over_cells(row, cells[home], beta)
             case Linear(operator):
-                (parent,) = node.parents
-                beta = plus_up(beta, lost(Adjoint(operator), operator, row, ranges[parent]))
-                through = [Adjoint(operator).mv(row.reshape(b * k, -1)).reshape(b, k, -1)]
+                through = [Adjoint(operator).mv(row)]
             case Add():
                 through = [row] * len(node.parents)
             case Concat():
-                through = list(row.split([graph.nodes[parent].size for parent in node.parents], 2))
-            case Offset(value, slack):
-                beta = plus_up(beta, _dot_up(row, value))
-                if slack is not None:
-                    beta = plus_up(beta, met(row.abs(), slack.expand(b, -1)))
+                through = list(row.split([graph.nodes[parent].size for parent in node.parents], 1))
+            case Offset(value, _):
+                beta = plus_up(beta, row @ value)
                 through = [row] * len(node.parents)
-            case Nonlinear():
-                if i not in found:  # no line: the range of the node is all that is used
-                    beta = plus_up(beta, _over_range(row, ranges[i]))
-                    continue
-                line = found[i]
-                plus, minus = row.clamp(min=0.0), row.clamp(max=0.0)
-                carried = plus * line.high_slope[:, None] + minus * line.low_slope[:, None]
-                beta = plus_up(beta, intercepts(plus, minus, line.high, line.low))
-                below = largest(ranges[node.parents[0]])
-                beta = plus_up(beta, met(carried.abs() * (2 * EPS) + TINY * (row != 0), below))
+            case Nonlinear() if i in found:
+                carried, beta = found[i].carry(row, home, beta)
                 through = [carried]
-        for parent, part in zip(node.parents, through, strict=True):
+            case Nonlinear():  # no line: the range of the node is all that is used
+                beta = _over_range(row, *ranges[i], home, beta)
+        for parent, part in zip(node.parents, through, strict=bool(through)):
             waiting.setdefault(parent, []).append(part)
     return beta.nan_to_num(math.inf, math.inf, math.inf)
 
 
-def intercepts(plus: Tensor, minus: Tensor, high: Tensor, low: Tensor) -> Tensor:
-    """(b, k): upper value of plus . high + minus . low for plus >= 0 >= minus (b, k, m); 0 times infinity is 0."""
-    total = torch.zeros_like(plus[:, :, 0]) if plus.shape[2] else plus.new_zeros(plus.shape[:2])
-    for row, line in ((plus, high), (minus, low)):
-        known = torch.where(torch.isfinite(line), line, 0.0)
-        total = total + torch.bmm(row, known[:, :, None])[:, :, 0]
-    slack = met(plus, high.abs()) + met(-minus, low.abs())
-    return total + slack * (4 * gamma(plus.shape[2] + 4))
+def total(parts: list[Tensor], beta: Tensor, size: Tensor, home: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of coefficients that meet a signal of the given size (b, m), and beta with what its rounding loses."""
+    if len(parts) == 1:
+        return parts[0], beta
+    mass = torch.stack([part.abs() for part in parts]).sum(dim=0)
+    return torch.stack(parts).sum(dim=0), plus_up(beta, met(mass, size * (2 * gamma(len(parts))), home))
 
 
 def largest(known: Range) -> Tensor:
     return torch.maximum(known[0].abs(), known[1].abs())
 
 
-def met(size: Tensor, reach: Tensor) -> Tensor:
-    """(b, k): upper value of size . reach for nonnegative (b, k, m) and (b, m); 0 times infinity is 0."""
-    grow = 1 + 4 * gamma(reach.shape[1] + 8)
+def met(size: Tensor, reach: Tensor, home: Tensor) -> Tensor:
+    """(r,): upper value of size . reach[home] for nonnegative (r, m) and (b, m), row by row; 0 times infinity is 0."""
+    home = home if reach.shape[0] > 1 else torch.zeros_like(home)
+    grow, least = 1 + 4 * gamma(reach.shape[1] + 8), TINY * reach.shape[1]  # a product that underflows is below TINY
     finite = torch.isfinite(reach)
-    total = torch.bmm(size, torch.where(finite, reach, 0.0)[:, :, None])[:, :, 0] * grow
-    # a product that underflows is less than TINY
-    total = total + TINY * reach.shape[1]
     if bool(finite.all()):
-        return total
-    unknown = torch.bmm((size > 0).double(), (~finite).double()[:, :, None])[:, :, 0] > 0
-    return torch.where(unknown, math.inf, total)
+        return (size * reach[home]).sum(dim=1) * grow + least
+    known = (size * torch.where(finite, reach, 0.0)[home]).sum(dim=1) * grow + least
+    return torch.where(((size > 0) & ~finite[home]).any(dim=1), math.inf, known)
 
 
-def lost(adjoint: Operator, operator: Operator, row: Tensor, below: Range) -> Tensor:
-    """(b, k): what the computed A'row may miss, times the signal below: gamma |row| |A| |z| and what A is not known to."""
-    size = largest(below)
-    finite = torch.where(torch.isfinite(size), size, 0.0)
-    spread = operator.absolute().mv(finite) * (1 + 4 * gamma(operator.terms + 8)) + TINY
-    if not bool(torch.isfinite(size).all()):
-        spread = torch.where(operator.absolute().mv((~torch.isfinite(size)).double()) > 0, math.inf, spread)
-    found = met(row.abs(), spread) * (2 * gamma(adjoint.terms + 2)) if adjoint.terms else row.new_zeros(row.shape[:2])
+def lost(row: Tensor, loss: Loss, home: Tensor) -> Tensor:
+    """(r,)."""
+    return met(row.abs(), loss.each, home) + (loss.floor[home] if len(loss.floor) > 1 else loss.floor)
+
+
+def spread(adjoint: Operator, operator: Operator, size: Tensor) -> Loss:
+    """Of the computed A'row, on a signal of the given size (b, in_size): gamma |A| |z|, and what A is not known to."""
+    known = torch.isfinite(size)
+    finite = torch.where(known, size, 0.0)
+    grow = 1 + 4 * gamma(operator.terms + 8)
+    each = operator.absolute().mv(finite) * (2 * gamma(adjoint.terms + 2) * grow if adjoint.terms else 0.0)
     error = operator.radius_operator()
     if error is not None:
-        wide = error.mv(finite) * (1 + 4 * gamma(operator.terms + 8)) + TINY
-        found = found + met(row.abs(), wide)
-    # products and sums that underflow
-    return found + (adjoint.terms + 1) * TINY * finite.sum(dim=1, keepdim=True)
+        each = each + error.mv(finite) * grow
+    if adjoint.terms or error is not None:
+        each = each * (1 + 2.0**-50) + TINY
+        if not bool(known.all()):
+            each = torch.where(operator.absolute().mv((~known).double()) > 0, math.inf, each)
+    return Loss(each, (adjoint.terms + 1) * TINY * finite.sum(dim=1))
 
 
 def plus_up(beta: Tensor, more: Tensor) -> Tensor:
     return up(beta + more)
 
 
-def _dot_up(row: Tensor, value: Tensor) -> Tensor:
-    """(b, k): upper value of row . value."""
-    grow = 2 * gamma(value.numel() + 2)
-    return row @ value + (row.abs() @ value.abs()) * grow + TINY * value.numel()
-
-
-def _over_range(row: Tensor, known: Range) -> Tensor:
-    low, high = known
+def _over_range(row: Tensor, low: Tensor, high: Tensor, home: Tensor, beta: Tensor) -> Tensor:
     middle = torch.where(torch.isfinite(low + high), low / 2 + high / 2, 0.0)
     reach = up(torch.maximum(high - middle, middle - low))
     grow = 2 * gamma(middle.shape[1] + 2)
-    size = row.abs()
-    return torch.bmm(row, middle[:, :, None])[:, :, 0] + met(size, up(reach + grow * middle.abs()))
+    beta = plus_up(beta, (row * middle[home]).sum(dim=1))
+    return plus_up(beta, met(row.abs(), up(reach + grow * middle.abs()), home))
 
 
 def _over_cells(row: Tensor, cells: Cells, beta: Tensor) -> Tensor:
-    """max A'x + beta over each cell."""
-    n = row.shape[2]
-    at_centre = torch.bmm(row, cells.centre[:, :, None])[:, :, 0]
-    slack = met(row.abs(), cells.centre.abs()) * (2 * gamma(n + 2))
-    return plus_up(plus_up(plus_up(beta, at_centre), slack), up(cells.reach(row.abs().mT.contiguous())))
+    """max A'x + beta, each row on its own cell."""
+    at_centre = (row * cells.centre).sum(dim=1)
+    slack = (row.abs() * cells.centre.abs()).sum(dim=1) * (4 * gamma(row.shape[1] + 4)) + TINY * row.shape[1]
+    away = cells.reach(row.abs()[:, :, None])[:, 0]
+    return plus_up(plus_up(plus_up(beta, at_centre), slack), up(away))

@@ -15,10 +15,19 @@ from torch import Tensor
 from lipcert.activations import Elementwise
 from lipcert.activations.corner import Corner
 from lipcert.blocks import Range
-from lipcert.rounding import add_up, mul_up, sub_up, up
+from lipcert.rounding import EPS, TINY, add_up, gamma, mul_up, sub_up, up
 
 PIECES = 8
 HUGE = 1e150  # wider ranges get constant lines
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """What rounding may lose of a functional: `each` (b, size) for each unit of its coefficients, `floor` (b,) through
+    underflow, whatever they are."""
+
+    each: Tensor
+    floor: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +39,21 @@ class Lines:
     high_slope: Tensor
     high: Tensor
 
-    def __getitem__(self, rows: Tensor | slice) -> Lines:
-        return Lines(self.low_slope[rows], self.low[rows], self.high_slope[rows], self.high[rows])
+    def loss(self, below: Tensor) -> Loss:
+        """Of `carry`, on a signal of size `below` (b, size)."""
+        steep = torch.maximum(self.low_slope.abs(), self.high_slope.abs())
+        own = torch.maximum(self.low.abs(), self.high.abs()) * (4 * gamma(below.shape[1] + 4))
+        unknown = ~torch.isfinite(below) & (steep != 0)
+        finite = torch.where(torch.isfinite(below), below, 0.0)
+        each = torch.where(unknown, torch.inf, (own + finite * (4 * EPS * steep)) * (1 + 4 * EPS) + TINY)
+        return Loss(each, TINY * (below.shape[1] + finite.sum(dim=1)))
+
+    def carry(self, row: Tensor, home: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (r, size) of s(z) and those of z that take their place; with the intercepts in beta (r,)."""
+        rises = row > 0
+        carried = row * torch.where(rises, self.high_slope[home], self.low_slope[home])
+        high, low = (torch.where(torch.isfinite(end), end, 0.0) for end in (self.high, self.low))  # else a loss
+        return carried, up(beta + (row * torch.where(rises, high[home], low[home])).sum(dim=1))
 
 
 def lines(activation: Elementwise, lower: Tensor, upper: Tensor) -> Lines:

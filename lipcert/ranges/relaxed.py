@@ -17,14 +17,48 @@ from torch import Tensor
 from lipcert.blocks import Range
 from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
 from lipcert.linops import DUAL, Adjoint
-from lipcert.query import P
-from lipcert.ranges.adjoint import gradients
-from lipcert.ranges.backward import intercepts, largest, lost, met, plus_up
-from lipcert.ranges.lines import above, products
-from lipcert.rounding import EPS, TINY, gamma, mul_up, norm_up, sqrt_up, up
+from lipcert.norms import matrix_norms_upper
+from lipcert.query import Norm, P
+from lipcert.ranges.adjoint import gradients, slopes_on
+from lipcert.ranges.backward import largest, linear_ranges, lost, met, plus_up, spread, total
+from lipcert.ranges.cells import Cells
+from lipcert.ranges.lines import Lines, Loss, above, products
+from lipcert.rounding import TINY, gamma, mul_up, norm_up, sqrt_up, up
 
-ENTRIES = 2**22
+ENTRIES = 2**18  # of the widest signal, in all rows at once: they should stay in the cache
+DENSE = 2**20  # entries of J
 ENTRYWISE = 64  # inputs: for l1 each entry of the gradient is a functional of its own
+
+
+def linear_on(graph: Graph, cells: Cells, norm: Norm, *, refine: bool = False, vertices: int = 0) -> Tensor:
+    """Proved upper values (b,) of the Lipschitz constant on each cell, inf where none is known. Elementwise activations
+    only (adjoint.obstacle). `vertices`: so many neurons whose slope is not settled are tried at both ends."""
+    b, m, n = len(cells), graph.nodes[graph.output].size, cells.centre.shape[1]
+    if 0 in (b, m, n):
+        return cells.centre.new_zeros(b)
+    slopes = slopes_on(graph, linear_ranges(graph, cells)[0])
+    value = _norms(graph, slopes, norm, cells.moving, refine)
+    if vertices and bool((value > 0).any()):
+        cornered = at_vertices(graph, slopes, vertices)
+        patterns = next(iter(cornered.values()))[0].shape[0] // b if cornered else 1
+        if patterns > 1:
+            each = _norms(graph, cornered, norm, cells.moving.repeat_interleave(patterns, dim=0), refine)
+            value = torch.minimum(value, each.reshape(b, patterns).amax(dim=1))
+    return value
+
+
+def _norms(graph: Graph, slopes: Mapping[int, Range], norm: Norm, moving: Tensor, refine: bool) -> Tensor:
+    """Upper values (b,) of ||J||_{p->q} over the slopes."""
+    (b, n), m = moving.shape, graph.nodes[graph.output].size
+    seeds = torch.eye(m, dtype=torch.float64)[None].expand(b, m, m)
+    rows = gradient_norms(graph, seeds, slopes, norm.input, moving, refine)
+    value = norm_up(rows, norm.output, 1)  # ||J v||_q <= || (||g_j||_* ||v||_p)_j ||_q
+    if norm.output != "inf" and m > 1 and b * m * n <= DENSE:
+        J = gradients(graph, seeds, slopes)
+        centre, radius = (part.reshape(b, m, n) * moving.to(J.centre)[:, None] for part in (J.centre, J.reach()))
+        if bool(torch.isfinite(radius).all()):
+            value = torch.minimum(value, matrix_norms_upper(centre, radius, norm.input, norm.output))
+    return value.nan_to_num(math.inf, math.inf)
 
 
 def gradient_norms(
@@ -49,13 +83,14 @@ def gradient_norms(
         if n > ENTRYWISE or not n:
             return plain.reshape(b, k)
         unit = torch.eye(n, dtype=torch.float64)
-        start = torch.cat([unit, -unit])[None].expand(b * k, -1, -1) * free[:, None]
-        found = _forward(graph, graph.input, start, seeds, slopes, kept).amax(dim=1)
-        return torch.minimum(plain, found.nan_to_num(math.inf, math.inf)).reshape(b, k)
+        rows = (torch.cat([unit, -unit])[None] * free[:, None]).reshape(-1, n)
+        home = torch.arange(b * k).repeat_interleave(2 * n)
+        found = _forward(graph, graph.input, rows, home, seeds, slopes, kept).reshape(b * k, -1).amax(dim=1)
+        return torch.minimum(plain, found).reshape(b, k)
     ends = torch.stack([low, high])
     values = mul_up(ends, ends) if norm == "2" else ends.abs()
     slope, intercept = above(low, high, values[0], values[1])
-    found = _forward(graph, graph.input, slope[:, None], seeds, slopes, kept)[:, 0]
+    found = _forward(graph, graph.input, slope, torch.arange(b * k), seeds, slopes, kept)
     found = plus_up(found, up(intercept.sum(dim=1) + 2 * gamma(n + 2) * intercept.abs().sum(dim=1) + n * TINY))
     found = found.nan_to_num(math.inf, math.inf, math.inf)
     if norm == "2":
@@ -102,82 +137,84 @@ def _worth(graph: Graph) -> list[int]:
 def _limited(
     graph: Graph, node: int, seeds: Tensor, slopes: Mapping[int, Range], kept: Mapping[int, Enclosure]
 ) -> Range:
-    """Range of the gradient at `node`, entry by entry."""
-    size = graph.nodes[node].size
-    rows = kept[node].centre.shape[0]
-    unit = torch.eye(size, dtype=torch.float64)
-    both = torch.cat([unit, -unit])
-    widest = max(n.size for n in graph.nodes)
-    step = max(1, ENTRIES // (widest * 2 * size))
-    k = seeds.shape[1]
-    parts = []
-    for start in range(0, rows, step):
-        some = slice(start, start + step)
-        mine = {i: Enclosure(e.centre[some], e.reach()[some]) for i, e in kept.items()}
-        balls = torch.arange(rows)[some] // k
-        own = {i: (low[balls], high[balls]) for i, (low, high) in slopes.items()}
-        here = seeds.reshape(rows, 1, -1)[some]
-        begin = both[None].expand(here.shape[0], -1, -1)
-        parts.append(_forward(graph, node, begin, here, own, mine))
-    found = torch.cat(parts).nan_to_num(math.inf, math.inf, math.inf)
-    return -found[:, size:], found[:, :size]
+    """Range of the gradient at `node`: entry by entry where its interval holds both signs."""
+    low, high = kept[node].lower.clone(), kept[node].upper.clone()
+    home, entry = ((low < 0) & (high > 0)).nonzero().unbind(dim=1)
+    rows = torch.zeros(len(home), low.shape[1], dtype=torch.float64)
+    for sign, side, better in ((1.0, high, torch.minimum), (-1.0, low, torch.maximum)):
+        rows[torch.arange(len(home)), entry] = sign
+        most = _forward(graph, node, rows, home, seeds, slopes, kept)
+        side[home, entry] = better(side[home, entry], sign * most)
+    return low, high
 
 
 def _forward(
     graph: Graph,
     start: int,
     functionals: Tensor,
+    home: Tensor,
     seeds: Tensor,
     slopes: Mapping[int, Range],
     kept: Mapping[int, Enclosure],
 ) -> Tensor:
-    """Upper values (R, r) of the `functionals` (R, r, size) of the gradient at node `start`, exact floats; R = b k."""
-    R, r, _ = functionals.shape
-    m = seeds.shape[2]
+    """Upper values (r,) of the `functionals` (r, size), exact floats, of the gradients at node `start`, each of the row
+    `home` (r,) of the b k gradients in `kept`. In chunks."""
+    k = seeds.shape[1]
+    sizes = {i: largest((e.lower, e.upper)).nan_to_num(math.inf) for i, e in kept.items()}
+    lines: dict[int, Lines] = {}
+    losses: dict[int, Loss] = {}
+    for i in range(start + 1, graph.output + 1):
+        node = graph.nodes[i]
+        if i in kept and isinstance(node.what, Nonlinear):
+            low, high = (side.repeat_interleave(k, dim=0) for side in slopes[i])
+            lines[i] = products((low, high), kept[i].lower, kept[i].upper)
+            losses[i] = lines[i].loss(sizes[i])
+        elif i in kept and isinstance(node.what, Linear):
+            losses[i] = spread(node.what.operator, Adjoint(node.what.operator), sizes[i])
+    end = seeds.reshape(-1, seeds.shape[2])
+    rows = max(1, ENTRIES // max(node.size for node in graph.nodes))
+    parts = [
+        _carried(graph, start, functionals[at : at + rows], home[at : at + rows], end, lines, losses, sizes)
+        for at in range(0, len(home), rows)
+    ]
+    return torch.cat(parts) if parts else functionals.new_zeros(0)
+
+
+def _carried(
+    graph: Graph,
+    start: int,
+    functionals: Tensor,
+    home: Tensor,
+    seeds: Tensor,
+    lines: Mapping[int, Lines],
+    losses: Mapping[int, Loss],
+    sizes: Mapping[int, Tensor],
+) -> Tensor:
     rows: dict[int, Tensor] = {start: functionals}
-    beta = functionals.new_zeros(R, r)
+    beta = functionals.new_zeros(len(home))
     for i in range(start + 1, graph.output + 1):
         node = graph.nodes[i]
         args = [rows.get(parent) for parent in node.parents]
-        if i not in kept or all(arg is None for arg in args):
+        given = [arg for arg in args if arg is not None]
+        if i not in sizes or not given:
             continue
-        size = largest((kept[i].lower, kept[i].upper)).nan_to_num(math.inf)
+        if i in losses:
+            beta = plus_up(beta, lost(given[0], losses[i], home))
         match node.what:
             case Linear(operator):
-                (row,) = (arg for arg in args if arg is not None)
-                beta = plus_up(beta, lost(operator, Adjoint(operator), row, (-size, size)))
-                rows[i] = operator.mv(row.reshape(R * r, -1)).reshape(R, r, -1)
+                rows[i] = operator.mv(given[0])
             case Add():
-                given = [arg for arg in args if arg is not None]
-                rows[i] = given[0]
-                if len(given) > 1:
-                    rows[i] = torch.stack(given).sum(dim=0)
-                    mass = torch.stack([arg.abs() for arg in given]).sum(dim=0)
-                    beta = plus_up(beta, met(mass, size) * (2 * gamma(len(given))))
+                rows[i], beta = total(given, beta, sizes[i], home)
             case Concat():
-                rows[i] = torch.cat(
-                    [
-                        functionals.new_zeros(R, r, graph.nodes[parent].size) if arg is None else arg
-                        for parent, arg in zip(node.parents, args, strict=True)
-                    ],
-                    dim=2,
-                )
+                nothing = [functionals.new_zeros(len(home), graph.nodes[parent].size) for parent in node.parents]
+                rows[i] = torch.cat([zero if arg is None else arg for arg, zero in zip(args, nothing, strict=True)], 1)
             case Offset():
-                rows[i] = args[0]  # type: ignore[assignment]
+                rows[i] = given[0]
             case Nonlinear():
-                (row,) = (arg for arg in args if arg is not None)
-                low, high = (side.repeat_interleave(R // side.shape[0], dim=0) for side in slopes[i])
-                line = products((low, high), kept[i].lower, kept[i].upper)
-                plus, minus = row.clamp(min=0.0), row.clamp(max=0.0)
-                carried = plus * line.high_slope[:, None] + minus * line.low_slope[:, None]
-                beta = plus_up(beta, intercepts(plus, minus, line.high, line.low))
-                beta = plus_up(beta, met(carried.abs() * (2 * EPS) + TINY * (row != 0), size))
-                rows[i] = carried
+                rows[i], beta = lines[i].carry(given[0], home, beta)
             case Input():
-                raise AssertionError("a node reads nothing later")
-    if graph.output not in rows:
-        return beta.nan_to_num(math.inf, math.inf, math.inf)
-    end, seed = rows[graph.output], seeds.reshape(R, m)
-    total = torch.bmm(end, seed[:, :, None])[:, :, 0]
-    beta = plus_up(beta, met(end.abs(), seed.abs()) * (2 * gamma(m + 2)))
-    return plus_up(beta, total).nan_to_num(math.inf, math.inf, math.inf)
+                raise AssertionError("the input reads nothing")
+    if graph.output in rows:
+        beta = plus_up(beta, (rows[graph.output] * seeds[home]).sum(dim=1))
+        beta = plus_up(beta, met(rows[graph.output].abs(), seeds.abs() * (4 * gamma(seeds.shape[1] + 4)), home))
+    return beta.nan_to_num(math.inf, math.inf, math.inf)
