@@ -54,7 +54,8 @@ class Linear:
             return refusal
         graph = problem.graph
         refine = rows_of_gradients(graph) * flops(graph) <= REFINED
-        vertices = int(math.log2(max(1.0, WORK / (6 * graph.nodes[graph.output].size * flops(graph)))))
+        cost = max(1, 6 * graph.nodes[graph.output].size * flops(graph))  # no linear node at all: 0
+        vertices = int(math.log2(max(1.0, WORK / cost)))
         value = float(
             linear_on(
                 graph, Cells.of(problem.region), problem.norm, refine=refine, vertices=min(self.vertices, vertices)
