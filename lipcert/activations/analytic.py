@@ -17,7 +17,7 @@ HALF_PI, PI = nearest(1.5707963267948966192313), nearest(3.141592653589793238462
 POSITIVE = (0.0, INF)
 
 EXP_CURVE = Curve(lambda x: enclose(torch.exp(x)), always(0.0, INF))
-EXP = row("exp", torch.exp, EXP_CURVE, EXP_CURVE, monotone=True)
+EXP = row("exp", torch.exp, EXP_CURVE, EXP_CURVE, monotone=True, curvatures_on=EXP_CURVE)
 EXPM1 = row("expm1", torch.expm1, EXP_CURVE, Curve(lambda x: enclose(torch.expm1(x)), always(-1.0, INF)), monotone=True)
 
 # log: 1 / x on x > 0 (|x| so that -0.0 reads as 0); log1p: 1 / (1 + x) on x > -1

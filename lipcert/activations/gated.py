@@ -68,6 +68,24 @@ def _gelu_value(x: Tensor, k: Tensor, c: Tensor) -> Pair:
     return enclose(_gate(x, 0.5 * c * torch.erfc(-y)), 24.0 + 4.0 * y * y)
 
 
+# s'' = c k G'(k x), and G'' = -4 y (2 - y^2) exp(-y^2) / sqrt pi: G' rises to 2 / sqrt pi at 0 and dips at +-sqrt 2.
+GELU_DIP, GELU_TOP, GELU_BOTTOM = (
+    nearest(1.414213562373095048801689), nearest(1.128379167095512573896159), nearest(-0.152709514177164314421873)
+)  # fmt: skip
+
+
+def _gelu_bend(x: Tensor, k: Tensor, c: Tensor) -> Pair:
+    square = (k * x).clamp(-28.0, 28.0) ** 2
+    density = 2 * INV_SQRT_PI * c * k * torch.exp(-square)
+    return enclose((1 - square) * density, 32.0 + 4.0 * square, size=(1 + square) * density)
+
+
+def dips(place: Pair, bottom: Pair, top: Pair, k: Tensor, c: Tensor) -> tuple[Landmark, ...]:
+    """An even curve c g(k x) that is `bottom` at -`place` and `place`, `top` at 0, and monotone between."""
+    left = -place[1], -place[0]
+    return _turns((left, (real(0.0), real(0.0)), place), (bottom, top, bottom), k, c)
+
+
 GELU_ERF = row(
     "gelu_erf",
     _gelu,
@@ -83,6 +101,11 @@ GELU_ERF = row(
     ),
     parameters={"k": 0.70710678118654752440, "c": 1.0},
     refuses=lambda k, c: positive(k=k, c=c) or moderate(k=k, c=c),
+    curvatures_on=Curve(
+        _gelu_bend,
+        lambda k, c: (_times(GELU_BOTTOM, c * k)[0], _times(GELU_TOP, c * k)[1]),
+        lambda k, c: dips(GELU_DIP, GELU_BOTTOM, GELU_TOP, k, c * k),
+    ),
 )
 
 
@@ -110,6 +133,18 @@ def _silu_value(x: Tensor, a: Tensor) -> Pair:
     return enclose(_gate(x, torch.sigmoid(y)), 16.0 + y.abs())
 
 
+# s'' = a G'(a x). With y = 2u and t = tanh u, G' = (1 - t^2) (1 - u t) / 2, which turns at 0 and where
+# u (3 t^2 - 1) = 3 t: for u > 0 that needs 3 t^2 > 1, and u rises while 3 t / (3 t^2 - 1) falls, so it is one u.
+SILU_DIP, SILU_BOTTOM = nearest(3.435840993535110688951641), nearest(-0.0369143731998931856382918)
+
+
+def _silu_bend(x: Tensor, a: Tensor) -> Pair:
+    y = (a * x).clamp(-800.0, 800.0).abs()
+    e = torch.exp(-y)
+    density = a * e / (1 + e) ** 2
+    return enclose(density * (2 - y * torch.tanh(y / 2)), 48.0 + 2.0 * y, size=density * (2 + y))
+
+
 SILU = row(
     "silu",
     _silu,
@@ -125,6 +160,11 @@ SILU = row(
     ),
     parameters={"slope": 1.0},
     refuses=lambda a: positive(slope=a) or moderate(slope=a),
+    curvatures_on=Curve(
+        _silu_bend,
+        lambda a: (_times(SILU_BOTTOM, a)[0], a / 2),
+        lambda a: dips(SILU_DIP, SILU_BOTTOM, (real(0.5), real(0.5)), a, a),
+    ),
 )
 
 # mish(x) = x T(x), T = tanh(log(1 + e^x)). With e = e^x: T = (e^2 + 2e) / (e^2 + 2e + 2) and

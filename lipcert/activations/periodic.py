@@ -75,7 +75,15 @@ class BetweenPoles:
 
 
 PERIODIC: dict[str, Activation] = {
-    "sin": row("sin", torch.sin, Wave(torch.cos, 0.0), Wave(torch.sin, 0.25)),
-    "cos": row("cos", torch.cos, Wave(lambda x: -torch.sin(x), 0.75), Wave(torch.cos, 0.0)),
+    "sin": row(
+        "sin", torch.sin, Wave(torch.cos, 0.0), Wave(torch.sin, 0.25), curvatures_on=Wave(lambda x: -torch.sin(x), 0.75)
+    ),
+    "cos": row(
+        "cos",
+        torch.cos,
+        Wave(lambda x: -torch.sin(x), 0.75),
+        Wave(torch.cos, 0.0),
+        curvatures_on=Wave(lambda x: -torch.cos(x), 0.5),
+    ),
     "tan": row("tan", torch.tan, BetweenPoles(lambda x: 1 + torch.tan(x) ** 2, 1.0), BetweenPoles(torch.tan, None)),
 }

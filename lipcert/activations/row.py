@@ -45,6 +45,7 @@ class Activation:
     continuous: bool = True  # False: jumps, never Lipschitz on an interval with a jump inside
     refuses: Callable[..., str | None] = lambda *p: None  # why these parameters are not admitted
     assumption: str | None = None  # what a report must say when this row is used
+    curvatures_on: Range | None = None  # (lo, hi, *p): s'', where s' has no jump; None where it is not written down
 
 
 def row(name: str, function: Callable[..., Tensor], slope: Any, value: Any, **facts: Any) -> Activation:
@@ -114,6 +115,19 @@ class Elementwise:
         """A subset of slopes_on over the hull of center, lo and hi; exact up to rounding where s' is monotone on each
         side of the center."""
         return self.row.chords_on(_float64(center), _float64(lo), _float64(hi), *self.params)
+
+    @property
+    def smooth(self) -> bool:
+        """The range of s'' is known."""
+        return self.row.curvatures_on is not None
+
+    def bends_on(self, center: Tensor, lo: Tensor, hi: Tensor) -> Pair:
+        """Enclosure of (s'(x) - s'(center)) / (x - center) over x in [lo, hi]: chords of s', among the values of s''."""
+        slope, curvature = self.row.slopes_on, self.row.curvatures_on
+        assert curvature is not None
+        if isinstance(slope, Curve) and isinstance(curvature, Curve):
+            return chords(curvature, slope, center, lo, hi, *self.params)
+        return _slope_chords(curvature, center, lo, hi, *self.params)
 
     def kinks(self) -> Params:
         return self.row.kinks(*self.params)

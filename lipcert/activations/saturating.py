@@ -42,12 +42,34 @@ def _sigmoid_slope(x: Tensor) -> Pair:
     return enclose(e / (1 + e) ** 2, 24.0)
 
 
+# s'' = s' (1 - 2 s) = -sign(x) e (1 - e) / (1 + e)^3 is odd. (s' (1 - 2 s))' = s' (1 - 6 s + 6 s^2) is zero where
+# s = (1 +- 1 / sqrt 3) / 2: it turns at -+log(2 + sqrt 3), with values +-1 / (6 sqrt 3).
+SIGMOID_TURN, SIGMOID_BEND = nearest(1.316957896924816708625), nearest(0.0962250448649376274181)
+
+
+def _sigmoid_bend(x: Tensor) -> Pair:
+    e = torch.exp(-x.abs())
+    return enclose(torch.sign(x) * e * torch.expm1(-x.abs()) / (1 + e) ** 3, 64.0)
+
+
+def wave(place: Pair, height: Pair) -> tuple[Landmark, ...]:
+    """An odd curvature that rises to `height` at -`place`, falls to -`height` at `place` and rises to 0."""
+    return turn(opposite(place), height), turn(place, opposite(height))
+
+
+def opposite(pair: Pair) -> Pair:
+    return -pair[1], -pair[0]
+
+
 SIGMOID = row(
     "sigmoid",
     torch.sigmoid,
     Curve(_sigmoid_slope, always(0.0, 0.25), lambda: bump(exact(0.25))),
     Curve(lambda x: enclose(torch.sigmoid(x)), always(0.0, 1.0)),
     monotone=True,
+    curvatures_on=Curve(
+        _sigmoid_bend, always(opposite(SIGMOID_BEND), SIGMOID_BEND), lambda: wave(SIGMOID_TURN, SIGMOID_BEND)
+    ),
 )
 
 # logsigmoid(x) = -log(1 + exp(-x)): s' = sigmoid(-x), falling from 1 to 0
@@ -57,6 +79,7 @@ LOGSIGMOID = row(
     Curve(lambda x: enclose(torch.sigmoid(-x)), always(0.0, 1.0)),
     Curve(lambda x: enclose(F.logsigmoid(x), 24.0), always(-INF, 0.0)),
     monotone=True,
+    curvatures_on=Curve(lambda x: opposite(_sigmoid_slope(x)), always(-0.25, 0.0), lambda: bump(exact(-0.25))),
 )
 
 
@@ -66,12 +89,23 @@ def _tanh_slope(x: Tensor) -> Pair:
     return enclose(4 * e / (1 + e) ** 2, 28.0)
 
 
+# s'' = -2 tanh / cosh^2, and with t = tanh, (-2 t (1 - t^2))' = -2 (1 - t^2) (1 - 3 t^2): it turns where t^2 = 1/3, with
+# values 4 / (3 sqrt 3).
+TANH_TURN, TANH_BEND = nearest(0.65847894846240835431252), nearest(0.769800358919501019345532)
+
+
+def _tanh_bend(x: Tensor) -> Pair:
+    e = torch.exp(-2 * x.abs())
+    return enclose(-8 * torch.tanh(x) * e / (1 + e) ** 2, 48.0)
+
+
 TANH = row(
     "tanh",
     torch.tanh,
     Curve(_tanh_slope, always(0.0, 1.0), lambda: bump(ONE)),
     Curve(lambda x: enclose(torch.tanh(x)), always(-1.0, 1.0)),
     monotone=True,
+    curvatures_on=Curve(_tanh_bend, always(opposite(TANH_BEND), TANH_BEND), lambda: wave(TANH_TURN, TANH_BEND)),
 )
 
 
@@ -140,6 +174,24 @@ def _softplus_values(beta: Tensor, threshold: Tensor) -> Pair:
     return torch.minimum(enclose(threshold / beta, 4.0)[0], real(0.0)), real(INF)
 
 
+def _softplus_bend(x: Tensor, beta: Tensor, threshold: Tensor) -> Pair:
+    """beta e / (1 + e)^2, e = exp(-|beta x|): even, falling from beta / 4. 0 on the linear branch."""
+    y, ulps = _scaled(x, beta)
+    e = torch.exp(-y.abs())
+    low, high = enclose(beta * e / (1 + e) ** 2, ulps + 16.0)
+    linear = beta * x > _jump(threshold)
+    return torch.where(linear, 0.0, low), torch.where(linear, 0.0, high)
+
+
+def _softplus_most(beta: Tensor, threshold: Tensor) -> Tensor:
+    return torch.where(threshold >= DEVICE, beta / 4, real(INF))
+
+
+def _softplus_bend_marks(beta: Tensor, threshold: Tensor) -> tuple[Landmark, ...]:
+    anything = real(-INF), real(INF)
+    return *bump(exact(beta / 4)), *_softplus_jump(beta, threshold, anything, anything)
+
+
 SOFTPLUS = row(
     "softplus",
     _softplus,
@@ -151,6 +203,11 @@ SOFTPLUS = row(
     Curve(_softplus_value, _softplus_values, _softplus_value_marks),
     parameters={"beta": 1.0, "threshold": 20.0},
     monotone=False,  # a threshold below 20 makes it jump down
+    curvatures_on=Curve(
+        _softplus_bend,
+        lambda beta, threshold: (torch.where(threshold >= DEVICE, 0.0, real(-INF)), _softplus_most(beta, threshold)),
+        _softplus_bend_marks,
+    ),
     kinks=lambda beta, threshold: () if threshold >= DEVICE else (threshold / beta,),
     refuses=lambda beta, threshold: positive(beta=beta) or moderate(beta=beta),
     assumption="softplus is log(1 + exp(beta x)) / beta; torch's linear branch for beta x > threshold (>= 20), which "
@@ -189,12 +246,30 @@ def _erf_slope(x: Tensor) -> Pair:
     return enclose(TWO_OVER_SQRT_PI[0] * torch.exp(-square), square + 16.0)
 
 
+# their curvatures: atan'' = -2 x / (1 + x^2)^2 turns where 3 x^2 = 1, erf'' = -2 x erf' where 2 x^2 = 1
+ATAN_TURN, ATAN_BEND = nearest(0.57735026918962576450915), nearest(0.64951905283832898507279)
+ERF_TURN, ERF_BEND = nearest(0.70710678118654752440084), nearest(0.96788289807657339919139)
+
+
+def _atan_bend(x: Tensor) -> Pair:
+    x = x.clamp(-1e100, 1e100)  # below TINY long before
+    square = 1 + x * x
+    return enclose(-2 * x / square / square, 12.0)
+
+
+def _erf_bend(x: Tensor) -> Pair:
+    x = x.clamp(-28.0, 28.0)  # exp(-28^2) < 1e-340
+    square = x * x
+    return enclose(-2 * x * (TWO_OVER_SQRT_PI[0] * torch.exp(-square)), square + 24.0)
+
+
 ATAN = row(
     "atan",
     torch.atan,
     Curve(lambda x: enclose(1 / (1 + x * x), 4.0), always(0.0, 1.0), lambda: bump(ONE)),
     Curve(lambda x: enclose(torch.atan(x)), always((-HALF_PI[1], -HALF_PI[0]), HALF_PI)),
     monotone=True,
+    curvatures_on=Curve(_atan_bend, always(opposite(ATAN_BEND), ATAN_BEND), lambda: wave(ATAN_TURN, ATAN_BEND)),
 )
 ASINH = row(
     "asinh",
@@ -209,6 +284,7 @@ ERF = row(
     Curve(_erf_slope, always(0.0, TWO_OVER_SQRT_PI), lambda: bump(TWO_OVER_SQRT_PI)),
     Curve(lambda x: enclose(torch.erf(x)), always(-1.0, 1.0)),
     monotone=True,
+    curvatures_on=Curve(_erf_bend, always(opposite(ERF_BEND), ERF_BEND), lambda: wave(ERF_TURN, ERF_BEND)),
 )
 
 

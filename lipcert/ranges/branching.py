@@ -17,6 +17,7 @@ from torch import Tensor
 from lipcert.ir import Graph
 from lipcert.query import Norm
 from lipcert.ranges.cells import Cells
+from lipcert.ranges.curvature import curved, is_curved
 from lipcert.ranges.directions import ORDER, Directions, best_weights, directions, norms_above, norms_below
 from lipcert.ranges.slope import Sweep, rows_per_chunk, sweep
 from lipcert.ranges.telescope import is_deep, pays, telescoped
@@ -100,6 +101,7 @@ class _Search:
         self.graph, self.regions, self.norm, self.effort = graph, regions, norm, effort
         self.elementwise = elementwise_only(graph)
         self.deep, self.telescope, self.calls = is_deep(graph), False, 0
+        self.curved = is_curved(graph)
         b = len(regions)
         self.free = regions.moving
         self.known = torch.full((b,), math.inf, dtype=torch.float64) if upper is None else upper.clone()
@@ -171,7 +173,7 @@ class _Search:
         rows = rows_per_chunk(self.graph, cells.centre.shape[1])
         for start in range(0, len(leaves), rows):
             part = slice(start, start + rows)
-            value, axis = self._swept(cells[part], leaves.root[part])
+            value, axis = self._swept(cells[part], leaves[part])
             values.append(value)
             axes.append(axis)
         if not values:
@@ -179,7 +181,8 @@ class _Search:
         value = torch.minimum(torch.cat(values), leaves.value)  # a part of its parent
         return replace(leaves, value=value, axis=torch.cat(axes))
 
-    def _swept(self, cells: Cells, root: Tensor) -> tuple[Tensor, Tensor]:
+    def _swept(self, cells: Cells, leaves: Leaves) -> tuple[Tensor, Tensor]:
+        root = leaves.root
         chosen = directions(self.graph, cells, self.norm, adjoints=True)
         swept = self._enclose(cells, chosen)
         if swept.culprit is not None:
@@ -188,6 +191,8 @@ class _Search:
         inside = self._inside(cells.centre, root)
         self._raise(root, cells.centre, norms_below(swept.centre, swept.radius, chosen.toward, self.norm) * inside)
         self._look((root[inside], cells.centre[inside], _seen(chosen, cells, self.norm)[inside]))
+        if swept.uphill is not None:
+            self._climb(swept.uphill, leaves, value > self.target()[root])
         if self.elementwise and self.effort.vertices:
             count = unsettled(swept.slopes, value)
             few = (value > self.target()[root]) & (count >= 1) & (count <= self.effort.vertices)
@@ -209,8 +214,19 @@ class _Search:
             if self.calls % 16 == 0:
                 self.telescope = pays(self.graph, cells[:16], self.norm)
             self.calls += 1
-        how = telescoped if self.telescope else sweep
+        how = telescoped if self.telescope else curved if self.curved else sweep
         return how(self.graph, cells, chosen.toward, chosen.adjoints)
+
+    def _climb(self, uphill: Tensor, leaves: Leaves, where: Tensor) -> None:
+        """Look at the points of open leaves where second order says that the gradient is largest."""
+        x, root = torch.minimum(torch.maximum(uphill, leaves.low), leaves.high)[where], leaves.root[where]
+        centre, radius = self.regions.centre[root], self.regions.radius[root]
+        within = (radius * (1 - 1e-9) - 2.0**-50 * centre.abs()).clamp(min=0.0)  # leaves are rounded outward
+        x = torch.minimum(torch.maximum(x, centre - within), centre + within)
+        inside = self._inside(x, root)
+        x, root = x[inside], root[inside]
+        cells = Cells(x, torch.zeros_like(x), "inf", self.free[root])
+        self._look((root, x, _seen(directions(self.graph, cells, self.norm, adjoints=True), cells, self.norm)))
 
     def _inside(self, x: Tensor, root: Tensor) -> Tensor:
         if self.regions.norm == "inf":

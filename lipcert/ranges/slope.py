@@ -39,6 +39,7 @@ class Sweep:
     slopes: Mapping[int, Range] = field(default_factory=dict)
     score: Tensor | None = None
     culprit: int | None = None  # the first node where a slope is not bounded
+    uphill: Tensor | None = None  # (b, n): a point of the box where J d is large, if its second order is known
 
 
 def sweep(
