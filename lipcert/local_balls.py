@@ -29,7 +29,7 @@ from lipcert.ranges.cells import Cells
 from lipcert.ranges.directions import directions, norms_below
 from lipcert.ranges.slope import lipschitz_on, sweep
 from lipcert.report.report import Report
-from lipcert.stats.pairs import largest_jacobians
+from lipcert.stats.pairs import jacobian_norms, largest_jacobians
 from lipcert.transform import with_output
 
 EVERYWHERE = ("product", "absolute", "cplip", "lipsdp")  # over the whole space, once
@@ -269,14 +269,15 @@ class _Ladder:
         return results, lower
 
     def _lower(self, radius: float) -> float:
-        """Attained inside the ball: sampled Jacobians in the box that it holds, or the Jacobian at the point."""
+        """Attained inside the ball: Jacobians at the point and at others in the box that it holds."""
         n = self.x.numel()
         half = radius * {"inf": 1.0, "2": n**-0.5, "1": 1 / n}[self.ball_norm] * (1 - 1e-12)
         low, high = (torch.nextafter(self.x + s * half, self.x)[None] for s in (-1, 1))
         if bool((low < high).any()):
-            found = float(largest_jacobians(self.graph, low, high, SAMPLES, self.norm, seed=self.seed).value)
-            if found > 0:
-                return found
+            found = largest_jacobians(self.graph, low, high, SAMPLES, self.norm, seed=self.seed)
+            found = found.better(jacobian_norms(self.graph, self.x[None], self.norm, lower=low, upper=high))
+            if float(found.value) > 0:
+                return float(found.value)
         cells = Cells(self.x[None], torch.zeros_like(self.x)[None])
         if too_wide(self.graph) is not None:
             return 0.0
