@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lipcert
 from lipcert import robustness
@@ -20,6 +22,7 @@ from lipcert.bounds.problem import Problem
 from lipcert.errors import UsageError
 from lipcert.query import Norm
 from lipcert.radius.constants import Constant, Constants
+from lipcert.radius.local import linear_constants, shell_radii
 from lipcert.radius.margins import execution_error, margins
 from lipcert.radius.samples import How, treat
 from lipcert.ranges.adjoint import local_constants
@@ -167,11 +170,14 @@ def test_regression_stays_within_the_tolerance(norm: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh, nn.SiLU])
-def test_local_constants_hold_all_gradients_of_the_ball(norm: str, act: type[nn.Module]) -> None:
+@pytest.mark.parametrize("constants", [local_constants, linear_constants])
+def test_local_constants_hold_all_gradients_of_the_ball(
+    norm: str, act: type[nn.Module], constants: Callable[..., Tensor]
+) -> None:
     model = net(2, 6, 3, act)
     x, radius = torch.from_numpy(points(8, 6)), torch.linspace(0.0, 0.5, 8, dtype=torch.float64)
     seeds = torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]], dtype=torch.float64).expand(8, 2, 3)
-    upper = local_constants(model.graph, seeds, x, radius, norm)
+    upper = constants(model.graph, seeds, x, radius, norm)
     dual = {"1": math.inf, "2": 2.0, "inf": 1.0}[norm]
     move = torch.randn(300, 8, 6, dtype=torch.float64)
     move = move / torch.linalg.vector_norm(move, ord=ORDER[norm], dim=2, keepdim=True)
@@ -183,7 +189,23 @@ def test_local_constants_hold_all_gradients_of_the_ball(norm: str, act: type[nn.
         seen = torch.linalg.vector_norm(slope, ord=dual, dim=1).reshape(300, 8).amax(0)
         assert bool((seen <= upper[:, k]).all())
         assert float(upper[0, k]) <= float(seen[0]) * (1 + 1e-9)  # a ball of radius 0: the gradient itself
-    assert bool((local_constants(model.graph, seeds, x, radius * 0.1, norm) <= upper * (1 + 1e-12)).all())
+    if constants is local_constants:
+        assert bool((constants(model.graph, seeds, x, radius * 0.1, norm) <= upper * (1 + 1e-12)).all())
+    assert bool((upper <= local_constants(model.graph, seeds, x, radius, norm) * (1 + 1e-9)).all())
+
+
+def test_linear_bounds_only_add_to_radii(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net(2, 6, 3)
+    x = torch.from_numpy(points(12, 6))
+    found = margins(model.graph, x, None)
+    whole = torch.full(found.value.shape, math.inf, dtype=torch.float64)
+    for norm in NORMS:
+        finer = shell_radii(model.graph, x, found, norm, whole)[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.import_module("lipcert.radius.local"), "FINER", ())
+            plain = shell_radii(model.graph, x, found, norm, whole)[0]
+        assert bool((finer >= plain * (1 - 1e-12)).all())
+        assert bool((finer > plain * 1.01).any())
 
 
 def test_float32_stays_within_its_error() -> None:

@@ -12,11 +12,17 @@ from torch import Tensor
 from lipcert.ir import Graph
 from lipcert.query import P
 from lipcert.radius.margins import Margins
-from lipcert.ranges.adjoint import local_constants
+from lipcert.ranges.adjoint import local_constants, slopes_on
+from lipcert.ranges.backward import linear_ranges
+from lipcert.ranges.cells import Cells
+from lipcert.ranges.relaxed import gradient_norms
 from lipcert.rounding import add_down, div_down, mul_up, sub_down, sub_up
 
 BISECTIONS = 7
 SHELLS = (0.3, 0.5, 0.65, 0.8, 0.92, 1.04, 1.1)  # of the radius found by bisection
+FINER = (0.6, 0.85, 1.1, 1.3, 1.5)  # of the radius that intervals certify, by linear bounds
+WORK = 1e9  # flops for the linear ranges of one ball
+TOGETHER = 2**18  # balls times the square of the widest signal
 
 
 def shell_radii(graph: Graph, x: Tensor, found: Margins, norm: P, whole: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +44,23 @@ def shell_radii(graph: Graph, x: Tensor, found: Margins, norm: P, whole: Tensor)
     best = shells.certified()[0]
     for share in SHELLS:
         shells.add(best * share, local_constants(graph, seeds, x, best * share, norm))
+    best = shells.certified()[0]
+    for share in FINER:
+        shells.add(best * share, linear_constants(graph, seeds, x, best * share, norm))
     return shells.certified()
+
+
+def linear_constants(graph: Graph, seeds: Tensor, centre: Tensor, radius: Tensor, norm: P) -> Tensor:
+    """As `local_constants`, by linear bounds: 20 times the work, and far tighter on larger balls."""
+    found = [seeds.new_zeros(0, seeds.shape[1])]
+    rows = max(1, TOGETHER // max(1, *(node.size for node in graph.nodes)) ** 2)
+    for start in range(0, len(seeds), rows):
+        here = slice(start, start + rows)
+        cells = Cells(centre[here], radius[here, None].expand_as(centre[here]).contiguous(), norm)
+        slopes = slopes_on(graph, linear_ranges(graph, cells, WORK)[0])
+        everywhere = torch.ones_like(cells.centre, dtype=torch.bool)
+        found.append(gradient_norms(graph, seeds[here], slopes, norm, everywhere))
+    return torch.cat(found)
 
 
 class Shells:
