@@ -98,6 +98,23 @@ def export(net: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
     return path
 
 
+def two_moons(activation: type[nn.Module], steps: int = 100) -> nn.Sequential:
+    """2-100-100-100-1 trained on two interleaved half circles with noise 0.1, as examples/train.py trains the shipped one."""
+    torch.manual_seed(0)
+    angle, kind = torch.rand(500) * torch.pi, torch.arange(500) % 2
+    upper, lower = (torch.stack(side, dim=1) for side in (
+        (angle.cos(), angle.sin()), (1 - angle.cos(), 0.5 - angle.sin())
+    ))  # fmt: skip
+    x = torch.where(kind[:, None] == 0, upper, lower) + 0.1 * torch.randn(500, 2)
+    net = nn.Sequential(*(activation() if isinstance(m, nn.ReLU) else m for m in mlp([2, 100, 100, 100, 1])))
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2, weight_decay=1e-4)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(net(x)[:, 0], kind.float()).backward()
+        optimiser.step()
+    return net.eval()
+
+
 class ResidualMlp(nn.Module):
     """x <- x + W2 relu(W1 x), then four outputs."""
 

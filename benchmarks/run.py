@@ -20,13 +20,14 @@ from typing import Any
 
 import cases
 import lipsdp
+import regions
 import sampling
 import table
 from machine import bandwidth, commit, gemm_peak, machine, now, versions
 
 SCHEMA = "lipcert.benchmark/1"
 LIMIT = 3600.0  # seconds of one case
-CASES = {**cases.CASES, **lipsdp.CASES, **sampling.CASES}
+CASES = {**cases.CASES, **lipsdp.CASES, **sampling.CASES, **regions.CASES}
 TOO_LARGE = set(lipsdp.CASES) - set(lipsdp.SMOKE)  # for a smoke run
 
 

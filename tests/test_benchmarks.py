@@ -26,7 +26,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> object:
         return importlib.import_module(name)
 
     yield module
-    for name in ("cases", "compare", "lipsdp", "machine", "networks", "rivals", "run", "sampling", "table"):
+    for name in ("cases", "compare", "lipsdp", "machine", "networks", "regions", "rivals", "run", "sampling", "table"):
         sys.modules.pop(name, None)
 
 
@@ -54,6 +54,26 @@ def test_a_smoke_run(tmp_path: Path) -> None:
     tables = script("run.py", "--table", out).stdout
     assert all(name in tables for name in names)
     assert "resnet18-torchscript" in script("compare.py", out, out).stdout
+
+
+def test_a_smoke_run_of_local_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell is closed; auto_LiRPA, where it is not given, is recorded as absent."""
+    monkeypatch.delenv("LIPCERT_AUTO_LIRPA", raising=False)
+    out = tmp_path / "run.json"
+    names = ["sweep", "grid-tanh", "two-moons-exact", "auto-lirpa"]
+    chosen = [part for name in names for part in ("--case", name)]
+    done = script("run.py", "--smoke", "--repeat", 1, "--threads", 1, *chosen, "--out", out)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["cases"]
+    for p in ("1", "2", "inf"):
+        assert found["grid-tanh"]["values"][f"closed, l{p}"] == found["grid-tanh"]["values"]["cells"]
+        exact = found["two-moons-exact"]["values"]
+        assert exact[f"lower, l{p}"] <= exact[f"upper, l{p}"] <= exact[f"lower, l{p}"] * 1.01
+    (rival,) = found["auto-lirpa"]["rivals"]
+    assert rival["status"] == "failed"
+    assert "LIPCERT_AUTO_LIRPA" in rival["note"]
+    for values in (v for key, v in found["auto-lirpa"]["values"].items() if key.startswith("eps")):
+        assert values["branch"] <= values["sweep"] * (1 + 1e-9)
 
 
 def test_what_a_rival_raises_or_returns_is_recorded(load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,189 @@
+"""Cases of local constants: the slope sweep, grids to 1 %, constants of a box to 1e-6, and auto_LiRPA region by region."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cases import Floor, Measured, Target, peak_gb
+from machine import ROOT
+from rivals import Attempt
+from sampling import BOX, _grid
+
+MOONS = ROOT / "examples" / "two_moons.onnx"
+NORMS = ("1", "2", "inf")
+LIRPA = "LIPCERT_AUTO_LIRPA"  # a Python that imports auto_LiRPA
+SIZES = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+def sweep(repeat: int, smoke: bool) -> Measured:
+    """The slope sweep on 10,000 cells of the shipped 2-100-100-100-1 ReLU network, linf."""
+    import torch
+
+    import lipcert
+    from lipcert.ir import Linear
+    from lipcert.query import Norm
+    from lipcert.ranges.cells import Cells
+    from lipcert.ranges.slope import lipschitz_on
+
+    graph = lipcert.load(MOONS).graph
+    cells = Cells.boxes(*_grid(10 if smoke else 100))
+    done = Measured(targets=[] if smoke else [Target("sweep", len(cells) / 20_000)])
+    with torch.no_grad():
+        for _ in range(max(3, repeat)):
+            upper = done.clock("sweep", lambda: lipschitz_on(graph, cells, Norm("inf", "inf")))
+    done.peak_gb = peak_gb()
+    best = min(t["wall"] for t in done.times["sweep"])
+    done.values = {"upper": float(upper.max()), "cells": len(cells), "cells per second": len(cells) / best}
+    rows = 2 + 2 + 2  # value and plain interval, slopes, directions
+    products = sum(node.what.operator.flops for node in graph.nodes if isinstance(node.what, Linear))
+    done.floors = {"sweep": Floor(2.0 * rows * products * len(cells), note="a product for centres and one for radii")}
+    return done
+
+
+def grid(name: str, limit: float) -> Callable[[int, bool], Measured]:
+    def run(repeat: int, smoke: bool) -> Measured:
+        import networks
+        import torch
+
+        import lipcert
+        from lipcert.query import Box
+
+        module = MOONS if name == "relu" else networks.two_moons(torch.nn.Tanh)
+        low, high = (torch.tensor([[side[i] for side in BOX]], dtype=torch.float64) for i in (0, 1))
+        shape = (6, 6) if smoke else (50, 50)
+        done = Measured(targets=[Target(f"l{p}", limit) for p in NORMS])
+        for _ in range(repeat):
+            for p in NORMS:
+                model = lipcert.load(module, input_shape=(1, 2))
+                report = done.clock(
+                    f"l{p}",
+                    lambda model=model, p=p: lipcert.local_grid(model, Box(low, high), shape, norm=p, rtol=0.01),
+                )
+                found = report.summary["grid"]
+                done.values |= {f"closed, l{p}": sum(found["closed"]), f"upper, l{p}": report.upper}
+        done.peak_gb = peak_gb()
+        done.values["cells"] = shape[0] * shape[1]
+        return done
+
+    run.__doc__ = f"2500 cells to 1 %, a two-moons network 2-100-100-100-1 with {name}, all three norms."
+    return run
+
+
+def exact(repeat: int, smoke: bool) -> Measured:
+    """The shipped two-moons network on [-2, 3] x [-1.5, 2] by branch and bound, to 1e-6 (smoke: 1e-2)."""
+    import torch
+
+    import lipcert
+    from lipcert.query import Norm
+    from lipcert.ranges.branching import Effort, bracket
+    from lipcert.ranges.cells import Cells
+
+    low, high = (torch.tensor([[side[i] for side in BOX]], dtype=torch.float64) for i in (0, 1))
+    done = Measured(targets=[Target(f"l{p}", 1.0) for p in NORMS])
+    for _ in range(max(1, repeat)):
+        for p in NORMS:
+            graph = lipcert.load(MOONS).graph
+            with torch.no_grad():
+                found = done.clock(
+                    f"l{p}",
+                    lambda graph=graph, p=p: bracket(
+                        graph, Cells.boxes(low, high), Norm(p, p), Effort(1e-2 if smoke else 1e-6)
+                    ),
+                )
+            done.values |= {f"upper, l{p}": float(found.upper), f"lower, l{p}": float(found.lower)}
+    done.peak_gb = peak_gb()
+    return done
+
+
+def lirpa(repeat: int, smoke: bool) -> Measured:
+    """linf constants on boxes of 0.01 to 1.0 around points, ReLU 2-100-100-100-1: sweep, linear, branch; auto_LiRPA."""
+    import torch
+
+    import lipcert
+    from lipcert.query import Box, Norm
+    from lipcert.ranges.cells import Cells
+    from lipcert.ranges.slope import lipschitz_on
+
+    model = lipcert.load(MOONS)
+    graph, norm = model.graph, Norm("inf", "inf")
+    dice = torch.Generator().manual_seed(0)
+    count = 1 if smoke else 8
+    low, high = (torch.tensor([side[i] for side in BOX], dtype=torch.float64) for i in (0, 1))
+    centres = (low + torch.rand(count, 2, generator=dice, dtype=torch.float64) * (high - low)).repeat(len(SIZES), 1)
+    eps = torch.tensor(SIZES, dtype=torch.float64).repeat_interleave(count)
+    cells = Cells(centres, eps[:, None].expand(-1, 2).contiguous())
+    done = Measured(against="sweep")
+    with torch.no_grad():
+        many = cells[torch.arange(2500) % len(cells)]
+        for _ in range(max(3, repeat)):
+            done.clock("sweep", lambda: lipschitz_on(graph, many, norm))
+        values = {"sweep": lipschitz_on(graph, cells, norm).tolist()}
+    for method in ("linear", "branch"):
+        boxes = [Box((c - e)[None], (c + e)[None]) for c, e in zip(centres, eps, strict=True)]
+        reports = done.clock(
+            method,
+            lambda m=method, boxes=boxes: [lipcert.bound(model, region=b, norm="inf", methods=[m]) for b in boxes],
+        )
+        values[method] = [float(report.upper) for report in reports]
+    done.peak_gb = peak_gb()
+    done.values = {"regions": len(cells), "sweep regions": len(many)}
+    rival, theirs = _auto_lirpa(graph, cells.centre, eps, len(many))
+    done.rivals = [rival]
+    for k, size in enumerate(SIZES):
+        here = slice(k * count, (k + 1) * count)
+        done.values[f"eps {size:g}"] = {
+            **{method: sum(found[here]) / count for method, found in values.items()},
+            **({} if theirs is None else {"auto_LiRPA": sum(theirs[here]) / count}),
+            **{
+                f"{method} / auto_LiRPA, at most": max(a / b for a, b in zip(found[here], theirs[here], strict=True))
+                for method, found in values.items()
+                if theirs is not None
+            },
+        }
+    return done
+
+
+def _auto_lirpa(graph: Any, centres: Any, eps: Any, regions: int) -> tuple[Attempt, list[float] | None]:
+    import numpy as np
+    import torch
+    from lipsdp import weights
+
+    from lipcert.ir import Offset
+
+    name = "auto_LiRPA, one region at a time"
+    python = os.environ.get(LIRPA)
+    if python is None:
+        return Attempt(name, "estimate", "failed", None, None, f"set {LIRPA} to a Python that imports auto_LiRPA"), None
+    biases = [node.what.value.reshape(-1).numpy() for node in graph.nodes if isinstance(node.what, Offset)]
+    arrays: dict[str, Any] = {f"W{i}": w for i, w in enumerate(weights(graph))}
+    arrays |= {f"b{i}": b for i, b in enumerate(biases)} | {"centres": centres.numpy(), "eps": eps.numpy()}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "problem.npz", **arrays)
+        command = [python, str(ROOT / "benchmarks" / "lirpa_process.py"), str(Path(folder) / "problem.npz")]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            [*command, str(torch.get_num_threads())], capture_output=True, text=True, timeout=600, env=environment
+        )
+    if done.returncode != 0:
+        return Attempt(
+            name, "estimate", "failed", None, None, (done.stderr.strip().splitlines() or ["?"])[-1][:160]
+        ), None
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    each = answer["seconds"] / len(eps)
+    note = f"float32, no error term; {len(eps)} regions, {1 / each:.3g} a second, scaled up to {regions}"
+    return Attempt(name, "estimate", "ok", each * regions, None, note), answer["values"]
+
+
+CASES: dict[str, Callable[[int, bool], Measured]] = {
+    "sweep": sweep,
+    "grid-relu": grid("relu", 20.0),
+    "grid-tanh": grid("tanh", 60.0),
+    "two-moons-exact": exact,
+    "auto-lirpa": lirpa,
+}
