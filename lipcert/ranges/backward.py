@@ -8,7 +8,7 @@ meet, goes into beta. So ranges of all nodes are needed first, and interval prop
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -70,11 +70,9 @@ def _tightened(
     )
     crossing = (lower < 0) & (upper > 0) | ~torch.isfinite(lower + upper)
     home, neuron = ((torch.ones_like(crossing) if smooth else crossing).nonzero()).unbind(dim=1)
-    seeds = torch.zeros(len(home), lower.shape[1], dtype=torch.float64)
     low, high = lower.clone(), upper.clone()
     for sign, side, better in ((1.0, high, torch.minimum), (-1.0, low, torch.maximum)):
-        seeds[torch.arange(len(home)), neuron] = sign
-        most = upper_values(graph, cells, seeds, home, target, ranges, found)
+        most = upper_values(graph, cells, units(neuron, lower.shape[1], sign), home, target, ranges, found)
         side[home, neuron] = better(side[home, neuron], sign * most)
     return low, high
 
@@ -87,10 +85,18 @@ def _settles(graph: Graph, i: int) -> bool:
     return isinstance(block, Pointwise) and isinstance(block.activation.row.slopes_on, Corner)
 
 
+Rows = Callable[[slice], Tensor]  # some of the functionals (r, size): all of them would fill the memory
+
+
+def units(entry: Tensor, size: int, sign: float) -> Rows:
+    """sign times the unit vectors of the entries (r,)."""
+    return lambda part: sign * torch.nn.functional.one_hot(entry[part], size).double()
+
+
 def upper_values(
     graph: Graph,
     cells: Cells,
-    seeds: Tensor,
+    seeds: Rows,
     home: Tensor,
     target: int,
     ranges: Mapping[int, Range],
@@ -102,10 +108,10 @@ def upper_values(
     losses = {i: _loss(graph.nodes[i], i, sizes, found) for i in range(target + 1)}
     rows = max(1, ENTRIES // max(1, *(node.size for node in graph.nodes[: target + 1])))
     parts = [
-        _carried(graph, cells, seeds[at : at + rows], home[at : at + rows], target, ranges, found, sizes, losses)
-        for at in range(0, len(seeds), rows)
+        _carried(graph, cells, seeds(slice(at, at + rows)), home[at : at + rows], target, ranges, found, sizes, losses)
+        for at in range(0, len(home), rows)
     ]
-    return torch.cat(parts) if parts else seeds.new_zeros(0)
+    return torch.cat(parts) if parts else cells.centre.new_zeros(0)
 
 
 def _loss(node: Node, i: int, sizes: Mapping[int, Tensor], found: Mapping[int, Lines]) -> Loss | None:

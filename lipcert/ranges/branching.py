@@ -220,17 +220,23 @@ class _Search:
     def _climb(self, uphill: Tensor, leaves: Leaves, where: Tensor) -> None:
         """Look at the points of open leaves where second order says that the gradient is largest."""
         x, root = torch.minimum(torch.maximum(uphill, leaves.low), leaves.high)[where], leaves.root[where]
-        centre, radius = self.regions.centre[root], self.regions.radius[root]
-        within = (radius * (1 - 1e-9) - 2.0**-50 * centre.abs()).clamp(min=0.0)  # leaves are rounded outward
-        x = torch.minimum(torch.maximum(x, centre - within), centre + within)
+        x = self._within(x, root)
         inside = self._inside(x, root)
         x, root = x[inside], root[inside]
         cells = Cells(x, torch.zeros_like(x), "inf", self.free[root])
         self._look((root, x, _seen(directions(self.graph, cells, self.norm, adjoints=True), cells, self.norm)))
 
+    def _room(self, root: Tensor) -> Tensor:
+        """How far a float surely is inside the box that the region came from; its cell is rounded outward."""
+        return (self.regions.radius[root] * (1 - 1e-12) - 2.0**-50 * self.regions.centre[root].abs()).clamp(min=0.0)
+
+    def _within(self, x: Tensor, root: Tensor) -> Tensor:
+        centre, room = self.regions.centre[root], self._room(root)
+        return torch.minimum(torch.maximum(x, centre - room), centre + room)
+
     def _inside(self, x: Tensor, root: Tensor) -> Tensor:
         if self.regions.norm == "inf":
-            return torch.ones(len(x), dtype=torch.bool)
+            return ((x - self.regions.centre[root]).abs() <= self._room(root) * (1 + 2.0**-50)).all(dim=1)
         away = (x - self.regions.centre[root]).abs() * (1 + 1e-14)
         length = torch.linalg.vector_norm(away, ord=ORDER[self.regions.norm], dim=1)
         return length * (1 + 1e-12) <= self.regions.radius[root].amin(dim=1)
@@ -254,6 +260,7 @@ class _Search:
         t[0] = 0.0
         root = torch.arange(b).repeat_interleave(count)
         x = (self.regions.centre[:, None] + self.regions.radius[:, None] * t * (1 - 1e-9)).reshape(-1, n)
+        x = self._within(x, root)
         seen = []
         cells = Cells(x, torch.zeros_like(x), "inf", self.free[root])
         for part in cells.chunks(rows_per_chunk(self.graph, n)):

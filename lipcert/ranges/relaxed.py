@@ -20,7 +20,7 @@ from lipcert.linops import DUAL, Adjoint
 from lipcert.norms import matrix_norms_upper
 from lipcert.query import Norm, P
 from lipcert.ranges.adjoint import gradients, slopes_on
-from lipcert.ranges.backward import largest, linear_ranges, lost, met, plus_up, spread, total
+from lipcert.ranges.backward import Rows, largest, linear_ranges, lost, met, plus_up, spread, total, units
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.lines import Lines, Loss, above, products
 from lipcert.rounding import TINY, gamma, mul_up, norm_up, sqrt_up, up
@@ -85,12 +85,12 @@ def gradient_norms(
         unit = torch.eye(n, dtype=torch.float64)
         rows = (torch.cat([unit, -unit])[None] * free[:, None]).reshape(-1, n)
         home = torch.arange(b * k).repeat_interleave(2 * n)
-        found = _forward(graph, graph.input, rows, home, seeds, slopes, kept).reshape(b * k, -1).amax(dim=1)
+        found = _forward(graph, graph.input, rows.__getitem__, home, seeds, slopes, kept).reshape(b * k, -1).amax(dim=1)
         return torch.minimum(plain, found).reshape(b, k)
     ends = torch.stack([low, high])
     values = mul_up(ends, ends) if norm == "2" else ends.abs()
     slope, intercept = above(low, high, values[0], values[1])
-    found = _forward(graph, graph.input, slope, torch.arange(b * k), seeds, slopes, kept)
+    found = _forward(graph, graph.input, slope.__getitem__, torch.arange(b * k), seeds, slopes, kept)
     found = plus_up(found, up(intercept.sum(dim=1) + 2 * gamma(n + 2) * intercept.abs().sum(dim=1) + n * TINY))
     found = found.nan_to_num(math.inf, math.inf, math.inf)
     if norm == "2":
@@ -140,10 +140,8 @@ def _limited(
     """Range of the gradient at `node`: entry by entry where its interval holds both signs."""
     low, high = kept[node].lower.clone(), kept[node].upper.clone()
     home, entry = ((low < 0) & (high > 0)).nonzero().unbind(dim=1)
-    rows = torch.zeros(len(home), low.shape[1], dtype=torch.float64)
     for sign, side, better in ((1.0, high, torch.minimum), (-1.0, low, torch.maximum)):
-        rows[torch.arange(len(home)), entry] = sign
-        most = _forward(graph, node, rows, home, seeds, slopes, kept)
+        most = _forward(graph, node, units(entry, low.shape[1], sign), home, seeds, slopes, kept)
         side[home, entry] = better(side[home, entry], sign * most)
     return low, high
 
@@ -151,7 +149,7 @@ def _limited(
 def _forward(
     graph: Graph,
     start: int,
-    functionals: Tensor,
+    functionals: Rows,
     home: Tensor,
     seeds: Tensor,
     slopes: Mapping[int, Range],
@@ -174,10 +172,10 @@ def _forward(
     end = seeds.reshape(-1, seeds.shape[2])
     rows = max(1, ENTRIES // max(node.size for node in graph.nodes))
     parts = [
-        _carried(graph, start, functionals[at : at + rows], home[at : at + rows], end, lines, losses, sizes)
+        _carried(graph, start, functionals(slice(at, at + rows)), home[at : at + rows], end, lines, losses, sizes)
         for at in range(0, len(home), rows)
     ]
-    return torch.cat(parts) if parts else functionals.new_zeros(0)
+    return torch.cat(parts) if parts else seeds.new_zeros(0)
 
 
 def _carried(
