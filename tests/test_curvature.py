@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Activation, Elementwise
 from lipcert.activations.curve import no_landmarks
-from lipcert.ir import Graph
+from lipcert.ir import Graph, Linear, Node
+from lipcert.linops import Dense
 from lipcert.query import Norm
 from lipcert.ranges import branching, curvature
 from lipcert.ranges.branching import Effort, bracket
@@ -181,3 +182,17 @@ def test_kinks_and_many_inputs_stay_of_first_order() -> None:
     assert not is_curved(chain([2, 4, 1], "relu"))
     assert not is_curved(chain([curvature.FEW_INPUTS + 1, 4, 1], "tanh"))
     assert not is_curved(chain([2, 1], "tanh"))
+
+
+@pytest.mark.parametrize("p", ["1", "2", "inf"])
+def test_a_constant_network_has_constant_zero(p: str) -> None:
+    """What underflow is granted must not keep leaves open for ever."""
+    graph = chain([2, 4, 4, 1], "tanh")
+    last = max(i for i, node in enumerate(graph.nodes) if isinstance(node.what, Linear))
+    none = Node(Linear(Dense(torch.zeros(1, 1, 4, dtype=torch.float64))), graph.nodes[last].parents, 1, (1,), "none")
+    graph = Graph((*graph.nodes[:last], none, *graph.nodes[last + 1 :]), graph.output)
+    whole = Cells.boxes(-torch.ones(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64))
+    with torch.no_grad():
+        found = bracket(graph, whole, Norm(p, p), Effort(rtol=1e-2))  # type: ignore[arg-type]
+    assert float(found.upper) == 0.0
+    assert found.leaves == 1

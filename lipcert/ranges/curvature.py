@@ -22,7 +22,7 @@ from lipcert.blocks import Pointwise, Range
 from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.linops import Operator
 from lipcert.ranges.cells import Cells
-from lipcert.ranges.slope import Sweep, _input, signal_range
+from lipcert.ranges.slope import VANISHING, Sweep, _input, _largest, signal_range, sweep
 from lipcert.ranges.slope_rules import GROW, Entry, pointwise, scaled
 from lipcert.ranges.stack import TINY, Stack, affine
 from lipcert.rounding import EPS, gamma
@@ -65,6 +65,8 @@ def curved(graph: Graph, cells: Cells, toward: Tensor, adjoints: Mapping[int, Te
     stack = _met(stacks[graph.output], cells, k)
     lower, upper = signal_range(stack, cells)
     J = slice(2 + n, 2 + n + k)
+    if stack[0].shape[2] and bool((_largest(stack[0][:, J], stack[1][:, J], 0) < VANISHING).any()):
+        return sweep(graph, cells, toward, adjoints)  # which keeps exact zeros
     score = None
     if adjoints is not None:
         size = (stack[0].abs() + stack[1])[:, 2 + n + 2 * k :].unflatten(1, (k, n)).sum(dim=(1, 3))
