@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS
 from lipcert.blocks import Block, MatMul, Selection
-from lipcert.ir import Graph, Input, Linear, Node, Nonlinear, Offset
+from lipcert.ir import Add, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.linops import Dense
 from lipcert.query import Norm
-from lipcert.ranges import slope_rules, telescope
+from lipcert.ranges import slope, slope_rules, telescope
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.directions import ORDER, directions, norms_above, norms_below, orthonormal
 from lipcert.ranges.slope import lipschitz_on, sweep
@@ -169,6 +169,46 @@ def test_narrow_cells_hold_only_what_moves() -> None:
         point = float(lipschitz_on(graph, Cells.boxes(low, low), Norm(p, p)))  # type: ignore[arg-type]
         assert segment == pytest.approx(3.0, rel=1e-12)
         assert point == pytest.approx({"1": 4.0, "2": 5.0, "inf": 7.0}[p], rel=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_written_over_or_not_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack that nobody else reads is written over: the enclosures are those of fresh memory, to the bit."""
+    for seed in range(6):
+        dice = torch.Generator().manual_seed(seed)
+        graph = FAMILIES[family](seed).graph()
+        cells = cells_of(graph, 5, dice)
+        toward = torch.randn(5, 2, cells.centre.shape[1], generator=dice, dtype=torch.float64)
+        reused = sweep(graph, cells, toward)
+        with monkeypatch.context() as patch:
+            patch.setattr(slope, "_spare", lambda *_: False)
+            fresh = sweep(graph, cells, toward)
+        for name in ("centre", "radius", "lower", "upper"):
+            assert torch.equal(getattr(reused, name), getattr(fresh, name)), name
+        assert all(
+            torch.equal(a, b) for i in fresh.slopes for a, b in zip(reused.slopes[i], fresh.slopes[i], strict=True)
+        )
+
+
+def test_views_of_a_signal_are_not_written_over() -> None:
+    """z = 2 x, |z| + z from relu(z) and relu(-z), with a sum of one term in between that hands z on as it is."""
+    eye = torch.eye(3, dtype=torch.float64)
+    steps = [
+        (Input(), ()),
+        (Linear(Dense(2 * eye[None])), (0,)),
+        (Add(), (1,)),
+        (pointwise("relu", 3), (2,)),
+        (Linear(Dense(-eye[None])), (1,)),
+        (pointwise("relu", 3), (4,)),
+        (Add(), (3, 5, 1)),
+    ]
+    graph = Graph(tuple(Node(what, parents, 3, (3,), str(i)) for i, (what, parents) in enumerate(steps)), 6)
+    cells = Cells.boxes(eye - 0.25, eye + 0.25)
+    found = sweep(graph, cells, eye[None].expand(3, 3, 3).contiguous())
+    sure = torch.eye(3, dtype=torch.bool)  # cell k is right of 0 in coordinate k and holds 0 in the others
+    low, high = ((found.centre + sign * found.radius).diagonal(dim1=1, dim2=2) for sign in (-1, 1))
+    assert bool(((low[sure] - 4).abs() < 1e-12).all() and ((high[sure] - 4).abs() < 1e-12).all())
+    assert bool((low[~sure] <= 0).all() and (high[~sure] >= 4).all())
 
 
 def test_vertices_hold_and_are_never_looser() -> None:

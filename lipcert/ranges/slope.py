@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from lipcert.blocks import Range
-from lipcert.ir import Graph, Input, Nonlinear
+from lipcert.ir import Graph, Input, Node, Nonlinear
 from lipcert.linops import Operator
 from lipcert.query import Norm
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.directions import Directions, directions, norms_above
 from lipcert.ranges.slope_rules import RULES, Entry
-from lipcert.ranges.stack import Stack, affine
+from lipcert.ranges.stack import Stack, affine, all_finite
 
 VANISHING = 1e-280  # what underflow was granted may be all there is
-ENTRIES = 2**18  # of the widest stack: it should stay in the cache
+ENTRIES = 2**17  # of the widest stack: it should stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +68,20 @@ def sweep(
         if isinstance(node.what, Input):
             stacks[i] = start
         elif isinstance(node.what, Nonlinear):
-            entries = [Entry(stack, *signal_range(stack, cells), n) for stack in args]
+            spare = _spare(node, stacks, last, i)
+            entries = [Entry(stack, *signal_range(stack, cells), n, spare) for stack in args]
+            weigh = None if adjoints is None else _Shares(args[0], cells)
             found = RULES[type(node.what.block)](node.what.block, entries)
             stacks[i] = found.stack
             if found.slopes is not None:
                 slopes[i] = found.slopes
-                if score is not None and adjoints is not None:
-                    score += _jumps(found.slopes, args[0], adjoints[i], cells)
-            if culprit is None and not bool(torch.isfinite(found.stack[1][:, 2 + n :]).all()):
+                if score is not None and adjoints is not None and weigh is not None:
+                    score += weigh.jumps(found.slopes, adjoints[i])
+            reach = found.stack[1][:, 2 + n :]
+            if culprit is None and not all_finite(reach) and not bool(torch.isfinite(reach).all()):
                 culprit = i
         else:
-            stacks[i] = affine(node, args, start[0], absolute, careful)
+            stacks[i] = affine(node, args, start[0], absolute, careful, _spare(node, stacks, last, i))
         for parent in {*node.parents}:
             if last[parent] == i:
                 del stacks[parent]
@@ -109,19 +112,41 @@ def signal_range(stack: Stack, cells: Cells) -> Range:
     away = (cells.reach(centre[:, 2 : 2 + n].abs() + radius[:, 2 : 2 + n]) + radius[:, 0]) * (1 + 2.0**-48)
     spread = radius[:, 1]
     pad, plain_pad = 2.0**-51 * z.abs(), 2.0**-51 * plain.abs()
-    lower = torch.fmax(z - away - pad, plain - spread - plain_pad)
-    upper = torch.fmin(z + away + pad, plain + spread + plain_pad)
+    ends = z - away - pad, plain - spread - plain_pad, z + away + pad, plain + spread + plain_pad
+    lower, upper = torch.maximum(*ends[:2]), torch.minimum(*ends[2:])
+    if all_finite(lower, upper):
+        return lower, upper
+    lower, upper = torch.fmax(*ends[:2]), torch.fmin(*ends[2:])  # one of the two may be known
     return lower.nan_to_num(-torch.inf, torch.inf, -torch.inf), upper.nan_to_num(torch.inf, torch.inf, -torch.inf)
 
 
-def _jumps(slopes: Range, stack: Stack, adjoint: Tensor, cells: Cells) -> Tensor:
-    """(b, n): how much of the jump of J d, over all neurons and directions, is due to each coordinate."""
-    (centre, radius), n = stack, cells.centre.shape[1]
-    jump = (slopes[1] - slopes[0]) * adjoint * (centre[:, 2 + n :].abs() + radius[:, 2 + n :]).amax(dim=1)
-    share = centre[:, 2 : 2 + n].abs() + radius[:, 2 : 2 + n]
-    share = share * cells.radius[:, :, None]
-    share = share / share.sum(dim=1, keepdim=True).clamp(min=1e-300)
-    return torch.bmm(share, jump[:, :, None])[:, :, 0].nan_to_num(0.0, 0.0, 0.0)
+class _Shares:
+    """How much of the jump of J d, over all neurons and directions, is due to each coordinate; of a stack before its
+    nonlinearity."""
+
+    def __init__(self, stack: Stack, cells: Cells):
+        (centre, radius), n = stack, cells.centre.shape[1]
+        self.size = (centre[:, 2 + n :].abs() + radius[:, 2 + n :]).amax(dim=1)
+        share = (centre[:, 2 : 2 + n].abs() + radius[:, 2 : 2 + n]) * cells.radius[:, :, None]
+        self.share = share / share.sum(dim=1, keepdim=True).clamp(min=1e-300)
+
+    def jumps(self, slopes: Range, adjoint: Tensor) -> Tensor:
+        """(b, n)."""
+        jump = (slopes[1] - slopes[0]) * adjoint * self.size
+        return torch.bmm(self.share, jump[:, :, None])[:, :, 0].nan_to_num(0.0, 0.0, 0.0)
+
+
+def _spare(node: Node, stacks: Mapping[int, Stack], last: Mapping[int, int], i: int) -> bool:
+    """Nobody else reads the memory of the node's one argument: it may be written over. Operators may return what they
+    were given, or views of it."""
+    if len(node.parents) != 1 or last[node.parents[0]] != i:
+        return False
+    mine = stacks[node.parents[0]]
+    others = {
+        side.untyped_storage().data_ptr() for k, stack in stacks.items() if k != node.parents[0] for side in stack
+    }
+    places = {side.untyped_storage().data_ptr() for side in mine}
+    return len(places) == 2 and not places & others and all(side.is_contiguous() for side in mine)
 
 
 def rows_per_chunk(graph: Graph, directions: int) -> int:

@@ -32,7 +32,7 @@ from lipcert.blocks import (
     Softmax,
     Sort,
 )
-from lipcert.ranges.stack import TINY, Stack
+from lipcert.ranges.stack import TINY, Stack, all_finite
 from lipcert.rounding import EPS, gamma
 
 GROW = 1 + 16 * EPS
@@ -46,6 +46,7 @@ class Entry:
     lower: Tensor
     upper: Tensor
     slopes: int
+    spare: bool = False  # nobody else reads the stack: it may be written over
 
     @property
     def value(self) -> Tensor:
@@ -67,26 +68,31 @@ class Exit:
 
 def middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Centre and radius of an interval; (0, inf) where it is not bounded."""
-    centre = lower / 2 + upper / 2
-    radius = torch.maximum(upper - centre, centre - lower) * (1 + 4 * EPS) + TINY
+    centre = (lower / 2).add_(upper, alpha=0.5)
+    radius = torch.maximum(upper - centre, centre - lower).mul_(1 + 4 * EPS).add_(TINY)
+    if all_finite(radius):
+        return centre, radius
     known = torch.isfinite(centre) & torch.isfinite(radius)
     return torch.where(known, centre, 0.0), torch.where(known, radius, math.inf)
 
 
-def scaled(factor: Range, centre: Tensor, radius: Tensor) -> Stack:
-    """[low, high] times centre +- radius, broadcast. An infinite factor of an exact zero gives zero."""
-    m = factor[0] / 2 + factor[1] / 2
+def scaled(factor: Range, centre: Tensor, radius: Tensor, out: Stack | None = None) -> Stack:
+    """[low, high] times centre +- radius, broadcast. An infinite factor of an exact zero gives zero. `out`: where to write
+    it, the stack itself for one."""
+    m = (factor[0] / 2).add_(factor[1], alpha=0.5)
     h = torch.maximum(factor[1] - m, m - factor[0])
-    if not bool(torch.isfinite(h).all()):
+    image, grown = out or (None, None)
+    if not all_finite(h):
         known = torch.isfinite(m) & torch.isfinite(h)
         m, h = torch.where(known, m, 0.0), torch.where(known, h, math.inf)
-        image = m * centre
         still = (centre == 0) & (radius == 0)
         reach = ((m.abs() + h) * radius + (h + 2 * EPS * m.abs()) * centre.abs()) * GROW
-        return image, torch.where(still, 0.0, _known(reach))
-    size = m.abs()
-    grown = torch.mul(radius, (size + h) * GROW)
-    return m * centre, grown.addcmul_(centre.abs(), (h + 2 * EPS * size) * GROW)
+        reach = torch.mul(_known(reach).masked_fill_(still, 0.0), 1.0, out=grown)
+        return torch.mul(m, centre, out=image), reach
+    size, mass = m.abs(), centre.abs()
+    reach = torch.mul(radius, (size + h).mul_(GROW), out=grown)
+    reach.addcmul_(mass, h.add_(size, alpha=2 * EPS).mul_(GROW))
+    return torch.mul(m, centre, out=image), reach
 
 
 def corner_slopes(corner: Corner, params: tuple[float | Tensor, ...], entry: Entry) -> tuple[Range, Range]:
@@ -94,14 +100,14 @@ def corner_slopes(corner: Corner, params: tuple[float | Tensor, ...], entry: Ent
     activations/corner.py."""
     left, right = corner.sides(*(torch.as_tensor(p, dtype=torch.float64) for p in params))
     z, (low, high) = entry.value, entry.hull
-    below, above = low.clamp(max=0.0), high.clamp(min=0.0)
     z_below, z_above = z.clamp(max=0.0), z.clamp(min=0.0)
-    crosses = (low <= 0) & (high >= 0)
-    # the share of the chord right of 0, least at `low` and most at `high`
-    least = torch.where(z > 0, z_above / (z_above - below), 0.0) - 8 * EPS * crosses
-    most = torch.where(high > 0, above / (above - z_below), 0.0) + 8 * EPS * crosses
-    least, most = least.clamp_(min=0.0), most.clamp_(max=1.0)
+    # the share of the chord right of 0, least at `low` and most at `high`: where a difference overflows 0 and 1, which
+    # are safe, and 0 / 0 where nothing lies right of 0
+    least = z_above.div_(z_above - low.clamp(max=0.0)).nan_to_num_(0.0)
+    most = 1 - (-z_below).div_(high.clamp(min=0.0).sub_(z_below)).nan_to_num_(1.0)
     pos, may = (low > 0).double(), (high >= 0).double()
+    crosses = may - pos
+    least, most = least.sub_(crosses, alpha=8 * EPS).clamp_(min=0.0), most.add_(crosses, alpha=8 * EPS).clamp_(max=1.0)
     if isinstance(left, Tensor) and left.numel() == 1 and float(left) == 0 and float(right) == 1:
         return (least, most), (pos, may)
     jump = right - left
@@ -125,15 +131,15 @@ def pointwise(block: Block, entries: list[Entry]) -> Exit:
     (entry,) = entries
     activation, (centre, radius), n = block.activation, entry.stack, entry.slopes
     chords, slopes = elementwise_slopes(activation, entry)
-    unknown = ~(torch.isfinite(entry.lower) & torch.isfinite(entry.upper) & torch.isfinite(entry.value))
-    if bool(unknown.any()):
+    if not all_finite(entry.lower, entry.upper, entry.value):
+        unknown = ~(torch.isfinite(entry.lower) & torch.isfinite(entry.upper) & torch.isfinite(entry.value))
         whole = block.slopes()
         chords = _patched(unknown, whole, chords)
         slopes = _patched(unknown, whole, slopes)
-    new_centre, new_radius = torch.empty_like(centre), torch.empty_like(radius)
+    new_centre, new_radius = (centre, radius) if entry.spare else (torch.empty_like(centre), torch.empty_like(radius))
     for rows, factor in ((slice(2, 2 + n), chords), (slice(2 + n, None), slopes)):
-        part = scaled((factor[0][:, None], factor[1][:, None]), centre[:, rows], radius[:, rows])
-        new_centre[:, rows], new_radius[:, rows] = part
+        out = new_centre[:, rows], new_radius[:, rows]
+        scaled((factor[0][:, None], factor[1][:, None]), centre[:, rows], radius[:, rows], out)
     value, error = middle(*activation.values_on(entry.value, entry.value))
     steepest = torch.maximum(chords[0].abs(), chords[1].abs())
     new_centre[:, 0], new_radius[:, 0] = value, (error + steepest * radius[:, 0]) * GROW + TINY

@@ -10,6 +10,8 @@ All rows pass linear operators alike (`r_0` gathers the rounding), so a layer co
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,10 +24,21 @@ TINY = 1e-290  # more than products of normal numbers lose by underflow in a row
 Stack = tuple[Tensor, Tensor]  # centre, radius: (b, rows, size) each
 
 
+def all_finite(*parts: Tensor) -> bool:
+    """Every entry, in one pass each. False also where finite entries sum to infinity."""
+    return all(math.isfinite(float(part.sum())) for part in parts)
+
+
 def affine(
-    node: Node, args: list[Stack], like: Tensor, absolute: dict[Operator, Operator], careful: bool = False
+    node: Node,
+    args: list[Stack],
+    like: Tensor,
+    absolute: dict[Operator, Operator],
+    careful: bool = False,
+    spare: bool = False,
 ) -> Stack:
-    """`absolute`: memo of |A|. `like`: the input's centre stack, for constants. `careful`: see `through`."""
+    """`absolute`: memo of |A|. `like`: the input's centre stack, for constants. `careful`: see `through`. `spare`: nobody
+    else reads the first argument, so it may be written over."""
     match node.what:
         case Linear(operator):
             if operator not in absolute:
@@ -43,12 +56,14 @@ def affine(
             return torch.cat([c for c, _ in args], dim=2), torch.cat([r for _, r in args], dim=2)
         case Offset(value, slack):
             if args:
-                centre, radius = (side.clone() for side in args[0])
+                centre, radius = args[0] if spare else (side.clone() for side in args[0])
             else:
                 centre, radius = (like.new_zeros(*like.shape[:2], node.size) for _ in range(2))
-            centre[:, :2] += value
-            radius[:, :2] += 2 * EPS * centre[:, :2].abs() if slack is None else 2 * EPS * centre[:, :2].abs() + slack
-            radius[:, :2] *= 1 + 4 * EPS
+            moved, reach = centre[:, :2].add_(value), radius[:, :2]
+            reach.add_(moved.abs(), alpha=2 * EPS)
+            if slack is not None:
+                reach.add_(slack)
+            reach.mul_(1 + 4 * EPS)
             return centre, radius
     raise AssertionError(node.what)
 
@@ -62,15 +77,14 @@ def through(operator: Operator, absolute: Operator, centre: Tensor, radius: Tens
     if operator.terms == 0:
         return image, absolute.mv(flat_radius).reshape(b, rows, -1)
     n = operator.terms
-    mass = flat_centre.abs()
-    reach = absolute.mv(torch.add(flat_radius, mass, alpha=2 * gamma(n + 2)))
     error = operator.radius_operator()
+    reach = absolute.mv(flat_centre.abs().mul_(2 * gamma(n + 2)).add_(flat_radius))
     if error is not None:
-        reach = reach + error.mv(mass + flat_radius)
+        reach = reach + error.mv(flat_centre.abs() + flat_radius)
     reach.mul_(1 + 4 * gamma(n + 8))
     if not careful:
         return image, reach.add_(TINY).reshape(b, rows, -1)
-    present = (mass + flat_radius > 0).to(mass.dtype)
+    present = (flat_centre.abs() + flat_radius > 0).to(reach.dtype)
     touched = absolute.mv(present) > 0
     if error is not None:
         touched |= error.mv(present) > 0

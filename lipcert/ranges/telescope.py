@@ -21,7 +21,7 @@ from lipcert.ir import Graph, Input, Linear, Nonlinear, Offset
 from lipcert.linops import Operator
 from lipcert.query import Norm
 from lipcert.ranges.cells import Cells
-from lipcert.ranges.slope import Sweep, _input, _jumps, directions, norms_above, signal_range, sweep
+from lipcert.ranges.slope import Sweep, _input, _Shares, directions, norms_above, signal_range, sweep
 from lipcert.ranges.slope_rules import GROW, Entry, elementwise_slopes, middle, scaled
 from lipcert.ranges.stack import TINY, Stack, affine, through
 from lipcert.rounding import EPS, gamma
@@ -77,7 +77,7 @@ def telescoped(graph: Graph, cells: Cells, toward: Tensor, adjoints: Mapping[int
                 stack, found, error, m = _pointwise(block, entry, stack)
                 slopes[i] = found
                 if score is not None and adjoints is not None:
-                    score += _jumps(found, whole, adjoints[i], cells)
+                    score += _Shares(whole, cells).jumps(found, adjoints[i])
                 errors.append(error)
                 unit = torch.eye(node.size, dtype=m.dtype, device=m.device)[None].expand(len(m), -1, -1)
                 kept = [] if products is None else [scaled((m[:, None], m[:, None]), *products)]
