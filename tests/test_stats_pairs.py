@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,13 +12,15 @@ from helpers import exact, f64, pointwise, random_graph, run_exactly
 from nets import KINDS, Layer, Net, chain
 from torch import Tensor
 
-from lipcert.ir import Graph, Input, Linear, Node, Offset
+from lipcert.ir import Graph, Input, Linear, Node, Offset, What
 from lipcert.linops import Dense
 from lipcert.query import Norm
+from lipcert.stats import pairs
 from lipcert.stats.directions import jacobians
 from lipcert.stats.forward import Forward
 from lipcert.stats.forward import chain as stages
 from lipcert.stats.pairs import Found, jacobian_norms, largest_jacobians, largest_ratios, quotients
+from lipcert.stats.reduced import Reduced, reduced, reducible
 
 NORMS = [Norm(p, q) for p in ("1", "2", "inf") for q in ("1", "2", "inf")]
 SIZE = {"1": lambda v: sum(v), "2": lambda v: math.sqrt(sum(x * x for x in v)), "inf": lambda v: max(v, default=0)}
@@ -62,6 +65,79 @@ def test_every_value_is_attained_by_its_witness(seed: int) -> None:
     found = largest_ratios(graph, lower, upper, 30, norm, seed=seed)
     for x in (found.x, found.x2):
         assert bool(((x >= lower) & (x <= upper)).all())
+
+
+def corners(seed: int, *sizes: int, act: str = "relu", last: bool = True) -> Graph:
+    """A chain of dense layers, an activation with one corner behind each (`last`: but the last)."""
+    dice = torch.Generator().manual_seed(seed)
+    nodes = [Node(Input(), (), sizes[0], sizes[:1], "x")]
+
+    def add(what: What, size: int) -> None:
+        nodes.append(Node(what, (len(nodes) - 1,), size, (size,), str(len(nodes))))
+
+    for k, (n, m) in enumerate(pairwise(sizes)):
+        add(Linear(Dense(torch.randn(1, m, n, generator=dice, dtype=torch.float64) / math.sqrt(n))), m)
+        add(Offset(torch.randn(m, generator=dice, dtype=torch.float64)), m)
+        if k + 2 < len(sizes) or not last:
+            add(pointwise(act, m), m)
+    return Graph(tuple(nodes), len(nodes) - 1)
+
+
+@pytest.mark.parametrize("act", ["relu", "leaky_relu", "abs"])
+@pytest.mark.parametrize("last", [True, False])
+def test_what_is_left_on_a_cell_is_the_same_function(act: str, last: bool) -> None:
+    kept = 0
+    for seed, sizes in enumerate([(2, 30, 30, 3), (1, 40, 1), (3, 20, 20, 20, 2), (2, 1, 1), (4, 30, 5)]):
+        graph = corners(seed, *sizes, act=act, last=last)
+        stages = reducible(graph)
+        assert stages is not None
+        for width in (1.0, 0.1, 1e-3, 0.0):
+            lower, upper = boxes(sizes[0], 6, width)
+            for low, high, case in zip(lower, upper, reduced(graph, stages, lower, upper), strict=True):
+                if case is not None:
+                    x = torch.cat(
+                        [(low + torch.rand(50, sizes[0], dtype=torch.float64) * (high - low)).T, f64(1, 50) * 0 + 1]
+                    )
+                    y = x.new_empty(sizes[-1], 50)
+                    case.run(x, y, x.new_empty(case.rows, 50))
+                    assert torch.allclose(y.T, graph.evaluate(x[:-1].T), rtol=1e-11, atol=1e-12)
+                    kept += 1
+    assert kept > 50
+
+
+def test_ratios_are_those_of_the_whole_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = corners(5, 2, 60, 60, 2)
+    lower, upper = boxes(2, 30, 0.2)
+    lower[3], upper[4] = upper[3], lower[4] + 3.0  # a point, and a box on which nothing is settled
+    seen = []
+    monkeypatch.setattr(Reduced, "run", lambda *args, run=Reduced.run: (seen.append(1), run(*args))[1])
+    small = largest_ratios(graph, lower, upper, 400, Norm(), seed=2)
+    assert len(seen) >= 20
+    monkeypatch.setattr(pairs, "FEWEST", 401)
+    whole = largest_ratios(graph, lower, upper, 400, Norm(), seed=2)
+    assert torch.allclose(small.value, whole.value, rtol=1e-3)  # the same pairs, in the order that float32 gives them
+    assert holds(graph, small, Norm())
+
+
+def test_a_neuron_taken_for_settled_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the oracle above: slopes of the centre of a cell are not those of the cell."""
+    graph = corners(0, 2, 30, 30, 3)
+    lower, upper = boxes(2, 6, 1.0)
+    stages = reducible(graph)
+    assert stages is not None
+    middle = (lower + upper) / 2
+    wrong = [case for case in reduced(graph, stages, middle, middle) if case is not None]
+    assert wrong
+    x = torch.cat([upper.T, torch.ones(1, 6, dtype=torch.float64)])
+    y = x.new_empty(3, 6)
+    wrong[0].run(x, y, x.new_empty(wrong[0].rows, 6))
+    assert not torch.allclose(y.T, graph.evaluate(upper), rtol=1e-3)
+
+
+def test_networks_that_are_not_reduced() -> None:
+    assert reducible(corners(0, 2, 5, 1, act="tanh")) is None
+    assert reducible(corners(0, 50, 5, 1)) is None
+    assert reducible(corners(0, 2, 3)) is None
 
 
 def test_the_oracle_sees_a_value_that_is_too_large() -> None:

@@ -83,12 +83,12 @@ class Forward:
             v = buffer[:-1]
             torch.mm(stage.weight, z, out=v)
             if stage.activation is not None:
-                _activate(stage.activation, v)
+                activate(stage.activation, v)
             z = buffer
         return z[:-1]
 
 
-def _activate(activation: Elementwise, v: Tensor) -> None:
+def activate(activation: Elementwise, v: Tensor) -> None:
     in_place = IN_PLACE.get(activation.name)
     if in_place is None:
         v.copy_(activation(v))

@@ -22,6 +22,7 @@ from lipcert.query import Norm, P
 from lipcert.rounding import div_down, norm_down, norm_up
 from lipcert.stats.directions import best_directions, jacobians, power, size, unit, widest
 from lipcert.stats.forward import Forward
+from lipcert.stats.reduced import FEWEST, Reduced, cast, reduced, reducible
 
 Say = Callable[[str, float | None, float | None], None]
 
@@ -100,6 +101,8 @@ def largest_ratios(
     b, n = lower.shape
     step = max(1, search.forward.columns // (2 * pairs))
     for block in _slices(b, max(step, ENTRIES // (8 * max(n, widest(graph))))):  # enclosed together
+        if pairs >= FEWEST:
+            search.prepare(graph, block)
         ends = []
         for cells in _slices(block.stop - block.start, step):
             if say is not None:
@@ -125,6 +128,15 @@ class _Screen:
         place, kind = self.forward.device, dtype
         self.low, self.width = lower.T.to(place, kind), width.T.to(place, kind)
         self.noise = self._noise(graph, dtype)
+        self.small: dict[int, Reduced | None] = {}  # what is left of the network on a cell
+        self.memory = self.forward.ones(0)
+
+    def prepare(self, graph: Graph, cells: slice) -> None:
+        """Find what is left of the network on each of these cells, on which many pairs will be tried."""
+        stages = reducible(graph) if self.forward.device.type == "cpu" else None
+        if stages is not None:
+            found = reduced(graph, stages, self.lower[cells], self.upper[cells])
+            self.small = {cells.start + k: cast(case, self.forward.dtype) for k, case in enumerate(found)}
 
     def _noise(self, graph: Graph, dtype: torch.dtype) -> float:
         """What rounding can move an output by, seen at corners: close pairs must beat it. It ranks, it proves nothing."""
@@ -152,6 +164,23 @@ class _Screen:
         )
         return x, x2
 
+    def _values(self, x: Tensor, cells: slice) -> Tensor:
+        """f at x (n + 1, k), as many columns for each of the cells: by the network that is left on the cell, if known."""
+        small = [self.small.get(k) for k in range(cells.start, cells.stop)]
+        if not any(small):
+            return self.forward.run(x)
+        y, each = x.new_empty(self.forward.outputs, x.shape[1]), x.shape[1] // len(small)
+        rows = max(case.rows for case in small if case is not None)
+        if self.memory.shape[0] < rows or self.memory.shape[1] != each:
+            self.memory = x.new_empty(rows, each)
+        for k, case in enumerate(small):
+            columns = slice(k * each, (k + 1) * each)
+            if case is None:
+                y[:, columns] = self.forward.run(x[:, columns])
+            else:
+                case.run(x[:, columns], y[:, columns], self.memory)
+        return y
+
     def _round(self, cells: slice, pairs: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Scores (c, kept) and ends (n, c, 2, kept) of the best of `pairs` fresh pairs in each cell."""
         forward = self.forward
@@ -161,7 +190,7 @@ class _Screen:
         x = forward.ones(2 * c * pairs)
         points = torch.addcmul(low[:, :, None, None], unit, width[:, :, None, None])
         x[:-1] = points.reshape(n, -1)
-        y = forward.run(x).reshape(forward.outputs, c, 2, pairs)
+        y = self._values(x, cells).reshape(forward.outputs, c, 2, pairs)
         gap = size_first(y[:, :, 0] - y[:, :, 1], self.norm.output)
         apart = size_first((unit[:, :, 0] - unit[:, :, 1]) * width[:, :, None], self.norm.input)
         score = torch.where(apart > 0, (gap - self.noise) / apart, -math.inf).nan_to_num(
