@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,68 @@ def lirpa(repeat: int, smoke: bool) -> Measured:
     return done
 
 
+def logit(repeat: int, smoke: bool) -> Measured:
+    """784-256-256-10, one logit on balls of 1/255 and 4/255, method `linear`: seconds for each of 4 points."""
+    import networks
+    import torch
+
+    import lipcert
+    from lipcert.query import Ball
+
+    model = lipcert.load(networks.mlp([784, 256, 256, 10]), input_shape=(1, 784))
+    points = torch.rand(1 if smoke else 4, 784, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    done = Measured()
+    for p in ("inf", "2"):
+        for eps in (1, 4):
+            step = f"l{p}, {eps}/255"
+            done.targets.append(Target(step, 0.1))
+            for x in points:
+                region = Ball(x[None], eps / 255, p)
+                report = done.clock(
+                    step,
+                    lambda region=region, p=p: lipcert.bound(
+                        model, region=region, norm=p, output="0", methods=["linear"]
+                    ),
+                )
+                done.values[step] = report.upper
+    done.peak_gb = peak_gb()
+    return done
+
+
+def acasxu(repeat: int, smoke: bool) -> Measured:
+    """ACAS Xu (5 inputs, 6x50) on boxes of some radius around 0 and a point of large gradients: what `branch` brackets in 30 s."""
+    import torch
+
+    import lipcert
+    from lipcert.query import Norm
+    from lipcert.ranges.branching import Effort, bracket
+    from lipcert.ranges.cells import Cells
+
+    done = Measured()
+    file = Path(os.environ.get("LIPCERT_SHARED", ROOT.parent / "shared")) / "models" / "acasxu_run2a_1_1.onnx"
+    if not file.exists():
+        done.values = {"skipped": f"no {file.name} in LIPCERT_SHARED"}
+        return done
+    graph, seconds = lipcert.load(file).graph, 0.5 if smoke else 30.0
+    points = [[0.0] * 5, [-0.263, -0.165, -0.159, -0.194, 0.034]]
+    done.values["brackets"] = []
+    for p in ("inf", "2"):
+        for k, centre in enumerate(points):
+            for eps in (0.02, 0.1):
+                cells = Cells(torch.tensor([centre], dtype=torch.float64), torch.full((1, 5), eps, dtype=torch.float64))
+                with torch.no_grad():
+                    effort = Effort(0.01, time.monotonic() + seconds)
+                    found = done.clock(
+                        f"l{p}, point {k}, eps {eps:g}", lambda c=cells, p=p, e=effort: bracket(graph, c, Norm(p, p), e)
+                    )
+                done.values["brackets"].append(
+                    {"norm": p, "point": k, "eps": eps, "lower": float(found.lower), "upper": float(found.upper)}
+                    | {"leaves": found.leaves, "closed": bool(found.closed)}
+                )
+    done.peak_gb = peak_gb()
+    return done
+
+
 def _auto_lirpa(graph: Any, centres: Any, eps: Any, regions: int) -> tuple[Attempt, list[float] | None]:
     import numpy as np
     import torch
@@ -186,4 +249,6 @@ CASES: dict[str, Callable[[int, bool], Measured]] = {
     "grid-tanh": grid("tanh", 60.0),
     "two-moons-exact": exact,
     "auto-lirpa": lirpa,
+    "mnist-logit": logit,
+    "acasxu": acasxu,
 }

@@ -36,6 +36,10 @@ def markdown(record: dict[str, Any]) -> str:
             [_sampling_row(name, case["values"]) for name, case in cases.items() if "fraction" in case["values"]],
         ),
         _rows(
+            ["case", "norm", "point", "eps", "lower", "upper", "leaves", "closed"],
+            [row for name, case in cases.items() for row in _bracket_rows(name, case["values"])],
+        ),
+        _rows(
             ["case", "rival", "its value is", "seconds", "times lipcert's", "its value / lipcert's", "note"],
             [row for name, case in cases.items() for row in _rival_rows(name, case)],
         ),
@@ -94,6 +98,14 @@ def _lipsdp_row(name: str, v: dict[str, Any]) -> list[str]:
 def _sampling_row(name: str, v: dict[str, Any]) -> list[str]:
     rates = [f"{v[key]:.3g}" for key in ("forward gflops", "peak gflops", "fraction")]
     return [name, f"{v['points']:,}", *rates]
+
+
+def _bracket_rows(name: str, v: dict[str, Any]) -> list[list[str]]:
+    return [
+        [name, f"l{b['norm']}", str(b["point"]), f"{b['eps']:g}", f"{b['lower']:.6g}", f"{b['upper']:.6g}",
+         f"{b['leaves']:,}", "yes" if b["closed"] else "no"]
+        for b in v.get("brackets", [])
+    ]  # fmt: skip
 
 
 def _rival_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
