@@ -50,7 +50,7 @@ class Block:
         raise NotImplementedError
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Block:
-        """Tensors moved (indices keep their type); for evaluation only."""
+        """Tensors moved (indices keep their type)."""
         moved = {
             name: value.to(device) if value.dtype == torch.int64 else value.to(device, dtype)
             for name, value in vars(self).items()
@@ -135,7 +135,7 @@ class Selection(Block):
         absent = math.inf if self.minimum else -math.inf
         best: Tensor | None = None
         for column in self.windows.T:  # one column at a time: (r, out_size) of memory, not (r, out_size, width)
-            entry = torch.where(column >= 0, u.index_select(1, column.clamp(min=0)), u.new_tensor(absent))
+            entry = torch.where(column >= 0, u.index_select(1, column.clamp(min=0)), absent)
             best = entry if best is None else (torch.minimum if self.minimum else torch.maximum)(best, entry)
         assert best is not None
         return best

@@ -23,6 +23,7 @@ from lipcert.plane import Plane
 from lipcert.query import Box, Norm, Output
 from lipcert.ranges.branching import Effort, bracket
 from lipcert.ranges.cells import Cells
+from lipcert.ranges.device import available
 from lipcert.report.report import Report
 from lipcert.rounding import div_down, mul_up
 from lipcert.stats.pairs import Found, largest_jacobians, largest_ratios, nothing
@@ -79,7 +80,7 @@ def grid(
     seconds; cells that it leaves open keep a valid bracket. Interrupted, it raises KeyboardInterrupt with
     `partial_report`, which `resume` takes.
     """
-    norm, functional = Norm.parse(norm), Output.parse(output)
+    norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     graph = with_output(model.graph if plane is None else plane.graph, functional)
     n = graph.nodes[graph.input].size
     if n > MOST_INPUTS:
@@ -134,7 +135,16 @@ def grid(
                         progress("cells", base + int((upper <= lower * (1 + rtol)).sum()), len(low))
 
                 _bracketed(
-                    graph, part, norm, Effort(rtol, deadline, leaves=_most(rtol)), found, block, values, stretch, tell
+                    graph,
+                    part,
+                    norm,
+                    Effort(rtol, deadline, leaves=_most(rtol)),
+                    found,
+                    block,
+                    values,
+                    stretch,
+                    device,
+                    tell,
                 )
                 if progress is not None:
                     progress("cells", int(values.done.sum()), len(low))
@@ -157,9 +167,10 @@ def _bracketed(
     block: Tensor,
     values: Values,
     stretch: tuple[float, float],
+    device: str,
     tell: Any,
 ) -> None:
-    given = bracket(graph, Cells.boxes(*part), norm, effort, lower=found.value, report=tell)
+    given = bracket(graph, Cells.boxes(*part), norm, effort, lower=found.value, report=tell, device=device)
     lower, upper = given.lower, given.upper
     top = int(lower.argmax())
     if not values.best or float(lower[top]) > values.best["value"]:

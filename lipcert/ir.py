@@ -187,18 +187,28 @@ class Graph:
         return self.memo["last_use"]
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Graph:
-        """A copy for evaluation in bulk (CUDA, float32); proofs stay on the float64 original."""
+        """A copy for evaluation in bulk (CUDA, float32); proofs stay with float64: see `on`."""
         nodes = []
         for node in self.nodes:
             what = node.what
             if isinstance(what, Linear):
                 what = Linear(what.operator.to(device, dtype))
             elif isinstance(what, Offset):
-                what = Offset(what.value.to(device, dtype))
+                what = Offset(
+                    what.value.to(device, dtype), what.radius if what.radius is None else what.radius.to(device, dtype)
+                )
             elif isinstance(what, Nonlinear):
                 what = Nonlinear(what.block.to(device, dtype))
             nodes.append(Node(what, node.parents, node.size, node.shape, node.name))
         return Graph(tuple(nodes), self.output, self.input)
+
+    def on(self, device: torch.device | str) -> Graph:
+        """The same float64 graph with what is known of its errors, on a device: for proofs there."""
+        if str(device) == "cpu":
+            return self
+        if ("on", str(device)) not in self.memo:
+            self.memo["on", str(device)] = self.to(device, torch.float64)
+        return self.memo["on", str(device)]
 
     def fingerprint(self) -> str:
         """sha256 over structure and coefficients: what a certificate is about."""

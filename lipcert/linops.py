@@ -86,7 +86,7 @@ class Operator:
         return self.memo[p, q]
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Operator:
-        """The same operator with its tensors moved: for evaluation in bulk, never for proofs (dtype may be float32)."""
+        """The same operator with its tensors moved: for evaluation in bulk, and in float64 for proofs."""
         moved: dict[str, Any] = {"memo": {}}
         for name, value in vars(self).items():
             if isinstance(value, Tensor):

@@ -26,6 +26,7 @@ from lipcert.ir import Graph
 from lipcert.pipeline import Model, Progress
 from lipcert.query import Ball, Norm, Output, P
 from lipcert.ranges.cells import Cells
+from lipcert.ranges.device import available
 from lipcert.ranges.directions import directions, norms_below
 from lipcert.ranges.slope import lipschitz_on, sweep
 from lipcert.report.report import Report
@@ -63,7 +64,7 @@ def local(
     per point and radius; a method that it does not reach says so. `rtol`: brackets closer than this need no further
     method. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes.
     """
-    norm, functional = Norm.parse(norm), Output.parse(output)
+    norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     Norm(ball_norm, ball_norm)
     if functional.kind == "pairs":
         raise UsageError("--output pairs: local constants are of one output: vector, I or I-J")
@@ -113,7 +114,7 @@ def local(
                 todo = [k for k in range(some.start, some.stop) if any((names[k], r) not in done for r in radii)]
                 if not todo:
                     continue
-                swept = _swept(graph, points[todo], radii, ball_norm, norm, "jacobian" in methods, progress)
+                swept = _swept(graph, points[todo], radii, ball_norm, norm, "jacobian" in methods, device, progress)
                 for place, k in enumerate(todo):
                     if progress is not None:
                         progress("points", k, len(points))
@@ -169,6 +170,7 @@ def _swept(
     ball_norm: P,
     norm: Norm,
     asked: bool,
+    device: str,
     progress: Progress | None,
 ) -> list[list[Result | None]]:
     """Per radius and point: `jacobian` of many balls at once where a sweep is cheap. None leaves it to the ladder."""
@@ -179,7 +181,8 @@ def _swept(
         if progress is not None:
             progress("sweeps", k, len(radii))
         start = time.perf_counter()
-        values = lipschitz_on(graph, Cells(points, torch.full_like(points, radius), ball_norm), norm).tolist()
+        cells = Cells(points, torch.full_like(points, radius), ball_norm)
+        values = lipschitz_on(graph, cells, norm, device).tolist()
         each = (time.perf_counter() - start) / len(points)
         found.append([_upper("jacobian", value, each) for value in values])
     return found

@@ -18,6 +18,7 @@ from lipcert.errors import UsageError
 from lipcert.ir import Graph, Nonlinear
 from lipcert.pipeline import Model, Progress, checked_region, describe
 from lipcert.query import Box, Norm, Region
+from lipcert.ranges.device import available
 from lipcert.report.report import Report
 from lipcert.stats import jacobian as measured
 from lipcert.stats.laplacian import most_samples, smoothness
@@ -62,7 +63,7 @@ def jacobian(
     whose points are not measured again. Interrupted, it raises KeyboardInterrupt with `partial_report`.
     """
     norm = Norm.parse(norm)
-    where = _device(device)
+    where = torch.device(available(device))
     inputs, labels = _data(model, x, y)
     if (inputs is None) == (region is None):
         raise UsageError("jacobian: give data, or a box")
@@ -144,12 +145,6 @@ def jacobian(
     return report()
 
 
-def _device(name: str) -> torch.device:
-    if name != "cpu" and not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: torch finds no such device here")
-    return torch.device(name)
-
-
 def _data(model: Model, x: Any, y: Any) -> tuple[Tensor | None, np.ndarray | None]:
     if x is None:
         return None, None
@@ -174,7 +169,7 @@ def _features(graph: Graph, x: Tensor) -> Tensor:
 
 
 def _measure(graph: Graph, device: torch.device, group: Points, first: int, x: Tensor) -> list[dict[str, Any]]:
-    moved = graph if device.type == "cpu" else _on(graph, device)
+    moved = graph.on(device)
     norms = {name: values.cpu().tolist() for name, values in measured.norms_at(moved, x.to(device)).items()}
     classes = moved.nodes[moved.output].size > 1
     predicted = moved.evaluate(x.to(device)).argmax(dim=1).tolist() if classes else [None] * len(x)
@@ -184,12 +179,6 @@ def _measure(graph: Graph, device: torch.device, group: Points, first: int, x: T
         values = {name: _known(column[k]) for name, column in norms.items()}
         rows.append({"set": group.name, "index": first + k, "label": label, "predicted": predicted[k], **values})
     return rows
-
-
-def _on(graph: Graph, device: torch.device) -> Graph:
-    if ("on", device) not in graph.memo:
-        graph.memo["on", device] = graph.to(device, torch.float64)
-    return graph.memo["on", device]
 
 
 def _known(value: float) -> float | None:

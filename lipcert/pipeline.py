@@ -34,6 +34,7 @@ from lipcert.parity import check_parity
 from lipcert.parts import Path as LinearPath
 from lipcert.parts import linear_ancestors, targets
 from lipcert.query import Ball, Box, Norm, Output, Region
+from lipcert.ranges.device import available
 from lipcert.report.plain import plain
 from lipcert.report.report import Report, unread
 from lipcert.transform import normalised, with_output
@@ -193,7 +194,8 @@ def bound(
             warnings=list(warnings),
         )
 
-    problem = Problem(with_output(model.graph, functional), norm, region, seed, device, deadline, progress, rtol=rtol)
+    graph = with_output(model.graph, functional)
+    problem = Problem(graph, norm, region, seed, available(device), deadline, progress, rtol=rtol)
     try:
         if all_of_them:
             bound_pairs(problem, chosen, pairs)

@@ -47,7 +47,9 @@ class Branch:
         def tell(upper: object, lower: object) -> None:
             problem.say(f"branch: {float(lower):.6g} .. {float(upper):.6g}")  # type: ignore[arg-type]
 
-        found = bracket(problem.graph, Cells.of(problem.region), problem.norm, effort, report=tell)
+        found = bracket(
+            problem.graph, Cells.of(problem.region), problem.norm, effort, report=tell, device=problem.device
+        )
         seconds = time.perf_counter() - start
         problem.aside.append(self._attained(problem, found, seconds))
         value = float(found.upper)

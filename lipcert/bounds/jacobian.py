@@ -14,6 +14,7 @@ from lipcert.bound import Bound, Refusal, Result, Side
 from lipcert.bounds.problem import Problem
 from lipcert.ir import Graph, Linear
 from lipcert.ranges.cells import Cells
+from lipcert.ranges.device import proving_on
 from lipcert.ranges.slope import directions, norms_above, sweep
 from lipcert.ranges.telescope import is_chain, telescoped
 from lipcert.ranges.vertices import elementwise_only, unsettled, vertex_norms
@@ -40,8 +41,12 @@ class Jacobian:
         start = time.perf_counter()
         if (refusal := self.refuses(problem)) is not None:
             return refusal
-        graph, norm = problem.graph, problem.norm
-        cells = Cells.of(problem.region)
+        with proving_on(problem.device):
+            return self._run(problem, start)
+
+    def _run(self, problem: Problem, start: float) -> Result:
+        graph, norm = problem.graph.on(problem.device), problem.norm
+        cells = Cells.of(problem.region).to(problem.device)
         chosen = directions(graph, cells, norm)
         swept = sweep(graph, cells, chosen.toward)
         value = float(norms_above(swept.centre, swept.radius, chosen, norm))

@@ -18,6 +18,7 @@ from lipcert.ir import Graph
 from lipcert.ir import Linear as LinearNode
 from lipcert.ranges.adjoint import obstacle
 from lipcert.ranges.cells import Cells
+from lipcert.ranges.device import proving_on
 from lipcert.ranges.relaxed import linear_on
 
 WORK = 1e11  # flops of the rows of J
@@ -56,11 +57,9 @@ class Linear:
         refine = rows_of_gradients(graph) * flops(graph) <= REFINED
         cost = max(1, 6 * graph.nodes[graph.output].size * flops(graph))  # no linear node at all: 0
         vertices = int(math.log2(max(1.0, WORK / cost)))
-        value = float(
-            linear_on(
-                graph, Cells.of(problem.region), problem.norm, refine=refine, vertices=min(self.vertices, vertices)
-            )
-        )
+        with proving_on(problem.device):
+            graph, cells = graph.on(problem.device), Cells.of(problem.region).to(problem.device)
+            value = float(linear_on(graph, cells, problem.norm, refine=refine, vertices=min(self.vertices, vertices)))
         seconds = time.perf_counter() - start
         if not math.isfinite(value):
             reason = "no bounded slope is known on this region, or the enclosure overflows"

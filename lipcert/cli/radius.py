@@ -117,10 +117,7 @@ def read_clip(text: str | None) -> tuple[float, float] | None:
 
 
 def read_attack(restarts: int, steps: int, clip: tuple[float, float] | None, seed: int, device: str) -> Pgd:
-    import torch
-
     from lipcert.attack import Pgd
+    from lipcert.ranges.device import available
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no CUDA device that torch can use; give --device cpu")
-    return Pgd(restarts, steps, clip=clip, seed=seed, device=device)
+    return Pgd(restarts, steps, clip=clip, seed=seed, device=available(device))

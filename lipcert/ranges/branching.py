@@ -18,13 +18,14 @@ from lipcert.ir import Graph
 from lipcert.query import Norm
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.curvature import curved, is_curved
+from lipcert.ranges.device import by_device, proving_on
 from lipcert.ranges.directions import ORDER, Directions, best_weights, directions, norms_above, norms_below
 from lipcert.ranges.slope import Sweep, rows_per_chunk, sweep
 from lipcert.ranges.telescope import is_deep, pays, telescoped
 from lipcert.ranges.vertices import elementwise_only, unsettled, vertex_norms
 from lipcert.rounding import norm_down
 
-BATCH = 512
+BATCH = {"cpu": 512, "cuda": 2**15}  # leaves to halve in a round
 VERTICES = 3
 LEAVES = 2_000_000
 SETTLED = 2.0**-32  # of the region's radius: where hinges meet, some neurons never settle, and no halving helps
@@ -38,14 +39,13 @@ class Effort:
     rtol: float = 1e-6
     deadline: float | None = None
     leaves: int = LEAVES
-    batch: int = BATCH
     vertices: int = VERTICES
 
 
 @dataclass(frozen=True, eq=False)
 class Brackets:
-    """Per region: upper, lower (b,), the point (b, n) that attains lower, whether it is closed; leaves made in all.
-    `culprit`: a node whose slope is not bounded on some leaf."""
+    """Per region: upper, lower (b,), the point (b, n) that attains lower, whether it is closed; leaves made in all. On the
+    CPU. `culprit`: a node whose slope is not bounded on some leaf."""
 
     upper: Tensor
     lower: Tensor
@@ -85,13 +85,16 @@ def bracket(
     lower: Tensor | None = None,
     upper: Tensor | None = None,
     report: Report | None = None,
+    device: str = "cpu",
 ) -> Brackets:
     """Brackets of the constants on all regions. `lower`, `upper`: what is proved already."""
-    search = _Search(graph, regions, norm, effort, lower, upper)
-    while search.round():
-        if report is not None:
-            report(search.upper(), search.lower)
-    return search.result()
+    with proving_on(device):
+        known = [None if side is None else side.to(device) for side in (lower, upper)]
+        search = _Search(graph.on(device), regions.to(device), norm, effort, *known)
+        while search.round():
+            if report is not None:
+                report(search.upper().cpu(), search.lower.cpu())
+        return search.result()
 
 
 class _Search:
@@ -102,7 +105,7 @@ class _Search:
         self.elementwise = elementwise_only(graph)
         self.deep, self.telescope, self.calls = is_deep(graph), False, 0
         self.curved = is_curved(graph)
-        b = len(regions)
+        b, self.device = len(regions), regions.centre.device
         self.free = regions.moving
         self.known = torch.full((b,), math.inf, dtype=torch.float64) if upper is None else upper.clone()
         self.lower = torch.zeros(b, dtype=torch.float64) if lower is None else lower.clone()
@@ -127,7 +130,9 @@ class _Search:
 
     def result(self) -> Brackets:
         upper = self.upper()
-        return Brackets(upper, self.lower, self.point, upper <= self.target(), self.made, self.culprit)
+        closed = upper <= self.target()
+        found = [side.cpu() for side in (upper, self.lower, self.point, closed)]
+        return Brackets(found[0], found[1], found[2], found[3], self.made, self.culprit)
 
     def round(self) -> bool:
         """Halve the worst leaves. False when nothing is left to do or the effort is spent."""
@@ -136,7 +141,7 @@ class _Search:
             return False
         if self.effort.deadline is not None and time.monotonic() > self.effort.deadline:
             return False
-        count = min(self.effort.batch, len(self.open))
+        count = min(by_device(BATCH, self.device), len(self.open))
         urgency = self.open.value / self.lower.clamp(min=1e-300)[self.open.root]
         chosen = urgency.topk(count).indices
         rest = torch.ones(len(self.open), dtype=torch.bool)
@@ -170,7 +175,7 @@ class _Search:
     def _bounded(self, leaves: Leaves, cells: Cells) -> Leaves:
         """The leaves with their values and the axis to halve next. Finds lower values on the way."""
         values, axes = [], []
-        rows = rows_per_chunk(self.graph, cells.centre.shape[1])
+        rows = rows_per_chunk(self.graph, cells.centre.shape[1], self.device)
         for start in range(0, len(leaves), rows):
             part = slice(start, start + rows)
             value, axis = self._swept(cells[part], leaves[part])
@@ -252,7 +257,7 @@ class _Search:
         """Points of each region with their floating gradient norms: the centre, corners, and random ones."""
         b, n = self.regions.centre.shape
         dice = torch.Generator().manual_seed(0)
-        t = torch.rand(count, n, generator=dice, dtype=torch.float64) * 2 - 1
+        t = torch.rand(count, n, generator=dice, dtype=torch.float64, device=dice.device).to(self.device) * 2 - 1
         t[1 : 1 + count // 4] = t[1 : 1 + count // 4].sign()
         if self.regions.norm != "inf":
             length = torch.linalg.vector_norm(t, ord=ORDER[self.regions.norm], dim=1, keepdim=True)
@@ -263,7 +268,7 @@ class _Search:
         x = self._within(x, root)
         seen = []
         cells = Cells(x, torch.zeros_like(x), "inf", self.free[root])
-        for part in cells.chunks(rows_per_chunk(self.graph, n)):
+        for part in cells.chunks(rows_per_chunk(self.graph, n, self.device)):
             seen.append(_seen(directions(self.graph, part, self.norm, adjoints=True), part, self.norm))
         return root, x, torch.cat(seen) if seen else x.new_zeros(0)
 
@@ -279,7 +284,7 @@ class _Search:
         winners = first[first >= 0]
         cells = Cells(x[winners], torch.zeros_like(x[winners]), "inf", self.free[root[winners]])
         start = 0
-        for part in cells.chunks(rows_per_chunk(self.graph, x.shape[1])):
+        for part in cells.chunks(rows_per_chunk(self.graph, x.shape[1], self.device)):
             chosen = directions(self.graph, part, self.norm)
             swept = sweep(self.graph, part, chosen.toward)
             value = norms_below(swept.centre, swept.radius, chosen.toward, self.norm)

@@ -41,6 +41,10 @@ class Cells:
         centre = region.center.reshape(1, -1)
         return cls(centre, torch.full_like(centre, region.radius), region.norm)
 
+    def to(self, device: torch.device | str) -> Cells:
+        free = None if self.free is None else self.free.to(device)
+        return Cells(self.centre.to(device), self.radius.to(device), self.norm, free)
+
     def __len__(self) -> int:
         return self.centre.shape[0]
 

@@ -18,12 +18,13 @@ from lipcert.ir import Graph, Input, Node, Nonlinear
 from lipcert.linops import Operator
 from lipcert.query import Norm
 from lipcert.ranges.cells import Cells
+from lipcert.ranges.device import by_device, proving_on
 from lipcert.ranges.directions import Directions, directions, norms_above
 from lipcert.ranges.slope_rules import RULES, Entry
 from lipcert.ranges.stack import Stack, affine, all_finite
 
 VANISHING = 1e-280  # what underflow was granted may be all there is
-ENTRIES = 2**17  # of the widest stack: it should stay in the cache
+ENTRIES = {"cpu": 2**17, "cuda": 2**25}  # of the widest stack: on a CPU it should stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,26 +144,28 @@ def _spare(node: Node, stacks: Mapping[int, Stack], last: Mapping[int, int], i: 
         return False
     mine = stacks[node.parents[0]]
     others = {
-        side.untyped_storage().data_ptr() for k, stack in stacks.items() if k != node.parents[0] for side in stack
+        side.untyped_storage()._cdata for k, stack in stacks.items() if k != node.parents[0] for side in stack
     }
-    places = {side.untyped_storage().data_ptr() for side in mine}
+    places = {side.untyped_storage()._cdata for side in mine}
     return len(places) == 2 and not places & others and all(side.is_contiguous() for side in mine)
 
 
-def rows_per_chunk(graph: Graph, directions: int) -> int:
-    """Cells whose stacks fit the cache together."""
+def rows_per_chunk(graph: Graph, directions: int, device: torch.device) -> int:
+    """Cells whose stacks fit the cache together, or the memory of a GPU many times."""
     size = max(node.size for node in graph.nodes)
-    return max(1, ENTRIES // max(1, size * (2 + graph.nodes[graph.input].size + directions)))
+    return max(1, by_device(ENTRIES, device) // max(1, size * (2 + graph.nodes[graph.input].size + directions)))
 
 
-def lipschitz_on(graph: Graph, cells: Cells, norm: Norm) -> Tensor:
+def lipschitz_on(graph: Graph, cells: Cells, norm: Norm, device: str = "cpu") -> Tensor:
     """Proved upper values (b,) of the Lipschitz constant on each cell, inf where none is known. In chunks."""
-    found = []
-    for part in cells.chunks(rows_per_chunk(graph, graph.nodes[graph.input].size)):
-        chosen = directions(graph, part, norm)
-        swept = sweep(graph, part, chosen.toward)
-        found.append(norms_above(swept.centre, swept.radius, chosen, norm))
-    return torch.cat(found) if found else cells.centre.new_zeros(0)
+    found = [cells.centre.new_zeros(0)]
+    with proving_on(device):
+        graph, cells = graph.on(device), cells.to(device)
+        for part in cells.chunks(rows_per_chunk(graph, graph.nodes[graph.input].size, cells.centre.device)):
+            chosen = directions(graph, part, norm)
+            swept = sweep(graph, part, chosen.toward)
+            found.append(norms_above(swept.centre, swept.radius, chosen, norm).cpu())
+    return torch.cat(found)
 
 
 __all__ = ["Directions", "Sweep", "directions", "lipschitz_on", "norms_above", "rows_per_chunk", "sweep"]

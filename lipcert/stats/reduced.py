@@ -71,7 +71,7 @@ def reduced(graph: Graph, stages: Sequence[Stage], lower: Tensor, upper: Tensor)
     `reducible` found."""
     cells, found = Cells.boxes(lower, upper), []
     widest = max(stage.weight.shape[0] for stage in stages)
-    rows = min(rows_per_chunk(graph, 1), max(1, ENTRIES // (widest * (2 * lower.shape[1] + 64))))
+    rows = min(rows_per_chunk(graph, 1, lower.device), max(1, ENTRIES // (widest * (2 * lower.shape[1] + 64))))
     for part in cells.chunks(rows):
         found += _reduced(graph, stages, part)
     return found
