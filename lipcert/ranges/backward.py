@@ -18,10 +18,14 @@ from lipcert.ir import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offse
 from lipcert.linops import Adjoint, Operator
 from lipcert.ranges.adjoint import ball_ranges
 from lipcert.ranges.cells import Cells
+from lipcert.ranges.device import by_device
 from lipcert.ranges.lines import Lines, Loss, lines
 from lipcert.rounding import TINY, gamma, up
 
-ENTRIES = 2**18  # of the widest signal, in all rows at once: they should stay in the cache
+ENTRIES = {
+    "cpu": 2**18,
+    "cuda": 2**25,
+}  # of the widest signal, in all rows at once: on a CPU they should stay in the cache
 WORK = 2e10  # flops for the ranges of one cell: beyond it intervals have to do
 
 
@@ -106,7 +110,8 @@ def upper_values(
     that stay in the cache."""
     sizes = {i: largest(ranges[i]) for i in range(target + 1)}
     losses = {i: _loss(graph.nodes[i], i, sizes, found) for i in range(target + 1)}
-    rows = max(1, ENTRIES // max(1, *(node.size for node in graph.nodes[: target + 1])))
+    most = by_device(ENTRIES, cells.centre.device)
+    rows = max(1, most // max(1, *(node.size for node in graph.nodes[: target + 1])))
     parts = [
         _carried(graph, cells, seeds(slice(at, at + rows)), home[at : at + rows], target, ranges, found, sizes, losses)
         for at in range(0, len(home), rows)

@@ -22,10 +22,14 @@ from lipcert.query import Norm, P
 from lipcert.ranges.adjoint import gradients, slopes_on
 from lipcert.ranges.backward import Rows, largest, linear_ranges, lost, met, plus_up, spread, total, units
 from lipcert.ranges.cells import Cells
+from lipcert.ranges.device import by_device
 from lipcert.ranges.lines import Lines, Loss, above, products
 from lipcert.rounding import TINY, gamma, mul_up, norm_up, sqrt_up, up
 
-ENTRIES = 2**18  # of the widest signal, in all rows at once: they should stay in the cache
+ENTRIES = {
+    "cpu": 2**18,
+    "cuda": 2**25,
+}  # of the widest signal, in all rows at once: on a CPU they should stay in the cache
 DENSE = 2**20  # entries of J
 ENTRYWISE = 64  # inputs: for l1 each entry of the gradient is a functional of its own
 
@@ -170,7 +174,7 @@ def _forward(
         elif i in kept and isinstance(node.what, Linear):
             losses[i] = spread(node.what.operator, Adjoint(node.what.operator), sizes[i])
     end = seeds.reshape(-1, seeds.shape[2])
-    rows = max(1, ENTRIES // max(node.size for node in graph.nodes))
+    rows = max(1, by_device(ENTRIES, seeds.device) // max(node.size for node in graph.nodes))
     parts = [
         _carried(graph, start, functionals(slice(at, at + rows)), home[at : at + rows], end, lines, losses, sizes)
         for at in range(0, len(home), rows)

@@ -143,9 +143,7 @@ def _spare(node: Node, stacks: Mapping[int, Stack], last: Mapping[int, int], i: 
     if len(node.parents) != 1 or last[node.parents[0]] != i:
         return False
     mine = stacks[node.parents[0]]
-    others = {
-        side.untyped_storage()._cdata for k, stack in stacks.items() if k != node.parents[0] for side in stack
-    }
+    others = {side.untyped_storage()._cdata for k, stack in stacks.items() if k != node.parents[0] for side in stack}
     places = {side.untyped_storage()._cdata for side in mine}
     return len(places) == 2 and not places & others and all(side.is_contiguous() for side in mine)
 
