@@ -5,16 +5,15 @@ Nothing is taken from a report's summary that its points can tell: accuracies an
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, NoReturn
+from typing import Any
 
-from lipcert.errors import UnreadableError
 from lipcert.policy import Rule
+from lipcert.terms.files import read_json
 from lipcert.verdict import Status, Verdict
 
 SCHEMA = "lipcert.report/1"
@@ -43,27 +42,8 @@ class Given:
 
 def read_report(path: str | Path) -> Given:
     """Strict JSON: NaN, Infinity and repeated keys are refused. UnreadableError where it is not a JSON object."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
-    except OSError as error:
-        raise UnreadableError(f"{path}: cannot read it: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"{path}: not a report in JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise UnreadableError(f"{path}: not a report: it is no JSON object")
+    data = read_json(path, str(path))
     return Given(str(path), data, _flaw(data))
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a key is given twice")
-    return data
 
 
 def _flaw(data: Mapping[str, Any]) -> str | None:
@@ -103,7 +83,7 @@ def _asked(rule: Rule) -> str:
 
 def _about(rule: Rule, data: Mapping[str, Any]) -> bool:
     norm = data["norm"].get("input"), data["norm"].get("output")
-    words = {f"{norm[0]}->{norm[1]}", norm[0] if norm[0] == norm[1] else None}
+    words = (f"{norm[0]}->{norm[1]}", norm[0] if norm[0] == norm[1] else None)  # of any type, also none that hashes
     command = (rule.options["command"],) if "command" in rule.options else COMMANDS.get(rule.check)
     return (
         (command is None or data["command"] in command)
@@ -122,6 +102,8 @@ def _answer(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
         return RULES[rule.check](rule, report.data, baselines)
     except NotProved as problem:
         return "not proved", str(problem), ()
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as problem:
+        return "not proved", f"the report is not as the schema says ({type(problem).__name__}: {problem})", ()
 
 
 def upper(data: Mapping[str, Any], rigor: str = "proved") -> float:

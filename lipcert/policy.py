@@ -11,6 +11,7 @@ from typing import Any
 
 from lipcert.errors import UnreadableError, UsageError
 from lipcert.query import NORMS
+from lipcert.terms.files import read_text
 
 # check -> type of its value. Each rule has exactly one of them.
 CHECKS: dict[str, type | tuple[type, ...]] = {
@@ -116,14 +117,18 @@ def read_policy(path: str | Path | None) -> list[Rule]:
                 "--policy: there is no gate.toml here: give a file, or write one with `lipcert gate --init`"
             )
         path = found[0]
+    text = read_text(path, f"--policy {path}")
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UnreadableError(f"--policy {path}: cannot read it: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data: Any = tomllib.loads(text)
+    except RecursionError:
+        raise UnreadableError(f"--policy {path}: not a policy: it is nested too deeply") from None
+    except ValueError as error:  # not TOML, or a number of more digits than Python converts
         raise UnreadableError(f"--policy {path}: not TOML: {error}") from error
     if Path(path).name == "pyproject.toml":
-        data = data.get("tool", {}).get("lipcert", {}).get("gate", {})
+        for key in ("tool", "lipcert", "gate"):
+            data = data.get(key, {})
+            if not isinstance(data, Mapping):
+                raise UsageError(f"--policy {path}: {key} is no table: the rules are [[tool.lipcert.gate.rule]] tables")
     foreign = sorted(set(data) - {"rule"})
     if foreign:
         raise UsageError(f"--policy {path}: unknown key {foreign[0]!r}: a policy has [[rule]] tables")
@@ -147,8 +152,8 @@ def read_rule(row: Any, where: str) -> Rule:
     for key, value in row.items():
         kind = CHECKS.get(key) or WITH[key]
         wrong = isinstance(value, bool) and kind is not bool
-        if wrong or not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
-            raise UsageError(f"{where}: {key} = {value!r} makes no sense")
+        if wrong or not isinstance(value, kind) or not _held(value):
+            raise UsageError(f"{where}: {key} = {_short(value)} makes no sense")
     check = checks[0]
     for key in row:
         if check not in ONLY_WITH.get(key, (check,)):
@@ -167,6 +172,19 @@ def read_rule(row: Any, where: str) -> Rule:
         raise UsageError(f"{where}: require_methods is a list of one or more names")
     options = {key: value for key, value in row.items() if key not in (check, "name")}
     return Rule(row.get("name", check), check, row[check], options)
+
+
+def _held(value: Any) -> bool:
+    """Numbers as float64 holds them; anything else."""
+    try:
+        return not isinstance(value, int | float) or math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def write_template(path: str | Path) -> None:

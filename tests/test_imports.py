@@ -23,7 +23,7 @@ ORDER = (
     *("normalform", "idle", "simplify", "transform", "parts", "lower", "parity", "capture", "decompose", "load"),
     *("ir",),
     *("compose", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
-    *("rounding", "certificate", "strict", "query", "bound", "verdict", "errors"),
+    *("rounding", "certificate", "strict", "query", "bound", "verdict", "terms", "errors"),
 )
 LIGHT = ("lipcert", "lipcert.__main__", "lipcert.cli.main", "lipcert.errors", "lipcert.bound", "lipcert.query")
 REPORT = tuple(f"lipcert.report.{path.stem}" for path in sorted((PACKAGE / "report").glob("[!_]*.py")))
