@@ -48,14 +48,15 @@ def read_onnx(
     shape, assumptions = fixed_shape(graph, input_shape)
     module: torch.nn.Module
     notes: tuple[str, ...] = ()
+    types = graph.float_types
     if reader == "onnx2torch":
         from lipcert.load.from_onnx2torch import convert
 
         module = convert(graph, shape)
     else:
         built = build(graph, shape)
-        module, notes = built.module, built.assumptions
-    references, warnings = reference(path, graph, shape)
+        module, notes, types = built.module, built.assumptions, built.signal_types
+    references, warnings = reference(path, graph, shape, types)
     return Source(
         module=module,
         example=torch.zeros(shape, dtype=torch.float64),
@@ -99,8 +100,13 @@ def fixed_shape(graph: OnnxGraph, given: tuple[int, ...] | None) -> tuple[tuple[
 # --- the same file in onnxruntime ----------------------------------------------------------------------------------
 
 
-def reference(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
-    """onnxruntime on the original file, in a guarded child; or none and a warning that says why."""
+def reference(
+    path: Path, graph: OnnxGraph, shape: tuple[int, ...], types: frozenset[int]
+) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
+    """onnxruntime on the original file, in a guarded child; or none and a warning that says why.
+
+    `types`: element types of the floats that depend on the input; the coarsest is the arithmetic to compare in.
+    """
     try:
         import onnxruntime  # noqa: F401
     except ImportError:
@@ -112,7 +118,7 @@ def reference(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> tuple[tup
         evaluate(np.zeros((1, *shape)))
     except LipcertError as error:
         return (), (f"the file was not compared with onnxruntime, which cannot run it ({str(error).splitlines()[0]})",)
-    coarsest = min(graph.float_types | {graph.input_type}, key=FLOAT_BITS.__getitem__)
+    coarsest = min(types | {graph.input_type}, key=FLOAT_BITS.__getitem__)
     return (
         Reference(
             "onnxruntime",

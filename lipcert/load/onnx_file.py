@@ -238,11 +238,18 @@ def _check_old(node: NodeProto, opset: int, label: str) -> None:
     versions = {onnx.defs.get_schema(node.op_type, v, node.domain).since_version for v in (opset, OLDEST_OPSET)}
     if len(versions) > 1 and node.op_type not in _CONVERTED:
         raise UnreadableError(f"{label}: {node.op_type} of opset {opset} is not known. Re-export at opset 13 or newer.")
-    tested = any(a.name == "is_test" and a.i == 1 for a in node.attribute)
-    if node.op_type in ("Dropout", "BatchNormalization") and not tested:
+    held = {a.name: a.i for a in node.attribute}
+    if node.op_type in ("Dropout", "BatchNormalization") and held.get("is_test") != 1:
         raise RefusedModel(
             f"{label}: is in training mode (is_test is not 1). Export it in evaluation mode.", node=label
         )
+    if node.op_type == "BatchNormalization" and any(node.output[1:]):
+        raise RefusedModel(
+            f"{label}: is in training mode: it declares its statistics as outputs. Export it in evaluation mode.",
+            node=label,
+        )
+    if node.op_type == "BatchNormalization" and held.get("spatial", 1) != 1:
+        raise RefusedModel(f"{label}: spatial={held['spatial']} is not known", node=label)
 
 
 # --- names -------------------------------------------------------------------------------------------------------

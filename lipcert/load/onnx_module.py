@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +23,7 @@ from lipcert.load.onnx_file import OnnxGraph
 from lipcert.load.onnx_node import Node, Op
 from lipcert.load.onnx_ops import REFUSED, TABLE
 from lipcert.load.onnx_tensor import FLOAT_BITS, shown, tensor_value
+from lipcert.load.onnx_types import made_types
 
 MAX_ENTRIES = 2**28  # of one tensor; 2 GiB in float64
 MAX_FOLDED = 2**22  # entries that folding may create out of fewer
@@ -88,12 +89,16 @@ class OnnxModule(torch.nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """`shape`: a fake tensor. `known`: its value, where that follows from file and shapes; `exact` without rounding."""
+    """`shape`: a fake tensor. `known`: its value, where that follows from file and shapes; `exact` without rounding.
+
+    `elem_type`: what the file calls its type (TensorProto); here every float is a float64.
+    """
 
     shape: Tensor
     known: Tensor | None = None
     exact: bool = True
     on_data: bool = False
+    elem_type: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +107,7 @@ class Built:
     output_shape: tuple[int, ...]
     depends_on_input: bool
     assumptions: tuple[str, ...]
+    signal_types: frozenset[int]  # element types of the floats that depend on the input
 
 
 @dataclass
@@ -118,12 +124,14 @@ def build(graph: OnnxGraph, shape: tuple[int, ...]) -> Built:
     """The module for inputs of `shape`. RefusedModel names the node that no rule claims."""
     state = _Build(graph, read=frozenset(n for p in graph.nodes for n in p.input if n) | {graph.output})
     with state.mode:
-        state.values[graph.input] = Value(torch.empty(shape, dtype=torch.float64), on_data=True)
+        fake = torch.empty(shape, dtype=torch.float64)
+    state.values[graph.input] = Value(fake, on_data=True, elem_type=graph.input_type)
+    elem_types = {t.name: t.data_type for t in graph.model.graph.initializer}
     for name, tensor in graph.constants.items():
         if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
             label = graph.label(name)
             raise RefusedModel(f"the tensor {label!r} holds NaN", node=label)
-        state.values[name] = Value(tensor, tensor)
+        state.values[name] = Value(tensor, tensor, elem_type=elem_types[name])
     with _quiet():
         for proto in graph.nodes:
             _add(state, proto)
@@ -136,7 +144,8 @@ def build(graph: OnnxGraph, shape: tuple[int, ...]) -> Built:
     steps = _live(state.steps, graph.output)
     constants = _buffers(state, steps)
     module = OnnxModule(graph.input, graph.output, steps, constants)
-    return Built(module, tuple(out.shape.shape), out.on_data, tuple(state.notes))
+    signals = {v.elem_type for v in state.values.values() if v.on_data} & set(FLOAT_BITS)
+    return Built(module, tuple(out.shape.shape), out.on_data, tuple(state.notes), frozenset(signals))
 
 
 # --- one node ----------------------------------------------------------------------------------------------------
@@ -163,9 +172,10 @@ def _node(state: _Build, proto: NodeProto) -> tuple[Node, Op]:
         )
     attributes = {name: _default(a.default_value) for name, a in schema.attributes.items() if a.default_value.name}
     for attribute in proto.attribute:
-        if attribute.name not in op.attributes.split():
+        if attribute.name not in (*op.attributes.split(), *op.ignored):
             raise RefusedModel(f"{label}: the attribute {attribute.name} is not known", node=label)
         attributes[attribute.name] = _attribute(attribute, label)
+    _refuse_unclaimed(proto, op, schema, label)
     node = Node(
         op=proto.op_type,
         label=graph.label(proto.name),
@@ -173,10 +183,37 @@ def _node(state: _Build, proto: NodeProto) -> tuple[Node, Op]:
         attributes=attributes,
         on_data=on_data,
         outputs=tuple(n in state.read for n in proto.output),
+        declared=tuple(formal_name(schema.outputs, i) for i, n in enumerate(proto.output) if n),
+        elem_types=tuple(state.values[n].elem_type if n else 0 for n in proto.input),
         notes=state.notes,
-        float_types=graph.float_types,
     )
     return node, op
+
+
+def formal_name(formals: Sequence[Any], position: int) -> str:
+    """The schema's name of an input or output; the last one may stand for many."""
+    return formals[min(position, len(formals) - 1)].name
+
+
+def _refuse_unclaimed(proto: NodeProto, op: Op, schema: Any, label: str) -> None:
+    """Optional inputs and further outputs that the rule says nothing about."""
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    for i, name in enumerate(proto.input):
+        formal = schema.inputs[min(i, len(schema.inputs) - 1)]
+        if name and formal.option == optional and formal.name not in op.inputs.split():
+            raise RefusedModel(f"{label}: the input {formal.name} is not known", node=label)
+    variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
+    for i, name in enumerate(proto.output):
+        formal = schema.outputs[min(i, len(schema.outputs) - 1)]
+        if i and name and formal.option != variadic and formal.name not in op.outputs.split():
+            raise RefusedModel(f"{label}: declares the output {formal.name}, which is not known", node=label)
+
+
+def _refuse_unread(proto: NodeProto, node: Node, op: Op) -> None:
+    """After the rule has run: an attribute of the file that nobody looked at could decide the function."""
+    for attribute in proto.attribute:
+        if attribute.name not in node.looked_at and attribute.name not in op.ignored:
+            node.refuse(f"the attribute {attribute.name} has no meaning beside the others that are given")
 
 
 def _default(attribute: AttributeProto) -> Any:
@@ -219,6 +256,8 @@ def _add(state: _Build, proto: NodeProto) -> None:
 
     with state.mode:
         shapes = _evaluate(node, op, [v.shape if v else None for v in inputs])
+    _refuse_unread(proto, node, op)
+    elem_types = made_types(proto, onnx.defs.get_schema(proto.op_type, state.graph.opset, ""), node.elem_types)
     for made in shapes:
         if made is not None and made.numel() > MAX_ENTRIES:
             node.refuse(f"makes a tensor of shape {list(made.shape)}; lipcert holds at most {MAX_ENTRIES} entries")
@@ -234,9 +273,9 @@ def _add(state: _Build, proto: NodeProto) -> None:
         known = [k if k is None else k.contiguous() for k in _evaluate(node, op, arguments)]
     elif whole and (node.op in _SHAPE_ARITHMETIC or op.kind == "moves") and _few(shapes):
         known = _evaluate(node, op, [v.known if v else None for v in inputs])
-    for name, made, value in zip(proto.output, shapes, known, strict=False):
+    for name, made, value, elem in zip(proto.output, shapes, known, elem_types, strict=False):
         if name and made is not None:
-            state.values[name] = Value(value if folds and value is not None else made, value, folds, on_data)
+            state.values[name] = Value(value if folds and value is not None else made, value, folds, on_data, elem)
     if not folds:
         state.steps.append(Step(op.function, node, tuple(proto.input), tuple(proto.output)))
 

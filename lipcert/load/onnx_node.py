@@ -11,7 +11,6 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from lipcert.errors import RefusedModel
-from lipcert.load.onnx_tensor import FLOAT_BITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +28,12 @@ class Node:
     known: tuple[torch.Tensor | None, ...] = ()
     on_data: tuple[bool, ...] = ()
     outputs: tuple[bool, ...] = (True,)  # which outputs somebody reads
+    declared: tuple[str, ...] = ()  # schema names of the outputs that the node gives a name, read or not
+    elem_types: tuple[int, ...] = ()  # TensorProto element type of each input, 0 where it is left out
     notes: list[str] = field(default_factory=list)  # assumptions, shared by all nodes of a model
     held: dict[str, torch.Tensor] = field(default_factory=dict)
     numbers: dict[int, list] = field(default_factory=dict)  # inputs that were read as numbers, not as tensors
-    float_types: frozenset[int] = frozenset()  # element types of floats in the file
-
-    @property
-    def widest(self) -> int:
-        """Significand bits of the widest float type in the file."""
-        return max((FLOAT_BITS[t] for t in self.float_types), default=0)
+    looked_at: set[str] = field(default_factory=set)  # attributes that the rule asked for
 
     def __str__(self) -> str:
         return f"{self.op} node {self.label!r}"
@@ -51,6 +47,7 @@ class Node:
 
     def __getitem__(self, name: str) -> Any:
         """Attribute `name`, its default where the file does not give it, None where there is no default."""
+        self.looked_at.add(name)
         return self.attributes.get(name)
 
     def has(self, index: int) -> bool:
@@ -108,12 +105,17 @@ Rule = Callable[..., Any]  # (node, *input tensors) -> tensor, or a tuple of ten
 
 @dataclass(frozen=True)
 class Op:
-    """`versions`: the since_versions of the schema that the function was tested with; others are refused by name.
+    """What a rule claims, in the words of onnx's schemas; a test compares the claims with every schema in `versions`.
 
-    `attributes`: the attributes it reads, or may ignore in inference; any other is refused by name.
+    A node that gives an attribute, an optional input or a further output which is claimed by none of these is refused
+    by name, and so is a node whose rule did not look at a given attribute that it claims to read.
     """
 
     function: Rule
-    versions: tuple[int, ...]
-    attributes: str = ""
+    versions: tuple[int, ...]  # since_versions of the schemas that the function was tested with; others are refused
+    attributes: str = ""  # what the function reads
     kind: Kind = "compute"
+    ignored: Mapping[str, str] = field(default_factory=dict)  # attribute -> why it cannot change the function
+    refused: str = ""  # attributes that are refused by name
+    inputs: str = ""  # optional inputs that the function uses, or refuses itself
+    outputs: str = ""  # outputs after the first that may be declared: given, or refused where somebody reads them

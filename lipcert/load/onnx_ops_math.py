@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import reduce
 
@@ -57,17 +58,24 @@ def _pow(node: Node, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """min(max(x, low), high): the constant `high` where low > high, and with an infinite bound on the wrong side."""
     if node.version < 11:
-        bounds = [None if node.attributes.get(k) is None else node[k] for k in ("min", "max")]
+        bounds = [node["min"], node["max"]]
+        if any(b is not None and math.isnan(b) for b in bounds):
+            node.refuse("a bound is NaN")
     else:
         bounds = [None if v is None else node.scalar(i, w) for i, v, w in ((1, low, "minimum"), (2, high, "maximum"))]
     # the schema writes "no bound" as the largest float32; over the reals that is a bound, and it is kept
-    bounds = [None if b is None or abs(b) == float("inf") else b for b in bounds]
-    if bounds == [None, None]:
+    least, most = (None if b == out else b for b, out in zip(bounds, (-math.inf, math.inf), strict=True))
+    if most == -math.inf or (least == math.inf and most is None):
+        node.refuse(f"its bounds make it the constant {-math.inf if most == -math.inf else math.inf}")
+    if least is None and most is None:
         return x
+    if least is not None and most is not None and least >= most:
+        return torch.full(x.shape, most, dtype=x.dtype)
     if not x.is_floating_point():
-        bounds = [None if b is None else int(b) for b in bounds]
-    return torch.clamp(x, *bounds)
+        return torch.clamp(x, *(None if b is None else int(b) for b in (least, most)))
+    return torch.clamp(x, least, most)
 
 
 def _leaky_relu(node: Node, x: Tensor) -> Tensor:
@@ -133,7 +141,7 @@ def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     if a.dim() != 2 or b.dim() != 2:
         node.refuse(f"factors of shape {list(a.shape)} and {list(b.shape)} are not matrices")
     a = a.t() if node["transA"] else a
-    alpha, beta = node["alpha"], 0.0 if c is None else node["beta"]
+    alpha, beta = node["alpha"], node["beta"]
     weight = b if node["transB"] else b.t()
     if c is not None and alpha == beta == 1.0 and not node.on_data[1] and tuple(c.shape) == (weight.shape[0],):
         return F.linear(a, weight, c)
@@ -168,12 +176,13 @@ def _reduction(function: Callable[..., Tensor]) -> Rule:
 
     def apply(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
         chosen = node["axes"] if axes is None else node.ints(1, "axes")
+        keep, noop = bool(node["keepdims"]), bool(node["noop_with_empty_axes"])
         if not chosen:  # none given, or an empty list
-            if node["noop_with_empty_axes"]:
+            if noop:
                 return function(x.unsqueeze(-1), [x.dim()], False)  # each entry by itself
             chosen = list(range(x.dim()))
         dims = node.axes(list(chosen), x.dim())
-        return function(x, dims, bool(node["keepdims"])) if dims else function(x.unsqueeze(-1), [0], False)
+        return function(x, dims, keep) if dims else function(x.unsqueeze(-1), [0], False)
 
     return apply
 
@@ -267,19 +276,23 @@ TABLE: dict[str, Op] = {
     "Max": Op(_variadic(torch.maximum), (6, 8, 12, 13)),
     "Sum": Op(_variadic(torch.add), (6, 8, 13)),
     "Mean": Op(_mean, (6, 8, 13)),
-    "Clip": Op(_clip, (6, 11, 12, 13), "min max"),
-    "Gemm": Op(_gemm, (7, 9, 11, 13), "alpha beta transA transB"),
+    "Clip": Op(_clip, (6, 11, 12, 13), "min max", inputs="min max"),
+    "Gemm": Op(_gemm, (7, 9, 11, 13), "alpha beta transA transB", inputs="C"),
     "MatMul": Op(_binary(torch.matmul), (1, 9, 13)),
     "Einsum": Op(_einsum, (12,), "equation"),
     "CumSum": Op(_cumsum, (11, 14), "exclusive reverse"),
-    "ReduceMean": Op(_reduction(torch.mean), _REDUCE_18, _AXES),
-    "ReduceSum": Op(_reduction(_sum_of), _REDUCE, _AXES),
-    "ReduceMax": Op(_reduction(torch.amax), _REDUCE_MAX, _AXES),
-    "ReduceMin": Op(_reduction(torch.amin), _REDUCE_MAX, _AXES),
-    "ReduceProd": Op(_reduction(_product_of), _REDUCE_18, _AXES),
-    "ReduceL1": Op(_reduction(_norm(1)), _REDUCE_18, _AXES),
-    "ReduceL2": Op(_reduction(_norm(2)), _REDUCE_18, _AXES),
-    "ReduceSumSquare": Op(_reduction(lambda x, dims, keep: _sum_of(x * x, dims, keep)), _REDUCE_18, _AXES),
-    "ReduceLogSum": Op(_reduction(lambda x, dims, keep: torch.log(_sum_of(x, dims, keep))), _REDUCE_18, _AXES),
-    "ReduceLogSumExp": Op(_reduction(_log_sum_exp), _REDUCE_18, _AXES),
+    "ReduceMean": Op(_reduction(torch.mean), _REDUCE_18, _AXES, inputs="axes"),
+    "ReduceSum": Op(_reduction(_sum_of), _REDUCE, _AXES, inputs="axes"),
+    "ReduceMax": Op(_reduction(torch.amax), _REDUCE_MAX, _AXES, inputs="axes"),
+    "ReduceMin": Op(_reduction(torch.amin), _REDUCE_MAX, _AXES, inputs="axes"),
+    "ReduceProd": Op(_reduction(_product_of), _REDUCE_18, _AXES, inputs="axes"),
+    "ReduceL1": Op(_reduction(_norm(1)), _REDUCE_18, _AXES, inputs="axes"),
+    "ReduceL2": Op(_reduction(_norm(2)), _REDUCE_18, _AXES, inputs="axes"),
+    "ReduceSumSquare": Op(
+        _reduction(lambda x, dims, keep: _sum_of(x * x, dims, keep)), _REDUCE_18, _AXES, inputs="axes"
+    ),
+    "ReduceLogSum": Op(
+        _reduction(lambda x, dims, keep: torch.log(_sum_of(x, dims, keep))), _REDUCE_18, _AXES, inputs="axes"
+    ),
+    "ReduceLogSumExp": Op(_reduction(_log_sum_exp), _REDUCE_18, _AXES, inputs="axes"),
 }

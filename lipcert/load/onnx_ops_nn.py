@@ -61,8 +61,11 @@ def _window(node: Node, sizes: Sequence[int], kernel: Sequence[int], ceil: bool 
     stride, dilation = _per_axis(node, "strides", count, 1), _per_axis(node, "dilations", count, 1)
     span = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     mode = node["auto_pad"] or "NOTSET"
+    before, after = _pads(node, count)
+    if mode != "NOTSET" and any(before + after):
+        node.refuse(f"gives pads beside auto_pad={mode!r}: runtimes disagree on which of them holds")
     if mode == "NOTSET":
-        before, after = _pads(node, count)
+        pass
     elif mode == "VALID":
         before, after = [0] * count, [0] * count
     elif mode in ("SAME_UPPER", "SAME_LOWER"):
@@ -104,6 +107,7 @@ def _conv_transpose(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -
     sizes = _spatial(node, x)
     count = len(sizes)
     kernel = list(w.shape[2:])
+    before, after = _pads(node, count)
     if node["kernel_shape"] is not None and list(node["kernel_shape"]) != kernel:
         node.refuse(f"kernel_shape {list(node['kernel_shape'])} differs from the weight's {kernel}")
     stride, dilation = _per_axis(node, "strides", count, 1), _per_axis(node, "dilations", count, 1)
@@ -112,7 +116,9 @@ def _conv_transpose(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -
     mode = node["auto_pad"] or "NOTSET"
     if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         node.refuse(f"auto_pad={mode!r} is not known")
-    if mode.startswith("SAME") or node["output_shape"] is not None:
+    if mode != "NOTSET" and any(before + after):
+        node.refuse(f"gives pads beside auto_pad={mode!r}: runtimes disagree on which of them holds")
+    if mode.startswith("SAME") or node["output_shape"] is not None:  # which sets the padding, whatever pads say
         wanted = [n * s for n, s in zip(sizes, stride, strict=True)]
         if node["output_shape"] is not None:
             wanted = list(node["output_shape"])[-count:]
@@ -124,8 +130,6 @@ def _conv_transpose(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -
                 "an odd padding with auto_pad or output_shape: runtimes disagree on its side. Give pads instead."
             )
         before = after = [t // 2 for t in total]
-    else:
-        before, after = _pads(node, count) if mode == "NOTSET" else ([0] * count, [0] * count)
     conv, group = _CONV_TRANSPOSE[count], node["group"]
     if before == after and all(e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
         return conv(x, w, b, stride, before, extra, group, dilation)
@@ -214,9 +218,13 @@ def _only_first_output(node: Node) -> None:
 
 
 def _batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    _only_first_output(node)
     if node["training_mode"]:
         node.refuse("is in training mode. Export the model in evaluation mode.")
+    if node.declared[1:]:  # up to opset 13 this alone is training mode, whoever reads them (schemas 7 and 9)
+        node.refuse(
+            f"is in training mode: it declares the outputs {', '.join(node.declared[1:])}. Export the model in "
+            "evaluation mode."
+        )
     if node.version < 9 and node["spatial"] != 1:
         node.refuse("spatial=0 is not known")
     return F.batch_norm(x, mean, var, scale, bias, training=False, eps=node["epsilon"])
@@ -291,6 +299,8 @@ def _softmax(function: Callable[..., Tensor]) -> Rule:
 def _dropout(node: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Tensor:
     if any(node.outputs[1:]):
         node.refuse("its mask is read as an output, which is not known")
+    if node.version < 12 and not 0 <= node["ratio"] <= 1:
+        node.refuse(f"ratio={node['ratio']} is not a probability")
     if (
         training is not None
         and node.ints(2, "training_mode") != [0]
@@ -301,22 +311,42 @@ def _dropout(node: Node, x: Tensor, ratio: Tensor | None = None, training: Tenso
 
 
 _WINDOW = "auto_pad dilations kernel_shape pads strides"
+_STASH = {"stash_type": "the type of a runtime's inner sums; here they are real numbers"}
 TABLE: dict[str, Op] = {
-    "Conv": Op(_conv, (1, 11, 22), _WINDOW + " group"),
-    "ConvTranspose": Op(_conv_transpose, (1, 11, 22), _WINDOW + " group output_padding output_shape"),
-    "MaxPool": Op(_max_pool, (1, 8, 10, 11, 12, 22), _WINDOW + " ceil_mode storage_order"),
+    "Conv": Op(_conv, (1, 11, 22), _WINDOW + " group", inputs="B"),
+    "ConvTranspose": Op(_conv_transpose, (1, 11, 22), _WINDOW + " group output_padding output_shape", inputs="B"),
+    "MaxPool": Op(
+        _max_pool,
+        (1, 8, 10, 11, 12, 22),
+        _WINDOW + " ceil_mode",
+        ignored={"storage_order": "how the indices are counted, which are refused"},
+        outputs="Indices",
+    ),
     "AveragePool": Op(_average_pool, (7, 10, 11, 19, 22), _WINDOW + " ceil_mode count_include_pad"),
     "GlobalAveragePool": Op(_global(torch.mean), (1, 22)),
     "GlobalMaxPool": Op(_global(torch.amax), (1, 22)),
-    "BatchNormalization": Op(_batch_norm, (7, 9, 14, 15), "epsilon momentum spatial training_mode"),
+    "BatchNormalization": Op(
+        _batch_norm,
+        (7, 9, 14, 15),
+        "epsilon spatial training_mode",
+        ignored={"momentum": "of the running statistics, in training only"},
+        outputs="mean var saved_mean saved_var running_mean running_var",
+    ),
     "InstanceNormalization": Op(_instance_norm, (6, 22), "epsilon"),
-    "LayerNormalization": Op(_layer_norm, (17,), "axis epsilon stash_type"),
-    "GroupNormalization": Op(_group_norm, (21,), "epsilon num_groups stash_type"),
-    "RMSNormalization": Op(_rms_norm, (23,), "axis epsilon stash_type"),
+    "LayerNormalization": Op(_layer_norm, (17,), "axis epsilon", ignored=_STASH, inputs="B", outputs="Mean InvStdDev"),
+    "GroupNormalization": Op(_group_norm, (21,), "epsilon num_groups", ignored=_STASH),
+    "RMSNormalization": Op(_rms_norm, (23,), "axis epsilon", ignored=_STASH),
     "LRN": Op(_lrn, (1, 13), "alpha beta bias size"),
     "LpNormalization": Op(_lp_normalization, (1, 22), "axis p"),
     "MeanVarianceNormalization": Op(_mean_variance_normalization, (9, 13), "axes"),
     "Softmax": Op(_softmax(F.softmax), (1, 11, 13), "axis"),
     "LogSoftmax": Op(_softmax(F.log_softmax), (1, 11, 13), "axis"),
-    "Dropout": Op(_dropout, (7, 10, 12, 13, 22), "ratio seed"),
+    "Dropout": Op(
+        _dropout,
+        (7, 10, 12, 13, 22),
+        "ratio",
+        ignored={"seed": "of what is dropped in training"},
+        inputs="ratio training_mode",
+        outputs="mask",
+    ),
 }

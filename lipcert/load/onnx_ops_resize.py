@@ -145,10 +145,14 @@ def _resize(node: Node, x: Tensor, *inputs: Tensor | None) -> Tensor:
     def given(i: int) -> bool:
         return len(inputs) >= i and (value := inputs[i - 1]) is not None and value.numel() > 0
 
+    # exporters write all of these whatever the mode; each holds for some modes only
+    how, place, _ = node["nearest_mode"], node["coordinate_transformation_mode"], node["cubic_coeff_a"]
     if node["mode"] not in ("nearest", "linear", "cubic"):
         node.refuse(f"mode {node['mode']!r} is not known")
     if node["antialias"]:
         node.refuse("antialias is not known")
+    if node["exclude_outside"] and node["mode"] != "cubic":
+        node.refuse("exclude_outside is known for cubic interpolation only")
     if (node["keep_aspect_ratio_policy"] or "stretch") != "stretch":
         node.refuse(f"keep_aspect_ratio_policy {node['keep_aspect_ratio_policy']!r} is not known")
     first = 1 if node.version == 10 else 2  # opset 11 puts roi before scales
@@ -159,7 +163,7 @@ def _resize(node: Node, x: Tensor, *inputs: Tensor | None) -> Tensor:
         if node.version == 10:
             x = _legacy_axis(node, x, axis, scale, out)
         else:
-            x = _resize_axis(node, x, axis, scale, out, node["coordinate_transformation_mode"], node["nearest_mode"])
+            x = _resize_axis(node, x, axis, scale, out, place, how)
     return x
 
 
@@ -179,11 +183,14 @@ def _upsample(node: Node, x: Tensor, scales: Tensor | None = None) -> Tensor:
     return x
 
 
-_RESIZE = (
-    "mode coordinate_transformation_mode cubic_coeff_a exclude_outside extrapolation_value nearest_mode "
-    "antialias axes keep_aspect_ratio_policy"
-)
 TABLE: dict[str, Op] = {
-    "Resize": Op(_resize, (10, 11, 13, 18, 19), _RESIZE),
+    "Resize": Op(
+        _resize,
+        (10, 11, 13, 18, 19),
+        "mode coordinate_transformation_mode cubic_coeff_a exclude_outside nearest_mode antialias axes "
+        "keep_aspect_ratio_policy",
+        ignored={"extrapolation_value": "of tf_crop_and_resize, which is refused"},
+        inputs="roi scales sizes",  # roi: of tf_crop_and_resize only
+    ),
     "Upsample": Op(_upsample, (7, 9), "mode scales"),
 }

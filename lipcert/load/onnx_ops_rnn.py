@@ -68,11 +68,14 @@ def _recurrent(cell: Callable[..., Cell], states: int, activations: list[str]) -
         directions = {"forward": [1], "reverse": [-1], "bidirectional": [1, -1]}.get(node["direction"])
         if directions is None or w.shape[0] != len(directions):
             node.refuse(f"direction {node['direction']!r} does not fit a weight of shape {list(w.shape)}")
-        given, usual = node["activations"], activations * len(directions)
-        if given and [a.lower() for a in given][: len(usual)] != usual:  # the schema of RNN lists one too many
+        given, usual = [a.lower() for a in node["activations"] or ()], activations * len(directions)
+        if given not in ([], usual, ["tanh", "tanh"] if usual == ["tanh"] else usual):  # RNN's default has one too many
             node.refuse(f"activations {given} are not known; the default ones are")
-        if node["activation_alpha"] or node["activation_beta"] or node["clip"] is not None or node["input_forget"]:
-            node.refuse("activation_alpha, activation_beta, clip and input_forget are not known")
+        for name in ("activation_alpha", "activation_beta", "clip", "input_forget"):
+            if node[name] not in (None, (), 0) or (name == "clip" and node[name] is not None):
+                node.refuse(f"{name}={node[name]} is not known")
+        if node["hidden_size"] not in (None, r.shape[-1]):
+            node.refuse(f"hidden_size {node['hidden_size']} differs from the weight's {r.shape[-1]}")
         if states == 2 and len(initial) > 2 and initial[2] is not None:
             node.refuse("peepholes are not known")
         if node["layout"]:
@@ -106,8 +109,21 @@ def _recurrent(cell: Callable[..., Cell], states: int, activations: list[str]) -
 
 
 _COMMON = "activation_alpha activation_beta activations clip direction hidden_size layout"
+_INPUTS = "B sequence_lens initial_h"
 TABLE: dict[str, Op] = {
-    "LSTM": Op(_recurrent(_lstm_cell, 2, ["sigmoid", "tanh", "tanh"]), (7, 14, 22), _COMMON + " input_forget"),
-    "GRU": Op(_recurrent(_gru_cell, 1, ["sigmoid", "tanh"]), (7, 14, 22), _COMMON + " linear_before_reset"),
-    "RNN": Op(_recurrent(_rnn_cell, 1, ["tanh"]), (7, 14, 22), _COMMON),
+    "LSTM": Op(
+        _recurrent(_lstm_cell, 2, ["sigmoid", "tanh", "tanh"]),
+        (7, 14, 22),
+        _COMMON + " input_forget",
+        inputs=_INPUTS + " initial_c P",
+        outputs="Y_h Y_c",
+    ),
+    "GRU": Op(
+        _recurrent(_gru_cell, 1, ["sigmoid", "tanh"]),
+        (7, 14, 22),
+        _COMMON + " linear_before_reset",
+        inputs=_INPUTS,
+        outputs="Y_h",
+    ),
+    "RNN": Op(_recurrent(_rnn_cell, 1, ["tanh"]), (7, 14, 22), _COMMON, inputs=_INPUTS, outputs="Y_h"),
 }

@@ -7,11 +7,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto
 from torch import Tensor
 
 from lipcert.load.onnx_node import Node, Op
-from lipcert.load.onnx_tensor import FLOAT_BITS, TORCH_TYPE, type_name
+from lipcert.load.onnx_tensor import FLOAT_BITS, NARROW, TORCH_TYPE, type_name
+from lipcert.load.onnx_types import widens
 
 EXACT_INTEGER = 2**53  # integers up to here are float64 numbers
 
@@ -24,7 +24,8 @@ def _identity(node: Node, x: Tensor) -> Tensor:
 
 
 def _constant(node: Node) -> Tensor:
-    given = {name: value for name, value in node.attributes.items() if value is not None}
+    names = "value value_float value_floats value_int value_ints".split()
+    given = {name: value for name in names if (value := node[name]) is not None}
     if len(given) != 1:
         node.refuse(f"needs exactly one value, got {sorted(given)}")
     ((name, value),) = given.items()
@@ -88,34 +89,33 @@ def _torch_type(node: Node, elem_type: int) -> torch.dtype:
 
 
 def _cast(node: Node, x: Tensor) -> Tensor:
-    """Between float types: the identity of the reals, with the rounding stated. To integers: constants only."""
-    target = node["to"]
-    kind = _torch_type(node, target)
+    """To a float type: a constant is rounded to it, a signal stays what it is, with its rounding stated. To integers:
+    constants only."""
+    return _cast_to(node, x, node["to"])
+
+
+def _cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
+    return _cast_to(node, x, node.elem_types[1])
+
+
+def _cast_to(node: Node, x: Tensor, target: int) -> Tensor:
+    kind, source = _torch_type(node, target), node.elem_types[0]
     if x.is_floating_point() and kind is torch.float64:
-        if FLOAT_BITS[target] < node.widest:
-            node.assume(f"rounding of the cast at {node} to {type_name(target)} is not covered")
+        if widens(source, target):
+            return x
+        if source not in FLOAT_BITS:
+            node.refuse(f"casts to {type_name(target)} from a type that is not known")
+        if not node.on_data[0]:
+            return x.to(NARROW[target]).to(torch.float64)
+        node.assume(f"rounding of the cast at {node} to {type_name(target)} is not covered")
         return x
     if x.is_floating_point():
         if not node.has(0):
             node.refuse(f"casts values to {type_name(target)}, which is a step", unbounded=node.on_data[0])
         return x.to(kind)
-    if kind is torch.float64 and node.has(0):
-        widths = [(abs(v) & -abs(v) and abs(v) // (abs(v) & -abs(v))).bit_length() for v in node.ints(0, "input")]
-        if max(widths, default=0) > FLOAT_BITS[TensorProto.DOUBLE]:
-            node.refuse("an integer above 2^53 is not a float64 number")
-        if max(widths, default=0) > FLOAT_BITS[target]:
-            node.assume(f"rounding of the cast at {node} to {type_name(target)} is not covered")
+    if kind is torch.float64 and node.has(0) and target in NARROW:
+        return x.to(NARROW[target]).to(torch.float64)
     return x.to(kind)
-
-
-def _cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
-    if x.is_floating_point() and like.is_floating_point():
-        if len(node.float_types) > 1:
-            node.refuse("which float type it casts to is not tracked")
-        return x
-    if x.is_floating_point() and not node.has(0):
-        node.refuse("casts values to integers, which is a step", unbounded=node.on_data[0])
-    return x.to(like.dtype)
 
 
 def _dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
@@ -124,9 +124,12 @@ def _dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None
         node.refuse("float quantisation is not known")
     if node["block_size"]:
         node.refuse("blocked quantisation (block_size) is not known")
+    if node["output_dtype"] not in (None, 0, node.elem_types[1]):
+        node.refuse("output_dtype differs from the type of the scale: how it rounds is not known")
     shape = [1] * x.dim()
+    axis = 1 if node["axis"] is None else node["axis"]
     if scale.dim() == 1 and scale.numel() > 1:
-        shape[node.axis(node["axis"], x.dim())] = scale.numel()
+        shape[node.axis(axis, x.dim())] = scale.numel()
     elif scale.dim() > 1:
         node.refuse(f"a scale of shape {list(scale.shape)} is not known")
     levels = x.to(torch.float64)
@@ -326,6 +329,7 @@ def _move(versions: str) -> tuple[int, ...]:
     return tuple(int(v) for v in versions.split())
 
 
+_FLOAT8 = dict.fromkeys(("saturate", "round_mode"), "of casts to 8-bit floats, which are refused")
 TABLE: dict[str, Op] = {
     "Identity": Op(_identity, _move("1 13 14 16 19 21 23 24 25"), kind="moves"),
     "Constant": Op(
@@ -333,6 +337,7 @@ TABLE: dict[str, Op] = {
         _move("1 9 11 12 13 19 21 23 24 25"),
         "value value_float value_floats value_int value_ints",
         kind="moves",
+        refused="sparse_value value_string value_strings",
     ),
     "ConstantOfShape": Op(_constant_of_shape, _move("9 20 21 23 24 25"), "value", kind="moves"),
     "Shape": Op(_shape, _move("1 13 15 19 21 23 24 25"), "start end", kind="shape"),
@@ -340,22 +345,24 @@ TABLE: dict[str, Op] = {
     "Range": Op(_range, (11,), kind="moves"),
     "OneHot": Op(_one_hot, (9, 11), "axis", kind="moves"),
     "EyeLike": Op(_eye_like, (9, 22), "dtype k", kind="shape"),
-    "Cast": Op(_cast, _move("6 9 13 19 21 23 24 25"), "to saturate round_mode", kind="moves"),
-    "CastLike": Op(_cast_like, _move("15 19 21 23 24 25"), "saturate round_mode", kind="moves"),
-    "DequantizeLinear": Op(_dequantize, _move("10 13 19 21 23 24 25"), "axis block_size output_dtype"),
+    "Cast": Op(_cast, _move("6 9 13 19 21 23 24 25"), "to", kind="moves", ignored=_FLOAT8),
+    "CastLike": Op(_cast_like, _move("15 19 21 23 24 25"), kind="moves", ignored=_FLOAT8),
+    "DequantizeLinear": Op(
+        _dequantize, _move("10 13 19 21 23 24 25"), "axis block_size output_dtype", inputs="x_zero_point"
+    ),
     "Reshape": Op(_reshape, _move("5 13 14 19 21 23 24 25"), "allowzero", kind="moves"),
     "Flatten": Op(_flatten, _move("1 9 11 13 21 23 24 25"), "axis", kind="moves"),
-    "Squeeze": Op(_squeeze, _move("1 11 13 21 23 24 25"), "axes", kind="moves"),
+    "Squeeze": Op(_squeeze, _move("1 11 13 21 23 24 25"), "axes", kind="moves", inputs="axes"),
     "Unsqueeze": Op(_unsqueeze, _move("1 11 13 21 23 24 25"), "axes", kind="moves"),
     "Transpose": Op(_transpose, _move("1 13 21 23 24 25"), "perm", kind="moves"),
     "Expand": Op(_expand, (8, 13), kind="moves"),
     "Tile": Op(_tile, (6, 13), kind="moves"),
     "Concat": Op(_concat, (4, 11, 13), "axis", kind="moves"),
-    "Split": Op(_split, (2, 11, 13, 18), "axis split num_outputs", kind="moves"),
-    "Slice": Op(_slice, (1, 10, 11, 13), "starts ends axes", kind="moves"),
-    "Pad": Op(_pad, _move("2 11 13 18 19 21 23 24 25"), "mode pads value", kind="moves"),
+    "Split": Op(_split, (2, 11, 13, 18), "axis split num_outputs", kind="moves", inputs="split"),
+    "Slice": Op(_slice, (1, 10, 11, 13), "starts ends axes", kind="moves", inputs="axes steps"),
+    "Pad": Op(_pad, _move("2 11 13 18 19 21 23 24 25"), "mode pads value", kind="moves", inputs="constant_value axes"),
     "DepthToSpace": Op(_depth_to_space, (1, 11, 13), "blocksize mode", kind="moves"),
     "SpaceToDepth": Op(_space_to_depth, (1, 13), "blocksize", kind="moves"),
     "Where": Op(_where, (9, 16), kind="moves"),
-    "Trilu": Op(_trilu, (14,), "upper", kind="moves"),
+    "Trilu": Op(_trilu, (14,), "upper", kind="moves", inputs="k"),
 }

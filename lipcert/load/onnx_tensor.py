@@ -36,6 +36,12 @@ FLOAT_BITS: dict[int, int] = {
     TensorProto.FLOAT: 24,
     TensorProto.DOUBLE: 53,
 }
+# What a cast rounds to. To double nothing is rounded.
+NARROW: dict[int, torch.dtype] = {
+    TensorProto.BFLOAT16: torch.bfloat16,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.FLOAT: torch.float32,
+}
 _FIELD: dict[int, str] = {  # where a tensor that has no raw_data keeps its values (onnx.proto, TensorProto)
     TensorProto.FLOAT: "float_data",
     TensorProto.DOUBLE: "double_data",
