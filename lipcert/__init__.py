@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lipcert.query import Ball as Ball
     from lipcert.query import Box as Box
     from lipcert.query import Norm as Norm
+    from lipcert.report.comparison import Comparison as Comparison
     from lipcert.report.report import Report as Report
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _LAZY = {
     "Ball": "lipcert.query",
     "Bound": "lipcert.bound",
     "Box": "lipcert.query",
+    "Comparison": "lipcert.report.comparison",
     "Model": "lipcert.pipeline",
     "Norm": "lipcert.query",
     "Refusal": "lipcert.bound",
@@ -37,11 +39,13 @@ __all__ = [
     "Ball",
     "Bound",
     "Box",
+    "Comparison",
     "Model",
     "Norm",
     "Refusal",
     "Report",
     "bound",
+    "compare",
     "inspect",
     "jacobian",
     "layers",
@@ -104,6 +108,19 @@ def local_grid(model: Model, box: Box, shape: Sequence[int] | None = None, **opt
     from lipcert import grid
 
     return grid.grid(model, box, shape, **options)
+
+
+def compare(
+    before: str | Path | Report, after: str | Path | Report, *, tolerance: float = 0.0, other_names: bool = False
+) -> Comparison:
+    """What moved between two reports (files or `Report` objects) of one question, beyond the widths of the brackets.
+
+    `tolerance`: relative moves up to it are none (0.01 is 1 %). `other_names`: inputs and outputs may have other names.
+    UsageError names the first field in which the two questions differ.
+    """
+    from lipcert.tasks import compare as task
+
+    return task.compare(before, after, tolerance=tolerance, other_names=other_names)
 
 
 def inspect(model: Model) -> Report:

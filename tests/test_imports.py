@@ -16,7 +16,19 @@ PACKAGE = Path(lipcert.__file__).parent
 # Left may import right, never the other way round: the layers of DESIGN section 3, with the parts they have grown.
 # `check` stands to the right of what proposes (bounds, sdp, ranges): it must not need the provers it checks.
 ORDER = (
-    *("__main__", "cli", "testing", "robustness", "local_balls", "grid", "plane", "measure", "data", "pipeline"),
+    *(
+        "__main__",
+        "cli",
+        "testing",
+        "tasks",
+        "robustness",
+        "local_balls",
+        "grid",
+        "plane",
+        "measure",
+        "data",
+        "pipeline",
+    ),
     *("plots", "pairs", "certify", "gate", "policy", "report", "radius", "attack", "bounds"),
     *("stats", "sdp", "ranges"),
     *("check", "lmi", "nonnegative", "segments", "chain"),

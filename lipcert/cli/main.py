@@ -11,6 +11,7 @@ import typer
 
 import lipcert
 from lipcert.cli.bound import bound
+from lipcert.cli.compare import compare
 from lipcert.cli.gate import gate
 from lipcert.cli.inspect import inspect
 from lipcert.cli.jacobian import jacobian
@@ -40,6 +41,7 @@ COMMANDS = {
     "jacobian": Command(jacobian, "lipcert jacobian model.onnx --data test.npz --per-class"),
     "radius": Command(radius, "lipcert radius model.onnx --data test.npz --norm inf --eps 0.01"),
     "gate": Command(gate, "lipcert gate report.json --policy gate.toml --junit gate.xml"),
+    "compare": Command(compare, "lipcert compare old.json new.json --fail-on worse --markdown -"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }
 

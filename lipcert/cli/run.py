@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lipcert
 from lipcert.cli.options import check_target
@@ -21,6 +21,9 @@ from lipcert.errors import LipcertError, UsageError
 from lipcert.report.plain import printable
 from lipcert.report.report import Report
 from lipcert.report.to_json import pieces, to_json, write_atomically
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 4
@@ -97,17 +100,28 @@ def show(report: Report, run: Run) -> None:
 
 
 def table_text(report: Report) -> str:
+    from lipcert.report.to_table import to_table
+
+    return render(to_table(report))
+
+
+def render(shown: RenderableType) -> str:
     """Coloured for a terminal. As text, because rich's own printing exits with 1 where the reader has gone."""
     from rich.console import Console
-
-    from lipcert.report.to_table import to_table
 
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, markup=False, emoji=False, width=120)
     with console.capture() as captured:
-        console.print(to_table(report))
+        console.print(shown)
     return captured.get()
+
+
+def write_text(flag: str, path: str, text: str) -> None:
+    try:
+        write_atomically(text, path)
+    except OSError as error:
+        raise UsageError(f"{flag} {path}: cannot write it: {error.strerror}") from error
 
 
 def write_json(report: Report, path: str) -> None:

@@ -1,0 +1,1 @@
+"""What is done with models and reports: one file per task."""
