@@ -52,3 +52,8 @@ class CertificateRejected(LipcertError):
     def __init__(self, place: str, reason: str):
         super().__init__(f"certificate rejected at {place}: {reason}")
         self.place, self.reason = place, reason
+
+
+def printable(text: str) -> str:
+    """One line without control, format or bidirectional characters: names in a model file may hold any of them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -66,7 +66,7 @@ def open_archive(path: Path) -> Archive:
     for member in members:
         _check_name(path, member.filename)
     names = [member.filename for member in members if not member.filename.endswith("/")]
-    if len({name.lower() for name in names}) != len(names):  # torch compares names without case
+    if len({name.casefold() for name in names}) != len(names):  # torch compares names without case
         raise UnreadableError(f"{path}: the zip archive holds one name twice")
     prefixes = {name.split("/")[0] for name in names}
     prefix = f"{prefixes.pop()}/" if len(prefixes) == 1 and all("/" in name for name in names) else ""

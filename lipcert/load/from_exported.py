@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._export.serde import schema
 from torch.export import ExportedProgram
 
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
+from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError, printable
 from lipcert.load.archive import TENSOR_GLOBALS, TEXT_LIMIT, TOTAL_LIMIT, Archive, check_pickle, open_archive
+from lipcert.load.exported_schema import checked
 from lipcert.load.fingerprint import quiet
 from lipcert.load.guard import guarded
 from lipcert.load.original import references, rows
@@ -33,18 +35,6 @@ _WEIGHTS = "data/weights/"
 _CONSTANTS = "data/constants/"
 _SAMPLES = "data/sample_inputs/"
 
-# What torch.export writes; none of it can name a function other than these.
-_TARGET = re.compile(
-    r"torch\.ops\.(?:aten|prims)\.\w+\.\w+|_operator\.(?:getitem|add|sub|mul|floordiv|mod|neg|eq|ne|lt|le|gt|ge)"
-)
-_EXPRESSION = re.compile(
-    r"(?:Symbol\('\w+'(?:, \w+=(?:True|False))*\)|\b[su]\d+\b|\b(?:Integer|Add|Mul|FloorDiv|Mod|Max|Min|CleanDiv)(?=\()"
-    r"|\b\d{1,19}\b|\*(?!\*)|[(), +-]){1,500}"
-)
-_NAME = re.compile(r"[A-Za-z_0-9.]*")
-_NAME_KEYS = frozenset(
-    ("name", "parameter_name", "buffer_name", "tensor_constant_name", "user_input_name", "fqn", "target")
-)
 _GUARDED = re.compile(r"L\[(?:'\w+'|\"\w+\")\]")  # conditions on the shapes of inputs, such as L['x'].size()[0] >= 2
 _GUARD_WORDS = frozenset(("size", "ndim", "shape", "and", "or", "not"))
 _FILE = re.compile(r"(?:weight|constant|tensor)_\d+")
@@ -103,27 +93,20 @@ def read_exported(
 
 def scan(archive: Archive) -> dict[str, Any]:
     """The program's JSON, all of it recognised. Raises UnreadableError for what could run code, or is damaged."""
-    path = archive.path
+    path, where = archive.path, "models/model.json"
     for name in archive.sizes:
         if name.startswith(_SAMPLES):
             _check_samples(archive, name)
     for folder in (_WEIGHTS, _CONSTANTS):
         _check_config(archive, folder)
-    model = _json(archive, "models/model.json")
-    _check_values(path, model, "models/model.json")
-    for guard in model.get("guards_code") or ():
+    model = _json(archive, where)
+    guards = model.get("guards_code") or []
+    for guard in guards if isinstance(guards, list) else [guards]:
         if not set(re.findall(r"[A-Za-z_]\w*", _GUARDED.sub("", str(guard)))) <= _GUARD_WORDS:
-            raise UnreadableError(f"{path}: guards_code would run {str(guard)[:80]!r} when loaded. Not loaded")
-    if _at(path, model, "graph_module", "graph").get("custom_obj_values"):
-        raise RefusedModel(f"{path}: the program holds custom objects, which lipcert does not load")
-    for node in _at(path, model, "graph_module", "graph", "nodes"):
-        target = str(node.get("target"))
-        if not _TARGET.fullmatch(target):
-            name = str(node.get("name"))
-            raise RefusedModel(
-                f"{path}: node {name} ({target[:80]}) is not a plain ATen operator. Not loaded", node=name
+            raise UnreadableError(
+                f"{path}: guards_code would run {printable(str(guard))[:80]!r} when loaded. Not loaded"
             )
-    return model
+    return checked(path, schema.ExportedProgram, model, where)
 
 
 def _check_samples(archive: Archive, name: str) -> None:
@@ -142,65 +125,55 @@ def _check_samples(archive: Archive, name: str) -> None:
         check_pickle(archive.path, member, data, TENSOR_GLOBALS)
 
 
-def _check_config(archive: Archive, folder: str) -> None:
-    name = f"{folder}model_{'weights' if folder == _WEIGHTS else 'constants'}_config.json"
+def _check_config(archive: Archive, folder: str) -> dict[str, Any]:
+    """The table of tensors in `folder`: each plain, and stored in as many bytes as it reads."""
     if folder + "model.pt" in archive.sizes:
         raise UnreadableError(
             f"{archive.path}: {folder}model.pt is pickled (an old format). Save it again with a newer torch"
         )
-    config = _json(archive, name).get("config")
-    if not isinstance(config, dict):
-        raise UnreadableError(f"{archive.path}: {name} is damaged")
-    for key, entry in config.items():
-        where = f"{archive.path}: {folder}{key}"
+    name = _config_name(folder)
+    table = _json(archive, name)
+    for key, entry in table["config"].items() if isinstance(table.get("config"), dict) else ():
         if not isinstance(entry, dict) or entry.get("use_pickle") is not False:
+            where = f"{archive.path}: {folder}{printable(key)[:80]}"
             raise UnreadableError(f"{where} is marked use_pickle: loading it could run code. Not loaded")
-        if not _FILE.fullmatch(str(entry.get("path_name"))) or not isinstance(entry.get("tensor_meta"), dict):
-            raise UnreadableError(f"{where} is not a plain tensor ({str(entry.get('path_name'))[:60]})")
-        if not _NAME.fullmatch(key) or f"{folder}{entry['path_name']}" not in archive.sizes:
+    table = checked(archive.path, schema.PayloadConfig, table, name)
+    for key, entry in table["config"].items():
+        where = f"{archive.path}: {folder}{key}"
+        file = entry["path_name"]
+        if not _FILE.fullmatch(file) or entry["tensor_meta"] is None:
+            raise UnreadableError(f"{where} is not a plain tensor ({file[:60]})")
+        if folder + file not in archive.sizes:
             raise UnreadableError(f"{where} is damaged, or has no data")
-        if archive.sizes[folder + entry["path_name"]] < _bytes_needed(where, entry["tensor_meta"]):
-            raise UnreadableError(f"{where} has fewer bytes than its shape needs")
+        needed = _bytes_needed(where, entry["tensor_meta"])
+        if archive.sizes[folder + file] < needed:
+            raise UnreadableError(f"{where} has {archive.sizes[folder + file]} bytes, where its shape needs {needed}")
+    return table
+
+
+def _config_name(folder: str) -> str:
+    return f"{folder}model_{'weights' if folder == _WEIGHTS else 'constants'}_config.json"
 
 
 def _bytes_needed(where: str, meta: dict[str, Any]) -> int:
     """Up to the last entry that a tensor of this description reads."""
-    try:
-        sizes, strides = ([axis["as_int"] for axis in meta[key]] for key in ("sizes", "strides"))
-        numbers = [*sizes, *strides, meta["storage_offset"]["as_int"]]
-        itemsize = _dtype(meta["dtype"]).itemsize
-    except (KeyError, TypeError) as problem:
-        raise UnreadableError(f"{where}: its description is damaged") from problem
-    if not all(type(number) is int and number >= 0 for number in numbers) or len(sizes) != len(strides):
+    axes = [*meta["sizes"], *meta["strides"], meta["storage_offset"]]
+    numbers = [axis.get("as_int", -1) for axis in axes]
+    sizes, strides = numbers[: len(meta["sizes"])], numbers[len(meta["sizes"]) : -1]
+    if min(numbers) < 0 or len(sizes) != len(strides) or meta["layout"] != schema.Layout.Strided:
         raise UnreadableError(f"{where}: its description is damaged")
     if 0 in sizes:
         return 0
     last = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    return (numbers[-1] + last + 1) * itemsize
+    return (numbers[-1] + last + 1) * _dtype(where, meta["dtype"]).itemsize
 
 
-def _dtype(number: int) -> torch.dtype:
+def _dtype(where: object, number: int) -> torch.dtype:
     from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE  # the file stores the number of a dtype
 
+    if number not in _SERIALIZE_TO_TORCH_DTYPE:
+        raise UnreadableError(f"{where}: a tensor of a type that torch does not know ({number})")
     return _SERIALIZE_TO_TORCH_DTYPE[number]
-
-
-def _check_values(path: Path, value: Any, where: str) -> None:
-    """Names are words and expressions are arithmetic on symbols, everywhere in the JSON."""
-    stack: list[tuple[str, Any]] = [("", value)]
-    while stack:
-        key, value = stack.pop()
-        if isinstance(value, dict):
-            stack += value.items()
-            if key in ("tensor_values", "range_constraints", "sym_int_values", "sym_bool_values", "sym_float_values"):
-                stack += [("name", name) for name in value]
-        elif isinstance(value, list):
-            stack += [("name" if key == "forward_arg_names" else key, item) for item in value]
-        elif isinstance(value, str):
-            if key == "expr_str" and not _EXPRESSION.fullmatch(value):
-                raise UnreadableError(f"{path}: {where}: the shape {value[:80]!r} is not plain arithmetic. Not loaded")
-            if key in _NAME_KEYS and not _NAME.fullmatch(value):
-                raise UnreadableError(f"{path}: {where}: {value[:80]!r} is not a name. Not loaded")
 
 
 def _json(archive: Archive, name: str) -> dict[str, Any]:
@@ -215,17 +188,9 @@ def _json(archive: Archive, name: str) -> dict[str, Any]:
     return value
 
 
-def _at(path: Path, value: Any, *keys: str) -> Any:
-    for key in keys:
-        if not isinstance(value, dict) or key not in value:
-            raise UnreadableError(f"{path}: models/model.json has no {'.'.join(keys)}")
-        value = value[key]
-    return value
-
-
 def _input(path: Path, model: dict[str, Any], input_name: str | None) -> _Input:
     """The one user input of the program: name, sizes with their ranges, dtype."""
-    specs = _at(path, model, "graph_module", "signature", "input_specs")
+    specs = model["graph_module"]["signature"]["input_specs"]
     names = [spec["user_input"]["arg"].get("as_tensor", {}).get("name") for spec in specs if "user_input" in spec]
     if input_name is not None and input_name not in names:
         raise UsageError(f"{path}: --input-name {input_name}: the program takes {names}")
@@ -233,7 +198,9 @@ def _input(path: Path, model: dict[str, Any], input_name: str | None) -> _Input:
         raise UsageError(
             f"{path}: the program takes {len(names)} inputs ({names}); lipcert treats one tensor: wrap the model"
         )
-    meta = _at(path, model, "graph_module", "graph", "tensor_values")[names[0]]
+    meta = model["graph_module"]["graph"]["tensor_values"].get(names[0])
+    if meta is None:
+        raise UnreadableError(f"{path}: models/model.json does not describe its input {names[0]}")
     ranges = model.get("range_constraints", {})
     sizes: list[int | None] = []
     lower: list[int] = []
@@ -249,7 +216,9 @@ def _input(path: Path, model: dict[str, Any], input_name: str | None) -> _Input:
         sizes.append(None)
         lower.append(max(1, limits.get("min_val") or 0))
         upper.append(limits.get("max_val"))
-    dtype = _dtype(meta["dtype"])
+    if min(lower, default=1) < 0:
+        raise UnreadableError(f"{path}: models/model.json gives its input {names[0]} a negative size")
+    dtype = _dtype(path, meta["dtype"])
     if not dtype.is_floating_point:
         raise RefusedModel(f"{path}: the input {names[0]} is {dtype}, not real-valued", node=names[0])
     return _Input(names[0], tuple(sizes), tuple(lower), tuple(upper), dtype)
@@ -278,9 +247,9 @@ def _rebuilt(archive: Archive, model: dict[str, Any], example: torch.Tensor) -> 
     from torch.export.pt2_archive._package import PT2ArchiveWriter
 
     _onto_cpu(model)
-    model["guards_code"] = []  # on shapes, which are fixed here
+    entries = model["graph_module"]["module_call_graph"]
+    model["graph_module"]["module_call_graph"] = [entry for entry in entries if not entry["fqn"]]  # the whole program
     for node in model["graph_module"]["graph"]["nodes"]:
-        node["metadata"] = {}  # stack traces and module names: they end up in generated source code
         if node["target"] == "torch.ops.aten.detach_.default":
             node["target"] = "torch.ops.aten.detach.default"  # the same values; the former cannot be exported again
     samples, buffer = io.BytesIO(), io.BytesIO()
@@ -289,10 +258,9 @@ def _rebuilt(archive: Archive, model: dict[str, Any], example: torch.Tensor) -> 
         writer.write_bytes("models/model.json", json.dumps(model).encode())
         writer.write_bytes(f"{_SAMPLES}model.pt", samples.getvalue())
         for folder in (_WEIGHTS, _CONSTANTS):
-            name = f"{folder}model_{'weights' if folder == _WEIGHTS else 'constants'}_config.json"
-            config = _json(archive, name)
+            config = _check_config(archive, folder)
             _onto_cpu(config)
-            writer.write_bytes(name, json.dumps(config).encode())
+            writer.write_bytes(_config_name(folder), json.dumps(config).encode())
             for file in sorted({entry["path_name"] for entry in config["config"].values()}):
                 writer.write_bytes(folder + file, archive.read(folder + file, TOTAL_LIMIT))
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""TorchScript: scanned before it is loaded, traced on fake tensors in a child first, then here.
+"""TorchScript: loaded from a copy of what was recognised in it (`script_archive`), traced on fake tensors in a child first, then here.
 
 A trace on fake tensors cannot bake values of data into the graph: whatever asks for one raises.
 """
@@ -6,6 +6,7 @@ A trace on fake tensors cannot bake values of data into the graph: whatever asks
 from __future__ import annotations
 
 import functools
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,30 +17,13 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
-from lipcert.load.archive import TENSOR_GLOBALS, Archive, check_pickle, open_archive
+from lipcert.load.archive import open_archive
 from lipcert.load.fingerprint import graph_fingerprint, quiet
 from lipcert.load.guard import guarded
 from lipcert.load.original import references, rows
 from lipcert.load.pick import pick
+from lipcert.load.script_archive import rebuilt
 from lipcert.load.source import Source
-
-_JIT_GLOBALS = TENSOR_GLOBALS | {
-    f"torch.jit._pickle {name}"
-    for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
-}
-
-# What code in the archive may not contain: (pattern, why). It would run while loading, act outside the model, or hide
-# data from the trace.
-_FORBIDDEN: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\bdef\s+__(?:set|get)state__"), "runs code of its own when loaded (__setstate__)"),
-    (re.compile(r"\b(?:torch|ops\.aten)\.(?:save|from_file)\b"), "reads or writes files"),
-    (re.compile(r"\bops\.aten\.(?:_save|_load)\w*"), "reads or writes files"),
-    (re.compile(r"\bprint\s*\(|\bops\.prim\.Print\b"), "prints"),
-    (re.compile(r"\btorch\.manual_seed\b"), "changes the state of torch"),
-    (re.compile(r"\btolist\b|\bops\.prim\.tolist\b|\.numpy\s*\("), "takes numbers out of tensors (tolist)"),
-    (re.compile(r"\bfork\s*\(|\bops\.prim\.fork\b|\bops\.aten\.wait\b|\brpc\w*\s*\("), "starts tasks of its own"),
-    (re.compile(r"\bops\.(?!aten\.|prim\.)\w+\."), "calls operators that are not torch's own"),
-)
 
 
 @dataclass(frozen=True)
@@ -63,9 +47,9 @@ def read_torchscript(
 
     Raises UnreadableError, RefusedModel, or UsageError where a shape or a name has to be given.
     """
-    scan(open_archive(path))
+    copy = rebuilt(open_archive(path))
     with quiet():
-        script = _load(path, input_name, seconds)
+        script = _load(path, copy, input_name, seconds)
         warnings: tuple[str, ...] = ()
         if input_shape is None:
             input_shape, where = _shape_from_first_linear(script.module)
@@ -96,26 +80,10 @@ def read_torchscript(
     )
 
 
-def scan(archive: Archive) -> None:
-    """Refuse what would run at load, act outside the model or hide data, from the text and pickles alone."""
-    for name in archive.sizes:
-        if name.endswith(".pkl") and not name.startswith(("code/", "extra/")):
-            check_pickle(archive.path, name, archive.read(name), _JIT_GLOBALS, ("__torch__.", "__torch__ "))
-        if name.startswith("code/") and name.endswith(".py"):
-            text = archive.text(name)
-            for pattern, why in _FORBIDDEN:
-                if found := pattern.search(text):
-                    line = text.count("\n", 0, found.start()) + 1
-                    where = f"{name}:{line}"
-                    raise RefusedModel(
-                        f"{archive.path}: {where} {why}: {found.group()!r}. Export without it", node=where
-                    )
-
-
-def _load(path: Path, input_name: str | None, seconds: float) -> _Script:
-    guarded(_load_only, path, seconds=seconds, what=f"{path}: loading", error=UnreadableError)
+def _load(path: Path, copy: bytes, input_name: str | None, seconds: float) -> _Script:
+    guarded(_load_only, copy, seconds=seconds, what=f"{path}: loading", error=UnreadableError)
     try:
-        module = torch.jit.load(path, map_location="cpu").eval()
+        module = torch.jit.load(io.BytesIO(copy), map_location="cpu").eval()
     except Exception as problem:
         raise UnreadableError(f"{path}: torch.jit.load: {str(problem).strip().splitlines()[0]}") from problem
     arguments = list(module.forward.schema.arguments)[1:]
@@ -144,8 +112,8 @@ def _import_before_forking() -> None:
     _trace(torch.relu, torch.zeros(1), None)
 
 
-def _load_only(path: Path) -> None:
-    torch.jit.load(path, map_location="cpu")
+def _load_only(copy: bytes) -> None:
+    torch.jit.load(io.BytesIO(copy), map_location="cpu")
 
 
 def _trace(module: Any, example: torch.Tensor, output_name: str | None) -> torch.fx.GraphModule:

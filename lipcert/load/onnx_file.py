@@ -17,7 +17,8 @@ import onnx.checker
 import onnx.inliner
 import onnx.version_converter
 import torch
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto
 
 from lipcert.errors import RefusedModel, UnreadableError, UsageError
@@ -71,7 +72,7 @@ def looks_like_onnx(path: Path) -> bool:
         if path.open("rb").read(4) == b"PK\x03\x04":
             return False
         model = ModelProto.FromString(path.read_bytes())
-    except (OSError, DecodeError):
+    except (OSError, DecodeError, UnicodeDecodeError):
         return False
     return bool(model.graph.node or model.graph.output)
 
@@ -147,12 +148,28 @@ def _parse(path: Path) -> ModelProto:
         raise UnreadableError(f"{path}: {size} bytes; an ONNX file holds at most {MAX_FILE}")
     try:
         model = ModelProto.FromString(path.read_bytes())
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError):
         raise UnreadableError(f"{path}: not an ONNX file, or damaged (protobuf does not parse)") from None
+    _check_text(path, model)
     # zero bytes and many short byte strings parse as an empty message, so ask for a graph
     if not model.graph.node and not model.graph.output:
         raise UnreadableError(f"{path}: not an ONNX model (no graph in it)")
     return model
+
+
+def _check_text(path: Path, model: ModelProto) -> None:
+    """Every name is UTF-8 text: protobuf hands out others as bytes, or raises when one is first looked at."""
+    stack: list[Message] = [model]
+    while stack:
+        for field, value in stack.pop().ListFields():
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                stack += [value] if isinstance(value, Message) else value
+            elif field.type == FieldDescriptor.TYPE_STRING:
+                for text in [value] if isinstance(value, str | bytes) else value:
+                    if not isinstance(text, str):
+                        raise UnreadableError(
+                            f"{path}: {shown(field.name)} {text[:40]!r} is not UTF-8 text; the file is damaged"
+                        )
 
 
 def _opset(model: ModelProto) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -67,10 +69,14 @@ def read(
 def kind_of(path: Path) -> Kind:
     """By content. Raises UnreadableError for everything that lipcert does not read, saying what it is."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-    except OSError as problem:
-        raise UnreadableError(f"{path}: {problem.strerror or problem}") from problem
+        # without O_NONBLOCK, opening a pipe would wait for somebody to write into it
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            head = file.read(64) if stat.S_ISREG(mode) else None
+    except (OSError, ValueError) as problem:  # ValueError: a null character in the path
+        raise UnreadableError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
+    if head is None:
+        raise UnreadableError(f"{path}: a pipe or a device, not a file. Save the model to a file first")
     if not head:
         raise UnreadableError(f"{path}: the file is empty")
     if head.startswith(_ZIP):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from lipcert.errors import printable as printable
+
 
 def plain(value: Any) -> Any:
     """`value` as JSON data: dict, list, str, int, finite float, bool or None; arrays and tensors become nested lists.
@@ -30,8 +32,3 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy scalar, numpy array, tensor
         return plain(value.tolist())
     raise TypeError(f"a report cannot hold a {type(value).__name__}")
-
-
-def printable(text: str) -> str:
-    """One line without control, format or bidirectional characters: names in a model file may hold any of them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
