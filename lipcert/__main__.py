@@ -1,13 +1,26 @@
-"""`lipcert` and `python -m lipcert`."""
+"""`lipcert` and `python -m lipcert`. Signals and standard streams are looked after before anything else is imported."""
 
 from __future__ import annotations
 
-import gc
+from lipcert.cli import signals
 
-from lipcert.cli.main import main
+if __name__ == "__main__":
+    signals.install()
 
-# torch's exporter makes millions of long-lived objects: collecting less often saves a tenth of a short run.
-gc.set_threshold(200_000, 20, 100)
+
+def main() -> None:
+    signals.install()
+    import gc
+
+    from lipcert.cli import streams
+
+    # torch's exporter makes millions of long-lived objects: collecting less often saves a tenth of a short run.
+    gc.set_threshold(200_000, 20, 100)
+    streams.open_descriptors()
+    from lipcert.cli.main import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -7,18 +7,27 @@ class LipcertError(Exception):
     """Base: the first line says what, where and what to do."""
 
     exit_code = 4
+    kind = "internal"
 
 
 class UsageError(LipcertError):
     """A flag or argument that makes no sense for this model."""
 
     exit_code = 2
+    kind = "usage"
 
 
 class UnreadableError(LipcertError):
     """The file is missing, damaged, or not in a format that lipcert reads."""
 
     exit_code = 2
+    kind = "unreadable"
+
+
+class UnwritableError(UsageError):
+    """A report, picture or certificate that cannot be written: a full disk, a folder that is read-only."""
+
+    kind = "unwritable"
 
 
 class RefusedModel(LipcertError):

@@ -248,7 +248,8 @@ def test_interrupted_keeps_what_is_known(executed: Callable) -> None:
     assert "interrupted" in data["warnings"][0]
     assert "interrupted" in ran.err
     ran, data = executed(raising(KeyboardInterrupt()))
-    assert (ran.status, data["status"]) == (130, "refused")
+    assert (ran.status, data["status"]) == (130, "timeout")
+    assert "before any result" in data["results"][0]["reason"]
 
 
 def test_gate_and_self_check_decide_the_exit_status(executed: Callable) -> None:
@@ -364,7 +365,9 @@ def test_missing_file(typed: Callable[..., Ran], tmp_path: Path) -> None:
     assert ran.status == 2
     assert ran.err.startswith("lipcert: ")
     assert "Traceback" not in ran.err
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
+    found = json.loads((tmp_path / "r.json").read_text())["error"]
+    assert (found["kind"], found["where"]) == ("unreadable", str(tmp_path / "absent.onnx"))
 
 
 def test_in_the_shell(tmp_path: Path) -> None:

@@ -71,7 +71,6 @@ def bound(
         o.check_not_negative(flag, number)
     norms = o.read_norm(norm, norm_in, norm_out)
     functional = str(Output.parse(output))
-    o.check_target("--certificate", certificate, model)
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     where = o.read_device(device)
     region = asked_region(box, at, eps, ball_norm)

@@ -9,15 +9,16 @@ from typing import Annotated
 
 import typer
 
-from lipcert.errors import UsageError
+from lipcert.cli.run import write_text
+from lipcert.errors import UnwritableError, UsageError
 from lipcert.gate import judge, read_report
 from lipcert.policy import read_policy, write_template
 from lipcert.report.to_github import to_github
-from lipcert.report.to_json import write_atomically
 from lipcert.report.to_junit import to_junit
 from lipcert.report.to_markdown import to_markdown
 from lipcert.report.to_sarif import to_sarif
 from lipcert.report.to_verdicts import to_verdicts, verdict_table
+from lipcert.terms.files import reason
 from lipcert.verdict import passed
 
 
@@ -57,12 +58,11 @@ def gate(
         ("--json", json if json != "-" else None, to_verdicts),
     ):
         if path is not None:
-            write(flag, path, emit(verdicts))
+            write_text(flag, path, emit(verdicts))
     if github:
         sys.stdout.write(to_github(verdicts))
         if os.environ.get("GITHUB_STEP_SUMMARY"):
-            with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as stream:
-                stream.write(to_markdown(verdicts))
+            append("GITHUB_STEP_SUMMARY", os.environ["GITHUB_STEP_SUMMARY"], to_markdown(verdicts))
     elif json == "-":
         sys.stdout.write(to_verdicts(verdicts))
     else:
@@ -70,8 +70,9 @@ def gate(
     return 0 if passed(verdicts) else 1
 
 
-def write(flag: str, path: str, text: str) -> None:
+def append(name: str, path: str, text: str) -> None:
     try:
-        write_atomically(text, path)
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(text)
     except OSError as error:
-        raise UsageError(f"{flag} {path}: cannot write it: {error.strerror}") from error
+        raise UnwritableError(f"{name} {path}: cannot write it: {reason(error)}") from error

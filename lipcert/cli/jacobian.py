@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -75,7 +76,6 @@ def jacobian(
         raise UsageError("jacobian: say where: give --data DATA, or --box LO:HI[,LO:HI...]")
     if box is None and samples is not None:
         raise UsageError("--samples: of a box; data have their own number")
-    o.check_target("--plot", plot, model)
     if plot is not None:
         from lipcert.plots import check_plot
 
@@ -91,7 +91,7 @@ def jacobian(
 
         before = None if resume is None else read_report("--resume", resume)
         loaded = pipeline.load(model, **arguments, progress=progress)
-        report = measure.jacobian(
+        return measure.jacobian(
             loaded,
             **_points(loaded, data, raw),
             region=parse_region(loaded, box=box),
@@ -108,12 +108,10 @@ def jacobian(
             device=where,
             progress=progress,
         )
-        if plot is not None:
-            draw(report, plot)
-        return report
 
     asked = {"norm": norms, "region": {"kind": "box", "lower": None, "upper": None, "asked": box}} if box else {}
-    return execute(Run("jacobian", model, json, quiet, threads, asked or {"norm": norms}), work)
+    picture = None if plot is None else partial(draw, path=plot)
+    return execute(Run("jacobian", model, json, quiet, threads, asked or {"norm": norms}, picture), work)
 
 
 def _points(loaded: Model, data: str | None, raw: bool) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def local(
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     common: dict[str, Any] = {"norm": norms, "output": functional, "rtol": rtol, "seed": seed}
     common |= {"device": o.read_device(device)}
+    shown: dict[str, Any] = {}  # the data, in the picture
     if grid is not None:
         _refuse_others("--grid", {"--eps": eps, "--first": first, "--method": method})
         shape = read_grid(grid)
@@ -111,7 +112,6 @@ def local(
             raise UsageError("--grid: of which box? give --box LO:HI[,LO:HI...], or --data DATA to take its range")
         if (plane is None) != (through is None) and not _three(through):
             raise UsageError("--plane I,J and --through DATA#K go together; --through DATA#K,L,M stands alone")
-        o.check_target("--plot", plot, model)
         if plot is not None:
             from lipcert.plots import check_plot
 
@@ -127,6 +127,9 @@ def local(
             where = read_plane(loaded, plane, through, raw, norms)
             points, labels = read_points(loaded, data, raw, where)
             region = read_box(loaded, box, points, where)
+            if plot is not None and region.lower.numel() != 2:
+                raise UsageError(f"--plot: pictures are of two inputs, and this grid has {region.lower.numel()}")
+            shown.update(points=points, labels=labels)
             more: dict[str, Any] = {
                 "pairs": pairs,
                 "jacobians": jacobians,
@@ -134,15 +137,7 @@ def local(
                 "budget": budget,
                 "resume": before,
             }
-            try:
-                report = grids.grid(loaded, region, shape, **more, **common, progress=progress)
-            except KeyboardInterrupt as stop:
-                if plot is not None and hasattr(stop, "partial_report"):
-                    draw(stop.partial_report, plot, points, labels, own_scales)
-                raise
-            if plot is not None:
-                draw(report, plot, points, labels, own_scales)
-            return report
+            return grids.grid(loaded, region, shape, **more, **common, progress=progress)
 
     else:
         _refuse_others("--at", {"--box": box, "--data": data, "--plane": plane, "--through": through, "--plot": plot})
@@ -178,7 +173,8 @@ def local(
                 **common,
             )
 
-    return execute(Run("local", model, json, quiet, threads, {"norm": norms, "output": functional}), work)
+    picture = None if plot is None else lambda report: draw(report, plot, own_scales=own_scales, **shown)
+    return execute(Run("local", model, json, quiet, threads, {"norm": norms, "output": functional}, picture), work)
 
 
 def bare_grid(arguments: Sequence[str]) -> list[str]:
@@ -280,15 +276,13 @@ def read_box(model: Model, box: str | None, points: Tensor | None, plane: Plane 
     return Box(low - pad, high + pad)
 
 
-def draw(report: Report, path: str, points: Tensor | None, labels: Any, own_scales: bool) -> None:
+def draw(report: Report, path: str, points: Tensor | None = None, labels: Any = None, own_scales: bool = False) -> None:
     """Lower, upper and their ratio, side by side."""
     import numpy as np
 
     from lipcert.plots import Panel, heat_maps
 
     found = report.summary["grid"]
-    if len(found["shape"]) != 2:
-        raise UsageError(f"--plot: pictures are of two inputs, and this grid has {len(found['shape'])}")
 
     def values(name: str) -> np.ndarray:
         flat = np.array([np.nan if v is None else v for v in found[name]], dtype=float)

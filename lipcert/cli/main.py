@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -10,22 +11,24 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 import lipcert
+from lipcert.cli import paths, streams
 from lipcert.cli.bound import bound
 from lipcert.cli.compare import compare
+from lipcert.cli.failure import complain, json_target, tell, tell_json
 from lipcert.cli.gate import gate
 from lipcert.cli.inspect import inspect
 from lipcert.cli.jacobian import jacobian
 from lipcert.cli.layers import layers
 from lipcert.cli.local import bare_grid, local
 from lipcert.cli.radius import radius
-from lipcert.cli.run import INTERNAL_ERROR, complain, internal_error, show_debug_trace
+from lipcert.cli.run import FAILED_TO_WRITE, INTERNAL_ERROR, internal_error, show_debug_trace
 from lipcert.cli.verify import verify
 from lipcert.errors import LipcertError
 
 EXIT_STATUS = """\
 Exit status: 0 done and every gate met, 1 a gate is not met or a certificate is rejected,
-2 usage or unreadable input, 3 no finite certified bound (refused or unbounded), 4 internal error or failed self-check,
-130 interrupted."""
+2 usage, unreadable input, or an output that cannot be written, 3 no finite certified bound (refused, unbounded or out of
+time), 4 internal error or failed self-check, 130 interrupted, 143 terminated, 129 hung up."""
 
 
 class Command(NamedTuple):
@@ -56,18 +59,19 @@ app = typer.Typer(
 )
 
 
-def exiting(function: Callable[..., int]) -> Callable[..., None]:
-    """The command for Typer, which takes exit statuses only as an exception."""
+def exiting(function: Callable[..., int], name: str = "") -> Callable[..., None]:
+    """The command for Typer, which takes exit statuses only as an exception. Its files are compared first."""
 
     @wraps(function)
     def command(**arguments: Any) -> None:
+        paths.check(name, arguments)
         raise typer.Exit(function(**arguments))
 
     return command
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name, epilog=f"Example: {_command.example}", no_args_is_help=True)(exiting(_command.function))
+    app.command(_name, epilog=f"Example: {_command.example}", no_args_is_help=True)(exiting(_command.function, _name))
 
 
 def _print_version(asked: bool) -> bool:
@@ -88,16 +92,49 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, `sys.argv` by default, and exit with its status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its escape
+    given = bare_grid(sys.argv[1:] if arguments is None else arguments)
+    with streams.guarded() as standard:
+        for stream in standard:
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its escape
+        if standard[0].closed_early and json_target(given) == "-":
+            complain("--json -: standard output is closed; give a file")
+            status = FAILED_TO_WRITE
+        else:
+            status = answer(given)
+        for stream in standard:
+            stream.flush()
+            if stream.failed and status in (0, 1, 3):
+                complain(f"{stream.name}: cannot write to it: {stream.problem}")
+                status = FAILED_TO_WRITE
+    sys.exit(status)
+
+
+def answer(arguments: list[str]) -> int:
+    """The exit status; everything is said already."""
     try:
-        app(bare_grid(sys.argv[1:] if arguments is None else arguments), prog_name="lipcert")
+        return app(arguments, prog_name="lipcert", standalone_mode=False) or 0
     except LipcertError as error:
-        show_debug_trace()
-        complain(str(error))
-        sys.exit(error.exit_code)
+        show_debug_trace(error)
+        if error.exit_code == 2:
+            tell(str(error), error.kind, arguments)
+        else:
+            complain(str(error))
+        return error.exit_code
+    except typer.Abort:
+        return 128 + signal.SIGINT
     except Exception as error:
-        show_debug_trace()
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a command line that Typer cannot read
+            return misread(error, arguments)
+        show_debug_trace(error)
         complain(internal_error(error))
-        sys.exit(INTERNAL_ERROR)
+        return INTERNAL_ERROR
+
+
+def misread(error: Any, arguments: list[str]) -> int:
+    from typer import rich_utils
+
+    rich_utils.rich_format_error(error)
+    if error.format_message():
+        tell_json(error.format_message(), "usage", arguments)
+    return error.exit_code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,14 +124,3 @@ def read_device(text: str) -> str:
     if text not in DEVICES:
         raise UsageError(f"--device {text}: devices are {' and '.join(DEVICES)}")
     return text
-
-
-def check_target(flag: str, path: str | None, model: Path) -> None:
-    """Before hours of work: a place that can be written, and not the model itself."""
-    if path is None:
-        return
-    target = Path(path)
-    if target.is_dir() or not os.access(target.parent, os.W_OK):
-        raise UsageError(f"{flag} {path}: cannot write there; give a file in a folder that exists")
-    if target.exists() and model.exists() and target.samefile(model):
-        raise UsageError(f"{flag} {path}: this is the model file")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipcert.cli import options as o
+from lipcert.cli.paths import adversarial_file
 from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run, execute
 from lipcert.errors import UsageError
@@ -64,13 +65,10 @@ def radius(
     box = read_clip(clip)
     where = o.read_device(device)
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
-    for flag, path in (("--plot", plot), ("--json", None if json == "-" else json)):
-        o.check_target(flag, path, model)
     if plot is not None:
         from lipcert.plots import check_plot
 
         check_plot("--plot", plot)
-    adversarial = f"{json}.adversarial.npz" if json not in (None, "-") else "adversarial.npz"
 
     def work(progress: Progress) -> Report:
         from lipcert import data as files
@@ -78,7 +76,7 @@ def radius(
 
         loaded = pipeline.load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, raw=raw)
-        report = robustness.radius(
+        return robustness.radius(
             loaded,
             samples.x[:first],
             None if samples.y is None else samples.y[:first],
@@ -89,19 +87,19 @@ def radius(
             attack=read_attack(restarts, steps, box or ((0.0, 1.0) if samples.scaled else None), seed, where)
             if attack
             else None,
-            adversarial=adversarial,
+            adversarial=adversarial_file(json),
             resume=resume,
             seed=seed,
             progress=progress,
         )
-        if plot is not None:
-            from lipcert.plots import accuracy_curve
 
-            progress("plot")
-            accuracy_curve(plot, report.points, norm=report.norm.input, title=model.name)
-        return report
+    def picture(report: Report) -> None:
+        from lipcert.plots import accuracy_curve
 
-    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}), work)
+        accuracy_curve(str(plot), report.points, norm=report.norm.input, title=model.name)
+
+    drawn = None if plot is None else picture
+    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, drawn), work)
 
 
 def read_clip(text: str | None) -> tuple[float, float] | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
+import signal
 import sys
 import tempfile
 import traceback
@@ -15,18 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lipcert
-from lipcert.cli.options import check_target
+from lipcert.cli import signals
+from lipcert.cli.failure import complain
 from lipcert.cli.progress import Progress, ShownProgress
-from lipcert.errors import LipcertError, UsageError
-from lipcert.report.plain import printable
+from lipcert.cli.signals import Moment
+from lipcert.errors import LipcertError, RefusedModel, UnwritableError
 from lipcert.report.report import Report
-from lipcert.report.to_json import pieces, to_json, write_atomically
+from lipcert.report.to_json import pieces, write_atomically
+from lipcert.terms.files import reason
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-INTERRUPTED = 130
 INTERNAL_ERROR = 4
+FAILED_TO_WRITE = 2
+SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EAGAIN)  # disk, files, processes
+NO_MEMORY = "out of memory while the model was read or prepared; give a smaller model or more memory"
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Run:
     """What every command has: its name, the model file, and the common flags.
 
     `asked`: norm, output, max_upper as far as known, for the report of a model that could not be treated.
+    `picture`: draws what `work` has found, after its report is written.
     """
 
     command: str
@@ -42,61 +49,113 @@ class Run:
     quiet: bool = False
     threads: int | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
+    picture: Callable[[Report], None] | None = None
 
 
 def execute(run: Run, work: Callable[[Progress], Report]) -> int:
-    """Do `work`, print and write its report, return the exit status.
+    """Do `work`; write its report, print it, draw its picture, in this order; return the exit status.
 
-    A report asked for with --json is written in every case but exit 2, where the error is raised.
+    A report asked for with --json is written in every case but exit 2, where the error is raised. A signal that comes
+    while it is written waits.
     """
-    check_json_target(run)
-    report, status = attempt(run, work)
-    emit(report, run)
-    return status
+    signals.now(Moment.LATER)
+    try:
+        report, status = attempt(run, work)
+        problem = write(report, run)
+    finally:
+        signals.end_if_waiting()
+    show(report, run)
+    if problem is not None:
+        raise problem
+    if run.picture is None or not report.summary:
+        return status
+    drawn = draw(report, run.picture)
+    return drawn if status in (0, 1, 3) and drawn else status
 
 
 def attempt(run: Run, work: Callable[[Progress], Report]) -> tuple[Report, int]:
     """The report, also of a model refused or a run cut short, and the exit status. Errors of exit 2 are raised."""
-    try:
-        set_threads(run.threads)
-        with stdout_reserved(), ShownProgress(run.quiet) as progress:
+    report: Report | None = None
+    stop: BaseException | None = None
+    with stdout_reserved(), ShownProgress(run.quiet) as progress:
+        try:
+            signals.now(Moment.RAISED)
+            set_threads(run.threads)
             report = work(progress)
+            signals.now(Moment.LATER)
+        except BaseException as error:
+            signals.now(Moment.LATER)
+            stop = error
+    number = signals.raised()
+    if isinstance(stop, KeyboardInterrupt) or number is not None:  # imports and models turn it into other exceptions
+        word = signals.WORDS[number or signal.SIGINT]
+        complain(word)
+        partial = getattr(stop, "partial_report", None) or report or failed(run, f"{word} before any result", "timeout")
+        note = "interrupted: the results are incomplete" + ("" if word == "interrupted" else f" ({word})")
+        return replace(partial, warnings=[*partial.warnings, note]), signals.status(number or signal.SIGINT)
+    if isinstance(stop, LipcertError) and stop.exit_code == 2:
+        raise stop
+    if isinstance(stop, OSError) and stop.errno in SCARCE:
+        raise UnwritableError(f"the system: {reason(stop)}; free some, and start again") from stop
+    if report is not None:
         return report, report.exit_code
-    except KeyboardInterrupt as stop:
-        complain("interrupted")
-        partial = getattr(stop, "partial_report", None) or failed(run, "interrupted before any result")
-        return replace(partial, warnings=[*partial.warnings, "interrupted: the results are incomplete"]), INTERRUPTED
-    except LipcertError as error:
-        if error.exit_code == 2:
-            raise
-        show_debug_trace()
+    assert stop is not None
+    return _of_error(run, stop)
+
+
+def _of_error(run: Run, error: BaseException) -> tuple[Report, int]:
+    show_debug_trace(error)
+    if out_of_memory(error):
+        error = RefusedModel(NO_MEMORY)
+    if isinstance(error, LipcertError):
         complain(str(error))
         return failed(run, error), error.exit_code
-    except Exception as error:
-        show_debug_trace()
-        message = internal_error(error)
-        complain(message)
-        return failed(run, message), INTERNAL_ERROR
+    message = internal_error(error)
+    complain(message)
+    return failed(run, message), INTERNAL_ERROR
 
 
-def emit(report: Report, run: Run) -> None:
-    """Findings: the report file; and the table on stdout, or JSON alone there. Neither waits for the other to work."""
+def write(report: Report, run: Run) -> UnwritableError | None:
+    """The report file. What went wrong is told after the table, which is all that remains then."""
+    if run.json is None or run.json == "-":
+        return None
     try:
-        if run.json is not None and run.json != "-":
-            write_json(report, run.json)
-    finally:
-        show(report, run)
+        write_atomically(pieces(report), run.json)
+    except OSError as error:
+        return UnwritableError(f"--json {run.json}: cannot write it: {reason(error)}")
+    return None
 
 
 def show(report: Report, run: Run) -> None:
+    """Findings: the table on stdout, or JSON alone there."""
+    if run.json == "-":
+        sys.stdout.writelines(pieces(report))
+    else:
+        sys.stdout.write(table_text(report))
+    sys.stdout.flush()
+
+
+def draw(report: Report, picture: Callable[[Report], None]) -> int:
+    """0, or the status of a picture that failed, told in one line: the report is written already."""
     try:
-        if run.json == "-":
-            sys.stdout.write(to_json(report))
-        else:
-            sys.stdout.write(table_text(report))
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader (head, less) has gone: the verdict stands, and Python must not flush again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        signals.now(Moment.RAISED)
+        with stdout_reserved():
+            picture(report)
+        signals.now(Moment.AT_ONCE)
+    except KeyboardInterrupt:
+        signals.now(Moment.AT_ONCE)
+        number = signals.raised() or signal.SIGINT
+        complain(signals.WORDS[number])
+        return signals.status(number)
+    except (LipcertError, OSError, MemoryError) as error:
+        signals.now(Moment.AT_ONCE)
+        complain(str(error) if isinstance(error, LipcertError) else f"--plot: cannot write it: {reason(error)}")
+        return FAILED_TO_WRITE
+    except Exception as error:
+        signals.now(Moment.AT_ONCE)
+        complain(internal_error(error))
+        return INTERNAL_ERROR
+    return 0
 
 
 def table_text(report: Report) -> str:
@@ -118,33 +177,18 @@ def render(shown: RenderableType) -> str:
 
 
 def write_text(flag: str, path: str, text: str) -> None:
+    """A file that is not the report of a Run. A signal waits until it is whole."""
+    signals.now(Moment.LATER)
     try:
         write_atomically(text, path)
     except OSError as error:
-        raise UsageError(f"{flag} {path}: cannot write it: {error.strerror}") from error
+        raise UnwritableError(f"{flag} {path}: cannot write it: {reason(error)}") from error
+    finally:
+        signals.end_if_waiting()
 
 
-def write_json(report: Report, path: str) -> None:
-    try:
-        write_atomically(pieces(report), path)
-    except OSError as error:
-        raise UsageError(f"--json {path}: cannot write it: {error.strerror}") from error
-
-
-def check_json_target(run: Run) -> None:
-    if run.json is None or run.json == "-":
-        return
-    check_target("--json", run.json, run.model)
-
-
-def failed(run: Run, error: LipcertError | str) -> Report:
-    return Report.of_refused_model(run.model, error, run.command, **run.asked)
-
-
-def complain(message: str) -> None:
-    """One line on stderr; a second one only as a marked continuation."""
-    first, *more = message.split("\n")
-    print(f"lipcert: {printable(first)}", *(f"  | {printable(line)}" for line in more), sep="\n", file=sys.stderr)
+def failed(run: Run, error: LipcertError | str, status: str = "refused") -> Report:
+    return Report.of_refused_model(run.model, error, run.command, status=status, **run.asked)
 
 
 def set_threads(count: int | None) -> None:
@@ -157,22 +201,34 @@ def set_threads(count: int | None) -> None:
     torch.set_num_threads(count)
 
 
-def show_debug_trace() -> None:
+def show_debug_trace(error: BaseException) -> None:
     if os.environ.get("LIPCERT_DEBUG") == "1":
-        traceback.print_exc()
+        traceback.print_exception(error)
 
 
-def internal_error(error: Exception) -> str:
+def out_of_memory(error: BaseException) -> bool:
+    """MemoryError, and what torch raises instead."""
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
+
+
+def internal_error(error: BaseException) -> str:
     """What to say of it; versions and the traceback are in a new file that is named."""
     versions = {"lipcert": lipcert.__version__, "python": sys.version, "platform": platform.platform()}
     for name in ("torch", "numpy", "onnx", "onnxruntime"):
         if name in sys.modules:
             versions[name] = getattr(sys.modules[name], "__version__", "?")
-    handle, path = tempfile.mkstemp(prefix="lipcert-error-", suffix=".log")
-    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.writelines(f"{name}: {version}\n" for name, version in versions.items())
-        stream.write(f"command: {sys.argv}\n\n{traceback.format_exc()}")
-    return f"internal error: {type(error).__name__}: {error}\nplease report it with the file {path}"
+    said = f"internal error: {type(error).__name__}: {error}"
+    try:
+        handle, path = tempfile.mkstemp(prefix="lipcert-error-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.writelines(f"{name}: {version}\n" for name, version in versions.items())
+            stream.write(f"command: {sys.argv}\n\n{''.join(traceback.format_exception(error))}")
+    except OSError as problem:
+        return f"{said}\nplease report it (no log could be written: {reason(problem)}; LIPCERT_DEBUG=1 shows where)"
+    return f"{said}\nplease report it with the file {path}"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ SCHEMA = "lipcert.report/1"
 ASKS_FOR_A_BOUND = ("bound", "local")  # commands that are not done (exit 3) without a finite certified value
 GATES = ("verify",)  # commands whose refusal is the verdict: a certificate is rejected (exit 1)
 
-Status = Literal["bounded", "unbounded", "refused"]
+Status = Literal["bounded", "unbounded", "timeout", "refused"]
 
 
 def _now() -> str:
@@ -52,11 +52,13 @@ class Report:
     created: str = field(default_factory=_now)
 
     @classmethod
-    def of_refused_model(cls, path: object, error: LipcertError | str, command: str, **asked: Any) -> Report:
+    def of_refused_model(
+        cls, path: object, error: LipcertError | str, command: str, *, status: str = "refused", **asked: Any
+    ) -> Report:
         """The report of a model of which nothing can be said. `asked`: norm, region, output, warnings, max_upper."""
         unbounded = isinstance(error, RefusedModel) and error.unbounded
         node = error.node if isinstance(error, RefusedModel) else None
-        refusal = Refusal("load", "upper", "unbounded" if unbounded else "refused", str(error), node)
+        refusal = Refusal("load", "upper", "unbounded" if unbounded else status, str(error), node)  # type: ignore[arg-type]
         return cls(command=command, model=unread(path), results=[refusal], **asked)
 
     @property
@@ -86,12 +88,18 @@ class Report:
 
     @property
     def status(self) -> Status | None:
-        """None: the command asked for no bound (`inspect`), and nothing was refused."""
+        """None: the command asked for no bound (`inspect`), and nothing was refused.
+
+        A finite value of one method is the answer; then a proof that there is none; then that there was no time, which
+        more time may change; `refused` where no method has anything left to try.
+        """
         if self.upper is not None:
             return "bounded"
-        refusals = [r for r in self.results if isinstance(r, Refusal) and r.side == "upper"]
-        if any(refusal.status == "unbounded" for refusal in refusals):
+        stated = {r.status for r in self.results if isinstance(r, Refusal) and r.side == "upper"}
+        if "unbounded" in stated:
             return "unbounded"
+        if "timeout" in stated:
+            return "timeout"
         uppers = any(result.side == "upper" for result in self.results)
         return "refused" if uppers or self.command in ASKS_FOR_A_BOUND else None
 
@@ -107,7 +115,7 @@ class Report:
         """4 self-check failed, 3 no finite certified bound, 1 a gate is not met or a certificate rejected, 0 done."""
         if self.contradictions or self.attacked_inside:
             return 4
-        if self.status in ("unbounded", "refused"):
+        if self.status in ("unbounded", "timeout", "refused"):
             return 1 if self.command in GATES else 3
         return 1 if self.gate_met is False else 0
 

@@ -19,7 +19,13 @@ from lipcert.report.plain import printable
 from lipcert.report.radius_table import radius_table
 from lipcert.report.report import Report
 
-STYLES = {"bounded": "bold green", "unbounded": "bold red", "refused": "bold yellow", None: "bold"}
+STYLES = {
+    "bounded": "bold green",
+    "unbounded": "bold red",
+    "refused": "bold yellow",
+    "timeout": "bold yellow",
+    None: "bold",
+}
 BAR = 24
 
 

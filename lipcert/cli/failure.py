@@ -1,0 +1,86 @@
+"""An error of exit 2: one line on stderr, and for `--json` an object with the same words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lipcert.report.plain import plain, printable
+from lipcert.report.to_json import write_atomically
+
+OURS = (b'"schema": "lipcert.', b'"error": {')  # in the first bytes of every file that --json writes
+
+
+def complain(message: str) -> None:
+    """One line on stderr; a second one only as a marked continuation."""
+    first, *more = message.split("\n")
+    print(f"lipcert: {printable(first)}", *(f"  | {printable(line)}" for line in more), sep="\n", file=sys.stderr)
+
+
+def error_object(message: str, kind: str) -> dict[str, Any]:
+    """{"error": {"kind", "what", "where", "hint"}}. Messages read "where: what; hint"."""
+    first = message.split("\n")[0]
+    where, colon, what = first.partition(": ")
+    what, semicolon, hint = (what if colon else first).rpartition("; ")
+    words = {
+        "kind": kind,
+        "what": what if semicolon else hint,
+        "where": where if colon else None,
+        "hint": hint if semicolon else "lipcert COMMAND --help lists what can be given",
+    }
+    return {"error": plain(words)}
+
+
+def tell(message: str, kind: str, arguments: Sequence[str]) -> None:
+    """On stderr, and where --json was asked for."""
+    complain(message)
+    tell_json(message, kind, arguments)
+
+
+def tell_json(message: str, kind: str, arguments: Sequence[str]) -> None:
+    target = json_target(arguments)
+    if target is None:
+        return
+    text = json.dumps(error_object(message, kind), indent=1) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    elif may_replace(target, arguments):
+        with contextlib.suppress(OSError):  # the line on stderr and the exit status have said it
+            write_atomically(text, target)
+
+
+def json_target(arguments: Sequence[str]) -> str | None:
+    """What follows --json, also on a command line that was not understood."""
+    found = None
+    for place, word in enumerate(arguments):
+        if word == "--":
+            break
+        if word == "--json":
+            found = arguments[place + 1] if place + 1 < len(arguments) else None
+        elif word.startswith("--json="):
+            found = word.removeprefix("--json=")
+    return found or None
+
+
+def may_replace(target: str, arguments: Sequence[str]) -> bool:
+    """Not where another word of the command line names the file, such as the report of --resume, and nothing that
+    `--json` did not write. An old report does not stay: it would be taken for the answer."""
+    words = [word for argument in arguments for word in (argument, argument.partition("=")[2])]
+    named = [word for word in words if word and os.path.exists(word) and os.path.exists(target)]
+    if sum(os.path.samefile(word, target) for word in named) > 1:
+        return False
+    if not os.path.exists(target):
+        return Path(target).resolve().parent.is_dir()
+    if not os.path.isfile(target):
+        return False
+    try:
+        with open(target, "rb") as stream:
+            start = stream.read(100)
+        return any(mark in start for mark in OURS)
+    except OSError:
+        return False
