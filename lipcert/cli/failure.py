@@ -22,15 +22,16 @@ def complain(message: str) -> None:
     print(f"lipcert: {printable(first)}", *(f"  | {printable(line)}" for line in more), sep="\n", file=sys.stderr)
 
 
-def error_object(message: str, kind: str) -> dict[str, Any]:
-    """{"error": {"kind", "what", "where", "hint"}}. Messages read "where: what; hint"."""
-    first = message.split("\n")[0]
-    where, colon, what = first.partition(": ")
-    what, semicolon, hint = (what if colon else first).rpartition("; ")
+def error_object(message: str, kind: str, where: str | None = None) -> dict[str, Any]:
+    """{"error": {"kind", "what", "where", "hint"}}. Messages read "where: what; hint", unless `where` is given."""
+    what = message.split("\n")[0]
+    if where is None and ": " in what:
+        where, _, what = what.partition(": ")
+    said, semicolon, hint = what.rpartition("; ")
     words = {
         "kind": kind,
-        "what": what if semicolon else hint,
-        "where": where if colon else None,
+        "what": said if semicolon else what,
+        "where": where,
         "hint": hint if semicolon else "lipcert COMMAND --help lists what can be given",
     }
     return {"error": plain(words)}
@@ -42,11 +43,11 @@ def tell(message: str, kind: str, arguments: Sequence[str]) -> None:
     tell_json(message, kind, arguments)
 
 
-def tell_json(message: str, kind: str, arguments: Sequence[str]) -> None:
+def tell_json(message: str, kind: str, arguments: Sequence[str], where: str | None = None) -> None:
     target = json_target(arguments)
     if target is None:
         return
-    text = json.dumps(error_object(message, kind), indent=1) + "\n"
+    text = json.dumps(error_object(message, kind, where), indent=1) + "\n"
     if target == "-":
         sys.stdout.write(text)
     elif may_replace(target, arguments):

@@ -136,5 +136,7 @@ def misread(error: Any, arguments: list[str]) -> int:
 
     rich_utils.rich_format_error(error)
     if error.format_message():
-        tell_json(error.format_message(), "usage", arguments)
+        context = getattr(error, "ctx", None)
+        where = getattr(error, "option_name", None) or getattr(context, "command_path", None) or "lipcert"
+        tell_json(error.format_message(), "usage", arguments, where)
     return error.exit_code

@@ -50,7 +50,7 @@ def adversarial_file(json: str | None) -> str:
 
 
 def _of_radius(asked: Mapping[str, Any]) -> tuple[Named, Named]:
-    return [], [("the file of --attack,", adversarial_file(asked["json"]))] if asked["attack"] else []
+    return [], [("--attack", adversarial_file(asked["json"]))] if asked["attack"] else []
 
 
 def _of_gate(asked: Mapping[str, Any]) -> tuple[Named, Named]:
