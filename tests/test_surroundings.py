@@ -93,6 +93,8 @@ TWICE: dict[str, tuple[str, ...]] = {
     "policy": ("gate", "r.json", "--policy", "gate.toml", "--markdown", "gate.toml"),
     "policy not named": ("gate", "r.json", "--sarif", "hard-gate.toml"),
     "baseline": ("gate", "r.json", "--baseline", "m.cert", "--json", "m.cert"),
+    "compared report": ("compare", "m.cert", "r.json", "--json", "r.json"),
+    "comparison twice": ("compare", "m.cert", "r.json", "--json", "new", "--markdown", "./new"),
     "verdicts twice": ("gate", "r.json", "--json", "new", "--sarif", "new"),
 }
 
@@ -183,6 +185,7 @@ STREAMS = {
     "lipcert gate r.json >&-": 0,
     "lipcert gate r.json >&- 2>&-": 0,
     "lipcert gate r.json <&- >&- 2>&- --json v.json": 0,
+    "lipcert gate r.json --json - >&-": 2,
     "lipcert gate r.json > /dev/full": 2,
     "lipcert gate r.json --json - > /dev/full": 2,
     "lipcert gate r.json --json full": 2,
