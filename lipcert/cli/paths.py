@@ -26,6 +26,7 @@ READS = {
     "verify.certificate": "the certificate",
     "gate.reports": "the report",
     "compare.reports": "the report",
+    "report.reports": "the report",
     "gate.policy": "the policy of --policy",
     "gate.baseline": "the report of --baseline",
 }
@@ -37,6 +38,7 @@ WRITES = {
     "gate.sarif": "--sarif",
     "gate.markdown": "--markdown",
     "compare.markdown": "--markdown",
+    "report.html": "--html",
 }
 REPLACED_BY = {"resume": "json"}  # a report may be gone on with in place: it is replaced only by a whole one
 WITH_PLACES = ("at", "through")  # DATA#3
