@@ -247,10 +247,10 @@ def test_details_do_not_decide() -> None:
 # The command
 
 
-def test_exit_statuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_statuses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     base, worse, weaker, same = written(tmp_path, bound(1, 2), bound(3, 4, "b"), bound(1.5, 2.5, "c"), bound(1, 2, "d"))
     assert run(base, worse) == 0
-    assert "worse by at least 50 %" in capsys.readouterr().out
+    assert "worse by at least 50 %" in capfd.readouterr().out
     assert run(base, worse, "--fail-on", "worse") == 1
     assert run(base, weaker, "--fail-on", "worse") == 0
     assert run(base, weaker, "--fail-on", "weaker") == 1
@@ -263,30 +263,30 @@ def test_exit_statuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run(base, written(tmp_path, bound(1, 2), bound(3, 4, "a"))[1]) == 4
 
 
-def test_a_lost_bound_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_bound_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     paths = written(tmp_path, bound(1, 2), bound(1, None, "b"))
     assert run(*paths, "--fail-on", "worse") == 0
-    assert ">= 1 refused" in capsys.readouterr().out
+    assert ">= 1 refused" in capfd.readouterr().out
     assert run(*paths, "--fail-on", "weaker") == 1
 
 
-def test_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     paths = written(tmp_path, bound(1, 2), bound(3, 4, "b"))
     assert run(*paths, "--json", "-") == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capfd.readouterr().out)
     assert found["schema"] == "lipcert.compare/1"
     assert found["counts"] == {"worse": 1}
     assert found["changes"][0]["value_moved_at_least"] == 0.5
     assert run(*paths, "--markdown", str(tmp_path / "c.md"), "--json", str(tmp_path / "c.json")) == 0
     assert (tmp_path / "c.md").read_text().startswith("### lipcert bound: 1 worse")
     assert run(*paths, paths[0], "--json", "-") == 0
-    capsys.readouterr()
+    capfd.readouterr()
     assert run(*paths, "--markdown", str(tmp_path / "no" / "c.md")) == 2
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_hostile_names_are_inert(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
 
@@ -295,7 +295,7 @@ def test_hostile_names_are_inert(
         return Report("layers", model(sha), layers=[layer])
 
     assert run(*written(tmp_path, report("a", 2.0), report("b", 3.0))) == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert not set(out) & {"\x1b", "\u202e"}
     assert max(map(len, out.splitlines())) <= int(columns)
     text = comparison_markdown([lipcert.compare(report("a", 2.0), report("b", 3.0))])

@@ -132,7 +132,7 @@ def test_values_are_rounded_outward() -> None:
     assert "0.142857 &le; <i>L</i> &le; 0.333334" in page
 
 
-def test_wrong_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_files_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     name, good = reports("net.onnx")[0]
     for bad in (
         {},
@@ -160,7 +160,7 @@ def test_wrong_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as stopped:
         main(["report", str(file), "--html", "-"])
     assert not stopped.value.code
-    assert capsys.readouterr().out.startswith("<!DOCTYPE html>")
+    assert capfd.readouterr().out.startswith("<!DOCTYPE html>")
 
 
 def test_each_missing_answer_has_a_next_step() -> None:

@@ -47,7 +47,7 @@ def compare(
     if fail_on is not None and fail_on not in FAIL:
         raise UsageError(f"--fail-on {fail_on}: write {' or '.join(FAIL)}")
     if markdown == "-" and json == "-":
-        raise UsageError("--markdown - and --json -: only one of them can have stdout")
+        raise UsageError("--markdown - and --json -: only one of them can have stdout; give a file")
     o.check_not_negative("--tolerance", tolerance)
     first, *others = reports
     if not others:
