@@ -104,11 +104,23 @@ def _lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     return start + weight * (end - start)
 
 
+def _solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
+    return aten._linalg_solve_ex.default(a, b, left=left)[0]
+
+
+def _inverse(a: Tensor) -> Tensor:
+    return aten.linalg_inv_ex.default(a)[0]
+
+
 # Rewrites of our own: equal in real arithmetic to what they replace.
 OWN: dict[Operator, Callable[..., Any]] = {
     aten._convolution.default: _convolution,
     aten.rrelu.default: _rrelu,
     aten.lerp.Scalar: _lerp,
+    # without torch's check for singular matrices, which is a side effect: the lowering proves that there is an inverse
+    aten.linalg_solve.default: _solve,
+    aten.linalg_inv.default: _inverse,
+    aten.inverse.default: _inverse,
     aten.upsample_nearest1d.vec: _upsample(aten.upsample_nearest1d.default),
     aten.upsample_nearest2d.vec: _upsample(aten.upsample_nearest2d.default),
     aten.upsample_nearest3d.vec: _upsample(aten.upsample_nearest3d.default),

@@ -22,8 +22,9 @@ from lipcert.errors import RefusedModel
 from lipcert.ir import Graph
 from lipcert.lower.affine import AFFINE
 from lipcert.lower.builder import Builder, Signal
-from lipcert.lower.constants import ARITHMETIC, Constant
-from lipcert.lower.layout import LAYOUT, move_constant
+from lipcert.lower.constants import Constant
+from lipcert.lower.folding import HARMLESS, LIMIT, fold
+from lipcert.lower.layout import LAYOUT
 from lipcert.lower.nonlinear import NONLINEAR, Unread
 
 if TYPE_CHECKING:
@@ -31,25 +32,8 @@ if TYPE_CHECKING:
 
 RULES: dict[str, Callable[..., Any]] = LAYOUT | AFFINE | NONLINEAR
 
-# On constants only: exact, or correctly rounded from exact whole numbers.
-CREATORS = """full full_like arange.default arange.start arange.start_step scalar_tensor eye eye.m zeros ones zeros_like
-ones_like empty.memory_format lift_fresh_copy detach clone alias _to_copy""".split()
-WHOLE = """add.Tensor add.Scalar sub.Tensor sub.Scalar mul.Tensor mul.Scalar neg abs eq.Scalar eq.Tensor ne.Scalar ne.Tensor
-lt.Scalar lt.Tensor le.Scalar le.Tensor gt.Scalar gt.Tensor ge.Scalar ge.Tensor logical_not logical_and logical_or
-bitwise_not bitwise_and.Tensor bitwise_or.Tensor floor_divide remainder.Scalar remainder.Tensor sum sum.dim_IntList cumsum
-maximum minimum where.self where.ScalarOther where.ScalarSelf max min amax amin any any.dim all all.dim nonzero argsort
-sort floor ceil round trunc sign div.Tensor_mode""".split()
-
-
-def _name(short: str) -> str:
-    return f"aten.{short}" if "." in short else f"aten.{short}.default"
-
-
-_CREATES = {_name(short) for short in CREATORS}
-_WHOLE = {_name(short) for short in WHOLE}
-_ROUNDS = {
-    _name(short) for short in ("cumsum", "remainder.Scalar", "remainder.Tensor", "floor_divide", "div.Tensor_mode")
-}
+# On a signal these read the shape alone.
+_LIKE = {f"aten.{name}.default" for name in "full_like zeros_like ones_like new_full new_zeros new_ones".split()}
 
 
 def lower(
@@ -135,6 +119,8 @@ def _call(b: Builder, node: FxNode, values: dict[FxNode, Any]) -> Any:
         return whole[place] if place < len(whole) else Unread(f"result {place} of {source}, which no rule claims")
     name = str(node.target)
     args = [_resolve(b, a, values) for a in node.args]
+    if name in _LIKE and isinstance(args[0], Signal):
+        args[0] = Constant(torch.zeros((), dtype=torch.float64).expand(args[0].shape))
     kwargs = {key: _resolve(b, a, values) for key, a in node.kwargs.items()}
     try:
         if _depends(args) or _depends(list(kwargs.values())):
@@ -154,7 +140,7 @@ def _signal_call(b: Builder, node: FxNode, name: str, args: list[Any], kwargs: d
     rule = RULES.get(name)
     if rule is None:
         b.refuse(f"no rule for {name}: lipcert makes no claim about it")
-    kwargs = {key: v for key, v in kwargs.items() if key not in _HARMLESS}
+    kwargs = {key: v for key, v in kwargs.items() if key not in HARMLESS}
     if (unread := _unread(rule, args, kwargs)) is not None:
         b.refuse(f"{name} with arguments that its rule does not read: {unread}")
     _empty(b, node)
@@ -183,11 +169,6 @@ def _same_shapes(b: Builder, said: Any, found: Any) -> None:
         b.refuse(f"was read as shape {tuple(found.shape)}, torch has {tuple(said.shape)}; please report it")
 
 
-_CHOOSE = {f"aten.{name}" for name in ("where.self", "where.ScalarOther", "where.ScalarSelf",
-           "masked_fill.Scalar", "masked_fill.Tensor")}  # fmt: skip
-_HARMLESS = {"memory_format", "layout", "device", "pin_memory", "non_blocking", "copy"}
-
-
 def _empty(b: Builder, node: FxNode) -> None:
     value = node.meta.get("val")
     if isinstance(value, Tensor) and math.prod(value.shape) > 2**28:
@@ -209,71 +190,14 @@ def _depends(value: Any) -> bool:
     return isinstance(value, Signal) or (isinstance(value, list) and any(_depends(v) for v in value))
 
 
-def _floats(value: Any) -> bool:
-    return isinstance(value, Constant | float) or (isinstance(value, list) and any(_floats(v) for v in value))
-
-
 def _constant_call(b: Builder, node: FxNode, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    result = node.meta.get("val")
-    float_result = isinstance(result, Tensor) and result.dtype.is_floating_point
-    if isinstance(result, Tensor) and result.numel() > 2**28:
-        b.refuse(f"a constant of {result.numel()} entries is over the limit of {2**28}")
-    if name in _CREATES:
-        return _create(node, name, args, kwargs, float_result)
-    if name in ARITHMETIC and float_result:
-        if (unread := _unread(ARITHMETIC[name], args[1:], kwargs)) is not None:
-            b.refuse(f"{name} with arguments that its rule on constants does not read: {unread}")
-        return b.finite(ARITHMETIC[name](*args, **kwargs))
-    if name in LAYOUT and name not in _CHOOSE:
-        if _floats(args[0]) or any(isinstance(a, Constant) for a in args):
-            if name in ("aten._to_copy.default", "aten.clone.default"):
-                return args[0]
-            plain = {key: v for key, v in kwargs.items() if key not in _HARMLESS}
-            return move_constant(name, args, plain)
-        return node.target(*args, **{k: v for k, v in kwargs.items() if k not in ("device", "layout", "pin_memory")})  # type: ignore[operator]
-    if name in _WHOLE and not (float_result and name in _ROUNDS):
-        return _whole(node, args, kwargs)
-    b.refuse(f"no rule for {name} on constants")
-
-
-def _create(node: FxNode, name: str, args: list[Any], kwargs: dict[str, Any], float_result: bool) -> Any:
-    first = args[0] if args else None
-    if isinstance(first, Constant) and name.split(".")[1] in (
-        "_to_copy",
-        "clone",
-        "detach",
-        "alias",
-        "lift_fresh_copy",
-    ):
-        dtype = kwargs.get("dtype")
-        if dtype is None or dtype.is_floating_point:
-            return first  # float to float: the stored coefficient itself, as in real arithmetic
-        if first.radius is not None:
-            raise RefusedModel("a computed constant is cast to integers")
-        return first.centre.to(dtype)
-    plain = [a.centre if isinstance(a, Constant) else a for a in args]
-    keywords = {k: v for k, v in kwargs.items() if k not in ("device", "layout", "pin_memory", "memory_format")}
-    if float_result:
-        keywords["dtype"] = torch.float64
-    value = node.target(*plain, **keywords)  # type: ignore[operator]
-    return Constant(value) if value.dtype.is_floating_point else value
-
-
-def _whole(node: FxNode, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Whole numbers and comparisons of exact constants: torch's own result, exact."""
-
-    def bare(value: Any) -> Any:
+    said = node.meta.get("val")
+    for value in said if isinstance(said, list | tuple) else [said]:
+        if isinstance(value, Tensor) and value.numel() > LIMIT:
+            b.refuse(f"a constant of {value.numel()} entries is over the limit of {LIMIT}")
+    recorded = [a.meta["val"] for a in node.all_input_nodes if isinstance(a.meta.get("val"), Tensor)]
+    result = fold(node.target, args, kwargs, recorded, said)
+    for value in result if isinstance(result, list) else [result]:
         if isinstance(value, Constant):
-            if value.radius is not None:
-                raise RefusedModel(f"{node.target} of a computed constant")
-            return value.centre
-        return [bare(v) for v in value] if isinstance(value, list) else value
-
-    value = node.target(*(bare(a) for a in args), **kwargs)  # type: ignore[operator]
-
-    def wrap(result: Any) -> Any:
-        if isinstance(result, tuple | list):
-            return [wrap(r) for r in result]
-        return Constant(result) if isinstance(result, Tensor) and result.dtype.is_floating_point else result
-
-    return wrap(value)
+            b.finite(value)
+    return result

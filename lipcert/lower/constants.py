@@ -1,8 +1,8 @@
 """Constant subgraphs in float64 with an entrywise error enclosure that travels with the operator.
 
 Weight norm, spectral norm, folded scales, BatchNorm statistics: the network's coefficient is the real number that the
-stored weights define, so what we compute of it carries a radius. Rules exist for the operations that exporters leave on
-constants; every other one is refused by name.
+stored weights define, so what we compute of it carries a radius. Here: what a constant is, and the arithmetic; scalar
+functions are in `functions`, matrices in `matrices`, casts in `casts`, and `folding` chooses among them.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ def constant(value: Any) -> Constant:
 def from_range(lower: Tensor, upper: Tensor) -> Constant:
     centre = lower / 2 + upper / 2
     return Constant(centre, up(torch.maximum(upper - centre, centre - lower)))
+
+
+def from_ends(lower: Tensor, upper: Tensor) -> Constant:
+    """Like `from_range`, exact where the two are one."""
+    return Constant(lower) if torch.equal(lower, upper) else from_range(lower, upper)
 
 
 def _rounded(centre: Tensor, radius: Tensor, ops: int = 1) -> Constant:
@@ -132,12 +137,14 @@ def divide(a: Any, b: Any) -> Constant:
     return multiply(a, reciprocal(b))
 
 
-def _increasing(function: Callable[[Tensor], Tensor], low: float = -math.inf) -> Callable[[Any], Constant]:
-    """Enclosure through the end points of an increasing function, defined from `low` on."""
+def increasing(
+    function: Callable[[Tensor], Tensor], low: float = -math.inf, high: float = math.inf
+) -> Callable[[Any], Constant]:
+    """Enclosure through the end points of an increasing function, defined from `low` to `high`."""
 
     def rule(a: Any) -> Constant:
         a = constant(a)
-        if bool((a.lower < low).any()):
+        if bool(((a.lower < low) | (a.upper > high)).any()):
             raise RefusedModel(f"a constant leaves the domain of {getattr(function, '__name__', 'a function')}")
         least, most = function(a.lower), function(a.upper)
         least, most = least - SLACK * least.abs() - TINY, most + SLACK * most.abs() + TINY
@@ -161,6 +168,8 @@ def power(a: Any, exponent: Any) -> Constant:
             for _ in range(int(abs(n)) - 1):
                 result = multiply(result, a)
             return result if n > 0 else reciprocal(result)
+    if bool((a.lower > TINY).all()) and bool(torch.isfinite(e.centre).all()):  # x^e = exp(e log x)
+        return increasing(torch.exp)(multiply(e, increasing(torch.log)(a)))
     raise RefusedModel(f"a constant raised to the power {exponent}")
 
 
@@ -189,6 +198,17 @@ def total(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | N
 def mean(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Constant:
     summed = total(a, dim, keepdim)
     return divide(summed, constant(a).centre.numel() / max(1, summed.centre.numel()))
+
+
+def variance(a: Any, dim: Any = None, correction: float | None = 1, keepdim: bool = False) -> Constant:
+    """Mean square deviation with the divisor n - correction."""
+    a = constant(a)
+    middle = mean(a, dim, True)
+    deviation = subtract(a, middle)
+    n = a.centre.numel() // max(1, middle.centre.numel())
+    return divide(
+        total(multiply(deviation, deviation), dim, keepdim), float(n - (1 if correction is None else correction))
+    )
 
 
 def matmul(a: Any, b: Any) -> Constant:
@@ -226,7 +246,7 @@ def clamp(a: Any, min: Any = None, max: Any = None) -> Constant:
     return result if max is None else minimum(result, max)
 
 
-square_root = _increasing(torch.sqrt, 0.0)
+square_root = increasing(torch.sqrt, 0.0)
 
 ARITHMETIC: dict[str, Callable[..., Constant]] = {
     "aten.add.Tensor": add,
@@ -243,11 +263,7 @@ ARITHMETIC: dict[str, Callable[..., Constant]] = {
     "aten.reciprocal.default": reciprocal,
     "aten.sqrt.default": square_root,
     "aten.rsqrt.default": lambda a: reciprocal(square_root(a)),
-    "aten.exp.default": _increasing(torch.exp),
-    "aten.sigmoid.default": _increasing(torch.sigmoid),
-    "aten.tanh.default": _increasing(torch.tanh),
     "aten.relu.default": lambda a: maximum(a, 0.0),
-    "aten.log.default": _increasing(torch.log, TINY),
     "aten.pow.Tensor_Scalar": power,
     "aten.pow.Tensor_Tensor": power,
     "aten.square.default": lambda a: multiply(a, a),
@@ -255,6 +271,10 @@ ARITHMETIC: dict[str, Callable[..., Constant]] = {
     "aten.sum.dim_IntList": total,
     "aten.mean.default": mean,
     "aten.mean.dim": mean,
+    "aten.var.correction": lambda a, dim=None, *, correction=None, keepdim=False: variance(a, dim, correction, keepdim),
+    "prims.var.default": lambda a, dims, correction=1: variance(a, dims, correction),
+    "aten.hypot.default": lambda a, b: square_root(add(multiply(a, a), multiply(b, b))),
+    "prims.hypot.default": lambda a, b: square_root(add(multiply(a, a), multiply(b, b))),
     "aten.mm.default": matmul,
     "aten.bmm.default": matmul,
     "aten.mv.default": matmul,

@@ -193,28 +193,3 @@ def _unsqueeze(b: Builder, value: Any, dim: int) -> Any:
     if isinstance(value, Signal):
         return b.move(value, lambda t: t.unsqueeze(dim))
     return constant(value).map(lambda t: t.unsqueeze(dim))
-
-
-def move_constant(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """A layout operation on constants: it moves centre and radius alike."""
-    first, *rest = args
-    target = _target(name.removeprefix("aten.").removesuffix(".default"))
-    rest = [_index(a) for a in rest]
-    kwargs = {key: _index(a) for key, a in kwargs.items()}
-    if isinstance(first, list | tuple):  # cat, stack
-        values = [constant(v) for v in first]
-        centre = target([v.centre for v in values], *rest, **kwargs)
-        exact = all(v.radius is None for v in values)
-        return Constant(centre, None if exact else target([v.reach() for v in values], *rest, **kwargs))
-    value = constant(first)
-    centre = target(value.centre, *rest, **kwargs)
-    if value.radius is not None and name == "aten.constant_pad_nd.default":
-        rest = rest[:1]  # what is filled in is exact
-    radius = None if value.radius is None else target(value.radius, *rest, **kwargs)
-    if isinstance(centre, list | tuple):
-        return [Constant(c, None if radius is None else radius[i]) for i, c in enumerate(centre)]
-    return Constant(centre, radius)
-
-
-def concrete(value: Constant) -> Tensor:
-    return value.centre

@@ -1,0 +1,86 @@
+"""Casts of constants: rounded exactly as the file says, and then exact.
+
+A cast is part of the function that the file stores, unlike the rounding of a runtime's arithmetic: w.half().float() is
+the network with the weights of w.half(). A cast between float types that loses nothing, or that repeats the type which
+the value has already, is the identity, also of a computed constant (whose real value need not be a number of its type).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lipcert.errors import RefusedModel
+from lipcert.lower.constants import Constant, from_ends
+
+# float type -> (significand bits, exponent of the smallest normal number, largest finite number)
+FORMATS: dict[torch.dtype, tuple[int, int, float]] = {
+    torch.float16: (11, -14, 65504.0),
+    torch.bfloat16: (8, -126, (2.0 - 2.0**-7) * 2.0**127),
+    torch.float32: (24, -126, (2.0 - 2.0**-23) * 2.0**127),
+}
+WIDER: dict[torch.dtype, tuple[torch.dtype, ...]] = {  # the types that hold every value of the first
+    torch.float16: (torch.float16, torch.float32, torch.float64),
+    torch.bfloat16: (torch.bfloat16, torch.float32, torch.float64),
+    torch.float32: (torch.float32, torch.float64),
+    torch.float64: (torch.float64,),
+}
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x, float64 with finite entries, to the nearest number of the type, ties to even; infinite beyond its largest.
+
+    One rounding: x / q and its nearest integer are exact float64 numbers for the power of two q of the last place.
+    """
+    if dtype == torch.float64:
+        return x
+    bits, smallest, largest = FORMATS[dtype]
+    exponent = torch.frexp(x).exponent.to(torch.int64) - 1
+    place = (exponent.clamp(min=smallest) - (bits - 1)).clamp(-1000, 1000)
+    q = ((place + 1023) << 52).view(torch.float64)
+    near = torch.round(x / q) * q
+    return torch.where(near.abs() > largest, torch.copysign(torch.full_like(near, torch.inf), near), near)
+
+
+def candidates(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What a cast from float64 may give: runtimes go to 16 bits directly, or through float32 (rounding twice)."""
+    return rounded(x, dtype), rounded(finite(rounded(x, torch.float32)), dtype)
+
+
+def finite(x: Tensor) -> Tensor:
+    """x, refused where a cast has overflowed."""
+    if not bool(torch.isfinite(x).all()):
+        raise RefusedModel("a constant is not finite, or too large for its type")
+    return x
+
+
+def cast(value: Constant | Tensor, source: torch.dtype, target: torch.dtype) -> Constant | Tensor:
+    """A constant of the file's type `source` cast to `target`. Rounding is monotone, so ends are rounded to ends."""
+    if isinstance(value, Tensor):  # whole numbers and booleans
+        if not target.is_floating_point:
+            return value.to(target)
+        direct = value.to(target).to(torch.float64)  # one rounding, by the processor, to 32 and 64 bits
+        through = finite(value.to(torch.float32).to(target).to(torch.float64)) if target in FORMATS else direct
+        return from_ends(finite(torch.minimum(direct, through)), torch.maximum(direct, through))
+    if not target.is_floating_point:
+        return _truncated(value, target)
+    if target in WIDER.get(source, ()):
+        return value
+    if target not in FORMATS:
+        raise RefusedModel(f"a constant is cast from {source} to {target}")
+    low, high = candidates(value.lower, target), candidates(value.upper, target)
+    return from_ends(finite(torch.minimum(*low)), finite(torch.maximum(*high)))
+
+
+def _truncated(value: Constant, target: torch.dtype) -> Tensor:
+    if target == torch.bool:
+        if value.radius is not None and bool(((value.lower <= 0) & (value.upper >= 0)).any()):
+            raise RefusedModel("a computed constant is cast to bool, and cannot be told from 0")
+        return value.centre != 0
+    low, high = value.lower.trunc(), value.upper.trunc()
+    if not bool((low == high).all()):
+        raise RefusedModel("a computed constant is cast to integers, and lies too close to one to be truncated")
+    info = torch.iinfo(target)
+    if bool(((low < info.min) | (low > info.max) | (low.abs() > 2**53)).any()):
+        raise RefusedModel(f"a constant is cast to {target}, whose range it leaves")
+    return low.to(target)
