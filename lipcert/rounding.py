@@ -21,6 +21,13 @@ from lipcert.query import P
 EPS = 2.0**-53  # unit roundoff u
 TINY = 2.0**-1022  # smallest normal number: no operation errs by more through underflow, flush to zero included
 
+# float type -> (significand bits, exponent of the smallest normal number, largest finite number)
+FORMATS: dict[torch.dtype, tuple[int, int, float]] = {
+    torch.float16: (11, -14, 65504.0),
+    torch.bfloat16: (8, -126, (2.0 - 2.0**-7) * 2.0**127),
+    torch.float32: (24, -126, (2.0 - 2.0**-23) * 2.0**127),
+}
+
 Real = TypeVar("Real", float, Tensor)
 Dim = int | tuple[int, ...] | None
 
@@ -257,3 +264,18 @@ def norm_down(t: Tensor, p: P, dim: Dim = None) -> Tensor:
     value = mul_down(sqrt_down(total), scale)
     value = torch.where(torch.isinf(largest), torch.full_like(value, math.inf), value)
     return value.sum(dims) if dims else value
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x, float64 with finite entries, to the nearest number of the type, ties to even; infinite beyond its largest.
+
+    One rounding: x / q and its nearest integer are exact float64 numbers for the power of two q of the last place.
+    """
+    if dtype == torch.float64:
+        return x
+    bits, smallest, largest = FORMATS[dtype]
+    exponent = torch.frexp(x).exponent.to(torch.int64) - 1
+    place = (exponent.clamp(min=smallest) - (bits - 1)).clamp(-1000, 1000)
+    q = ((place + 1023) << 52).view(torch.float64)
+    near = torch.round(x / q) * q
+    return torch.where(near.abs() > largest, torch.copysign(torch.full_like(near, torch.inf), near), near)

@@ -382,6 +382,7 @@ CONSTANT: dict[str, Callable[..., torch.Tensor]] = {
     "norms": lambda w: A.linalg_vector_norm.default(w, 1, [0]) + A.linalg_vector_norm.default(w),
     "linear": lambda w: A.linear.default(w, torch.eye(4, dtype=torch.float64), w[0]) + A.rsub.Scalar(w, 1.0, 2),
     "steps": lambda w: torch.round(w) + torch.floor(w) + torch.sign(w) + torch.cumsum(torch.ones(4, dtype=torch.int64), 0),
+    "floats scattered": lambda w: A.slice_scatter.default(w, A.full.default((3, 1), 0.25, dtype=torch.float64), 1, 1, 2),
     "sum of whole numbers": lambda w: w + A.sum.default(w, dtype=torch.int64),
 }  # fmt: skip
 for name, function in CONSTANT.items():
@@ -436,8 +437,6 @@ REFUSED: list[tuple[str, Callable[..., Any], tuple[int, ...], bool, str]] = [
     ("a slope that depends", lambda x: A._prelu_kernel.default(x, x), (3,), False, "constant"),
     ("logsumexp of nothing", lambda x: A.logsumexp.default(x, []), (3,), False, "no axis"),
     ("crossed clamp", lambda x: A.clamp.default(x, 0.5, -0.5), (3,), False, "min <= max"),
-    ("floats scattered into constants", lambda x: x + A.slice_scatter.default(torch.ones(3), torch.full((1,), 0.3), 0, 1,
-        2), (3,), False, "float"),
     ("two results", lambda x: (x, x * 2), (3,), False, "outputs"),
 ]  # fmt: skip
 REFUSED += [

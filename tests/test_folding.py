@@ -17,10 +17,11 @@ from torch import Tensor
 
 from lipcert.errors import RefusedModel
 from lipcert.lower import folding
-from lipcert.lower.casts import FORMATS, cast, rounded
+from lipcert.lower.casts import cast
 from lipcert.lower.constants import ARITHMETIC, Constant
 from lipcert.lower.folding import LINEAR, MATRICES, MOVES, NONDECREASING, ORDERS, POSITIONS, fold
 from lipcert.lower.functions import FUNCTIONS
+from lipcert.rounding import FORMATS, rounded
 
 MP = mpmath.mp.clone()
 MP.dps = 50

@@ -12,6 +12,7 @@ from torch import Tensor
 from lipcert.load.onnx_node import Node, Op
 from lipcert.load.onnx_tensor import FLOAT_BITS, NARROW, TORCH_TYPE, type_name
 from lipcert.load.onnx_types import widens
+from lipcert.rounding import rounded
 
 EXACT_INTEGER = 2**53  # integers up to here are float64 numbers
 
@@ -105,7 +106,9 @@ def _cast_to(node: Node, x: Tensor, target: int) -> Tensor:
             return x
         if source not in FLOAT_BITS:
             node.refuse(f"casts to {type_name(target)} from a type that is not known")
-        if not node.on_data[0]:
+        if node.has(0):
+            return rounded(x, NARROW[target])
+        if not node.on_data[0]:  # computed: the lowering rounds its enclosure
             return x.to(NARROW[target]).to(torch.float64)
         node.assume(f"rounding of the cast at {node} to {type_name(target)} is not covered")
         return x

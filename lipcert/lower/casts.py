@@ -12,34 +12,14 @@ from torch import Tensor
 
 from lipcert.errors import RefusedModel
 from lipcert.lower.constants import Constant, from_ends
+from lipcert.rounding import FORMATS, rounded
 
-# float type -> (significand bits, exponent of the smallest normal number, largest finite number)
-FORMATS: dict[torch.dtype, tuple[int, int, float]] = {
-    torch.float16: (11, -14, 65504.0),
-    torch.bfloat16: (8, -126, (2.0 - 2.0**-7) * 2.0**127),
-    torch.float32: (24, -126, (2.0 - 2.0**-23) * 2.0**127),
-}
 WIDER: dict[torch.dtype, tuple[torch.dtype, ...]] = {  # the types that hold every value of the first
     torch.float16: (torch.float16, torch.float32, torch.float64),
     torch.bfloat16: (torch.bfloat16, torch.float32, torch.float64),
     torch.float32: (torch.float32, torch.float64),
     torch.float64: (torch.float64,),
 }
-
-
-def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x, float64 with finite entries, to the nearest number of the type, ties to even; infinite beyond its largest.
-
-    One rounding: x / q and its nearest integer are exact float64 numbers for the power of two q of the last place.
-    """
-    if dtype == torch.float64:
-        return x
-    bits, smallest, largest = FORMATS[dtype]
-    exponent = torch.frexp(x).exponent.to(torch.int64) - 1
-    place = (exponent.clamp(min=smallest) - (bits - 1)).clamp(-1000, 1000)
-    q = ((place + 1023) << 52).view(torch.float64)
-    near = torch.round(x / q) * q
-    return torch.where(near.abs() > largest, torch.copysign(torch.full_like(near, torch.inf), near), near)
 
 
 def candidates(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from lipcert.errors import RefusedModel
 from lipcert.lower import matrices
-from lipcert.lower.casts import FORMATS, WIDER, cast
+from lipcert.lower.casts import WIDER, cast
 from lipcert.lower.constants import ARITHMETIC, Constant, constant, from_ends, multiply
 from lipcert.lower.functions import FUNCTIONS
 from lipcert.lower.nonlinear import Unread
-from lipcert.rounding import TINY, gamma, up
+from lipcert.rounding import FORMATS, TINY, gamma, up
 
 aten = torch.ops.aten
 LIMIT = 2**28  # entries
