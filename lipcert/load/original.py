@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,13 +19,19 @@ def references(name: str, run: Run, example: torch.Tensor) -> tuple[Reference, .
     The promoted run shows errors that the rounding of a 16- or 32-bit original would hide. Some originals fix a dtype
     inside and cannot be promoted; then there is one reference.
     """
-    own = Reference(name, lambda points: run(points, example.dtype), str(example.dtype).removeprefix("torch."))
+    kind = str(example.dtype).removeprefix("torch.")
+    own = Reference(name, lambda points: run(points, example.dtype), kind)
     if example.dtype == torch.float64:
         return (own,)
     try:
         run(example.double().numpy()[None], torch.float64)
     except Exception:
         return (own,)
+
+    def rounding(points: np.ndarray) -> float:
+        return float(np.max(np.abs(run(points, example.dtype) - run(points, torch.float64)), initial=0.0))
+
+    own = replace(own, rounding=rounding)
     return own, Reference(f"{name} in float64", lambda points: run(points, torch.float64), "float64")
 
 

@@ -23,6 +23,8 @@ class Reference:
     name: str  # "onnxruntime", "torch", "torchscript"
     evaluate: Callable[[np.ndarray], np.ndarray]
     dtype: str = "float32"  # arithmetic of the original; sets the tolerance of the comparison
+    # (k, *input_shape) -> the largest error that this arithmetic makes at the points, measured; None: it cannot be
+    rounding: Callable[[np.ndarray], float] | None = None
 
 
 @dataclass(frozen=True)
