@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ ORDER = (
 )
 LIGHT = ("lipcert", "lipcert.__main__", "lipcert.cli.main", "lipcert.errors", "lipcert.bound", "lipcert.query")
 REPORT = tuple(f"lipcert.report.{path.stem}" for path in sorted((PACKAGE / "report").glob("[!_]*.py")))
-NUMERICAL = ("torch", "numpy", "onnx", "onnxruntime", "scipy", "cvxpy", "jaxtyping", "matplotlib")
+NUMERICAL = ("torch", "numpy", "onnx", "onnxruntime", "scipy", "cvxpy", "scs", "clarabel", "jaxtyping", "matplotlib")
 
 
 def imported(tree: ast.AST, root: Path) -> set[str]:
@@ -107,3 +108,26 @@ def test_functions_are_not_replaced_by_the_submodules_of_their_names() -> None:
 for name in lipcert.__all__:
     assert callable(getattr(lipcert, name)), name"""
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_imports_no_solver_and_no_runtime() -> None:
+    code = """import contextlib, io, sys
+sys.argv = ["lipcert", "bound", "--help"]
+from lipcert.__main__ import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main()
+print(*({"onnxruntime", "cvxpy", "scs", "clarabel", "torch", "onnx"} & sys.modules.keys()))"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_what_the_default_install_brings() -> None:
+    """The first command of the README warns of nothing, and `--method lipsdp-cvxpy` finds its solvers."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    names = {requirement.split(">")[0] for requirement in project["dependencies"]}
+    assert {"onnxruntime", "cvxpy", "scs"} <= names
+    assert not {"onnxruntime", "cvxpy"} & set(project["optional-dependencies"])
+    code = """import sys, lipcert
+model = lipcert.load("examples/two_moons.onnx")
+print(len(model.warnings), *({"cvxpy", "scs"} & sys.modules.keys()))"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert found.stdout.split() == ["0"]

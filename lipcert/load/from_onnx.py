@@ -22,6 +22,10 @@ from lipcert.load.source import Reference, Source
 
 __all__ = ["looks_like_onnx", "read_onnx"]
 
+NO_RUNTIME = (
+    "onnxruntime is not installed: the file was not compared with it, so no second program confirms how lipcert read "
+    "it. Where there is a build for this platform: pip install onnxruntime"
+)
 _NUMPY: dict[int, type] = {  # the types numpy can hand to onnxruntime
     TensorProto.FLOAT16: np.float16,
     TensorProto.FLOAT: np.float32,
@@ -135,7 +139,7 @@ def reference(
     try:
         import onnxruntime  # noqa: F401
     except ImportError:
-        return (), ("onnxruntime is not installed: the file was not compared with it",)
+        return (), (NO_RUNTIME,)
     if graph.input_type not in _NUMPY:
         return (), (f"onnxruntime cannot be fed {type_name(graph.input_type)}: the file was not compared with it",)
     evaluate = _runtime(path, graph, shape)

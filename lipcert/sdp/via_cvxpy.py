@@ -20,7 +20,6 @@ from lipcert.sdp.multipliers import closed_form
 
 # Rows of the matrix: Clarabel factors n^2 / 2 by n^2 / 2 entries (minutes and 4 GB at 160, 24 GB at 300), SCS the matrix.
 LARGEST = {"SCS": 1500, "CLARABEL": 150, "MOSEK": 600}
-EXTRA = "lipcert[cvxpy]"
 
 
 class NoSolver(Exception):
@@ -105,7 +104,7 @@ def _solve(solver: str, problem: Primal, options: dict[str, Any]) -> Tensor:
     try:
         import cvxpy as cp
     except ImportError as missing:
-        raise NoSolver(f"cvxpy is not installed: pip install '{EXTRA}'") from missing
+        raise NoSolver("cvxpy is not installed, although lipcert asks for it: pip install cvxpy scs") from missing
     if solver not in cp.installed_solvers():
         raise NoSolver(f"cvxpy finds no {solver} here; it has {', '.join(cp.installed_solvers())}")
     n, width = problem.V.shape
