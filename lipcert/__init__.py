@@ -53,6 +53,7 @@ __all__ = [
     "local",
     "local_grid",
     "radius",
+    "track",
     "verify",
 ]
 
@@ -150,6 +151,32 @@ def radius(model: Model, x: Any, y: Any = None, **options: Any) -> Report:
     from lipcert import robustness
 
     return robustness.radius(model, x, y, **options)
+
+
+def track(
+    checkpoints: Sequence[str | Path] | str | Path,
+    *,
+    norm: str | Norm = "2",
+    methods: Sequence[str] = ("product", "sampled", "lipsdp"),
+    x: Any = None,
+    y: Any = None,
+    budget: float | None = None,
+    input_shape: Sequence[int] | None = None,
+    input_name: str | None = None,
+    output_name: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Report:
+    """Layer constants, `methods` and, at data `x` (k, *input_shape), Jacobian statistics along training.
+
+    `checkpoints`: files, folders (each a series) and patterns, in natural order: `report.summary["track"]["checkpoints"]`
+    has a row per file. `y`: labels (k,), for the accuracy. `budget`: seconds of the methods for each checkpoint.
+    """
+    from lipcert.tasks import track as task
+
+    given = {"input_shape": input_shape, "input_name": input_name, "output_name": output_name, "mean": mean, "std": std}
+    return task.track(checkpoints, norm=norm, methods=methods, x=x, y=y, budget=budget, seed=seed, **given)  # type: ignore[arg-type]
 
 
 def verify(certificate: str | Path, model: str | Path | nn.Module | Model, **options: Any) -> Report:

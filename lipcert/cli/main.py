@@ -23,6 +23,7 @@ from lipcert.cli.local import bare_grid, local
 from lipcert.cli.radius import radius
 from lipcert.cli.report import report
 from lipcert.cli.run import FAILED_TO_WRITE, INTERNAL_ERROR, internal_error, show_debug_trace
+from lipcert.cli.track import track
 from lipcert.cli.verify import verify
 from lipcert.errors import LipcertError
 
@@ -46,6 +47,7 @@ COMMANDS = {
     "radius": Command(radius, "lipcert radius model.onnx --data test.npz --norm inf --eps 0.01"),
     "gate": Command(gate, "lipcert gate report.json --policy gate.toml --junit gate.xml"),
     "compare": Command(compare, "lipcert compare old.json new.json --fail-on worse --markdown -"),
+    "track": Command(track, "lipcert track runs/lr0.1 runs/lr0.01 --data test.npz --plot track.png"),
     "report": Command(report, "lipcert report bound.json radius.json --html page.html"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
 }

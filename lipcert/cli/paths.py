@@ -27,6 +27,7 @@ READS = {
     "gate.reports": "the report",
     "compare.reports": "the report",
     "report.reports": "the report",
+    "track.checkpoints": "the checkpoint",
     "gate.policy": "the policy of --policy",
     "gate.baseline": "the report of --baseline",
 }

@@ -15,6 +15,7 @@ from lipcert.bound import Bound, Result
 from lipcert.report.digits import digits
 from lipcert.report.of_jacobian import jacobian_tables
 from lipcert.report.of_local import local_tables
+from lipcert.report.of_track import track_tables
 from lipcert.report.plain import printable
 from lipcert.report.radius_table import radius_table
 from lipcert.report.report import Report
@@ -47,6 +48,8 @@ def to_table(report: Report) -> RenderableType:
     if "jacobian" in report.summary:
         blocks += jacobian_tables(report.summary)
     blocks += local_tables(report.summary, report.points)
+    if "track" in report.summary:
+        blocks += track_tables(report.summary["track"])
     if report.results and "verdict" not in report.summary:
         blocks.append(table_of_results(report.results))
     blocks += notes("warning", report.warnings, "yellow")

@@ -1,0 +1,86 @@
+"""`lipcert track CHECKPOINT...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipcert.cli import options as o
+from lipcert.cli.progress import Progress
+from lipcert.cli.run import Run, execute
+from lipcert.report.report import Report
+
+
+def track(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(metavar="CHECKPOINT...", help="Model files, folders (each a series), patterns.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Jacobians at these x, accuracy with labels y.")
+    ] = None,
+    first: Annotated[int, typer.Option(metavar="N", min=1, help="Only the first N samples.")] = 200,
+    raw: Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not scaled to [0, 1].")] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="May be repeated (default product, sampled, lipsdp)."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Of the methods, for each checkpoint.")
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Everything against the step, as .png or .svg.")
+    ] = None,
+    norm: o.NormBoth = None,
+    norm_in: o.NormIn = None,
+    norm_out: o.NormOut = None,
+    input_shape: o.InputShape = None,
+    input_name: o.InputName = None,
+    output_name: o.OutputName = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    reader: o.Reader = "own",
+    json: o.Json = None,
+    seed: o.Seed = 0,
+    threads: o.Threads = None,
+    quiet: o.Quiet = False,
+) -> int:
+    """Smoothness along training: one row per checkpoint, one picture of them all."""
+    o.check_not_negative("--budget", budget)
+    norms = o.read_norm(norm, norm_in, norm_out)
+    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    if plot is not None:
+        from lipcert.plots import check_plot
+
+        check_plot("--plot", plot)
+
+    def work(progress: Progress) -> Report:
+        from lipcert import data as files
+        from lipcert import pipeline
+        from lipcert.tasks.checkpoints import series_of
+        from lipcert.tasks.track import METHODS
+        from lipcert.tasks.track import track as task
+
+        found = None
+        if data is not None:  # in the layout of the first checkpoint: all of one training have one input
+            shape = pipeline.load(series_of(checkpoints)[0].files[0], **arguments).input_shape
+            found = files.read_data(data, shape, raw=raw)
+        return task(
+            checkpoints,
+            norm=norms,
+            methods=method or METHODS,
+            x=None if found is None else found.x[:first],
+            y=None if found is None or found.y is None else found.y[:first],
+            budget=budget,
+            **arguments,
+            progress=progress,
+        )
+
+    def picture(report: Report) -> None:
+        from lipcert.tasks.track_plot import track_plot
+
+        track_plot(str(plot), report.summary["track"], norm=str(report.norm))
+
+    run = Run("track", checkpoints[0], json, quiet, threads, {"norm": norms}, picture if plot is not None else None)
+    return execute(run, work)
