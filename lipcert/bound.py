@@ -11,6 +11,10 @@ Side = Literal["upper", "lower", "estimate"]
 Rigor = Literal["proved", "numeric", "sampled"]
 
 
+class NotABound(ValueError):
+    """NaN, infinity or a negative number where a bound was to be: the method that came to it is refused."""
+
+
 @dataclass(frozen=True)
 class Bound:
     """One value for one query.
@@ -30,7 +34,7 @@ class Bound:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value) or self.value < 0:
-            raise ValueError(f"{self.method}: {self.value} is not a bound; return a Refusal that says why")
+            raise NotABound(f"{self.method}: {self.value} is not a bound; return a Refusal that says why")
 
 
 @dataclass(frozen=True)

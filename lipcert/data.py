@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sys
+import warnings
 import zipfile
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +22,14 @@ import torch
 
 from lipcert.errors import UnreadableError, UsageError
 from lipcert.query import Ball, Box, Norm, Region
+from lipcert.report.plain import printable
+from lipcert.terms.files import check_regular, reason
 
 if TYPE_CHECKING:
     from lipcert.pipeline import Model
+
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+COPIES = 3  # of the data in float64 while they are read
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,49 +52,98 @@ def fingerprint(*arrays: np.ndarray | None) -> str:
     return found.hexdigest()
 
 
-def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False) -> Data:
-    """Read DATA for a model of the given input shape. Raises UnreadableError or UsageError."""
+def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False, gaps: bool = False) -> Data:
+    """Read DATA for a model of the given input shape. `gaps`: samples that hold NaN or infinity are left in.
+
+    Raises UnreadableError or UsageError.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise UnreadableError(f"{path}: no such data file")
+    check_regular(path, str(path))
     try:
-        x, y = _arrays(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some quote the file
+            x, y = _arrays(path)
+    except (Exception, MemoryError) as error:  # zip, zlib, lzma, numpy and Python's own parser all have their own
+        said = printable(reason(error))[:200]
         raise UnreadableError(
-            f"{path}: cannot be read as data ({error}); give .npz with x (and y), .npy or .csv"
+            f"{path}: cannot be read as data ({said}); give .npz with x (and y), .npy or .csv"
         ) from error
     if x.dtype.kind not in "fiub":
         raise UnreadableError(f"{path}: x has dtype {x.dtype}; numbers are needed")
     scaled = x.dtype == np.uint8 and not raw
     if scaled:
-        print(f"{path.name}: uint8 values scaled to [0, 1] (--raw leaves them)", file=sys.stderr)
+        print(f"{printable(path.name)}: uint8 values scaled to [0, 1] (--raw leaves them)", file=sys.stderr)
         x = x.astype(np.float64) / 255.0
-    x = _fitted(x.astype(np.float64), shape, path)
-    if not np.isfinite(x).all():
-        bad = int(np.argwhere(~np.isfinite(x).reshape(len(x), -1).all(axis=1))[0, 0])
-        raise UnreadableError(f"{path}: sample {bad} holds NaN or infinity")
-    if y is not None and len(y) != len(x):
-        raise UnreadableError(f"{path}: {len(x)} samples but {len(y)} labels")
-    return Data(x, y, scaled)
+    with np.errstate(over="ignore"):  # a long double beyond float64 is infinity, and refused as that
+        x = _fitted(x.astype(np.float64), shape, path)
+    missing = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    if missing.any() and not gaps:
+        raise UnreadableError(f"{path}: sample {int(missing.argmax())} holds NaN or infinity")
+    return Data(x, None if y is None else _labels(y, len(x), path), scaled)
+
+
+def _labels(y: np.ndarray, count: int, path: Path) -> np.ndarray:
+    """One per sample: numbers or names. Which numbers make sense is the command's to say."""
+    if y.ndim == 0:
+        raise UnreadableError(f"{path}: y is a single value; one label per sample is needed")
+    if y.dtype.kind not in "biufU":
+        raise UnreadableError(f"{path}: y has dtype {y.dtype}; whole numbers or names are needed")
+    if len(y) != count:
+        raise UnreadableError(f"{path}: {count} samples but {len(y)} labels")
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        place = int((~np.isfinite(y).reshape(count, -1).all(axis=1)).argmax())
+        raise UnreadableError(f"{path}: the label of sample {place} is NaN or infinity")
+    return y
 
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if path.suffix == ".npz":
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("not an .npz archive")
-        with archive:
-            if "x" not in archive:
-                raise KeyError(f"no array x; it has {', '.join(archive.files) or 'none'}")
-            return archive["x"], archive.get("y", None)
+        with zipfile.ZipFile(path) as archive:
+            return _member(archive, "x"), _member(archive, "y") if "y.npy" in archive.namelist() else None
     if path.suffix == ".npy":
-        array = np.load(path, allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("not an .npy array")
-        return array, None
+        with path.open("rb") as stream:
+            return _array(stream, path.stat().st_size), None
     if path.suffix == ".csv":
-        return np.loadtxt(path, delimiter=",", ndmin=2), None
+        with path.open(encoding="utf-8-sig") as text:
+            return np.loadtxt(text, delimiter=",", ndmin=2), None
     raise ValueError(f"unknown ending {path.suffix!r}")
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    found = [info for info in archive.infolist() if info.filename == f"{name}.npy"]
+    if not found:
+        held = ", ".join(info.filename.removesuffix(".npy") for info in archive.infolist())
+        raise ValueError(f"no array {name}; it has {held or 'none'}")
+    if len(found) > 1:
+        raise ValueError(f"two arrays {name}")
+    if found[0].flag_bits & 1:
+        raise ValueError("it is encrypted")
+    with archive.open(found[0]) as stream:
+        return _array(stream, found[0].file_size)  # type: ignore[arg-type]
+
+
+def _array(stream: BufferedIOBase, size: int) -> np.ndarray:
+    """An array in numpy's format whose header asks for what is stored, and for no more than fits in memory."""
+    version = np.lib.format.read_magic(stream)
+    if version not in HEADERS:
+        raise ValueError(f"version {version} of numpy's format is for structured arrays; numbers are needed")
+    shape, _, dtype = HEADERS[version](stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are not unpickled")
+    asked, stored = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if min(shape, default=1) < 0 or asked != stored:
+        raise ValueError(f"its header asks for {asked} bytes, and {stored} are stored")
+    if COPIES * math.prod(shape) * max(8, dtype.itemsize) > _memory():
+        raise ValueError(f"{asked} bytes are more than this machine holds: split the file")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _memory() -> float:
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def _fitted(x: np.ndarray, shape: tuple[int, ...], path: Path) -> np.ndarray:

@@ -113,7 +113,7 @@ def grid(
             norm=norm,
             region=describe(box),
             output=str(functional),
-            results=_results(values, seconds),
+            results=_results(values, seconds, deadline is not None and time.monotonic() > deadline),
             summary={"grid": {**asked, **_described(values)}},
             assumptions=notes,
             warnings=list(model.warnings),
@@ -208,19 +208,22 @@ def cells_of(box: Box, shape: Sequence[int]) -> tuple[Tensor, Tensor, list[list[
     return below, above, axes
 
 
-def _results(values: Values, seconds: float) -> list[Result]:
-    """The constant on the whole box, as its cells give it: it is the largest of theirs, for the box is convex."""
+def _results(values: Values, seconds: float, late: bool = False) -> list[Result]:
+    """The constant on the whole box, as its cells give it: it is the largest of theirs, for the box is convex. `late`: the
+    budget is spent."""
     found: list[Result] = []
     count, done = len(values.done), int(values.done.sum())
     details = {"cells": count, "closed": int(values.closed.sum())}
     if done == count and bool(torch.isfinite(values.upper).all()):
         found.append(Bound("grid", "upper", "proved", float(values.upper.max()), seconds, None, details))
     elif done < count:
-        found.append(Refusal("grid", "upper", "timeout", f"{done} of {count} cells are bounded", None, seconds))
+        reason = f"{done} of {count} cells are bounded: go on with --resume REPORT"
+        found.append(Refusal("grid", "upper", "timeout", reason, None, seconds))
     else:
         cells = int((~torch.isfinite(values.upper)).sum())
         reason = f"no finite value is known in {cells} of {count} cells"
-        found.append(Refusal("grid", "upper", "refused", reason, None, seconds))
+        reason += ", and the budget was spent: raise --budget" if late else ""
+        found.append(Refusal("grid", "upper", "timeout" if late else "refused", reason, None, seconds))
     wrong = (values.lower > values.upper) & values.done
     for k in wrong.nonzero()[:1, 0].tolist():  # the self-check of the report sees it
         found += [

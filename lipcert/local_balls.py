@@ -38,6 +38,8 @@ LADDER = ("jacobian", "linear", "lipsdp", "branch")  # on each ball, cheap first
 BUDGET = 1.0  # seconds per point and radius beyond which no further method of the ladder is begun
 SAMPLES = 16  # Jacobians inside each ball
 TOGETHER = 256  # balls that are swept at once
+WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that of all balls together
+NOT_TRIED = {"status": "refused", "reason": "no method of the ladder is for this norm", "node": None}
 
 
 def local(
@@ -310,12 +312,13 @@ def _overall(rows: Sequence[Mapping[str, Any]], asked: int, seconds: float) -> l
     results: list[Result] = []
     missing = sum(row["upper"] is None for row in rows)
     if len(rows) < asked:
-        reason = f"{len(rows)} of {asked} balls are bounded"
+        reason = f"{len(rows)} of {asked} balls are bounded: go on with --resume REPORT"
         results.append(Refusal("local", "upper", "timeout", reason, None, seconds))
     elif missing:
-        worst = next(r for row in rows if row["upper"] is None for r in row["results"])
+        tried = [r for row in rows if row["upper"] is None for r in row["results"] if r["status"] != "ok"]
+        worst = min(tried, key=lambda r: WORST.index(r["status"]), default=NOT_TRIED)
         reason = f"no finite value is known in {missing} of {asked} balls: {worst['reason']}"
-        results.append(Refusal("local", "upper", "refused", reason, worst["node"], seconds))
+        results.append(Refusal("local", "upper", worst["status"], reason, worst["node"], seconds))
     else:
         value = max((row["upper"] for row in rows), default=0.0)
         results.append(Bound("local", "upper", "proved", value, seconds, None, details))

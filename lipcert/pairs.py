@@ -16,6 +16,7 @@ from lipcert.query import Norm, Output
 from lipcert.transform import all_pairs, with_output
 
 MAX_PAIRS = 4950  # 100 classes
+WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that of the maximum
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Pairs:
             bounds = {pair: r for pair, r in column.items() if isinstance(r, Bound)}
             refusals = [r for r in column.values() if isinstance(r, Refusal)]
             if refusals and (method.side == "upper" or not bounds):
-                merged.append(refusals[0])
+                merged.append(min(refusals, key=lambda refusal: WORST.index(refusal.status)))
                 continue
             pair, top = max(bounds.items(), key=lambda item: item[1].value)
             if top.side == "lower" and top.witness is None:  # from a partial report, which keeps no witnesses

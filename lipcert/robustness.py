@@ -22,7 +22,7 @@ from lipcert.pipeline import Model
 from lipcert.query import Norm
 from lipcert.radius.constants import GLOBAL, Constant, Constants, norm_for
 from lipcert.radius.margins import read_labels
-from lipcert.radius.samples import How, treat
+from lipcert.radius.samples import How, treat_known
 from lipcert.ranges.adjoint import obstacle
 from lipcert.report.report import Report
 from lipcert.report.to_json import write_atomically
@@ -81,6 +81,10 @@ def radius(
     asked |= {"data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
     rows: list[dict[str, Any]] = [] if resume is None else _resumed(resume, asked, model, norm, constants)
     warnings = list(model.warnings)
+    missing = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if len(missing):
+        named = ", ".join(map(str, missing[:5])) + (", .." if len(missing) > 5 else "")
+        warnings.append(f"{len(missing)} samples hold NaN or infinity and have radius 0: {named}")
     if blocked is not None:
         warnings.append(f"no local radii: node {blocked[0]}: {blocked[1]}")
     if rows:
@@ -111,14 +115,7 @@ def radius(
         with torch.no_grad():
             for begin in range(had, len(x), BATCH):
                 part = slice(begin, begin + BATCH)
-                batch = treat(
-                    graph,
-                    torch.from_numpy(x[part]),
-                    None if labels is None else labels[part],
-                    begin,
-                    constants,
-                    how,
-                )
+                batch = treat_known(graph, torch.from_numpy(x[part]), _part(labels, part), begin, constants, how)
                 rows += batch.rows
                 inside += batch.inside
                 if progress is not None:
@@ -131,6 +128,10 @@ def radius(
         _save(adversarial, inside, graph.input_shape)
         warnings.append(f"inputs found inside certified radii are in {adversarial}")
     return report()
+
+
+def _part(labels: torch.Tensor | None, part: slice) -> torch.Tensor | None:
+    return None if labels is None else labels[part]
 
 
 def _chosen(methods: Sequence[str] | None) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,6 +140,105 @@ def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
     for name in (*cases, "h.npz", "i.npz", "j.npz", "absent.npz"):
         with pytest.raises(UnreadableError, match=name):
             read_data(tmp_path / name, (1, 2))
+
+
+def npy(header: str, content: bytes = b"") -> bytes:
+    text = header.encode() + b" " * (117 - len(header)) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + content
+
+
+def zipped(content: bytes, **options: int) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", **options) as archive:
+        archive.writestr("x.npy", content)
+    return stream.getvalue()
+
+
+def with_bytes(archive: bytes, *changes: tuple[int, int]) -> bytes:
+    """A zip with two-byte fields changed, counted from the local header and from the central one."""
+    central = archive.index(b"PK\x01\x02")
+    changed = bytearray(archive)
+    for local, value in changes:
+        changed[local : local + 2] = value.to_bytes(2, "little")
+        changed[central + local + 2 : central + local + 4] = value.to_bytes(2, "little")
+    return bytes(changed)
+
+
+GOOD = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1, 2), }", bytes(16))
+HUGE = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 2), }", bytes(16))
+HOSTILE: dict[str, tuple[str, bytes]] = {
+    "encrypted": ("npz", with_bytes(zipped(GOOD), (6, 1))),
+    "compression 99": ("npz", with_bytes(zipped(GOOD), (8, 99))),
+    "bzip2 that is none": ("npz", with_bytes(zipped(GOOD), (8, 12))),
+    "lzma that is none": ("npz", with_bytes(zipped(GOOD), (8, 14))),
+    "deflate that is none": ("npz", with_bytes(zipped(GOOD), (8, 8))),
+    "7 TiB": ("npz", zipped(HUGE)),
+    "7 TiB, alone": ("npy", HUGE),
+    "less than is stored": ("npy", GOOD + bytes(8)),
+    "negative": ("npy", npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -2), }", bytes(16))),
+    "deep header": ("npy", npy("(" * 60 + ")" * 50, bytes(16))),
+    "header of another kind": ("npy", npy("{'descr': [], 'shape': None}")),
+    "invalid escape in the header": ("npy", npy("{'descr': '\\q', 'fortran_order': False, 'shape': (1, 2), }")),
+    "version 3": ("npy", GOOD[:6] + b"\x03" + GOOD[7:]),
+    "version 9": ("npy", GOOD[:6] + b"\x09" + GOOD[7:]),
+    "csv with a null": ("csv", b"1,2\0\n"),
+    "csv that is not UTF-8": ("csv", b"1,\xff\n"),
+    "csv with complex numbers": ("csv", b"1,2j\n"),
+    "empty csv": ("csv", b""),
+    "csv of unequal rows": ("csv", b"1,2\n3\n"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused_in_one_line(name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    kind, content = HOSTILE[name]
+    path = tmp_path / f"d.{kind}"
+    path.write_bytes(content)
+    with pytest.raises((UnreadableError, UsageError), match=kind) as found:
+        read_data(path, (1, 2))
+    assert len(str(found.value)) < 500
+    assert "\n" not in str(found.value)
+    assert not recwarn.list
+
+
+def test_good_files_of_each_kind(tmp_path: Path) -> None:
+    """The oracle of the hostile ones: the same bytes, unchanged, are read."""
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        (tmp_path / "d.npz").write_bytes(zipped(GOOD, compression=compression))
+        assert read_data(tmp_path / "d.npz", (1, 2)).x.tolist() == [[[0.0, 0.0]]]
+    (tmp_path / "d.csv").write_bytes(b"\xef\xbb\xbf1,2\n3,4\n")  # as spreadsheets write it
+    assert read_data(tmp_path / "d.csv", (1, 2)).x.reshape(-1).tolist() == [1.0, 2.0, 3.0, 4.0]
+    np.save(tmp_path / "d.npy", np.asfortranarray(np.arange(6.0).reshape(3, 2)))
+    assert read_data(tmp_path / "d.npy", (1, 2)).x.reshape(-1).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["pipe.npz", "pipe.csv", "folder.npz"])
+def test_data_that_are_no_file(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name) if "pipe" in name else (tmp_path / name).mkdir()
+    with pytest.raises(UnreadableError, match=f"{name}: this is a"):
+        read_data(tmp_path / name, (1, 2))
+
+
+LABELS: dict[str, object] = {
+    "0-d": np.array(3),
+    "complex": np.zeros(3, dtype=complex),
+    "infinite": np.array([0, np.inf, 1]),
+    "nan": np.array([0, 1, np.nan]),
+    "dates": np.zeros(3, dtype="M8[s]"),
+    "bytes": np.array([b"a", b"b", b"c"]),
+    "structured": np.zeros(3, dtype=[("a", int)]),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_that_are_none(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match=r"label|y has dtype"):
+        read_data(saved(tmp_path, np.zeros((3, 2)), LABELS[name]), (1, 2))
+
+
+def test_gaps_may_stay(tmp_path: Path) -> None:
+    x = np.array([[0.0, 1.0], [np.nan, 2.0]])
+    assert np.array_equal(read_data(saved(tmp_path, x), (2,), gaps=True).x, x, equal_nan=True)
 
 
 # Regions.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from lipcert.bound import Bound, Refusal, Result, Side
@@ -54,7 +54,10 @@ class Branch:
         problem.aside.append(self._attained(problem, found, seconds))
         value = float(found.upper)
         if not math.isfinite(value):
-            return unbounded(self.name, problem.graph, found.culprit, seconds)
+            refusal = unbounded(self.name, problem.graph, found.culprit, seconds)
+            if refusal.status == "refused" and time.monotonic() > deadline:
+                return replace(refusal, status="timeout", reason=f"{refusal.reason}; the time was spent: raise --budget")
+            return refusal
         details = {
             "closed": bool(found.closed),
             "rtol": problem.rtol,

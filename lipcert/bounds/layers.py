@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lipcert.bounds.failures import RAISED, why
 from lipcert.bounds.problem import Problem
 from lipcert.ir import Enclosure, Graph, Input, Linear, Nonlinear
 from lipcert.linops import Adjoint, Conv, Dense, Scale, Select
@@ -77,13 +78,23 @@ def _name(graph: Graph, path: Path) -> str:
 
 def layer_row(layer: Layer, problem: Problem) -> dict[str, Any]:
     """name, kind, shapes, proved upper, attained lower (null where not computed), status, reason."""
-    p, q = problem.norm.input, problem.norm.output
     row: dict[str, Any] = {
         "name": layer.name,
         "kind": layer.kind,
         "input_shape": list(layer.input_shape),
         "output_shape": list(layer.output_shape),
     }
+    try:
+        return row | _constants(layer, problem)
+    except RAISED as error:  # the other layers go on
+        reason = why(error)
+        if reason is None:
+            raise
+        return row | {"upper": None, "lower": None, "rigor": "proved", "status": "refused", "reason": reason}
+
+
+def _constants(layer: Layer, problem: Problem) -> dict[str, Any]:
+    p, q = problem.norm.input, problem.norm.output
     if layer.path is not None:
         upper: float | None = layer.path.norm_upper(p, q)
         lower = attained(layer.path, p, q)
@@ -101,7 +112,7 @@ def layer_row(layer: Layer, problem: Problem) -> dict[str, Any]:
         block = problem.graph.nodes[layer.node].what.block if layer.node is not None else None  # type: ignore[union-attr]
         upper, status = None, "unbounded" if block is not None else "refused"
         reason = block.reason if block is not None else "overflows float64"
-    return row | {"upper": upper, "lower": lower, "rigor": "proved", "status": status, "reason": reason}
+    return {"upper": upper, "lower": lower, "rigor": "proved", "status": status, "reason": reason}
 
 
 def attained(path: Path, p: P, q: P, steps: int = 30) -> float:

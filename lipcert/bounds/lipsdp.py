@@ -54,6 +54,7 @@ class Lipsdp:
         if not solution.multipliers:
             status = "timeout" if info.sweeps < settings.sweeps else "refused"
             reason = f"no multipliers could be proved in {info.sweeps} sweeps"
+            reason += ", and the budget was spent: raise --budget" if status == "timeout" else ""
             return Refusal(self.name, self.side, status, reason, None, seconds)  # type: ignore[arg-type]
         details = {
             "multipliers": form.grouping,

@@ -67,14 +67,14 @@ class LipsdpCvxpy:
         try:
             raw = multipliers_by(self.solver, form, table, options)
         except NoSolver as failed:
-            return self._refusal(str(failed), begin)
+            return self._refusal(str(failed), begin, problem)
         best: tuple[float, list[Tensor]] | None = None
         for multipliers, rho in candidates(form, table, raw):
             proved = prove(form, table, multipliers, last=INPUT, rho=rho)
             if math.isfinite(proved) and (best is None or proved < best[0]):
                 best = proved, multipliers
         if best is None:
-            return self._refusal(f"the multipliers of {self.solver} could not be proved", begin)
+            return self._refusal(f"the multipliers of {self.solver} could not be proved", begin, problem)
         rho, multipliers = best
         details = {"solver": self.solver, "multipliers": form.grouping, "neurons": form.neurons}
         proof = {"kind": "lmi", "grouping": form.grouping, "last": "input", "multipliers": multipliers, "rho": rho}
@@ -94,8 +94,11 @@ class LipsdpCvxpy:
             )
         return form
 
-    def _refusal(self, reason: str, begin: float | None = None) -> Refusal:
+    def _refusal(self, reason: str, begin: float | None = None, problem: Problem | None = None) -> Refusal:
         seconds = 0.0 if begin is None else time.perf_counter() - begin
+        if problem is not None and problem.deadline is not None and time.monotonic() >= problem.deadline:
+            reason += ", and the budget was spent: raise --budget"
+            return Refusal(self.name, self.side, "timeout", reason, None, seconds)
         return Refusal(self.name, self.side, "refused", reason, None, seconds)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from lipcert.bound import Refusal, Result
 from lipcert.bounds import DEFAULT, LOCAL, METHODS
+from lipcert.bounds.failures import RAISED, why
 from lipcert.bounds.lipsdp_cvxpy import SOLVERS
 from lipcert.bounds.problem import Method, OutOfTime, Problem
 from lipcert.errors import UsageError
@@ -49,7 +50,7 @@ def choose(
 
 
 def run(method: Method, problem: Problem) -> Result:
-    """One method on one problem; a spent budget is a Refusal."""
+    """One method on one problem. A spent budget, no memory and NaN on the way are Refusals: the others go on."""
     start = time.perf_counter()
     try:
         problem.check_time()
@@ -59,6 +60,11 @@ def run(method: Method, problem: Problem) -> Result:
     except OutOfTime:
         seconds = time.perf_counter() - start
         return Refusal(method.name, method.side, "timeout", "the budget was spent: raise --budget", None, seconds)
+    except RAISED as error:
+        reason = why(error)
+        if reason is None:
+            raise
+        return Refusal(method.name, method.side, "refused", reason, None, time.perf_counter() - start)
 
 
 def tell(progress: Any, result: Result) -> None:

@@ -75,7 +75,7 @@ def radius(
         from lipcert import pipeline, robustness
 
         loaded = pipeline.load(model, **arguments, progress=progress)
-        samples = files.read_data(data, loaded.input_shape, raw=raw)
+        samples = files.read_data(data, loaded.input_shape, raw=raw, gaps=True)
         return robustness.radius(
             loaded,
             samples.x[:first],

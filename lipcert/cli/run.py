@@ -25,6 +25,7 @@ from lipcert.errors import LipcertError, RefusedModel, UnwritableError
 from lipcert.report.report import Report
 from lipcert.report.to_json import pieces, write_atomically
 from lipcert.terms.files import reason
+from lipcert.terms.memory import out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -204,14 +205,6 @@ def set_threads(count: int | None) -> None:
 def show_debug_trace(error: BaseException) -> None:
     if os.environ.get("LIPCERT_DEBUG") == "1":
         traceback.print_exception(error)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """MemoryError, and what torch raises instead."""
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
 
 
 def internal_error(error: BaseException) -> str:

@@ -134,14 +134,19 @@ def read_labels(y: np.ndarray | None, count: int, outputs: int, tolerance: float
     if y is None or tolerance is not None:
         return None
     labels = np.asarray(y).reshape(-1)
-    if len(labels) != count or labels.dtype.kind not in "iufb" or not np.all(labels == np.round(labels)):
+    if (
+        len(labels) != count
+        or labels.dtype.kind not in "iufb"
+        or not np.all(np.isfinite(labels))
+        or not np.all(labels == np.round(labels))
+    ):
         raise UsageError("--data: the labels y are one whole number per sample; leave y out, or give --tolerance")
-    found = torch.from_numpy(labels.astype(np.int64))
     classes = max(2, outputs)
+    found = torch.from_numpy(np.clip(labels, -2, classes).astype(np.int64))  # what int64 cannot hold stays wrong
     if outputs == 1 and bool((found == -1).any()):
         found = torch.where(found == -1, 0, found)
     wrong = ((found < 0) | (found >= classes)).nonzero()
     if len(wrong):
         place = int(wrong[0])
-        raise UsageError(f"--data: label {int(labels[place])} of sample {place} is not one of {classes} classes")
+        raise UsageError(f"--data: label {labels[place]} of sample {place} is not one of {classes} classes")
     return found

@@ -100,6 +100,29 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
     return Batch(result, inside)
 
 
+def treat_known(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants: Constants, how: How) -> Batch:
+    """`treat`, where x may have rows with NaN or infinity: those are undefined, with radius 0, and are not evaluated."""
+    known = torch.isfinite(x).all(dim=1)
+    if bool(known.all()):
+        return treat(graph, x, labels, first, constants, how)
+    places = known.nonzero()[:, 0].tolist()
+    found = Batch([], [])
+    if places:
+        found = treat(graph, x[known], None if labels is None else labels[known], 0, constants, how)
+    rows = {places[row["index"]]: row for row in found.rows}
+    result = [
+        {**(rows.get(s) or _undefined(None if labels is None else int(labels[s]), how)), "index": first + s}
+        for s in range(len(x))
+    ]
+    return Batch(result, [(first + places[index], at) for index, at in found.inside])
+
+
+def _undefined(label: int | None, how: How) -> dict[str, Any]:
+    nothing = dict.fromkeys(("predicted", "limited_by", "method", "attacked"))
+    row = {"index": 0, "label": label, "margin": 0.0, "radius": 0.0, "status": "undefined", **nothing}
+    return row | {"radii": dict.fromkeys(how.methods, 0.0)}
+
+
 def _attacked(graph: Graph, x: Tensor, found: Margins, rows: Tensor, how: How) -> Found:
     """Of the samples `rows`; the others keep distance inf."""
     distance, at = torch.full((x.shape[0],), torch.inf, dtype=torch.float64), x.clone()
