@@ -318,7 +318,7 @@ def _overall(rows: Sequence[Mapping[str, Any]], asked: int, seconds: float) -> l
         tried = [r for row in rows if row["upper"] is None for r in row["results"] if r["status"] != "ok"]
         worst = min(tried, key=lambda r: WORST.index(r["status"]), default=NOT_TRIED)
         reason = f"no finite value is known in {missing} of {asked} balls: {worst['reason']}"
-        results.append(Refusal("local", "upper", worst["status"], reason, worst["node"], seconds))
+        results.append(Refusal("local", "upper", worst["status"], reason, worst["node"], seconds))  # type: ignore[arg-type]
     else:
         value = max((row["upper"] for row in rows), default=0.0)
         results.append(Bound("local", "upper", "proved", value, seconds, None, details))

@@ -21,6 +21,7 @@ from lipcert.query import Box, Norm, Region
 from lipcert.ranges.device import available
 from lipcert.report.report import Report
 from lipcert.stats import jacobian as measured
+from lipcert.stats.directions import no_derivative
 from lipcert.stats.laplacian import most_samples, smoothness
 from lipcert.stats.pairs import jacobian_norms
 from lipcert.stats.points import Points, batches, point_sets
@@ -99,6 +100,7 @@ def jacobian(
     rows: list[dict[str, Any]] = _resumed(resume, model, asked, region)
     done = {(row["set"], row["index"]) for row in rows}
     lowers: list[Result] = []
+    blind: list[Tensor] = []  # points where automatic differentiation says nothing
     classes: list[dict[str, Any]] = []
 
     def report() -> Report:
@@ -109,7 +111,7 @@ def jacobian(
             "quantities": measured.meaning(graph),
             "sets": [_statistics(s, rows, per_class) for s in sets],
         }
-        warnings = [*model.warnings, *_steps(graph)]
+        warnings = [*model.warnings, *_steps(graph), *_blind(graph, blind)]
         return Report(
             command="jacobian",
             model=model.info,
@@ -129,6 +131,7 @@ def jacobian(
                 if progress is not None:
                     progress("jacobian", len(rows), count)
                 rows += _measure(graph, where, group, first, points)
+                blind += points[measured.blind(graph, points)]
             rows.sort(key=lambda row: ([s.name for s in sets].index(row["set"]), row["index"]))
             if progress is not None:
                 progress("the largest one, as a pair of points", None, None)
@@ -240,6 +243,16 @@ def _steps(graph: Graph) -> list[str]:
     """A function that jumps has derivative 0 almost everywhere, and that is no measure of its smoothness."""
     jumps = [node.name for node in graph.nodes if isinstance(node.what, Nonlinear) and node.what.block.steps]
     return [f"{name}: the function jumps there, and derivatives do not see jumps" for name in dict.fromkeys(jumps)]
+
+
+def _blind(graph: Graph, points: Sequence[Tensor]) -> list[str]:
+    """NaN of a gradient says nothing of the function: what was done there, at how many points, and why."""
+    if not points:
+        return []
+    where = no_derivative(graph, torch.stack(list(points[:8])))
+    why = f"the derivative of node {where} is infinite there" if where else "it overflows there"
+    took = "difference quotients were taken"
+    return [f"automatic differentiation gives NaN at {len(points)} points, for {why}: {took} instead"]
 
 
 def _resumed(report: Report | None, model: Model, asked: Mapping[str, Any], region: Region) -> list[dict[str, Any]]:

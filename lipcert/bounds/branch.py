@@ -56,7 +56,9 @@ class Branch:
         if not math.isfinite(value):
             refusal = unbounded(self.name, problem.graph, found.culprit, seconds)
             if refusal.status == "refused" and time.monotonic() > deadline:
-                return replace(refusal, status="timeout", reason=f"{refusal.reason}; the time was spent: raise --budget")
+                return replace(
+                    refusal, status="timeout", reason=f"{refusal.reason}; the time was spent: raise --budget"
+                )
             return refusal
         details = {
             "closed": bool(found.closed),

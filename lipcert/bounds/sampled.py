@@ -25,7 +25,7 @@ from lipcert.bounds.problem import Problem
 from lipcert.ir import Enclosure
 from lipcert.query import Ball, Box, Region
 from lipcert.rounding import add_up, div_down, norm_down, norm_up
-from lipcert.stats.directions import ascent, best_directions, dual_ascent, flops, size, unit
+from lipcert.stats.directions import ascent, best_directions, differences, dual_ascent, flops, size, unit
 
 SCALES = (0.03, 0.3, 1.0, 3.0)
 STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -132,9 +132,9 @@ class Search:
         if not y.requires_grad:
             return self._normal(*x.shape), x.new_zeros(x.shape[0])
         if y.shape[1] <= FEW_OUTPUTS:
-            rows = [self._pulled(y, at, _basis(y, j)) for j in range(y.shape[1])]
+            J = torch.stack([self._pulled(y, at, _basis(y, j)) for j in range(y.shape[1])], dim=1)
             self.evaluated += x.shape[0]
-            v = best_directions(torch.stack(rows, dim=1), self.p, self.q)
+            v = best_directions(self._lit(J, x), self.p, self.q)
             return v, size(self._pushed(x, v), self.q).nan_to_num(-1.0)
         return self._power(x, at, y, v)
 
@@ -147,13 +147,25 @@ class Search:
             length = size(image, self.q).nan_to_num(-1.0)
             better = length > top
             best, top = torch.where(better[:, None], v, best), torch.where(better, length, top)
-            v = unit(dual_ascent(self._pulled(y, at, ascent(image, self.q)), self.p), self.p)
+            back = self._pulled(y, at, ascent(image, self.q))
+            dark = ~torch.isfinite(back).all(dim=1, keepdim=True)
+            v = unit(torch.where(dark, self._normal(*x.shape), dual_ascent(back, self.p)), self.p)
         self.evaluated += x.shape[0] * self.steps
         return best, top
 
     def _pulled(self, y: Tensor, at: Tensor, u: Tensor) -> Tensor:
-        """J'u row by row."""
-        return torch.autograd.grad(y, at, u, retain_graph=True)[0].nan_to_num(0.0, 0.0, 0.0)
+        """J'u row by row; NaN where autograd fails."""
+        return torch.autograd.grad(y, at, u, retain_graph=True)[0]
+
+    def _lit(self, J: Tensor, x: Tensor) -> Tensor:
+        """J (r, m, n) with differences, or noise where there are many inputs, for the rows that autograd leaves NaN."""
+        dark = ~torch.isfinite(J).all(dim=(1, 2))
+        if bool(dark.any()):
+            wide = x.shape[1] > DENSE_SIDE
+            shape = (int(dark.sum()), *J.shape[1:])
+            found = self._normal(*shape) if wide else differences(self.graph, x[dark], self.width)
+            J[dark] = torch.where(torch.isfinite(found), found, 0.0)
+        return J
 
     def _pushed(self, x: Tensor, v: Tensor) -> Tensor:
         """J v by a central difference: what is certified later is a difference too."""
@@ -222,7 +234,9 @@ class Search:
                 y = graph.evaluate(at)
             if not y.requires_grad:
                 return x, v
-            jacobian = torch.autograd.grad(y, at, torch.eye(m, dtype=torch.float64))[0].nan_to_num(0.0, 0.0, 0.0)
+            jacobian = torch.autograd.grad(y, at, torch.eye(m, dtype=torch.float64))[0]
+            if not bool(torch.isfinite(jacobian).all()):
+                jacobian = differences(graph, point[None])[0].nan_to_num(0.0, 0.0, 0.0)
             found.append(best_directions(jacobian[None], self.p, self.q)[0])
         return torch.cat([x, x]), torch.cat([torch.stack(found), v])
 

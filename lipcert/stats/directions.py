@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lipcert.ir import Graph, Linear, Node
+from lipcert.ir import Graph, Linear, Node, Nonlinear
+from lipcert.ir import _forward as forward
 from lipcert.query import P
 
+TRIALS = 8
 ORDER = {"1": 1.0, "2": 2.0, "inf": float("inf")}
 
 
@@ -46,6 +48,35 @@ def jacobians(graph: Graph, x: Tensor) -> Tensor:
     return J
 
 
+def differences(graph: Graph, x: Tensor, width: float = 1e-6) -> Tensor:
+    """J (r, m, n) by central differences over `width` times the size of x (1 at least), where autograd gives NaN:
+    0 times an infinite derivative, as of sqrt(relu(z)) for z < 0."""
+    h = width * x.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
+    columns = []
+    for j in range(x.shape[1]):
+        step = torch.zeros_like(x)
+        step[:, j : j + 1] = h
+        columns.append((graph.evaluate(x + step) - graph.evaluate(x - step)) / (2 * h))
+    return torch.stack(columns, dim=2)
+
+
+def no_derivative(graph: Graph, x: Tensor) -> str | None:
+    """The first node whose own derivative is infinite or NaN at one of the points x (r, n)."""
+    values: list[Tensor] = []
+    for node in graph.nodes:
+        args = [values[parent] for parent in node.parents]
+        if isinstance(node.what, Nonlinear):
+            with torch.enable_grad():
+                inputs = [value.detach().requires_grad_(True) for value in args]
+                y = node.what.block(*inputs)
+            if y.requires_grad:
+                back = torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
+                if any(one is not None and not bool(torch.isfinite(one).all()) for one in back):
+                    return node.name
+        values.append(forward(node, args, x).detach())
+    return None
+
+
 def best_directions(J: Tensor, p: P, q: P) -> Tensor:
     """argmax ||J v||_q / ||v||_p for Jacobians (r, m, n): closed form for m = 1, p = q = 2, p = 1, q = inf, else a start."""
     if J.shape[1] == 1:
@@ -79,20 +110,41 @@ def power(graph: Graph, x: Tensor, p: P, q: P, steps: int = 8, seed: int = 0) ->
     if not y.requires_grad:
         return unit(noise, p), x.new_zeros(x.shape[0])
 
+    blind = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)  # rows where autograd gives NaN or infinity
+
     def pulled(u: Tensor) -> Tensor:
         (back,) = torch.autograd.grad(y, at, u, retain_graph=True)
-        return back.nan_to_num(0.0, 0.0, 0.0)
+        return seen(back)
+
+    def seen(found: Tensor) -> Tensor:
+        bad = ~torch.isfinite(found).all(dim=1)
+        blind.logical_or_(bad)
+        return torch.where(bad[:, None], 0.0, found)
 
     best, top = unit(noise, p), x.new_full((x.shape[0],), -1.0)
     for start in (pulled(torch.ones_like(y)), noise):
         v = unit(torch.where(start.abs().amax(dim=1, keepdim=True) > 0, start, noise), p)
         for _ in range(steps):
-            image = pushed(graph, x, v)[1].nan_to_num(0.0, 0.0, 0.0)
+            image = seen(pushed(graph, x, v)[1])
             found = size(image, q)
             better = found > top
             best, top = torch.where(better[:, None], v, best), torch.where(better, found, top)
             v = unit(dual_ascent(pulled(ascent(image, q)), p), p)
+    if bool(blind.any()):
+        best[blind], top[blind] = _by_trial(graph, x[blind], p, q, random)
     return best, top
+
+
+def _by_trial(graph: Graph, x: Tensor, p: P, q: P, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The best of TRIALS random directions, by differences of the function."""
+    h = 1e-6 * x.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
+    best, top = torch.zeros_like(x), x.new_full((x.shape[0],), -1.0)
+    for _ in range(TRIALS):
+        v = unit(torch.randn(x.shape, generator=random, dtype=torch.float64).to(x), p)
+        found = size((graph.evaluate(x + h * v) - graph.evaluate(x - h * v)) / (2 * h), q)
+        better = found > top
+        best, top = torch.where(better[:, None], v, best), torch.where(better, found, top)
+    return best, torch.where(top < 0, torch.nan, top)
 
 
 def size(y: Tensor, q: P) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lipcert.ir import Graph
-from lipcert.stats.directions import jacobians, power, pushed, widest
+from lipcert.stats.directions import differences, jacobians, power, pushed, widest
 
 QUANTITIES = ("spectral", "frobenius", "l1", "linf", "smallest")
 FULL = 64  # passes through the network that form J: one per output, or one per input where those are fewer
@@ -37,7 +37,8 @@ def batch(graph: Graph) -> int:
 
 
 def norms_at(graph: Graph, x: Tensor) -> dict[str, Tensor]:
-    """QUANTITIES -> (r,) at x (r, n); NaN where one is not computed or overflows."""
+    """QUANTITIES -> (r,) at x (r, n); NaN where one is not computed or overflows. Where autograd gives NaN, from differences
+    of the function (`blind` says where)."""
     r = x.shape[0]
     missing = x.new_full((r,), math.nan)
     if 0 in (r, x.shape[1], graph.nodes[graph.output].size):
@@ -47,6 +48,9 @@ def norms_at(graph: Graph, x: Tensor) -> dict[str, Tensor]:
         return {"spectral": spectral(graph, x), "frobenius": missing, "l1": one, "linf": infinite, "smallest": missing}
     J = jacobians(graph, x) if graph.nodes[graph.output].size <= x.shape[1] else by_columns(graph, x)
     known = torch.isfinite(J).all(dim=(1, 2)) if J.numel() else torch.ones(r, dtype=torch.bool)
+    if not bool(known.all()):
+        J[~known] = differences(graph, x[~known])
+        known = torch.isfinite(J).all(dim=(1, 2))
     J = torch.where(known[:, None, None], J, 0.0)
     largest, smallest = extreme_singular_values(J)
     size_of = J.abs()
@@ -58,6 +62,17 @@ def norms_at(graph: Graph, x: Tensor) -> dict[str, Tensor]:
         "smallest": smallest,
     }
     return {name: torch.where(known, values, math.nan) for name, values in found.items()}
+
+
+def blind(graph: Graph, x: Tensor) -> Tensor:
+    """(r,): where the gradient of the sum of all outputs is NaN or infinite, and automatic differentiation says nothing."""
+    with torch.enable_grad():
+        at = x.detach().requires_grad_(True)
+        y = graph.evaluate(at)
+    if not y.requires_grad or not x.shape[0]:
+        return torch.zeros(x.shape[0], dtype=torch.bool)
+    (back,) = torch.autograd.grad(y, at, torch.ones_like(y))
+    return (~torch.isfinite(back).all(dim=1) & torch.isfinite(y).all(dim=1)).cpu()
 
 
 def extreme_singular_values(J: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +116,7 @@ def spectral(graph: Graph, x: Tensor, seed: int = 0) -> Tensor:
     if not y.requires_grad:
         return x.new_zeros(r)
     top = x.new_zeros(r)
+    dark = torch.zeros(r, dtype=torch.bool, device=x.device)
     for _ in range(STEPS):
         images = torch.stack([pushed(graph, x, V[:, :, j])[1] for j in range(k)], dim=2)
         known = torch.isfinite(images).all(dim=(1, 2))
@@ -111,8 +127,13 @@ def spectral(graph: Graph, x: Tensor, seed: int = 0) -> Tensor:
         if not still:
             break
         back = [torch.autograd.grad(y, at, images[:, :, j], retain_graph=True)[0] for j in range(k)]
-        W = torch.stack(back, dim=2).nan_to_num(0.0, 0.0, 0.0)
-        V = torch.linalg.qr(W + 1e-30).Q
+        W = torch.stack(back, dim=2)
+        lost = ~torch.isfinite(W).all(dim=(1, 2))
+        dark |= lost
+        V = torch.linalg.qr(torch.where(lost[:, None, None], 0.0, W) + 1e-30).Q
+    dark |= top.isnan()
+    if bool(dark.any()):
+        top[dark] = power(graph, x[dark], "2", "2")[1]
     return top
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from lipcert.ir import Enclosure, Graph
 from lipcert.query import Norm, P
 from lipcert.rounding import div_down, norm_down, norm_up
-from lipcert.stats.directions import best_directions, jacobians, power, size, unit, widest
+from lipcert.stats.directions import best_directions, differences, jacobians, power, size, unit, widest
 from lipcert.stats.forward import Forward
 from lipcert.stats.reduced import FEWEST, Reduced, cast, reduced, reducible
 
@@ -286,10 +286,14 @@ def directions(graph: Graph, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
 
 def _directions(graph: Graph, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     if graph.nodes[graph.output].size <= FEW_OUTPUTS:
-        J = jacobians(graph, x).nan_to_num(0.0, 0.0, 0.0)
+        J = jacobians(graph, x)
+        dark = ~torch.isfinite(J).all(dim=(1, 2))
+        if bool(dark.any()):
+            J[dark] = differences(graph, x[dark]).nan_to_num(0.0, 0.0, 0.0)
         v = unit(best_directions(J, norm.input, norm.output), norm.input)
         return v, size((J @ v[:, :, None])[:, :, 0], norm.output)
-    return power(graph, x, norm.input, norm.output)
+    v, found = power(graph, x, norm.input, norm.output)
+    return v, found.nan_to_num(0.0)
 
 
 def _around(graph: Graph, x: Tensor, v: Tensor, norm: Norm, lower: Tensor | None, upper: Tensor | None) -> Found:
