@@ -58,6 +58,8 @@ def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False, ga
     Raises UnreadableError or UsageError.
     """
     path = Path(path)
+    if not os.path.lexists(path):
+        raise UnreadableError(f"{path}: no such data file")
     check_regular(path, str(path))
     try:
         with warnings.catch_warnings():
