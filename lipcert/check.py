@@ -23,7 +23,7 @@ from lipcert.nonnegative import absolute_norm, obstacle
 from lipcert.normalform import NormalForm, normal_form
 from lipcert.parts import Constants, Path
 from lipcert.query import Norm
-from lipcert.rounding import sqrt_up
+from lipcert.rounding import keeps_subnormals, sqrt_up
 from lipcert.segments import cut, passable, segment_link
 from lipcert.transform import with_output
 
@@ -47,6 +47,7 @@ class Verified:
     trusted: tuple[str, ...]
 
 
+@keeps_subnormals
 def check(certificate: Certificate, graph: Graph, model: Mapping[str, Any]) -> Verified:
     """`graph`: the network in the units of the certificate, as read. `model`: its identity, the report's "model".
 

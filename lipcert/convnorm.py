@@ -19,7 +19,18 @@ from torch import Tensor
 
 from lipcert.norms import matrix_norms_upper
 from lipcert.query import P
-from lipcert.rounding import TINY, add_up, gamma, mul_up, norm_up, power_of_two_scale, require_float64, sqrt_up, sum_up
+from lipcert.rounding import (
+    TINY,
+    add_up,
+    gamma,
+    keeps_subnormals,
+    mul_up,
+    norm_up,
+    power_of_two_scale,
+    require_float64,
+    sqrt_up,
+    sum_up,
+)
 from lipcert.torus import Axis, torus_norm_upper
 
 DENSE_SIDE, DENSE_SIZE = 512, 1 << 22  # T itself is formed up to this smaller side and this many entries
@@ -52,6 +63,7 @@ class _Conv:
         return self.C.abs() if self.R is None else add_up(self.C.abs(), self.R)
 
 
+@keeps_subnormals
 def conv_norm_upper(weight: Tensor, radius: Tensor | None, geometry: ConvGeometry, p: P, q: P) -> float:
     """Upper bound of ||T||_{p->q} over all kernels within `radius` (entrywise, None: exact) of `weight`.
 

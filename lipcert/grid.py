@@ -25,7 +25,7 @@ from lipcert.ranges.branching import Effort, bracket
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.device import available
 from lipcert.report.report import Report
-from lipcert.rounding import div_down, mul_up
+from lipcert.rounding import div_down, keeps_subnormals, mul_up
 from lipcert.stats.pairs import Found, largest_jacobians, largest_ratios, nothing
 from lipcert.transform import with_output
 
@@ -57,6 +57,7 @@ def default_shape(inputs: int) -> tuple[int, ...]:
     return (max(1, round(CELLS ** (1 / max(2, inputs)))),) * inputs
 
 
+@keeps_subnormals
 def grid(
     model: Model,
     box: Box,

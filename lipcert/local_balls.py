@@ -30,6 +30,7 @@ from lipcert.ranges.device import available
 from lipcert.ranges.directions import directions, norms_below
 from lipcert.ranges.slope import lipschitz_on, sweep
 from lipcert.report.report import Report
+from lipcert.rounding import keeps_subnormals
 from lipcert.stats.pairs import jacobian_norms, largest_jacobians
 from lipcert.transform import with_output
 
@@ -42,6 +43,7 @@ WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that
 NOT_TRIED = {"status": "refused", "reason": "no method of the ladder is for this norm", "node": None}
 
 
+@keeps_subnormals
 def local(
     model: Model,
     x: np.ndarray | Tensor,

@@ -20,6 +20,7 @@ from lipcert.pipeline import Model, Progress, checked_region, describe
 from lipcert.query import Box, Norm, Region
 from lipcert.ranges.device import available
 from lipcert.report.report import Report
+from lipcert.rounding import keeps_subnormals
 from lipcert.stats import jacobian as measured
 from lipcert.stats.directions import no_derivative
 from lipcert.stats.laplacian import most_samples, smoothness
@@ -37,6 +38,7 @@ SAMPLES = 1000  # of a box
 QUANTITY = {"2": "spectral", "1": "l1", "inf": "linf"}
 
 
+@keeps_subnormals
 def jacobian(
     model: Model,
     x: np.ndarray | Tensor | None = None,

@@ -24,6 +24,7 @@ from lipcert.rounding import (
     add_up,
     div_up,
     gamma,
+    keeps_subnormals,
     mul_up,
     norm_up,
     power_of_two_scale,
@@ -36,6 +37,7 @@ SIGNS = 12  # 2^11 vectors: all of them up to this many entries
 DUAL: dict[P, P] = {"1": "inf", "2": "2", "inf": "1"}
 
 
+@keeps_subnormals
 def matrix_norm_upper(C: Tensor, R: Tensor | None, p: P, q: P) -> float:
     """Upper bound of ||A||_{p->q} over all A with |A - C| <= R (None: A = C).
 
@@ -44,6 +46,7 @@ def matrix_norm_upper(C: Tensor, R: Tensor | None, p: P, q: P) -> float:
     return float(matrix_norms_upper(C[None], None if R is None else R[None], p, q)[0])
 
 
+@keeps_subnormals
 def matrix_norms_upper(C: Tensor, R: Tensor | None, p: P, q: P) -> Tensor:
     """`matrix_norm_upper` of each matrix of a batch. C, R: (b, m, n) float64, else TypeError. Returns (b,)."""
     require_float64(C, R)
@@ -118,6 +121,7 @@ def _schur(U: Tensor) -> Tensor:
     return mul_up(sqrt_up(columns), sqrt_up(rows))
 
 
+@keeps_subnormals
 def spectral_norms_upper(C: Tensor) -> Tensor:
     """Proved upper bounds (b,) of the spectral norms of C (b, m, n), finite entries taken as exact."""
     B = C if C.shape[2] <= C.shape[1] else C.mT
@@ -152,6 +156,7 @@ def _gram(B: Tensor) -> tuple[Tensor, Tensor]:
     return G.tril() + lower.mT, torch.where(B.abs().amax((1, 2)) == 0, torch.zeros_like(error), error)
 
 
+@keeps_subnormals
 def perron_upper(
     mv: Callable[[Tensor], Tensor],
     rmv: Callable[[Tensor], Tensor],

@@ -37,6 +37,7 @@ from lipcert.query import Ball, Box, Norm, Output, Region
 from lipcert.ranges.device import available
 from lipcert.report.plain import plain
 from lipcert.report.report import Report, unread
+from lipcert.rounding import keeps_subnormals
 from lipcert.transform import normalised, with_output
 
 REAL_ARITHMETIC = (
@@ -67,6 +68,7 @@ class Model:
         return self.graph.output_shape
 
 
+@keeps_subnormals
 def load(
     path_or_module: str | Path | torch.nn.Module,
     *,
@@ -142,6 +144,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@keeps_subnormals
 def bound(
     model: Model,
     *,
@@ -218,6 +221,7 @@ def bound(
     return report()
 
 
+@keeps_subnormals
 def verify(
     certificate: str | Path | Certificate,
     model: str | Path | torch.nn.Module | Model,
@@ -330,6 +334,7 @@ def describe(region: Region) -> dict[str, Any]:
     return {"kind": "global"}
 
 
+@keeps_subnormals
 def layers(model: Model, *, norm: str | Norm = "2", progress: Progress | None = None) -> Report:
     """The constant of every layer: `Report.layers`."""
     norm = Norm.parse(norm)
@@ -358,6 +363,7 @@ def layers(model: Model, *, norm: str | Norm = "2", progress: Progress | None = 
     return report()
 
 
+@keeps_subnormals
 def inspect(model: Model) -> Report:
     """What was read: `Report.parts` (a tree), and what each method can do with it: `Report.methods`."""
     graph = model.graph

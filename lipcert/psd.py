@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.rounding import EPS, TINY, add_up, gamma, mul_up, power_of_two_scale, sqrt_up, sum_up
+from lipcert.rounding import EPS, TINY, add_up, gamma, keeps_subnormals, mul_up, power_of_two_scale, sqrt_up, sum_up
 
 # Relative distance between the proposed largest eigenvalue and t. The first is close to what eigvalsh can err by.
 LADDER = (1e-10, 1e-9, 1e-8, 1e-6)
@@ -50,6 +50,7 @@ class Hermitian:
         return self.re if self.im is None else torch.complex(self.re, self.im)
 
 
+@keeps_subnormals
 def largest_eigenvalue_upper(G: Hermitian) -> Tensor:
     """Proved upper values (b,) of max(lambda_max, 0). `inf` where entries are not finite."""
     value = row_sum_upper(G)
@@ -91,6 +92,7 @@ def frobenius_upper(G: Hermitian) -> Tensor:
     return torch.where(torch.isfinite(value), value, torch.full_like(value, math.inf))
 
 
+@keeps_subnormals
 def eigenvalues_below(G: Hermitian, t: Tensor) -> Tensor:
     """Proved upper values (b,) of lambda_max, just above `t` (b,); `inf` where t I - G has no Cholesky factor."""
     b, n, _ = G.re.shape

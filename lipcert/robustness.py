@@ -26,6 +26,7 @@ from lipcert.radius.samples import How, treat_known
 from lipcert.ranges.adjoint import obstacle
 from lipcert.report.report import Report
 from lipcert.report.to_json import write_atomically
+from lipcert.rounding import keeps_subnormals
 
 METHODS = ("pairs", "local", "global", "sqrt2")
 DEFAULT = ("pairs", "local")
@@ -38,6 +39,7 @@ EXECUTION = (
 Progress = Callable[[str, float | None, float | None], None]
 
 
+@keeps_subnormals
 def radius(
     model: Model,
     x: np.ndarray,

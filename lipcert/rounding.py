@@ -10,8 +10,12 @@ All functions take Python floats or float64 tensors (any device) and return the 
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any, TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +33,8 @@ FORMATS: dict[torch.dtype, tuple[int, int, float]] = {
 }
 
 Real = TypeVar("Real", float, Tensor)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 Dim = int | tuple[int, ...] | None
 
 
@@ -279,3 +285,58 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     q = ((place + 1023) << 52).view(torch.float64)
     near = torch.round(x / q) * q
     return torch.where(near.abs() > largest, torch.copysign(torch.full_like(near, torch.inf), near), near)
+
+
+# Flushed subnormals. torch.set_flush_denormal(True), or a library built with -ffast-math, makes the processor read and
+# write subnormal numbers as zero, thread by thread: weights vanish, `up(x)` is x, and a norm comes out as 0.
+
+_depth = threading.local()
+
+
+def subnormals_kept() -> tuple[bool, bool]:
+    """Whether subnormal numbers survive in this thread, and in every thread that torch shares its work with."""
+    smallest = torch.ones((), dtype=torch.int64).view(torch.float64)
+    here = int((smallest * 1.0).view(torch.int64)) == 1
+    many = torch.ones(torch.get_num_threads() * 2**16, dtype=torch.int64).view(torch.float64)
+    return here, bool(((many * 1.0).view(torch.int64) == 1).all())
+
+
+@contextmanager
+def gradual_underflow() -> Iterator[None]:
+    """Proofs run inside: with subnormal numbers as IEEE 754 has them. The caller's flag is restored.
+
+    Another thread's flag cannot be changed from here; where one flushes, torch works in this thread alone meanwhile.
+    """
+    if getattr(_depth, "value", 0):
+        yield
+        return
+    here, _ = subnormals_kept()
+    threads = torch.get_num_threads()
+    _depth.value = 1
+    try:
+        if not here:
+            torch.set_flush_denormal(False)
+        if threads > 1 and not subnormals_kept()[1]:
+            torch.set_num_threads(1)
+        if not all(subnormals_kept()):
+            raise ArithmeticError(
+                "subnormal numbers are flushed to zero, and this cannot be turned off: no proof holds"
+            )
+        yield
+    finally:
+        _depth.value = 0
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if not here:
+            torch.set_flush_denormal(True)
+
+
+def keeps_subnormals(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The function, run under `gradual_underflow`."""
+
+    @functools.wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with gradual_underflow():
+            return function(*args, **kwargs)
+
+    return run

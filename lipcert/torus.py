@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lipcert.psd import LADDER, Hermitian, eigenvalues_below, frobenius_upper, propose, row_sum_upper
-from lipcert.rounding import TINY, add_up, gamma, mul_up, sqrt_up, sum_up
+from lipcert.rounding import TINY, add_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up
 
 CHUNK = 1 << 23  # complex entries of the Gram symbol held at once (128 MB, and two or three temporaries)
 # e^{i a} of one axis is off by less than 2^-48: the angle 2 pi q / M, |q| <= M/2, carries three roundings (at most
@@ -57,6 +57,7 @@ class Axis:
         return max(-(-least // self.stride), self.m)
 
 
+@keeps_subnormals
 def torus_norm_upper(weight: Tensor, radius: Tensor | None, axes: tuple[Axis, ...]) -> float:
     """Upper bound of ||T||_2 over all kernels within `radius` of `weight` (g, a, c, *k): the largest of g groups.
 

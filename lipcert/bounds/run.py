@@ -17,6 +17,7 @@ from lipcert.bounds.problem import Method, OutOfTime, Problem
 from lipcert.errors import UsageError
 from lipcert.normalform import GROUPINGS
 from lipcert.query import Region
+from lipcert.rounding import keeps_subnormals
 
 # option -> (methods that have it as a field, its values)
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -49,6 +50,7 @@ def choose(
     return list(chosen.values())
 
 
+@keeps_subnormals
 def run(method: Method, problem: Problem) -> Result:
     """One method on one problem. A spent budget, no memory and NaN on the way are Refusals: the others go on."""
     start = time.perf_counter()
