@@ -95,6 +95,8 @@ TWICE: dict[str, tuple[str, ...]] = {
     "baseline": ("gate", "r.json", "--baseline", "m.cert", "--json", "m.cert"),
     "compared report": ("compare", "m.cert", "r.json", "--json", "r.json"),
     "comparison twice": ("compare", "m.cert", "r.json", "--json", "new", "--markdown", "./new"),
+    "checkpoint of a folder": ("track", ".", "--json", "m.onnx"),
+    "checkpoint of a pattern": ("track", "*.onnx", "--json", "hard-m.onnx"),
     "verdicts twice": ("gate", "r.json", "--json", "new", "--sarif", "new"),
 }
 
@@ -254,6 +256,34 @@ def test_out_of_memory_is_no_internal_error(capsys: pytest.CaptureFixture[str], 
 
         assert execute(Run("bound", Path("m.onnx"), json=str(tmp_path / "r.json")), work) == 3
         assert capsys.readouterr().err.startswith("lipcert: out of memory")
+
+
+# The words of a file are data
+
+
+def test_no_text_becomes_a_command_of_a_ci(folder: Path, typed: Callable[..., Ran]) -> None:  # noqa: F811
+    hostile = "::error::gotcha\n  ::set-env name=A::1 ##[error]x ##vso[task.complete]"
+    Path("bad.json").write_text(
+        to_json(Report("bound", {"path": hostile}, warnings=[hostile])).replace("report/1", "report/2")
+    )
+    Path("named.toml").write_text(f"[[rule]]\nmax_upper = 4.0\nname = {json.dumps(hostile)}\n")
+    for command in (
+        ("gate", "bad.json", "--policy", "named.toml"),
+        ("bound", "::error::absent.onnx"),
+        ("bound", "absent.onnx", "::error::gotcha"),
+        ("bound", "m.onnx", "--output-name", hostile, "--method", "product"),
+    ):
+        ran = typed(*command)
+        for line in (ran.out + ran.err).splitlines():
+            assert not line.strip().startswith("::"), line
+            assert "##[" not in line
+            assert "##vso[" not in line
+    ran = typed("gate", "bad.json", "--policy", "named.toml", "--json", "-")
+    assert json.loads(ran.out)["verdicts"][0]["rule"] == hostile  # the same data, otherwise written
+    assert "##[" not in ran.out
+    ran = typed("gate", "bad.json", "--policy", "named.toml", "--github")
+    assert ran.out.startswith("::warning ")  # ours
+    assert ran.out.count("\n") == 1
 
 
 # Signals

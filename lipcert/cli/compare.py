@@ -15,6 +15,7 @@ from lipcert.cli.run import render, write_text
 from lipcert.errors import UsageError
 from lipcert.report.comparison import Comparison
 from lipcert.report.of_comparison import comparison_markdown, comparison_table
+from lipcert.report.to_json import for_stdout
 from lipcert.tasks.compare import compare as compare_reports
 
 FAIL = ("worse", "weaker")
@@ -55,7 +56,7 @@ def compare(
     found = [compare_reports(first, other, tolerance=tolerance / 100, other_names=other_names) for other in others]
     for flag, path, text in (
         ("--markdown", markdown, comparison_markdown(found, everything)),
-        ("--json", json, to_json(found)),
+        ("--json", json, for_stdout(to_json(found))),
     ):
         if path == "-":
             sys.stdout.write(text)

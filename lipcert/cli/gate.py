@@ -13,7 +13,9 @@ from lipcert.cli.run import write_text
 from lipcert.errors import UnwritableError, UsageError
 from lipcert.gate import judge, read_report
 from lipcert.policy import read_policy, write_template
+from lipcert.report.plain import printable
 from lipcert.report.to_github import to_github
+from lipcert.report.to_json import for_stdout
 from lipcert.report.to_junit import to_junit
 from lipcert.report.to_markdown import to_markdown
 from lipcert.report.to_sarif import to_sarif
@@ -45,7 +47,7 @@ def gate(
     if init:
         target = policy or Path("gate.toml")
         write_template(target)
-        print(f"wrote {target}", file=sys.stderr)
+        print(f"wrote {printable(str(target))}", file=sys.stderr)
         return 0
     if not reports:
         raise UsageError("lipcert gate: give the reports to judge, as written by --json")
@@ -60,11 +62,11 @@ def gate(
         if path is not None:
             write_text(flag, path, emit(verdicts))
     if github:
-        sys.stdout.write(to_github(verdicts))
+        getattr(sys.stdout, "command", sys.stdout.write)(to_github(verdicts))
         if os.environ.get("GITHUB_STEP_SUMMARY"):
             append("GITHUB_STEP_SUMMARY", os.environ["GITHUB_STEP_SUMMARY"], to_markdown(verdicts))
     elif json == "-":
-        sys.stdout.write(to_verdicts(verdicts))
+        sys.stdout.write(for_stdout(to_verdicts(verdicts)))
     else:
         sys.stdout.write(verdict_table(verdicts))
     return 0 if passed(verdicts) else 1

@@ -6,6 +6,7 @@ A new option that takes a file gets its row here; a test fails while it is missi
 
 from __future__ import annotations
 
+import glob
 import mmap
 import os
 import stat
@@ -41,6 +42,7 @@ WRITES = {
     "compare.markdown": "--markdown",
     "report.html": "--html",
 }
+MODELS = (READS["model"], READS["track.checkpoints"])
 REPLACED_BY = {"resume": "json"}  # a report may be gone on with in place: it is replaced only by a whole one
 WITH_PLACES = ("at", "through")  # DATA#3
 
@@ -84,8 +86,9 @@ def check(command: str, asked: Mapping[str, Any]) -> None:
         for what, other in reads:
             if same(path, other) and (what, other, flag) not in in_place:
                 raise UsageError(f"{flag} {path}: this is {what} {other}, which is read; give another file")
-        if (data := external_data(asked.get("model"), path)) is not None:
-            raise UsageError(f"{flag} {path}: the model file keeps weights in {data}; give another file")
+        for what, other in reads:
+            if what in MODELS and (data := external_data(other, path)) is not None:
+                raise UsageError(f"{flag} {path}: {what} {other} keeps weights in {data}; give another file")
     for place, (flag, path) in enumerate(writes):
         for other_flag, other in writes[:place]:
             if same(path, other):
@@ -105,8 +108,17 @@ def _named(table: Mapping[str, str], command: str, asked: Mapping[str, Any]) -> 
                 text = str(one)
                 head, mark, places = text.rpartition("#")
                 cut = name in WITH_PLACES and mark and set(places) <= set("0123456789,")
-                found.append((flag, head if cut else text))
+                found += [(flag, file) for file in (files_of(text) if table is READS else [head if cut else text])]
+                found += [(flag, head)] if cut and table is READS else []
     return found
+
+
+def files_of(text: str) -> list[str]:
+    """A folder stands for the files in it, a pattern for those that it matches."""
+    if os.path.isdir(text):
+        with os.scandir(text) as entries:
+            return [entry.path for entry in entries if entry.is_file()]
+    return [text] if os.path.lexists(text) else glob.glob(text, recursive=True) or [text]
 
 
 def check_writable(flag: str, path: str) -> None:

@@ -53,7 +53,7 @@ class Lines:
             self._stage, self._said = text, time.monotonic()
         if total and done and time.monotonic() - self._said > PATIENCE:
             self._said = time.monotonic()
-            print(f"{text}: {done:g} of {total:g}", file=sys.stderr)
+            print(f"{printable(text)}: {done:g} of {total:g}", file=sys.stderr)
 
     def result(self, result: Result) -> None:
         print(words(result), file=sys.stderr)

@@ -23,7 +23,7 @@ from lipcert.cli.progress import Progress, ShownProgress
 from lipcert.cli.signals import Moment
 from lipcert.errors import LipcertError, RefusedModel, UnwritableError
 from lipcert.report.report import Report
-from lipcert.report.to_json import pieces, write_atomically
+from lipcert.report.to_json import for_stdout, pieces, write_atomically
 from lipcert.terms.files import reason
 from lipcert.terms.memory import out_of_memory
 
@@ -130,7 +130,7 @@ def write(report: Report, run: Run) -> UnwritableError | None:
 def show(report: Report, run: Run) -> None:
     """Findings: the table on stdout, or JSON alone there."""
     if run.json == "-":
-        sys.stdout.writelines(pieces(report))
+        sys.stdout.writelines(map(for_stdout, pieces(report)))
     else:
         sys.stdout.write(table_text(report))
     sys.stdout.flush()

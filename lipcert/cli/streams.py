@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
+
+# GitHub: ::error:: at the start of a line; ##[error] anywhere. Azure: ##vso[..]. TeamCity: ##teamcity[..].
+COMMANDS = re.compile(r"^[^\S\n]*::|##(?=\w*\[)", re.MULTILINE)
 
 
 class Stream:
@@ -23,6 +27,11 @@ class Stream:
         self.failed = False
 
     def write(self, text: str) -> int:
+        """Lines that a CI would take for a command are broken: names and paths may look like one."""
+        return self.command(COMMANDS.sub(lambda found: f"{found[0][:-1]} {found[0][-1]}", text))
+
+    def command(self, text: str) -> int:
+        """The text as it is: for the commands of `gate --github`."""
         try:
             return self._stream.write(text)
         except (OSError, ValueError) as error:  # ValueError: closed by somebody

@@ -31,6 +31,11 @@ def pieces(report: Report) -> Iterator[str]:
     yield ("\n ]" if report.points else "]") + after + "\n"
 
 
+def for_stdout(text: str) -> str:
+    """The same JSON, in which no CI finds a command: `##[error]` can only stand inside a string."""
+    return text.replace("##", "#\\u0023")
+
+
 def write_atomically(content: str | bytes | Iterable[str], path: str | Path) -> None:
     """Write aside in the same folder, fsync, rename: a reader never sees half a report. OSError where that fails."""
     target = Path(path)

@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from lipcert.bound import Bound, Result
 from lipcert.report.digits import digits
+from lipcert.report.next_steps import next_step
 from lipcert.report.of_jacobian import jacobian_tables
 from lipcert.report.of_local import local_tables
 from lipcert.report.of_track import track_tables
@@ -28,11 +29,6 @@ STYLES = {
     None: "bold",
 }
 BAR = 24
-NEXT = {
-    "unbounded": "it is not Lipschitz there: ask about a region (--box, --at), or change the node that is named below",
-    "timeout": "there was no time: raise --budget, or go on with --resume where it is offered",
-    "refused": "no method gives a finite value, and it may well have one: see why below, and try another --method or region",
-}
 
 
 def to_table(report: Report) -> RenderableType:
@@ -93,8 +89,8 @@ def verdict(report: Report) -> Panel:
     lines = [interval(report.lower, report.upper).append(f"   {report.status}", style=STYLES[report.status])]
     norms = f"l{report.norm.input} -> l{report.norm.output}"
     lines.append(text(f"{norms}, over {region_words(report.region)}, output {report.output}", "dim"))
-    if report.status in NEXT:
-        lines.append(text(NEXT[report.status], "dim"))
+    if report.status is not None and (step := next_step(report.status, report.region)):
+        lines.append(text(step, "dim"))
     for low, up in report.contradictions:
         wrong = f"{low.method} attained {low.value!r}, above the upper value {up.value!r} of {up.method}"
         lines.append(text(f"SELF-CHECK FAILED: {wrong}", "bold red"))
