@@ -83,7 +83,7 @@ def shown(report: Report, width: int = 100) -> str:
         (report(ESTIMATE, PROVED), "bounded", 3.5, None, 0),
         (report(REFUSED, LOWER), "refused", None, 2.0, 3),
         (report(REFUSED, UNBOUNDED, LOWER), "unbounded", None, 2.0, 3),
-        (report(replace(REFUSED, status="timeout")), "refused", None, None, 3),
+        (report(replace(REFUSED, status="timeout")), "timeout", None, None, 3),
         (report(replace(UNBOUNDED, side="lower"), PROVED), "bounded", 3.5, None, 0),
         (report(), "refused", None, None, 3),
         (report(PROVED, LOWER, max_upper=3.5), "bounded", 3.5, 2.0, 0),

@@ -40,9 +40,9 @@ class Interrupted(KeyboardInterrupt):
 _moment = Moment.AT_ONCE
 _raised: int | None = None  # the first signal that was raised; some code swallows or translates exceptions
 _waiting: list[int] = []
-PATIENCE = (
-    2  # signals that wait for a report; a further one ends the process, for the report may go into a pipe that hangs
-)
+RETRY = 0.02  # seconds
+# Signals that wait for a report; a further one ends the process, for the report may go into a pipe that hangs.
+PATIENCE = 2
 
 
 def install() -> None:
@@ -81,9 +81,26 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _leave(number)
     if _moment is Moment.LATER:
         _waiting.append(number)
+    elif _is_importing(frame):
+        _again(number)
     elif not _is_handled(sys.exception()):  # a second one does not disturb what the first has begun
         _raised = _raised or number
         raise Interrupted(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Inside the work, a module is being loaded: C++ of torch ends the process where it meets an exception there."""
+    while frame is not None and frame.f_globals.get("__name__") != "lipcert.cli.run":
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _again(number: int) -> None:
+    """A little later."""
+    signal.signal(signal.SIGALRM, lambda _, frame: _handle(number, frame))
+    signal.setitimer(signal.ITIMER_REAL, RETRY)
 
 
 def _is_handled(error: BaseException | None) -> bool:
@@ -111,8 +128,6 @@ def _dropped(unraisable: Any) -> None:
     """Raised in a `__del__` or a callback, where Python prints and drops it: raised again a little later."""
     error = unraisable.exc_value
     if isinstance(error, Interrupted):
-        number = error.number
-        signal.signal(signal.SIGALRM, lambda *_: _handle(number, None))
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        _again(error.number)
     else:
         sys.__unraisablehook__(unraisable)
