@@ -5,8 +5,8 @@ Gates 1 to 4 of DESIGN section 5 are one function each; gate 5 (equal to the ori
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from lipcert import decompose
 from lipcert.errors import LipcertError, RefusedModel, UsageError
 from lipcert.load.fingerprint import graph_fingerprint, quiet
+from lipcert.load.flat import FlatProgram
 from lipcert.load.source import Source
 
 NODE_LIMIT = 20_000  # torch.export needs 1 ms or more for each node; published networks stay below 5 000
@@ -35,12 +36,14 @@ _UNREPEATABLE = {
 class Captured:
     """`program`: functional, decomposed by `decompose.table()`, one user input, one output.
 
-    `fingerprint`: sha256 of graph and constants, equal in every process. `source`: what was captured.
+    `fingerprint`: sha256 of graph and constants, equal in every process. `source`: what was captured. `labels`: step of
+    the module -> what the file calls it.
     """
 
-    program: ExportedProgram
+    program: ExportedProgram | FlatProgram
     fingerprint: str
     source: Source
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def capture(source: Source) -> Captured:
@@ -62,7 +65,7 @@ def capture(source: Source) -> Captured:
             source.module(source.example.clone())
         again = _following(torch.export.export, source.module, (source.example,), strict=False)
         gate_same_twice(fingerprint(exported), fingerprint(again))
-        return Captured(program, fingerprint(program), source)
+        return Captured(program, fingerprint(program), source, getattr(source.module, "labels", {}))
 
 
 def _following(step: Callable[..., ExportedProgram], *arguments: Any, **options: Any) -> ExportedProgram:
@@ -216,8 +219,10 @@ def _values(node: torch.fx.Node) -> list[Any]:
 # Constants and fingerprint.
 
 
-def constants(program: ExportedProgram) -> dict[str, torch.Tensor]:
+def constants(program: ExportedProgram | FlatProgram) -> dict[str, torch.Tensor]:
     """Placeholder name -> stored tensor, in the file's own dtype, for every parameter, buffer and lifted constant."""
+    if isinstance(program, FlatProgram):
+        return program.constants
     found: dict[str, torch.Tensor] = {}
     for spec in program.graph_signature.input_specs:
         if spec.kind is InputKind.USER_INPUT:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,7 +26,8 @@ from lipcert.certificate import Certificate
 from lipcert.certificate import read as read_certificate
 from lipcert.certify import certify, check_scope
 from lipcert.check import check
-from lipcert.errors import CertificateRejected, LipcertError, UsageError
+from lipcert.errors import CertificateRejected, LipcertError, UnreadableError, UsageError
+from lipcert.foreign import read_file
 from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.load.read import read
 from lipcert.lower import lower
@@ -38,6 +40,7 @@ from lipcert.ranges.device import available
 from lipcert.report.plain import plain
 from lipcert.report.report import Report, unread
 from lipcert.rounding import keeps_subnormals
+from lipcert.sandbox.confine import described
 from lipcert.transform import normalised, with_output
 
 REAL_ARITHMETIC = (
@@ -45,6 +48,8 @@ REAL_ARITHMETIC = (
 )
 
 Progress = Callable[[str, float | None, float | None], None]
+
+_LOADING = threading.RLock()  # torch.export keeps global state, and a fork takes all of it along
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,22 +88,43 @@ def load(
 ) -> Model:
     """Read a model file or an nn.Module. `mean`, `std`: the network becomes f((x - mean) / std), in raw input units.
 
+    Files are read in a sandbox (`info["sandbox"]` says which); modules in this process. One thread loads at a time.
     Raises UnreadableError (exit 2), UsageError (exit 2) or RefusedModel (exit 3, names the node).
     """
+    with _LOADING:
+        return _load(
+            path_or_module,
+            input_shape,
+            input_name,
+            output_name,
+            reader,
+            mean=mean,
+            std=std,
+            seed=seed,
+            progress=progress,
+        )
+
+
+def _load(
+    path_or_module: str | Path | torch.nn.Module,
+    input_shape: Sequence[int] | torch.Tensor | None,
+    input_name: str | None,
+    output_name: str | None,
+    reader: str,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    seed: int,
+    progress: Progress | None,
+) -> Model:
     say = progress or (lambda text, done, total: None)
     shape = input_shape if input_shape is None or isinstance(input_shape, torch.Tensor) else tuple(input_shape)
     say("reading", None, None)
     with quiet(), torch.no_grad():
-        source = read(
-            path_or_module,
-            input_shape=shape,
-            input_name=input_name,
-            output_name=output_name,
-            reader=reader,  # type: ignore[arg-type]
-        )
-        say("capturing the graph", None, None)
-        captured = capture(source)
-        graph, assumptions = lower(captured.program, labels=getattr(source.module, "labels", None))
+        names = {"input_name": input_name, "output_name": output_name, "reader": reader}
+        captured = _captured(path_or_module, shape, names)
+        source = captured.source
+        graph, assumptions = lower(captured.program, labels=captured.labels)
         say("comparing with the original", None, None)
         records = check_parity(
             source.references,
@@ -120,9 +146,21 @@ def load(
         "output_name": source.output_name,
         "parity": [record.to_dict() for record in records],
         "units": {"input": "raw" if mean or std else "model", "mean": _plain(mean), "std": _plain(std)},
+        "sandbox": None if is_module else described(),
     }
     noted = tuple(dict.fromkeys((REAL_ARITHMETIC, *source.assumptions, *assumptions)))
     return Model(normalised(graph, mean, std), info, tuple(source.warnings), noted)
+
+
+def _captured(path_or_module: Any, shape: Any, names: dict[str, Any]) -> Captured:
+    """A file by way of the sandbox, a module in this process."""
+    if not isinstance(path_or_module, str | Path):
+        return capture(read(path_or_module, input_shape=shape, **names))
+    given = tuple(shape.shape) if isinstance(shape, torch.Tensor) else shape
+    try:
+        return read_file(Path(path_or_module), input_shape=given, **names)
+    except OSError as problem:  # too few descriptors or processes, for instance
+        raise UnreadableError(f"{path_or_module}: {problem.strerror or problem}") from problem
 
 
 def _plain(values: Sequence[float] | None) -> list[float] | None:

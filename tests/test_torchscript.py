@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lipcert.capture import capture
 from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
+from lipcert.foreign import read_file
 from lipcert.load.read import read
 from lipcert.parity import check_parity
 
@@ -83,7 +84,7 @@ def parity(captured) -> None:
 def test_bad_files(shared, name) -> None:
     kind, words = REFUSED[name]
     with pytest.raises(kind, match=words) as caught:
-        capture(read(shared / "bad" / name, input_shape=(1, 4), seconds=3))
+        read_file(shared / "bad" / name, input_shape=(1, 4), seconds=3)
     assert "\n" not in str(caught.value)
 
 
@@ -419,6 +420,7 @@ def test_a_bomb_is_not_unpacked(tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/constants.pkl", b"\x80\x02).")
         archive.writestr("a/version", "10")
+        archive.writestr("a/data.pkl", b"\x80\x02).")
         archive.writestr("a/code/__torch__/x.py", b" " * 100 * 2**20)
     with pytest.raises(UnreadableError, match="bytes; at most"):
         read(tmp_path / "bomb.pt", input_shape=(1, 4))
@@ -434,7 +436,7 @@ def test_damaged_members(tmp_path) -> None:
             broken[place] ^= 1 << int(rng.integers(8))
         (tmp_path / f"{trial}.pt").write_bytes(broken)
         with contextlib.suppress(LipcertError):
-            capture(read(tmp_path / f"{trial}.pt", input_shape=(1, 4), seconds=5))
+            read_file(tmp_path / f"{trial}.pt", input_shape=(1, 4), seconds=5)
 
 
 def test_legacy_pickles_and_text(tmp_path) -> None:

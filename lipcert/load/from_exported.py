@@ -8,7 +8,7 @@ loaded is a copy of it, rebuilt in memory from the parts that the rules below ha
 
 from __future__ import annotations
 
-import importlib
+import copy
 import io
 import json
 import re
@@ -26,10 +26,10 @@ from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageErr
 from lipcert.load.archive import TENSOR_GLOBALS, TEXT_LIMIT, TOTAL_LIMIT, Archive, check_pickle, open_archive
 from lipcert.load.exported_schema import checked
 from lipcert.load.fingerprint import quiet
-from lipcert.load.guard import guarded
 from lipcert.load.original import references, rows
 from lipcert.load.pick import Pick, pick
 from lipcert.load.source import Source
+from lipcert.sandbox.child import step
 
 _WEIGHTS = "data/weights/"
 _CONSTANTS = "data/constants/"
@@ -66,19 +66,17 @@ def read_exported(
     entry = _input(path, model, input_name)
     shape, warnings = _shape(path, entry, input_shape)
     example = torch.zeros(shape, dtype=entry.dtype)
-    copy = _rebuilt(archive, model, example)
+    rebuilt = _rebuilt(archive, model, example)
     with quiet():
-        for part in ("torch.export._trace", "torch.export.pt2_archive._package"):
-            importlib.import_module(part)  # here, rather than in the child and out of its time limit
-        guarded(_load, copy, path, seconds=seconds, what=f"{path}: loading", error=UnreadableError)
-        program = _load(copy, path)
+        with step(f"{path}: torch.export.load", seconds, UnreadableError):
+            program = torch.export.load(io.BytesIO(rebuilt))
         module: torch.nn.Module = program.module()
     if output_name is not None:
         module = Pick(module, output_name)
 
     def run(points: np.ndarray, kind: torch.dtype) -> np.ndarray:
-        calls = (_evaluate, program, points, kind, output_name)
-        return guarded(*calls, seconds=seconds, what=f"{path}: evaluating the program")
+        with step(f"{path}: evaluating the program", seconds):
+            return _evaluate(program, points, kind, output_name)
 
     return Source(
         module=module,
@@ -278,14 +276,6 @@ def _onto_cpu(value: Any) -> None:
             _onto_cpu(item)
 
 
-def _load(copy: bytes, path: Path) -> ExportedProgram:
-    try:
-        return torch.export.load(io.BytesIO(copy))
-    except Exception as problem:
-        text = (str(problem).strip().splitlines() or ["no message"])[0]
-        raise UnreadableError(f"{path}: torch.export.load: {type(problem).__name__}: {text}") from problem
-
-
 def _evaluate(program: ExportedProgram, points: np.ndarray, dtype: torch.dtype, output_name: str | None) -> np.ndarray:
-    module = program.module().to(dtype)
+    module = copy.deepcopy(program).module().to(dtype)
     return rows(lambda x: pick(module(x), output_name), points, dtype)

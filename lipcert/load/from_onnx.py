@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from onnx import TensorProto
 
 from lipcert.errors import LipcertError, UsageError
-from lipcert.load.guard import guarded
 from lipcert.load.onnx_file import OnnxGraph, looks_like_onnx, read_graph
 from lipcert.load.onnx_module import MAX_ENTRIES, OnnxModule, build
 from lipcert.load.onnx_tensor import FLOAT_BITS, shown, type_name
 from lipcert.load.source import Reference, Source
+from lipcert.sandbox.child import step
 
 __all__ = ["looks_like_onnx", "read_onnx"]
 
@@ -132,7 +133,7 @@ def _rounding(module: OnnxModule, dtype: str) -> Callable[[np.ndarray], float] |
 def reference(
     path: Path, graph: OnnxGraph, shape: tuple[int, ...], types: frozenset[int]
 ) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
-    """onnxruntime on the original file, in a guarded child; or none and a warning that says why.
+    """onnxruntime on the original file; or none and a warning that says why.
 
     `types`: element types of the floats that depend on the input; the coarsest is the arithmetic to compare in.
     """
@@ -145,7 +146,7 @@ def reference(
     evaluate = _runtime(path, graph, shape)
     try:
         evaluate(np.zeros((1, *shape)))
-    except LipcertError as error:
+    except (LipcertError, MemoryError) as error:
         return (), (f"the file was not compared with onnxruntime, which cannot run it ({str(error).splitlines()[0]})",)
     coarsest = min(types | {graph.input_type}, key=FLOAT_BITS.__getitem__)
     return (
@@ -164,23 +165,23 @@ def _runtime(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callable[[
         if kind in _NUMPY
     }
 
-    def run(rows: np.ndarray) -> np.ndarray:
+    @functools.cache
+    def session() -> Any:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # the file, not a rewriting of it
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        outputs = []
-        for row in rows:
-            feed = {**others, graph.raw_input: row.astype(_NUMPY[graph.input_type])}
-            outputs.append(np.asarray(session.run([graph.raw_output], feed)[0], dtype=np.float64))
-        return np.stack(outputs)
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def evaluate(rows: np.ndarray) -> np.ndarray:
-        """(k, *input_shape) -> (k, *output_shape), float64, in a child process."""
-        rows = np.asarray(rows, dtype=np.float64).reshape(-1, *shape)
-        return guarded(run, rows, seconds=60.0, gigabytes=8.0, what="onnxruntime")
+        """(k, *input_shape) -> (k, *output_shape), float64."""
+        outputs = []
+        with step("onnxruntime", 60.0):
+            for row in np.asarray(rows, dtype=np.float64).reshape(-1, *shape):
+                feed = {**others, graph.raw_input: row.astype(_NUMPY[graph.input_type])}
+                outputs.append(np.asarray(session().run([graph.raw_output], feed)[0], dtype=np.float64))
+            return np.stack(outputs)
 
     return evaluate

@@ -1,11 +1,11 @@
-"""TorchScript: loaded from a copy of what was recognised in it (`script_archive`), traced on fake tensors in a child first, then here.
+"""TorchScript: loaded from a copy of what was recognised in it (`script_archive`), traced on fake tensors.
 
 A trace on fake tensors cannot bake values of data into the graph: whatever asks for one raises.
 """
 
 from __future__ import annotations
 
-import functools
+import copy
 import io
 import re
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
 from lipcert.load.archive import open_archive
 from lipcert.load.fingerprint import graph_fingerprint, quiet
-from lipcert.load.guard import guarded
 from lipcert.load.original import references, rows
 from lipcert.load.pick import pick
 from lipcert.load.script_archive import rebuilt
 from lipcert.load.source import Source
+from lipcert.sandbox.child import step
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def read_torchscript(
 
     Raises UnreadableError, RefusedModel, or UsageError where a shape or a name has to be given.
     """
-    copy = rebuilt(open_archive(path))
+    archive = rebuilt(open_archive(path))
     with quiet():
-        script = _load(path, copy, input_name, seconds)
+        script = _load(path, archive, input_name, seconds)
         warnings: tuple[str, ...] = ()
         if input_shape is None:
             input_shape, where = _shape_from_first_linear(script.module)
@@ -57,17 +57,12 @@ def read_torchscript(
                 raise UsageError(f"{path}: TorchScript does not record the input shape: give --input-shape")
             warnings = (f"input shape {input_shape} taken from {where}; another one can be given with --input-shape",)
         example = torch.zeros(input_shape, dtype=script.dtype)
-        _import_before_forking()
-        traces = (_trace_digest, script.module, example, output_name)
-        expected = guarded(*traces, seconds=seconds, what=f"{path}: tracing forward")
-        traced = _trace(script.module, example, output_name)
-        _restore_names(traced, script.module)
-        if graph_fingerprint(traced.graph, _attributes(traced)) != expected:
-            raise RefusedModel(f"{path}: two traces of forward differ: it is not a function of its input alone")
+        with step(f"{path}: tracing forward", seconds):
+            traced = _traced(script.module, example, output_name)
 
     def run(points: np.ndarray, kind: torch.dtype) -> np.ndarray:
-        calls = (_evaluate, script.module, points, kind, output_name)
-        return guarded(*calls, seconds=seconds, what=f"{path}: evaluating forward")
+        with step(f"{path}: evaluating forward", seconds):
+            return _evaluate(script.module, points, kind, output_name)
 
     return Source(
         module=traced,
@@ -80,12 +75,9 @@ def read_torchscript(
     )
 
 
-def _load(path: Path, copy: bytes, input_name: str | None, seconds: float) -> _Script:
-    guarded(_load_only, copy, seconds=seconds, what=f"{path}: loading", error=UnreadableError)
-    try:
-        module = torch.jit.load(io.BytesIO(copy), map_location="cpu").eval()
-    except Exception as problem:
-        raise UnreadableError(f"{path}: torch.jit.load: {str(problem).strip().splitlines()[0]}") from problem
+def _load(path: Path, archive: bytes, input_name: str | None, seconds: float) -> _Script:
+    with step(f"{path}: torch.jit.load", seconds, UnreadableError):
+        module = torch.jit.load(io.BytesIO(archive), map_location="cpu").eval()
     arguments = list(module.forward.schema.arguments)[1:]
     tensors = [argument.name for argument in arguments if str(argument.type) == "Tensor"]
     required = [argument for argument in arguments if not argument.has_default_value()]
@@ -106,14 +98,9 @@ def _load(path: Path, copy: bytes, input_name: str | None, seconds: float) -> _S
     return _Script(module, chosen, kinds[0] if kinds else torch.float32)
 
 
-@functools.cache
-def _import_before_forking() -> None:
-    """Tracing imports much of torch on first use: once here rather than in every child, out of its time limit."""
+def warm() -> None:
+    """Tracing imports much of torch on first use."""
     _trace(torch.relu, torch.zeros(1), None)
-
-
-def _load_only(copy: bytes) -> None:
-    torch.jit.load(io.BytesIO(copy), map_location="cpu")
 
 
 def _trace(module: Any, example: torch.Tensor, output_name: str | None) -> torch.fx.GraphModule:
@@ -190,22 +177,23 @@ def _key(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
-def _trace_digest(module: Any, example: torch.Tensor, output_name: str | None) -> str:
-    """Fingerprint of the trace, in the child: refuses a module that a call changes."""
+def _traced(module: Any, example: torch.Tensor, output_name: str | None) -> torch.fx.GraphModule:
+    """The trace, where two are the same and no call changes the module."""
     frozen = torch.jit.freeze(module, optimize_numerics=False)  # only read; it drops the branches for training
     if "prim::SetAttr" in str(frozen.graph):
         raise RefusedModel("forward writes to its own attributes, so it is not a function of its input alone")
     _refuse_changed_state(module, example)
     first, second = (_trace(module, example, output_name) for _ in range(2))
-    digest = graph_fingerprint(first.graph, _attributes(first))
-    if digest != graph_fingerprint(second.graph, _attributes(second)):
+    if graph_fingerprint(first.graph, _attributes(first)) != graph_fingerprint(second.graph, _attributes(second)):
         raise RefusedModel("two traces of forward differ: it is not a function of its input alone")
-    return digest
+    _restore_names(first, module)
+    return first
 
 
 def _evaluate(module: Any, points: np.ndarray, dtype: torch.dtype, output_name: str | None) -> np.ndarray:
-    """In the child, whose module nobody else sees: it may be promoted in place."""
-    promoted = module.to(dtype)
+    """On a copy in `dtype`: the trace holds the tensors of the module itself."""
+    with quiet(), torch.no_grad():
+        promoted = copy.deepcopy(module).to(dtype)
     return rows(lambda x: pick(promoted(x), output_name), points, dtype)
 
 

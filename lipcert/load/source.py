@@ -17,7 +17,7 @@ class Reference:
     """The original object, evaluated outside lipcert (gate 5 of DESIGN section 5).
 
     `evaluate`: (k, *input_shape) float64 -> (k, *output_shape) float64, each row one call of the original.
-    It runs guarded (time and memory), and raises LipcertError where the original cannot run.
+    It runs where the file was read, in a step of its own, and raises LipcertError where the original cannot run.
     """
 
     name: str  # "onnxruntime", "torch", "torchscript"

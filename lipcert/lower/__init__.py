@@ -30,6 +30,8 @@ from lipcert.lower.nonlinear import NONLINEAR, Unread
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from lipcert.load.flat import FlatProgram
+
 RULES: dict[str, Callable[..., Any]] = LAYOUT | AFFINE | NONLINEAR
 
 # On a signal these read the shape alone.
@@ -37,7 +39,7 @@ _LIKE = {f"aten.{name}.default" for name in "full_like zeros_like ones_like new_
 
 
 def lower(
-    program: ExportedProgram, output_name: str = "output", labels: Mapping[str, str] | None = None
+    program: ExportedProgram | FlatProgram, output_name: str = "output", labels: Mapping[str, str] | None = None
 ) -> tuple[Graph, tuple[str, ...]]:
     """The graph of one float input and one float output, and the assumptions that its rules made.
 
@@ -72,7 +74,7 @@ def lower(
     raise RefusedModel("the exported graph has no output")
 
 
-def node_names(program: ExportedProgram, labels: Mapping[str, str]) -> dict[FxNode, str]:
+def node_names(program: ExportedProgram | FlatProgram, labels: Mapping[str, str]) -> dict[FxNode, str]:
     """What people call each node: the file's own name (`labels`, by the last part of the module path), else the path of
     the module that it comes from, else torch's name; with torch's name behind it where that is not unique."""
     found: dict[FxNode, str] = {}
