@@ -113,9 +113,9 @@ def _rounding(module: OnnxModule, dtype: str) -> Callable[[np.ndarray], float] |
 
     def measure(points: np.ndarray) -> float:
         rough = copy.deepcopy(module).to(torch.float32)
-        for step in rough.order:
-            held = {name: t.float() if t.is_floating_point() else t for name, t in step.node.held.items()}
-            step.node.held.update(held)
+        for part in rough.order:
+            held = {name: t.float() if t.is_floating_point() else t for name, t in part.node.held.items()}
+            part.node.held.update(held)
         x = torch.from_numpy(points)
         try:
             with torch.no_grad():
