@@ -21,7 +21,7 @@ from lipcert.capture import ELEMENT_LIMIT, Captured, capture, constants, quiet
 from lipcert.errors import RefusedModel, UnreadableError, printable
 from lipcert.load.fingerprint import graph_fingerprint
 from lipcert.load.flat import from_plain, to_plain
-from lipcert.load.read import read
+from lipcert.load.read import first_bytes, read
 from lipcert.load.source import Format, Reference, Source
 from lipcert.sandbox.child import Answer, Child
 
@@ -41,23 +41,22 @@ class Elsewhere(torch.nn.Module):
 def read_file(path: Path, **options: Any) -> Captured:
     """`options`: of `lipcert.load.read.read`. Raises UnreadableError, UsageError or RefusedModel, as reading and
     capture do; RefusedModel too where the child died or took too long."""
-    archive = _begins(path, b"PK")
+    archive = first_bytes(path).startswith(b"PK")
     _ready(archive)
     readable = [path] if archive else [path, path.parent]  # ONNX may keep its weights in files beside it
     child = Child(
-        _serve, path, options, readable=readable, seconds=CAPTURE_SECONDS, gigabytes=GIGABYTES, what=str(path)
+        _serve,
+        path,
+        options,
+        readable=readable,
+        seconds=CAPTURE_SECONDS,
+        gigabytes=GIGABYTES,
+        what=printable(str(path)),
     )
     child.start()
     captured = _judged(child.ask("record"), child)
     weakref.finalize(captured, child.close)
     return captured
-
-
-def _begins(path: Path, with_: bytes) -> bool:
-    try:
-        return path.is_file() and path.open("rb").read(len(with_)) == with_
-    except (OSError, ValueError):
-        return False
 
 
 @functools.cache

@@ -132,12 +132,13 @@ def _from_plain(data: dict[str, Any]) -> FlatProgram:
         pairs = zip(said["kwargs"]["keys"], said["kwargs"]["values"], strict=True) if op == "call_function" else ()
         kwargs = {_word(key): _value(item, nodes) for key, item in pairs}
         node = graph.create_node(op, target, args, kwargs, name=name)
-        if node.name != name:
-            raise ValueError(f"two nodes {name!r}")
+        node.name = name  # fx renames words of Python, for the sake of source code that is never made of this graph
         node.meta["val"] = _shape(said["value"])
         if path := printable(str(said["path"]))[:_WORD]:
             node.meta["nn_module_stack"] = {"": (path, None)}
         nodes.append(node)
+    if len({node.name for node in nodes}) != len(nodes):
+        raise ValueError("two nodes of one name")
     tensors = [_tensor(said) for said in data["tensors"]]
     inputs = {node.name for node in nodes if node.op == "placeholder"}
     constants = {name: tensors[_natural(place)] for name, place in data["constants"].items() if name in inputs}
@@ -190,6 +191,8 @@ def _tensor(said: dict[str, Any]) -> torch.Tensor:
         raise TypeError("a constant without bytes")
     if content.size != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"a constant of shape {shape} with {content.size} bytes")
+    if not content.size:
+        return torch.empty(shape, dtype=dtype)
     raw = torch.from_numpy(content)
     return ((raw != 0) if dtype is torch.bool else raw.view(dtype)).reshape(shape)
 

@@ -66,8 +66,8 @@ def read(
     return read_onnx(path, input_shape=shape, input_name=input_name, output_name=output_name, reader=reader)
 
 
-def kind_of(path: Path) -> Kind:
-    """By content. Raises UnreadableError for everything that lipcert does not read, saying what it is."""
+def first_bytes(path: Path) -> bytes:
+    """Of a file that is one. Raises UnreadableError for what is absent, unreadable, empty, a pipe, a device or a folder."""
     try:
         # without O_NONBLOCK, opening a pipe would wait for somebody to write into it
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -79,6 +79,12 @@ def kind_of(path: Path) -> Kind:
         raise UnreadableError(f"{path}: a pipe or a device, not a file. Save the model to a file first")
     if not head:
         raise UnreadableError(f"{path}: the file is empty")
+    return head
+
+
+def kind_of(path: Path) -> Kind:
+    """By content. Raises UnreadableError for everything that lipcert does not read, saying what it is."""
+    head = first_bytes(path)
     if head.startswith(_ZIP):
         return _kind_of_zip(path)
     if head.startswith(_PICKLE):
