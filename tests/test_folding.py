@@ -19,7 +19,7 @@ from lipcert.errors import RefusedModel
 from lipcert.lower import folding
 from lipcert.lower.casts import cast
 from lipcert.lower.constants import ARITHMETIC, Constant
-from lipcert.lower.folding import LINEAR, MATRICES, MOVES, NONDECREASING, ORDERS, POSITIONS, fold
+from lipcert.lower.folding import LINEAR, MATRICES, MOVES, NONDECREASING, ORDERS, POSITIONS, Undecided, fold
 from lipcert.lower.functions import FUNCTIONS
 from lipcert.rounding import FORMATS, rounded
 
@@ -303,8 +303,15 @@ def test_comparisons_of_enclosures(word: str) -> None:
     name = f"aten.{word}.Tensor"
     for radius in (None, torch.full((3,), 0.1).double()):
         assert torch.equal(folded(name, Constant(x, radius), Constant(y)), operator(name)(x, y))
+    near = Constant(x, torch.ones(3).double())
+    open_ = fold(operator(name), [near, Constant(y)], {}, [x, y], None)
+    assert isinstance(open_, Undecided)
+    chosen = fold(aten.where.self, [open_, near, Constant(y)], {}, [], None)
+    both = torch.stack([near.lower, near.upper, y])
+    assert bool(((both.amin(0) - 1e-12 <= chosen.lower) & (chosen.upper <= both.amax(0) + 1e-12)).all())
+    assert bool(((chosen.lower <= y) & (y <= chosen.upper))[~(open_.true | open_.false)].all())
     with pytest.raises(RefusedModel, match="too close"):
-        folded(name, Constant(x, torch.ones(3).double()), Constant(y))
+        fold(aten.logical_not.default, [open_], {}, [], None)
 
 
 def test_moves_take_the_radius_along() -> None:

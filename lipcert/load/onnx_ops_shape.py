@@ -113,10 +113,10 @@ def _cast_to(node: Node, x: Tensor, target: int) -> Tensor:
         node.assume(f"rounding of the cast at {node} to {type_name(target)} is not covered")
         return x
     if x.is_floating_point():
-        if not node.has(0):
-            node.refuse(f"casts values to {type_name(target)}, which is a step", unbounded=node.on_data[0])
+        if node.on_data[0]:
+            node.refuse(f"casts values to {type_name(target)}, which is a step", unbounded=True)
         return x.to(kind)
-    if kind is torch.float64 and node.has(0) and target in NARROW:
+    if kind is torch.float64 and not node.on_data[0] and target in NARROW:
         return x.to(NARROW[target]).to(torch.float64)
     return x.to(kind)
 

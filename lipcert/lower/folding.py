@@ -18,6 +18,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -79,6 +80,10 @@ ORDERS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tenso
     "eq": lambda a, b, c, d: ((a == b) & (c == d) & (a == c), (b < c) | (a > d)),
     "ne": lambda a, b, c, d: ((b < c) | (a > d), (a == b) & (c == d) & (a == c)),
 }
+CHOICES = {  # places of the condition, of what is taken where it holds, and where not
+    **dict.fromkeys(("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf"), (0, 1, 2)),
+    **dict.fromkeys(("aten.masked_fill.Scalar", "aten.masked_fill.Tensor"), (1, 2, 0)),
+}
 POSITIONS = _names("""argmax argmin argsort argsort.stable nonzero signbit isnan isinf isfinite logical_not logical_and
 logical_or logical_xor any any.dim any.dims all all.dim all.dims bucketize.Tensor searchsorted.Tensor""")
 REMAINDERS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
@@ -106,12 +111,14 @@ def fold(target: Any, args: Sequence[Any], kwargs: dict[str, Any], recorded: Seq
     kwargs = {key: value for key, value in kwargs.items() if key not in HARMLESS}
     given = list(_leaves([*args, *kwargs.values()]))
     stated = said.dtype if isinstance(said, Tensor) else None
-    if name in CASTS:
+    if name in CASTS and not isinstance(args[0], Undecided):
         kind = kwargs.get("dtype") or next((a for a in args[1:] if isinstance(a, torch.dtype)), None)
         return args[0] if kind is None else cast(args[0], sources[0], kind)
     if name in CREATES:
         return _create(target, name, args, kwargs, stated)
     tensors = [v for v in given if isinstance(v, Constant | Tensor)]
+    if any(isinstance(v, Undecided) for v in given):
+        return _either(name, args)
     if not any(isinstance(v, Constant) for v in tensors) and not (stated is not None and stated.is_floating_point):
         return _exact(target, args, kwargs)
     if name == "aten.copy.default":  # the second tensor in the first one's type
@@ -229,12 +236,34 @@ def _nondecreasing(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     ]
 
 
-def _order(word: str, a: Any, b: Any) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Undecided:
+    """A comparison of computed constants that some enclosures leave open: where it surely holds, where surely not."""
+
+    true: Tensor
+    false: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.true.shape)
+
+
+def _order(word: str, a: Any, b: Any) -> Tensor | Undecided:
     x, y = constant(a), constant(b)
     true, false = ORDERS[word](x.lower, x.upper, y.lower, y.upper)
-    if not bool((true | false).all()):
-        raise RefusedModel("a computed constant lies too close to another to be compared with it")
-    return true
+    return true if bool((true | false).all()) else Undecided(true, false)
+
+
+def _either(name: str, args: Sequence[Any]) -> Constant:
+    """A choice by an undecided comparison: where it is open, the hull of both sides (x * (x > 0) at a kink)."""
+    if name in CHOICES:
+        mask, x, y = (args[i] for i in CHOICES[name])
+        x, y = constant(x), constant(y)
+        if isinstance(mask, Undecided):
+            low = torch.where(mask.true, x.lower, torch.where(mask.false, y.lower, torch.minimum(x.lower, y.lower)))
+            high = torch.where(mask.true, x.upper, torch.where(mask.false, y.upper, torch.maximum(x.upper, y.upper)))
+            return from_ends(low, high)
+    raise RefusedModel("a computed constant lies too close to another to be compared with it")
 
 
 def _stored(value: Any, name: str) -> Any:
