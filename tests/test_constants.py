@@ -167,3 +167,22 @@ def test_the_oracle_sees_a_radius_too_small() -> None:
 def test_what_is_not_enclosed_is_refused(rule: Callable, args: tuple) -> None:
     with pytest.raises(RefusedModel):
         rule(*args)
+
+
+def test_whole_numbers_stay_exact_and_products_that_round_do_not() -> None:
+    positions = torch.arange(20).double()
+    for found in (k.multiply(positions, 3.0), k.divide(k.multiply(positions, 3.0), 3.0), k.multiply(positions, 0.1)):
+        assert (found.radius is None) == bool((found.centre == found.centre.round()).all())
+    mixed = k.multiply(torch.tensor([3.0, 0.1], dtype=torch.float64), torch.tensor([5.0, 0.3], dtype=torch.float64))
+    assert mixed.radius is not None
+    assert mixed.radius[0] == 0
+    assert mixed.radius[1] > 0
+    assert mixed.lower[0] == mixed.upper[0] == 15.0
+    quotient = k.divide(torch.tensor([6.0, 1.0]).double(), torch.tensor([3.0, 3.0]).double())
+    assert (quotient.lower[0], quotient.upper[0]) == (2.0, 2.0)
+    assert quotient.lower[1] < quotient.upper[1]
+    for scale in (1.0, 1e-130, 1e130, 1e-308):  # against fractions
+        a, b = f64(200) * scale, torch.cat([f64(100), torch.randint(-9, 9, (100,)).double()])
+        found = k.multiply(a, b)
+        for x, y, c, r in zip(a.tolist(), b.tolist(), found.centre.tolist(), found.reach().tolist(), strict=True):
+            assert r > 0 or Fraction(x) * Fraction(y) == Fraction(c)

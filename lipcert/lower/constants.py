@@ -37,11 +37,15 @@ class Constant:
 
     @property
     def lower(self) -> Tensor:
-        return self.centre if self.radius is None else down(self.centre - self.radius)
+        if self.radius is None:
+            return self.centre
+        return torch.where(self.radius == 0, self.centre, down(self.centre - self.radius))
 
     @property
     def upper(self) -> Tensor:
-        return self.centre if self.radius is None else up(self.centre + self.radius)
+        if self.radius is None:
+            return self.centre
+        return torch.where(self.radius == 0, self.centre, up(self.centre + self.radius))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Constant:
         """A function that only moves entries (reshape, slice, transpose, expand)."""
@@ -84,7 +88,8 @@ def add(a: Any, b: Any, alpha: float = 1) -> Constant:
     error = (a.centre - (centre - virtual)) + (b.centre - virtual)  # TwoSum
     if a.radius is None and b.radius is None and bool((error == 0).all()):
         return Constant(centre)
-    return _rounded(centre, a.reach() + b.reach() + error.abs())
+    reach = a.reach() + b.reach()
+    return _exact_where((error == 0) & (reach == 0), _rounded(centre, reach + error.abs()))
 
 
 def negative(a: Any) -> Constant:
@@ -104,6 +109,29 @@ def _normal(x: Tensor) -> bool:
     return bool(((x == 0) | ((x.abs() >= TINY) & torch.isfinite(x))).all())
 
 
+def _exact_where(exact: Tensor, value: Constant) -> Constant:
+    """Entries that were computed without rounding have no radius: whole numbers stay whole numbers."""
+    if bool(exact.all()):
+        return Constant(value.centre)
+    return Constant(value.centre, torch.where(exact, 0.0, value.reach()))
+
+
+def _product_is_exact(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
+    """Where a b = p in real numbers (Dekker's product; False outside the range where its steps are exact)."""
+    a, b, p = torch.broadcast_tensors(a, b, p)
+
+    def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+        big = x * (2.0**27 + 1)
+        high = big - (big - x)
+        return high, x - high
+
+    (ah, al), (bh, bl) = halves(a), halves(b)
+    error = ((ah * bh - p) + ah * bl + al * bh) + al * bl
+    zero = ((a == 0) | (b == 0)) & (p == 0)
+    sizes = [(t.abs() > 1e-120) & (t.abs() < 1e120) for t in (a, b, p)]
+    return zero | ((error == 0) & (a * b == p) & sizes[0] & sizes[1] & sizes[2])
+
+
 def multiply(a: Any, b: Any) -> Constant:
     a, b = constant(a), constant(b)
     centre = a.centre * b.centre
@@ -114,7 +142,8 @@ def multiply(a: Any, b: Any) -> Constant:
         if trivial and _normal(centre) and bool(((centre == 0) == ((a.centre == 0) | (b.centre == 0))).all()):
             return Constant(centre)
     radius = a.reach() * (b.centre.abs() + b.reach()) + a.centre.abs() * b.reach()
-    return _rounded(centre, radius * (1 + 8 * EPS))
+    exact = _product_is_exact(a.centre, b.centre, centre) & (a.reach() == 0) & (b.reach() == 0)
+    return _exact_where(exact, _rounded(centre, radius * (1 + 8 * EPS)))
 
 
 def reciprocal(b: Any) -> Constant:
@@ -133,7 +162,8 @@ def divide(a: Any, b: Any) -> Constant:
         quotient = a.centre / b.centre  # correctly rounded
         if _power_of_two(b.centre) and _normal(quotient) and bool(((quotient == 0) == (a.centre == 0)).all()):
             return Constant(quotient)
-        return _rounded(quotient, torch.zeros_like(quotient))
+        whole = _product_is_exact(quotient, b.centre, a.centre)
+        return _exact_where(whole, _rounded(quotient, torch.zeros_like(quotient)))
     return multiply(a, reciprocal(b))
 
 

@@ -62,7 +62,7 @@ replication_pad3d _pad_circular upsample_nearest1d upsample_nearest2d upsample_n
 _upsample_nearest_exact2d _upsample_nearest_exact3d pixel_shuffle pixel_unshuffle channel_shuffle diagonal diag_embed
 transpose.int t im2col split_with_sizes split.Tensor unbind.int chunk cat stack constant_pad_nd where.self where.ScalarOther
 where.ScalarSelf masked_fill.Scalar masked_fill.Tensor slice_scatter select_scatter diagonal_scatter index_put
-_unsafe_index_put scatter.src scatter.value index_fill.int_Scalar index_fill.int_Tensor index_copy as_strided
+_unsafe_index_put scatter.src scatter.value index_fill.int_Scalar index_fill.int_Tensor index_copy
 repeat_interleave.self_int rot90""") | {
     f"prims.{n}.default" for n in "broadcast_in_dim view_of transpose squeeze clone".split()
 }
@@ -205,6 +205,8 @@ def move(target: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) ->
     if any(isinstance(v, Constant) for v in _leaves(args)) and ".where." in name:
         args = [args[0], *(constant(a) for a in args[1:])]
         target = aten.where.self
+    if "view.default" in name:  # of the tensor as the graph has it; ours may lie in memory in another order
+        target = aten.reshape.default
     if isinstance(args[0], list | tuple):
         args = [[constant(a) for a in args[0]], *args[1:]]
     centres = _mapped(list(args), lambda a: a.centre if isinstance(a, Constant) else a)
