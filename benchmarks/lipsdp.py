@@ -74,18 +74,17 @@ def inflation(graph: Any, found: Any) -> float | None:
     """What the proof adds: proved value over the value of the same multipliers in plain floating point, minus 1."""
     import math
 
-    from lipcert.lmi import INPUT, _eigenvalue, _eliminate, assemble, coefficients
+    from lipcert.lmi import INPUT, assemble, coefficients, eliminate, elimination_order, leading_eigenvalue
     from lipcert.normalform import normal_form
 
     form = normal_form(graph, found.proof["grouping"])
     table = coefficients(form)
     last = INPUT if found.proof["last"] == "input" else len(form.layers) + 1
     blocks = assemble(form, table, found.proof["multipliers"], last, found.proof["rho"])
-    count = len(table.sizes)
-    complement = _eliminate(blocks.parts, list(range(count - 1, -1, -1)) if last == INPUT else list(range(count)), 0.0)
-    if complement is None:
+    plain = eliminate(blocks.parts, elimination_order(len(table.sizes), last), 0.0)
+    if plain is None:
         return None
-    return found.value / (math.sqrt(_eigenvalue(complement)) / float(blocks.scales[last][0])) - 1
+    return found.value / (math.sqrt(leading_eigenvalue(plain.complement)) / float(blocks.scales[last][0])) - 1
 
 
 def floor(graph: Any, found: Any) -> Floor:

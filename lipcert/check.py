@@ -33,7 +33,7 @@ READING = (
     "IEEE float64 with round to nearest; matrix products that add up rounded products in some order",
 )
 NORMS = "norms of linear parts: lipcert.norms, psd, convnorm, torus"
-LMI = "the LipSDP matrix inequality and its proof by Cholesky: lipcert.normalform, lmi (Rump 2006)"
+LMI = "the LipSDP matrix inequality and its proof by a factor whose residual is bounded: lipcert.normalform, lmi, psd"
 CHAIN = "one inequality per signal: lipcert.chain"
 CPLIP = "one inequality per signal between cuts: lipcert.segments, chain"
 NONNEGATIVE = "the network of absolute values: lipcert.nonnegative, norms"

@@ -9,11 +9,11 @@ implies |y|^2 <= s_x s_y |x|^2: take y = (C z + D x) / s_y, and use that every s
 nonnegative. One of s_x, s_y is 1 (the block eliminated first), the other is rho = L^2, read off the last Schur complement.
 
 Proof: scaled by powers of two to a diagonal near 1 the matrix is M = A + E, A the stored floats, E the rounding and the
-enclosures of its coefficients. If the floating Cholesky of A - c I runs to completion with c >= ||E|| + sum_k
-gamma_{s_k + 8} a_kk (Rump 2006; s_k terms are summed in entry k), then M is positive semidefinite. Blocks are factored
-one after the other; zero blocks stay out, and the order of summation does not matter for the bound. Assumed: IEEE
-float64, matrix products and triangular solves by classical substitution (FMA and reciprocals of the diagonal allowed; no
-Strassen, no inverted diagonal blocks), as in OpenBLAS, MKL and the reference LAPACK on the CPU.
+enclosures of its coefficients. Any L, however it was computed, gives A - c I = L L' + R with L L' >= 0, so that M is
+positive semidefinite where c >= ||E|| + ||R||. R is formed block by block in floating point and its own rounding is
+bounded (as in psd.py; Rump 2006 bounds it a priori, which assumes how LAPACK orders its work). So neither the Cholesky
+routine nor the triangular solves are trusted; assumed is IEEE float64 and matrix products whose entries are sums of
+k exact or rounded products in some order, FMA or not: |fl(X Y) - X Y| <= gamma_k |X| |Y| (Higham, (3.13)).
 
 This file is trusted by `lipcert verify`. It imports no solver and no bound method.
 """
@@ -30,9 +30,25 @@ from torch import Tensor
 from lipcert.ir import Enclosure, Graph
 from lipcert.normalform import NormalForm
 from lipcert.parts import Path, linear_ancestors
-from lipcert.rounding import EPS, TINY, gamma, up
+from lipcert.psd import Hermitian, eigenvalues_below, propose
+from lipcert.rounding import EPS, TINY, add_up, gamma, mul_up, sqrt_up, up
 
 MEMORY_ENTRIES = 6e8  # of all blocks together: 5 GB
+BLOCK = 128  # rows of a residual or of a symmetric update formed at once: skips the zero half
+SHIFTS = 3  # proposals for c
+LADDER = (
+    1e-12,
+    1e-11,
+    1e-10,
+    1e-9,
+    1e-8,
+    1e-7,
+    1e-6,
+    1e-5,
+    1e-4,
+    1e-3,
+    1e-2,
+)  # relative, above the eigenvalue proposed
 
 Key = tuple[int, int]
 INPUT = 0  # variables: 0 is x, 1 .. K are the layers, K + 1 is y
@@ -185,104 +201,162 @@ def prove(form: NormalForm, table: Coefficients, multipliers: Sequence[Tensor], 
     """
     if not all(bool(torch.isfinite(m).all() and (m >= 0).all()) for m in multipliers):
         return math.inf
-    count = len(table.sizes)
     if not rho > 0 or not math.isfinite(rho):
         return math.inf
     blocks = assemble(form, table, multipliers, last, rho)
-    order = list(range(count - 1, -1, -1)) if last == INPUT else list(range(count))
-    shift = _shift(blocks, table.sizes, order)
-    if not math.isfinite(shift) or shift >= 0.5:
+    order = elimination_order(len(table.sizes), last)
+    shift = _proposed_shift(blocks, table.sizes)
+    for _ in range(SHIFTS):
+        if not shift < 0.5:
+            return math.inf
+        found = eliminate(blocks.parts, order, shift)
+        if found is None:
+            return math.inf
+        needed = add_up(found.defect, blocks.error)
+        if needed <= shift:
+            break
+        shift = 2.0 * needed
+    else:
         return math.inf
-    complement = _eliminate(blocks.parts, order, shift)
-    if complement is None:
-        return math.inf
-    # rho s^2 I - complement - shift I >= 0, s the (uniform) scale of the last variable
+    # what is left is rho s^2 I - complement - shift I >= 0, s the (uniform) scale of the last variable
     scale = float(blocks.scales[last][0]) if table.sizes[last] else 1.0
-    top = _largest_eigenvalue_proved(complement, shift)
-    if top > 4:  # the shift allowed for a diagonal entry of 4: scale for this rho and factor again
+    top = add_up(_eigenvalue_upper(found.complement, shift), shift)
+    if top > 4:  # another rho than expected: scale for this one, and the rounding is again small beside it
         better = up(top / scale / scale)
         return prove(form, table, multipliers, last=last, rho=better) if better > 2 * rho else math.inf
     return up(up(top / scale) / scale) if math.isfinite(top) else math.inf
 
 
-def _shift(blocks: Blocks, sizes: Sequence[int], order: Sequence[int]) -> float:
-    """c of the docstring. Entry k of a block sums over the variables eliminated before that couple with it (by fill)."""
-    position = {v: p for p, v in enumerate(order)}
-    neighbours: dict[int, set[int]] = {v: set() for v in order}
-    for i, j in blocks.parts:
-        if i != j:
-            neighbours[i].add(j)
-            neighbours[j].add(i)
-    total = 0.0
-    terms = dict.fromkeys(order, 0)
-    for v in order:
-        later = {w for w in neighbours[v] if position[w] > position[v]}
-        for w in later:
-            terms[w] += sizes[v]
-            neighbours[w] |= later - {w}
-        part = blocks.parts.get((v, v))
-        diagonal = 0.0 if part is None else float(part.diagonal().clamp(min=0).sum())
-        if v == order[-1]:
-            diagonal += 4.0 * sizes[v]  # rho in its scale, checked by `prove`
-        total += gamma(terms[v] + sizes[v] + 8) * (diagonal + sizes[v]) * 1.02
-    return up(total * (1 + 1e-10) + blocks.error + 64 * TINY)
+def elimination_order(count: int, last: int) -> list[int]:
+    """The variables, `last` at the end."""
+    return list(range(count - 1, -1, -1)) if last == INPUT else list(range(count))
 
 
-def _eliminate(parts: dict[Key, Tensor], order: Sequence[int], shift: float) -> Tensor | None:
-    """Block Cholesky of A - shift I up to the last variable; minus its Schur complement, or None if not positive."""
+def _proposed_shift(blocks: Blocks, sizes: Sequence[int]) -> float:
+    """Above what `eliminate` is expected to need: sum_k gamma_{n_k} ||L_k||_F^2 with ||L||_F^2 = trace A. A proposal."""
+    diagonals = (part.diagonal().clamp(min=0).sum() for (i, j), part in blocks.parts.items() if i == j)
+    trace = float(sum(diagonals)) + 4.0 * max(sizes)
+    return 1.1 * gamma(max(sizes) + 8) * trace + blocks.error + 64 * TINY
+
+
+@dataclass(frozen=True, eq=False)
+class Eliminated:
+    """What is left of A - shift I after its block Cholesky up to the last variable.
+
+    `complement`: minus the Schur complement, symmetric. `defect` >= ||R||_2, R what A - shift I differs by from
+    L L' + the Schur complement.
+    """
+
+    complement: Tensor
+    defect: float
+
+
+def eliminate(parts: dict[Key, Tensor], order: Sequence[int], shift: float) -> Eliminated | None:
+    """Block Cholesky of A - shift I with its residual, or None if a pivot has no factor. Of the diagonal blocks only the
+    lower triangle is read.
+
+    Block column k of L, as computed, adds to R: the rounding of every product in L_k L_k', at most gamma_{n_k} |L_k| |L_k|'
+    entry by entry, hence gamma_{n_k} ||L_k||_F^2 in norm; one rounding of every entry that it updates; and what the
+    updated blocks of column k differ by from L_k L_kk', as formed. Each is a scalar, added upwards.
+    """
     work = dict(parts)
+    defect = 0.0
     for place, v in enumerate(order[:-1]):
         pivot = work.pop((v, v))
+        sides = {w: work.pop(key) for w in order[place + 1 :] if (key := (max(v, w), min(v, w))) in work}
         if pivot.shape[0] == 0:
-            for key in [key for key in work if v in key]:
-                work.pop(key)
             continue
         pivot = pivot.clone()
         pivot.diagonal().sub_(shift)
         factor, info = torch.linalg.cholesky_ex(pivot)
-        if int(info) != 0 or not bool(torch.isfinite(factor.diagonal()).all()):
+        if int(info) != 0:
             return None
-        coupled: dict[int, Tensor] = {}
-        for w in order[place + 1 :]:
-            key = (max(v, w), min(v, w))
-            block = work.pop(key, None)
-            if block is not None:
-                side = block if v > w else block.T  # rows are those of v
-                coupled[w] = torch.linalg.solve_triangular(factor, side, upper=False)
+        rows = {w: side if v > w else side.T for w, side in sides.items()}  # rows are those of v
+        coupled = {w: _solved(factor, side) for w, side in rows.items()}
+        defect = add_up(defect, mul_up(float(pivot.diagonal().abs().amax()), EPS))
+        defect = add_up(defect, residual_upper(factor, factor.T, pivot, symmetric=True))
+        for w, side in rows.items():
+            defect = add_up(defect, residual_upper(factor, coupled[w], side))
+        mass = _squares_up(factor)
+        for block in coupled.values():
+            mass = add_up(mass, _squares_up(block))
+        n, width = pivot.shape[0], pivot.shape[0] + sum(block.shape[1] for block in coupled.values())
+        defect = add_up(defect, add_up(mul_up(gamma(n), mass), 4 * n * width * TINY))
         for i, left in coupled.items():
             for j, right in coupled.items():
-                if i < j:
-                    continue
-                old = work.get((i, j))
-                update = left.T @ right
-                work[i, j] = -update if old is None else old - update
-    v = order[-1]
-    final = work.get((v, v))
-    return torch.zeros(0, 0, dtype=torch.float64) if final is None else -final
+                if i >= j:
+                    work[i, j] = _update(work.get((i, j)), left, right, symmetric=i == j)
+                    defect = add_up(defect, mul_up(_frobenius_up(work[i, j], symmetric=i == j), EPS))
+    final = work.get((order[-1], order[-1]))
+    if final is None:
+        return Eliminated(torch.zeros(0, 0, dtype=torch.float64), defect)
+    return Eliminated(-(final.tril() + final.tril(-1).T), defect) if math.isfinite(defect) else None
 
 
-def _largest_eigenvalue_proved(matrix: Tensor, shift: float) -> float:
-    """A float t for which the floating Cholesky of t I - matrix - shift I runs to completion; `inf` if none is found."""
+def _solved(factor: Tensor, side: Tensor) -> Tensor:
+    """X with factor X = side, about. From the right of the transpose: row-major matrices are not copied."""
+    return torch.linalg.solve_triangular(factor.T, side.T, upper=True, left=False).T
+
+
+def residual_upper(factor: Tensor, right: Tensor, target: Tensor, symmetric: bool = False) -> float:
+    """>= ||fl(factor right) - target||_2, factor (n, n) lower triangular; `symmetric`: of the lower triangles, mirrored.
+    The rounding of the product itself is left to the caller. |a - b| <= |fl(a - b)| (1 + u)."""
+    n, total = factor.shape[0], 0.0
+    for start in range(0, n, BLOCK):
+        end = min(start + BLOCK, n)
+        columns = slice(0, end if symmetric else right.shape[1])
+        difference = (factor[start:end, :end] @ right[:end, columns]).sub_(target[start:end, columns])
+        if symmetric:
+            difference[:, start:].tril_()
+        total = add_up(total, _squares_up(difference))
+    return mul_up(sqrt_up(mul_up(2.0, total) if symmetric else total), 1 + 4 * EPS)
+
+
+def _update(old: Tensor | None, left: Tensor, right: Tensor, symmetric: bool) -> Tensor:
+    """old - left' right; `symmetric`: its lower triangle by slices, the rest is not read."""
+    if not symmetric:
+        update = left.T @ right
+        return -update if old is None else old - update
+    n = left.shape[1]
+    new = torch.zeros(n, n, dtype=torch.float64) if old is None else old.clone()
+    for start in range(0, n, BLOCK):
+        end = min(start + BLOCK, n)
+        new[start:end, :end] -= left[:, start:end].T @ right[:, :end]
+    return new
+
+
+def _squares_up(t: Tensor) -> float:
+    """Upper value of the sum of squares, in one pass, in the order in which it is stored."""
+    flat = (t if t.is_contiguous() else t.T).reshape(-1)
+    n = flat.numel()
+    return add_up(mul_up(float(flat @ flat), add_up(1.0, gamma(n))), n * TINY)
+
+
+def _frobenius_up(t: Tensor, symmetric: bool) -> float:
+    """Upper value of ||t||_F; `symmetric`: of its lower triangle, mirrored (the entries above it only make it larger)."""
+    return sqrt_up(mul_up(2.0, _squares_up(t)) if symmetric else _squares_up(t))
+
+
+def _eigenvalue_upper(matrix: Tensor, least: float) -> float:
+    """Proved upper value of the largest eigenvalue of a symmetric matrix, at least `least` > 0; `inf` if none is found."""
     if matrix.numel() == 0:
-        return shift
+        return least
     if not bool(torch.isfinite(matrix).all()):
         return math.inf
-    guess = _eigenvalue(matrix)
-    for slack in (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
-        top = max(guess, 0.0) * (1 + slack) + 2 * shift
-        test = -matrix
-        test.diagonal().add_(top - shift)
-        factor, info = torch.linalg.cholesky_ex(test)
-        if int(info) == 0 and bool(torch.isfinite(factor.diagonal()).all()):
-            return up(up(top) + 4 * EPS * abs(top))
+    guess = max(leading_eigenvalue(matrix), 0.0)
+    for slack in LADDER:
+        bound = torch.tensor([guess * (1 + slack) + least], dtype=torch.float64)
+        value = float(eigenvalues_below(Hermitian(matrix[None]), bound)[0])
+        if math.isfinite(value):
+            return value
     return math.inf
 
 
-def _eigenvalue(matrix: Tensor) -> float:
-    n = matrix.shape[0]
-    if n <= 1024:
-        return float(torch.linalg.eigvalsh(matrix)[-1])
-    block = torch.randn(n, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+def leading_eigenvalue(matrix: Tensor) -> float:
+    """An estimate of the largest eigenvalue: nothing is claimed about it."""
+    if matrix.shape[0] <= 1024:
+        return float(propose(Hermitian(matrix[None]))[0])
+    block = torch.randn(matrix.shape[0], 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     value = 0.0
     for _ in range(60):
         block, _r = torch.linalg.qr(matrix @ block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -316,7 +317,15 @@ def test_proofs_hold_in_exact_arithmetic(method: Method) -> None:
         assert not is_psd(exact_matrix(net, multipliers, (0.5 * found.value) ** 2, last))
 
 
-def test_without_its_shift_cholesky_proves_what_is_false(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_residual(patch: pytest.MonkeyPatch) -> None:
+    """Plant the error that the proof guards against: what is lost in factoring counts for nothing."""
+    eliminate, assemble = lmi.eliminate, lmi.assemble
+    patch.setattr(lmi, "_proposed_shift", lambda *_: 0.0)
+    patch.setattr(lmi, "assemble", lambda *args: replace(assemble(*args), error=0.0))
+    patch.setattr(lmi, "eliminate", lambda *args: (found := eliminate(*args)) and replace(found, defect=0.0))
+
+
+def test_an_eigenvalue_just_below_zero_is_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """One neuron read by many outputs w: at x = 0, z = 1, y = w the form is 2 lambda - |w|^2, whatever rho is. With
     lambda between the floating and the true value of |w|^2 / 2 the floating Cholesky does not see that it is negative."""
     fooled = 0
@@ -331,11 +340,52 @@ def test_without_its_shift_cholesky_proves_what_is_false(monkeypatch: pytest.Mon
         assert at @ exact_matrix(net, [below], 1e300, INPUT) @ at < 0
         form = normal_form(net.graph())
         table = coefficients(form)
-        assert prove(form, table, [below], last=INPUT, rho=float(true)) == math.inf
+        for shift in (None, 0.0, 1e-300):  # whatever is proposed, the residual decides
+            with monkeypatch.context() as patch:
+                if shift is not None:
+                    patch.setattr(lmi, "_proposed_shift", lambda *_, shift=shift: shift)
+                assert prove(form, table, [below], last=INPUT, rho=float(true)) == math.inf
         with monkeypatch.context() as patch:
-            patch.setattr(lmi, "_shift", lambda *_: 0.0)
+            without_residual(patch)
             fooled += math.isfinite(prove(form, table, [below], last=INPUT, rho=float(true)))
     assert fooled > 0
+
+
+@pytest.mark.parametrize(("routine", "sign"), [("cholesky_ex", 1), ("solve_triangular", -1)])
+def test_a_wrong_factor_proves_nothing_false(routine: str, sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LAPACK is not trusted: with perturbed factors and solutions every value proved still holds in exact arithmetic, and
+    the residual is what sees it."""
+    right = getattr(torch.linalg, routine)
+    false = {True: 0, False: 0}  # by whether the residual counts
+    refused = 0
+    for seed, size in itertools.product(range(4), (1e-1, 1e-3, 1e-6, 1e-9)):
+        net = integers(seed)
+        found = bound(Lipsdp("neuron"), net.graph())
+        _, multipliers, last = matrix_of(net, found)
+        form = normal_form(net.graph())
+        table = coefficients(form)
+        for counted in (True, False):
+            generator = torch.Generator().manual_seed(seed)
+
+            def wrong(
+                *args: object, generator: torch.Generator = generator, size: float = size, **options: object
+            ) -> object:
+                result = right(*args, **options)
+                values = result if isinstance(result, Tensor) else result[0]
+                noise = 1 + sign * size * torch.rand(values.shape, generator=generator, dtype=torch.float64)
+                return values * noise if isinstance(result, Tensor) else (values * noise, result[1])
+
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.linalg, routine, wrong)
+                if not counted:
+                    without_residual(patch)
+                value = prove(form, table, multipliers, last=last, rho=found.value**2)
+            refused += value == math.inf
+            if math.isfinite(value):
+                false[counted] += not is_psd(exact_matrix(net, multipliers, value, last))
+    assert false[True] == 0
+    assert false[False] > 0
+    assert refused > 0
 
 
 @pytest.mark.parametrize("seed", range(4))
