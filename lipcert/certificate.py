@@ -1,7 +1,7 @@
-"""The certificate file `lipcert.certificate/1`: one claim about one network, with what it takes to prove it again.
+"""The certificate file `lipcert.certificate/2`: one claim about one network, with what it takes to prove it again.
 
-    {"format": "lipcert.certificate/1",
-     "model": {"sha256": hex64, "graph": hex64,           of the file; of the graph as lowered, normalisation included
+    {"format": "lipcert.certificate/2",
+     "model": {"sha256": hex64,                           of the file
                "input_name": str, "output_name": str, "input_shape": [int], "output_shape": [int],
                "mean": [float] | null, "std": [float] | null},
      "norm": {"input": "1" | "2" | "inf", "output": ...},
@@ -15,12 +15,16 @@ Kinds of proof:
     lmi          "grouping": "neuron" | "channel" | "layer", "last": "input" | "output", "rho": float (scaling of the
                  last block, about claim^2), "multipliers": [{"count": int, "float64": base64}] one per layer of the
                  normal form, little-endian IEEE binary64. Re-proved by lipcert/lmi.py.
-    chain        "constants": [{"node": int, "1" | "2" | "inf": float, ..}] for every nonlinearity in the order of the
-                 graph and then for the output: the constants of that signal with respect to the input.
+    chain        "constants": [{"node": int, "1" | "2" | "inf": float, ..}] for every nonlinearity and then for the
+                 output: the constants of that signal with respect to the input. "node" counts 0, 1, ..
                  Each is re-proved from those before it (lipcert/chain.py).
-    cplip        "passed": [int], the nodes passed through a linear centre, and "constants" as above for the graph of
-                 segments between cuts (lipcert/segments.py).
+    cplip        "passed": [int], which nonlinearities are passed through a linear centre, counted from 0, and
+                 "constants" as above for the graph of segments between cuts (lipcert/segments.py).
     nonnegative  nothing: the norm of the network of absolute values (lipcert/nonnegative.py).
+
+Nothing in the file names an object of this program: nonlinearities come in the order of the model file (docs/certificate.md).
+Format 1 is read as well: there "model" has "graph" (hex64, `Graph.fingerprint()`), "node" and "passed" are positions in
+that graph.
 
 Text is UTF-8 JSON without NaN, infinities, duplicate or unknown keys; floats are written by `repr`, which is exact.
 A file with any field changed is rejected, but for a claim that is raised (it stays true). The digest finds damage, not
@@ -37,7 +41,7 @@ import math
 import sys
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +62,7 @@ from lipcert.strict import (
     text_of,
 )
 
-FORMAT = "lipcert.certificate/1"
+FORMAT, OLD_FORMAT = "lipcert.certificate/2", "lipcert.certificate/1"
 MAX_BYTES = 256 * 2**20  # 25 million multipliers
 # Multipliers and rho: lmi.py scales by powers of two up to 2^250, beyond which it cannot bring a diagonal near 1.
 SMALLEST, LARGEST = 2.0**-500, 2.0**500
@@ -66,16 +70,16 @@ SMALLEST, LARGEST = 2.0**-500, 2.0**500
 
 @dataclass(frozen=True)
 class Network:
-    """Which network the claim is about. `sha256`: of the model file. `graph`: `Graph.fingerprint()`."""
+    """Which network the claim is about. `sha256`: of the model file. `graph`: `Graph.fingerprint()` in format 1."""
 
     sha256: str
-    graph: str
     input_name: str
     output_name: str
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    graph: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,19 +95,23 @@ class Lmi:
 
 @dataclass(frozen=True)
 class Chain:
-    """`constants`: (node, {norm r: c}) with ||change of the node||_r <= c ||change of the input||_p."""
+    """`constants`: (node, {norm r: c}) with ||change of the node||_r <= c ||change of the input||_p. `node`: which of the
+    signals; `positions`: its position in the graph instead (format 1)."""
 
     method: str
     constants: tuple[tuple[int, dict[str, float]], ...]
+    positions: bool = False
 
 
 @dataclass(frozen=True)
 class Cplip:
-    """`passed`: positions of nodes. `constants`: as in `Chain`, of the graph made by `segments.cut`."""
+    """`passed`: which nonlinearities. `constants`: as in `Chain`, of the graph made by `segments.cut`. `positions`: both
+    are positions in the graph (format 1)."""
 
     method: str
     passed: tuple[int, ...]
     constants: tuple[tuple[int, dict[str, float]], ...]
+    positions: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,10 +173,10 @@ def from_bytes(data: bytes) -> Certificate:
         reject("file", f"larger than {MAX_BYTES >> 20} MiB")
     fields = load(data)
     top = record(fields, "", ("format", "model", "norm", "scope", "claim", "proof", "digest"))
-    if top["format"] != FORMAT:
-        reject("format", f"this version reads {FORMAT}, not {shown(top['format'])}")
-    model = record(top["model"], "model", tuple(MODEL))
-    network = Network(**{name: read_field(model[name], f"model.{name}") for name, read_field in MODEL.items()})
+    old = one_of(top["format"], "format", (FORMAT, OLD_FORMAT)) == OLD_FORMAT
+    readers = MODEL | {"graph": hex64} if old else MODEL
+    model = record(top["model"], "model", tuple(readers))
+    network = Network(**{name: read_field(model[name], f"model.{name}") for name, read_field in readers.items()})
     norm = record(top["norm"], "norm", ("input", "output"))
     scope = record(top["scope"], "scope", ("region", "output"))
     one_of(scope["region"], "scope.region", ("global",))
@@ -177,7 +185,7 @@ def from_bytes(data: bytes) -> Certificate:
         Norm(one_of(norm["input"], "norm.input", NORMS), one_of(norm["output"], "norm.output", NORMS)),  # type: ignore[arg-type]
         _functional(scope["output"], "scope.output"),
         _bound(top["claim"], "claim"),
-        _proof(top["proof"]),
+        _proof(top["proof"], old),
     )
     if digest(norm, scope, top["proof"]) != hex64(top["digest"], "digest"):
         reject("digest", "norm, scope or proof was changed or damaged: their digest is another one")
@@ -209,13 +217,14 @@ def _functional(value: Any, place: str) -> Output:
     return output
 
 
-def _proof(value: Any) -> Proof:
+def _proof(value: Any, positions: bool) -> Proof:
     if not isinstance(value, dict):
         reject("proof", f"an object is needed, not {shown(value)}")
     kind = one_of(value.get("kind"), "proof.kind", tuple(PROOFS))
     names, read_proof = PROOFS[kind]
     fields = record(value, "proof", ("kind", "method", *names))
-    return read_proof(text_of(fields["method"], "proof.method"), fields)
+    proof = read_proof(text_of(fields["method"], "proof.method"), fields)
+    return replace(proof, positions=positions) if isinstance(proof, Chain | Cplip) else proof
 
 
 def _read_lmi(method: str, fields: dict[str, Any]) -> Lmi:
@@ -272,9 +281,9 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
             rows = [{"count": len(row), "float64": _base64(row)} for row in multipliers]
             kind = {"kind": "lmi", "method": method, "grouping": grouping, "last": last, "rho": rho}
             return kind | {"multipliers": rows}
-        case Chain(method, constants):
+        case Chain(method, constants, _):
             return {"kind": "chain", "method": method, "constants": _rows(constants)}
-        case Cplip(method, passed, constants):
+        case Cplip(method, passed, constants, _):
             return {"kind": "cplip", "method": method, "passed": list(passed), "constants": _rows(constants)}
         case Nonnegative(method):
             return {"kind": "nonnegative", "method": method}
@@ -297,7 +306,6 @@ def _plain(value: Any) -> Any:
 
 MODEL: dict[str, Callable[[Any, str], Any]] = {
     "sha256": hex64,
-    "graph": hex64,
     "input_name": text_of,
     "output_name": text_of,
     "input_shape": counts_of,

@@ -83,7 +83,6 @@ def certificate_of(bound: Bound, graph: Graph, model: Mapping[str, Any], norm: N
     units = model["units"]
     network = Network(
         model["sha256"],
-        graph.fingerprint(),
         model["input_name"],
         model["output_name"],
         tuple(model["input_shape"]),
@@ -91,37 +90,37 @@ def certificate_of(bound: Bound, graph: Graph, model: Mapping[str, Any], norm: N
         None if units["mean"] is None else tuple(units["mean"]),
         None if units["std"] is None else tuple(units["std"]),
     )
-    proof, shown = MAKERS[bound.proof["kind"]](bound, norm)
+    proof, shown = MAKERS[bound.proof["kind"]](bound, graph, norm)
     return Certificate(network, norm, output, max(mul_up(bound.value, SLACK), shown), proof)
 
 
-def _lmi(bound: Bound, norm: Norm) -> tuple[Lmi, float]:
+def _lmi(bound: Bound, graph: Graph, norm: Norm) -> tuple[Lmi, float]:
     found = bound.proof or {}
     rows = tuple(tuple(row.tolist()) for row in found["multipliers"])
     rho = max(float(found["rho"]), SMALLEST)  # no more than a scaling
     return Lmi(bound.method, found["grouping"], found["last"], rho, rows), bound.value
 
 
-def _chain(bound: Bound, norm: Norm) -> tuple[Chain, float]:
+def _chain(bound: Bound, graph: Graph, norm: Norm) -> tuple[Chain, float]:
     """Each constant has one LINK_SLACK more than those it follows from."""
     rows, factor = [], 1.0
-    for node, constants in (bound.proof or {})["constants"]:
+    for k, (_, constants) in enumerate((bound.proof or {})["constants"]):
         factor = mul_up(factor, LINK_SLACK)
-        rows.append((node, {str(r): mul_up(c, factor) for r, c in constants.items()}))
+        rows.append((k, {str(r): mul_up(c, factor) for r, c in constants.items()}))
     return Chain(bound.method, tuple(rows)), rows[-1][1][norm.output]
 
 
-def _cplip(bound: Bound, norm: Norm) -> tuple[Cplip, float]:
-    chain, shown = _chain(bound, norm)
-    passed = tuple(sorted(int(i) for i in (bound.proof or {})["passed"]))
+def _cplip(bound: Bound, graph: Graph, norm: Norm) -> tuple[Cplip, float]:
+    chain, shown = _chain(bound, graph, norm)
+    passed = tuple(sorted(graph.nonlinear.index(i) for i in (bound.proof or {})["passed"]))
     return Cplip(bound.method, passed, chain.constants), shown
 
 
-def _nonnegative(bound: Bound, norm: Norm) -> tuple[Nonnegative, float]:
+def _nonnegative(bound: Bound, graph: Graph, norm: Norm) -> tuple[Nonnegative, float]:
     return Nonnegative(bound.method), bound.value
 
 
-MAKERS: dict[str, Callable[[Bound, Norm], tuple[Proof, float]]] = {
+MAKERS: dict[str, Callable[[Bound, Graph, Norm], tuple[Proof, float]]] = {
     "lmi": _lmi,
     "chain": _chain,
     "cplip": _cplip,

@@ -73,7 +73,7 @@ def check(certificate: Certificate, graph: Graph, model: Mapping[str, Any]) -> V
 def _same_network(certificate: Certificate, graph: Graph, model: Mapping[str, Any]) -> None:
     network = certificate.network
     units = model.get("units") or {}
-    facts = (
+    facts: list[tuple[str, object, object]] = [
         ("sha256", network.sha256, model["sha256"]),
         ("input_name", network.input_name, model["input_name"]),
         ("output_name", network.output_name, model["output_name"]),
@@ -81,8 +81,9 @@ def _same_network(certificate: Certificate, graph: Graph, model: Mapping[str, An
         ("output_shape", network.output_shape, tuple(model["output_shape"])),
         ("mean", network.mean, _tuple(units.get("mean"))),
         ("std", network.std, _tuple(units.get("std"))),
-        ("graph", network.graph, graph.fingerprint()),
-    )
+    ]
+    if network.graph is not None:  # format 1
+        facts.append(("graph", network.graph, graph.fingerprint()))
     for name, claimed, found in facts:
         if claimed != found:
             reason = f"the certificate is about {claimed!r}, this model has {found!r}"
@@ -117,33 +118,36 @@ def _affine_norm(form: NormalForm) -> float:
 
 
 def _prove_chain(graph: Graph, norm: Norm, proof: Chain) -> float:
-    return _follow(graph, norm, proof.constants, lambda node, known: link(graph, node, known, _no_ranges))
+    return _follow(graph, norm, proof, lambda node, known: link(graph, node, known, _no_ranges))
 
 
 def _prove_cplip(graph: Graph, norm: Norm, proof: Cplip) -> float:
-    if list(proof.passed) != sorted(set(proof.passed) & set(passable(graph))):
+    nonlinear = graph.nonlinear
+    passed = proof.passed if proof.positions else tuple(nonlinear[k] for k in proof.passed if k < len(nonlinear))
+    if len(passed) != len(proof.passed) or list(passed) != sorted(set(passed) & set(passable(graph))):
         raise CertificateRejected("proof.passed", "these are not different pointwise nodes of this network in order")
     try:
-        segments = cut(graph, proof.passed, {norm.input, norm.output}, _no_ranges)
+        segments = cut(graph, passed, {norm.input, norm.output}, _no_ranges)
     except Infinite as problem:
         raise CertificateRejected("proof.kind", problem.reason) from problem
-    return _follow(segments, norm, proof.constants, lambda node, known: segment_link(segments, node, known))
+    return _follow(segments, norm, proof, lambda node, known: segment_link(segments, node, known))
 
 
 def _follow(
     graph: Graph,
     norm: Norm,
-    constants: tuple[tuple[int, dict[str, float]], ...],
+    proof: Chain | Cplip,
     step: Callable[[int, dict[int, Constants]], Constants],
 ) -> float:
     """Induction over the signals: each claimed constant follows from the claimed constants before it."""
     order = links(graph)
-    given = tuple(node for node, _ in constants)
-    if given != order:
-        reason = f"the signals of this network are {_few(order)}, not {_few(given)}"
+    given = tuple(node for node, _ in proof.constants)
+    wanted = order if proof.positions else tuple(range(len(order)))
+    if given != wanted:
+        reason = f"the signals of this network are {_few(wanted)}, not {_few(given)}"
         raise CertificateRejected("proof.constants", reason)
     known = start(graph, norm)
-    for k, (node, claimed) in enumerate(constants):
+    for k, (node, (_, claimed)) in enumerate(zip(order, proof.constants, strict=True)):
         place = f"proof.constants[{k}]"
         if set(claimed) != {norm.input, norm.output}:
             raise CertificateRejected(place, f"constants in the norms {norm.input} and {norm.output} are needed")

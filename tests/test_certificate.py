@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,11 @@ from lipcert.bounds.problem import Problem
 from lipcert.certificate import Certificate, Chain, Lmi, Network, Nonnegative, digest, from_bytes, read, to_text
 from lipcert.certificate import Cplip as CplipProof
 from lipcert.certify import certify, least_with_proof
+from lipcert.chain import links
 from lipcert.check import check
 from lipcert.errors import CertificateRejected, UnreadableError, UsageError
 from lipcert.query import Box, Norm, Output
+from lipcert.segments import cut
 
 PACKAGE = Path(lipcert.__file__).parent
 MOONS = Path(__file__).resolve().parents[1] / "examples" / "two_moons.onnx"
@@ -220,7 +223,7 @@ def test_scopes_without_certificate_are_usage(networks: dict, tmp_path: Path) ->
 
 # The format.
 
-NETWORK = Network("0" * 64, "f" * 64, "x", 'ö "y"\n', (1, 4), (), (0.1, -0.0), None)
+NETWORK = Network("0" * 64, "x", 'ö "y"\n', (1, 4), (), (0.1, -0.0), None)
 EXTREMES = (2.0**-500, 1 / 3, 2.0**500)
 PROOFS = (
     Lmi("lipsdp", "channel", "output", 1e-3, (EXTREMES, (), (1.0,))),
@@ -237,6 +240,40 @@ def test_text_is_exact_and_deterministic(proof: object) -> None:
     assert from_bytes(text.encode()) == made
     assert to_text(from_bytes(text.encode())) == text
     assert text.isascii()
+
+
+@pytest.mark.parametrize("kind", ["lmi", "chain", "cplip", "nonnegative"])
+def test_format_1_is_still_read(networks: dict, written: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    """It names the graph as lowered and positions in it: they are compared."""
+    model = networks["mlp"][1]
+    graph, norm = model.graph, Norm("2", "2")
+    if kind == "cplip":
+        certify(tmp_path / "c", [Cplip().run(Problem(graph, norm))], graph, model.info, norm, Output())
+        fields = json.loads((tmp_path / "c").read_text())
+    else:
+        method = {"lmi": "lipsdp", "chain": "product", "nonnegative": "absolute"}[kind]
+        fields = json.loads(written("mlp", method).read_text())
+    proof = fields["proof"]
+    signals = graph
+    if kind == "cplip":
+        proof["passed"] = [graph.nonlinear[k] for k in proof["passed"]]
+        signals = cut(graph, proof["passed"], {"2"}, dict)
+    for k, row in zip(links(signals), proof.get("constants", []), strict=kind in ("chain", "cplip")):
+        row["node"] = k
+
+    def accepted(fields: dict[str, Any]) -> None:
+        fields["digest"] = digest(fields["norm"], fields["scope"], fields["proof"])
+        check(from_bytes(json.dumps(fields).encode()), graph, model.info)
+
+    old = fields | {"format": "lipcert.certificate/1", "model": fields["model"] | {"graph": graph.fingerprint()}}
+    accepted(old)
+    with pytest.raises(CertificateRejected, match="graph"):
+        accepted(old | {"model": fields["model"] | {"graph": "f" * 64}})
+    with pytest.raises(CertificateRejected, match="graph"):
+        accepted(old | {"model": fields["model"]})
+    if kind in ("chain", "cplip"):
+        with pytest.raises(CertificateRejected, match="signals|passed"):
+            accepted(old | {"format": "lipcert.certificate/2", "model": fields["model"]})
 
 
 def test_digest_is_what_the_specification_says() -> None:
@@ -258,7 +295,7 @@ def test_digest_is_what_the_specification_says() -> None:
         (b'{"format": -Infinity}', "file", "-Infinity"),
         (b'{"claim": 1' + b"0" * 5000 + b"}", "file", "digits"),
         (b'{"format": 1, "format": 1}', "format", "twice"),
-        (b'{"format": "lipcert.certificate/1"}', "model", "missing"),
+        (b'{"format": "lipcert.certificate/2"}', "model", "missing"),
     ],
 )
 def test_malformed(data: bytes, place: str, reason: str) -> None:

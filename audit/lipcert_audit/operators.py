@@ -1,0 +1,394 @@
+"""What each operator of ONNX does to increments: one row per operator in the table at the foot of this file.
+
+Operators that move entries act on arrays of positions. Nonlinearities state their slopes, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from math import isqrt
+from typing import Any
+
+import numpy as np
+
+from lipcert_audit.exact import QUOTIENT, Map, constantly, diagonal, integers, merged, quotients
+from lipcert_audit.network import SLOPE, TERMS, WHOLE, Layer, Node, Rule, Signal, Table, Value, added, joined, tensor
+
+# Entries that move, appear several times or vanish.
+
+
+def moving(change: Callable[[Node, np.ndarray], np.ndarray]) -> Rule:
+    """`change` acts on any array: on a constant itself, on the positions of a signal."""
+
+    def rule(node: Node) -> Value:
+        value = node.inputs[0]
+        if isinstance(value, Signal):
+            return value.take(change(node, value.index()))
+        return change(node, node.constant(0))
+
+    return rule
+
+
+def reshape(node: Node, x: np.ndarray) -> np.ndarray:
+    sizes = node.optional(1)
+    if node["allowzero"] and 0 in sizes:
+        node.refuse("a size of zero")
+    return x.reshape([x.shape[k] if n == 0 else n for k, n in enumerate(sizes)])
+
+
+def flatten(node: Node, x: np.ndarray) -> np.ndarray:
+    axis = node["axis"] % x.ndim if node["axis"] < 0 else node["axis"]
+    return x.reshape(int(np.prod(x.shape[:axis], dtype=int)), -1)
+
+
+def axes_of(node: Node) -> list[int] | None:
+    """An attribute in old opsets, an input in new ones."""
+    return node.optional(1, node["axes"])
+
+
+def cut(node: Node, x: np.ndarray) -> np.ndarray:
+    """Slice. Bounds are clamped as Python clamps them, but for a negative step down to the first entry."""
+    starts, ends = node.optional(1, node["starts"]), node.optional(2, node["ends"])
+    axes, steps = node.optional(3, node["axes"]) or range(len(starts)), node.optional(4) or [1] * len(starts)
+    where = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        where[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
+    return x[tuple(where)]
+
+
+def cast(node: Node, x: np.ndarray) -> np.ndarray:
+    """Of whole numbers only: any other rounds, or may round."""
+    if x is not node.inputs[0] or x.dtype != np.int64 or node["to"] not in WHOLE or (abs(x) >= 2**31).any():
+        node.refuse("of numbers that are not whole, or large")
+    return x
+
+
+def dropout(node: Node, x: np.ndarray) -> np.ndarray:
+    if node.optional(2) or (node.opset == 6 and not node["is_test"]):
+        node.refuse("training mode")
+    return x
+
+
+def pad(node: Node) -> Value:
+    pads = np.reshape(node.optional(1, node["pads"]), (2, -1)).T
+    node.optional(2)
+    if node["mode"] != b"constant" or (pads < 0).any() or len(node.inputs) > 3:
+        node.refuse("mode, negative pads or axes")
+    return node.signal().take(np.pad(node.signal().index(), pads.tolist(), constant_values=-1))
+
+
+def concat(node: Node) -> Value:
+    signals = [v for v in node.inputs if isinstance(v, Signal)]
+    if not signals:
+        return np.concatenate([node.constant(k) for k in range(len(node.inputs))], node["axis"])
+    starts = iter(np.cumsum([0, *(v.size for v in signals)]))
+    index = [v.index() + next(starts) if isinstance(v, Signal) else np.full(v.shape, -1) for v in node.inputs]
+    return joined(signals).take(np.concatenate(index, node["axis"]))
+
+
+# Constants.
+
+
+def constant(node: Node) -> Value:
+    return tensor(node["value"])
+
+
+def shape(node: Node) -> Value:
+    return np.array(node.inputs[0].shape[node["start"] : node["end"]], dtype=np.int64)
+
+
+# Linear operators.
+
+
+def plus(node: Node) -> Value:
+    """Add, Sub, Sum with broadcasting; constants do not move."""
+    out = np.broadcast_shapes(*(v.shape for v in node.inputs))
+    terms = []
+    for k, v in enumerate(node.inputs):
+        if isinstance(v, Signal):
+            term = v.take(np.broadcast_to(v.index(), out))
+            terms.append(term.times(constantly(term.size, -1)) if node.kind == "Sub" and k else term)
+    return added(terms) if terms else node.refuse("of constants")
+
+
+def times(node: Node) -> Value:
+    """Mul and Div by a constant."""
+    which = 1 if isinstance(node.inputs[1], np.ndarray) else 0
+    x, by = node.signal(1 - which), node.constant(which)
+    out = np.broadcast_shapes(x.shape, by.shape)
+    value, unit = integers(np.broadcast_to(by, out))
+    factor = diagonal(value, unit)
+    if node.kind == "Div":
+        if which == 0:
+            node.refuse("by a signal")
+        factor = diagonal(*quotients(np.full(len(value), 1 << unit, dtype=object), value))
+    return x.take(np.broadcast_to(x.index(), out)).times(factor)
+
+
+def operator(
+    out: tuple[int, ...], cols: int, row: np.ndarray, col: np.ndarray, value: np.ndarray, unit: int, error: int = 0
+) -> Map:
+    """From arrays that are broadcast together; col -1: no coefficient."""
+    row, col, value = (a.ravel() for a in np.broadcast_arrays(row, col, value))
+    there = col >= 0
+    return merged(int(np.prod(out, dtype=int)), cols, row[there], col[there], value[there], unit, error)
+
+
+def matrix(node: Node, x: Signal, weight: np.ndarray, left: bool) -> Signal:
+    """x W (left: W x) over the last axes."""
+    turned = left and len(x.shape) > 1
+    index, weight = x.index().swapaxes(-1, -2) if turned else x.index(), weight if left else weight.T
+    n, k = weight.shape
+    vectors = index.reshape(-1, 1, index.shape[-1])
+    if k != index.shape[-1] or len(vectors) * n * k > TERMS:
+        node.refuse(f"constant of shape {weight.shape} for {x.shape}, or too large")
+    value, unit = integers(weight)
+    row = np.arange(len(vectors) * n).reshape(-1, n, 1)
+    made = x.through(operator(row.shape, x.size, row, vectors, value.reshape(1, n, k), unit), (*index.shape[:-1], n))
+    return made.take(made.index().swapaxes(-1, -2)) if turned else made
+
+
+def matmul(node: Node) -> Value:
+    left = isinstance(node.inputs[0], np.ndarray)
+    x, weight = node.signal(int(left)), node.constant(1 - left)
+    if weight.ndim > 1:
+        return matrix(node, x, weight, left)
+    made = matrix(node, x, weight[None, :] if left else weight[:, None], left)  # a vector: its axis goes
+    return made.take(made.index().squeeze(-2 if left and len(x.shape) > 1 else -1))
+
+
+def gemm(node: Node) -> Value:
+    """alpha A' B' + beta C, A or B a constant, C a constant."""
+    left = isinstance(node.inputs[0], np.ndarray)
+    node.optional(2)
+    x, weight = node.signal(int(left)), node.constant(1 - left)
+    flips = node["transB" if left else "transA"], node["transA" if left else "transB"]
+    made = matrix(node, x.take(x.index().T) if flips[0] else x, weight.T if flips[1] else weight, left)
+    return made.times(diagonal(*integers(np.full(made.size, node["alpha"]))))
+
+
+def geometry(node: Node, spatial: tuple[int, ...], kernel: list[int]) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """(strides, dilations, pads) of a window."""
+    d, mode = len(spatial), node["auto_pad"]
+    strides, dilations, pads = node["strides"] or [1] * d, node["dilations"] or [1] * d, node["pads"] or [0] * (2 * d)
+    sides = list(zip(pads[:d], pads[d:], strict=True))
+    if mode == b"VALID":
+        sides = [(0, 0)] * d
+    elif mode in (b"SAME_UPPER", b"SAME_LOWER"):
+        reach = zip(spatial, strides, dilations, kernel, strict=True)
+        needs = [max((-(-n // s) - 1) * s + e * (k - 1) + 1 - n, 0) for n, s, e, k in reach]
+        sides = [(v // 2, v - v // 2) if mode == b"SAME_UPPER" else (v - v // 2, v // 2) for v in needs]
+    elif mode != b"NOTSET" or min(pads, default=0) < 0:
+        node.refuse("auto_pad or negative pads")
+    return strides, dilations, sides
+
+
+def windows(node: Node, index: np.ndarray, kernel: list[int]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """index (n, c, *spatial) -> positions (n, c, places, entries of the window), and the shape of the places."""
+    strides, dilations, pads = geometry(node, index.shape[2:], kernel)
+    padded = np.pad(index, [(0, 0), (0, 0), *pads], constant_values=-1)
+    reach = [e * (k - 1) + 1 for e, k in zip(dilations, kernel, strict=True)]
+    view = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, index.ndim)))
+    view = view[(slice(None), slice(None), *(slice(None, None, s) for s in (*strides, *dilations)))]
+    places = view.shape[2 : index.ndim]
+    return view.reshape(*index.shape[:2], int(np.prod(places)), -1), places
+
+
+def kernel_of(node: Node, weight: np.ndarray) -> list[int]:
+    kernel = list(weight.shape[2:])
+    if node["kernel_shape"] not in (None, kernel):
+        node.refuse("kernel_shape is not that of the weight")
+    return kernel
+
+
+def conv(node: Node) -> Value:
+    x, weight = node.signal(), node.constant(1)
+    node.optional(2)
+    places, shape = windows(node, x.index(), kernel_of(node, weight))
+    n, c, p, k = places.shape
+    groups, outs = node["group"], weight.shape[0]
+    if weight.shape[1] * groups != c or n * outs * p * k * weight.shape[1] > TERMS:
+        node.refuse(f"channels, or a size above {TERMS}")
+    row = np.arange(n * outs * p).reshape(n, groups, outs // groups, p, 1, 1)
+    col = places.reshape(n, groups, 1, c // groups, p, k).swapaxes(3, 4)
+    value, unit = integers(weight)
+    value = value.reshape(1, groups, outs // groups, 1, c // groups, k)
+    out = (n, outs, *shape)
+    return x.through(operator(out, x.size, row, col, value, unit), out)
+
+
+def conv_transpose(node: Node) -> Value:
+    """The transpose of the convolution from its output to its input."""
+    x, weight = node.signal(), node.constant(1)
+    node.optional(2)
+    kernel, d = kernel_of(node, weight), len(x.shape) - 2
+    if node["auto_pad"] != b"NOTSET" or node["output_shape"] is not None:
+        node.refuse("auto_pad or output_shape")
+    strides, dilations, pads = geometry(node, x.shape[2:], kernel)
+    more = node["output_padding"] or [0] * d
+    sizes = [
+        s * (n - 1) + a + e * (k - 1) + 1 - low - high
+        for n, s, a, e, k, (low, high) in zip(x.shape[2:], strides, more, dilations, kernel, pads, strict=True)
+    ]
+    groups, outs = node["group"], weight.shape[1] * node["group"]
+    out = (x.shape[0], outs, *sizes)
+    places, shape = windows(node, np.arange(int(np.prod(out))).reshape(out), kernel)
+    n, _, p, k = places.shape
+    c = x.shape[1]
+    if shape != x.shape[2:] or weight.shape[0] != c or n * outs * p * k * (c // groups) > TERMS:
+        node.refuse(f"output_padding, channels, or a size above {TERMS}")
+    forward_col = places.reshape(n, groups, 1, outs // groups, p, k).swapaxes(3, 4)
+    forward_row = x.index().reshape(n, groups, c // groups, p, 1, 1)
+    value, unit = integers(weight)
+    value = value.reshape(1, groups, c // groups, 1, outs // groups, k)
+    backward = operator(x.shape, int(np.prod(out)), forward_row, forward_col, value, unit)
+    return x.through(backward.transposed(), out)
+
+
+def means(x: Signal, groups: np.ndarray, counts: np.ndarray, out: tuple[int, ...]) -> Signal:
+    """Sums over the positions in each row of `groups`, divided by counts (rows, 1)."""
+    value, unit, error = quotients(np.ones_like(counts, dtype=object), counts.astype(object))
+    row = np.arange(len(groups)).reshape(-1, 1)
+    return x.through(operator(out, x.size, row, groups, value, unit, error), out)
+
+
+def average_pool(node: Node) -> Value:
+    x = node.signal()
+    if node["ceil_mode"]:
+        node.refuse("ceil_mode")
+    places, shape = windows(node, x.index(), node["kernel_shape"])
+    groups = places.reshape(-1, places.shape[-1])
+    counts = np.maximum(groups >= 0, node["count_include_pad"]).sum(1, keepdims=True)
+    return means(x, groups, counts, (*x.shape[:2], *shape))
+
+
+def reduce(node: Node) -> Value:
+    """ReduceMean, ReduceSum, GlobalAveragePool."""
+    x, rank = node.signal(), len(node.signal().shape)
+    axes = list(range(2, rank)) if node.kind == "GlobalAveragePool" else axes_of(node)
+    axes = [a % rank for a in axes or node.refuse("over all axes")]
+    kept = [a for a in range(rank) if a not in axes]
+    groups = x.index().transpose(*kept, *axes).reshape(int(np.prod([x.shape[a] for a in kept], dtype=int)), -1)
+    out = tuple(1 if a in axes else n for a, n in enumerate(x.shape) if node["keepdims"] or a not in axes)
+    return means(x, groups, np.full((len(groups), 1), 1 if node.kind == "ReduceSum" else groups.shape[1]), out)
+
+
+def batch_normalization(node: Node) -> Value:
+    """scale / sqrt(variance + epsilon) per channel: training mode is refused, and so are its outputs."""
+    if node["training_mode"] or node["spatial"] != 1 or (node.opset == 6 and not node["is_test"]):
+        node.refuse("training mode")
+    x = node.signal()
+    scale, _, _, variance = (node.constant(k) for k in (1, 2, 3, 4))
+    factors = []
+    (over, over_unit), (under, under_unit) = integers(scale), integers(variance)
+    epsilon = Fraction(node["epsilon"])
+    for s, v in zip(over.tolist(), under.tolist(), strict=True):
+        below = Fraction(v, 1 << under_unit) + epsilon
+        if below <= 0:
+            node.refuse("a variance that is not positive")
+        square = Fraction(s * s, 1 << (2 * over_unit)) / below * (1 << (2 * QUOTIENT))
+        factors.append((-1 if s < 0 else 1) * isqrt(square.numerator // square.denominator))
+    channels = x.index() // int(np.prod(x.shape[2:], dtype=int)) % x.shape[1]
+    return x.times(diagonal(np.array(factors, dtype=object)[channels.ravel()], QUOTIENT, 1))
+
+
+# Nonlinearities.
+
+
+def slopes(low: Any, high: Any) -> Rule:
+    """`low`, `high`: numbers, or functions of the node."""
+    return lambda node: node.pointwise(*(Fraction(side(node) if callable(side) else side) for side in (low, high)))
+
+
+def prelu(node: Node) -> Value:
+    slope = node.constant(1)
+    if node.opset == 6 or np.broadcast_shapes(slope.shape, node.signal().shape) != node.signal().shape:
+        node.refuse("slopes that widen the signal")
+    ends = [[Fraction(v) for v in f(slope.ravel(), 1.0).tolist()] for f in (np.minimum, np.maximum)]
+    return node.pointwise(*(np.array(end, dtype=object).reshape(slope.shape) for end in ends))
+
+
+def clip(node: Node) -> Value:
+    low, high = node.optional(1, node["min"]), node.optional(2, node["max"])
+    if not low <= high or low == np.inf or high == -np.inf:
+        node.refuse("an empty interval")
+    return node.pointwise(Fraction(0), Fraction(1))
+
+
+def softmax(node: Node) -> Value:
+    x, rank = node.signal(), len(node.signal().shape)
+    axis = ((1 if node.opset < 13 else -1) if node["axis"] is None else node["axis"]) % rank
+    after = range(axis, rank) if node.opset < 13 else [axis]  # over all axes from `axis` on, in old opsets
+    rows = np.moveaxis(x.index(), after, range(rank - len(after), rank))
+    rows = rows.reshape(-1, int(np.prod([x.shape[a] for a in after], dtype=int)))
+    low, high = (np.full(x.size, v, dtype=object) for v in (0, 1 << (SLOPE - 1)))
+    return node.network.apply(Layer(node.name, "rows", x, x.shape, low, high, rows))
+
+
+def max_pool(node: Node) -> Value:
+    x = node.signal()
+    if node["ceil_mode"] or node["storage_order"]:
+        node.refuse("ceil_mode or storage_order")
+    places, shape = windows(node, x.index(), list(x.shape[2:]) if node.kind == "GlobalMaxPool" else node["kernel_shape"])
+    rows, none = places.reshape(-1, places.shape[-1]), np.zeros(0, dtype=object)
+    if (rows < 0).all(1).any():
+        node.refuse("a window without an entry")
+    return node.network.apply(Layer(node.name, "maximum", x, (*x.shape[:2], *shape), none, none, rows))
+
+
+POOL = {"kernel_shape": None, "strides": None, "pads": None, "auto_pad": b"NOTSET", "ceil_mode": 0, "dilations": None}
+CONV = {"kernel_shape": None, "strides": None, "pads": None, "auto_pad": b"NOTSET", "dilations": None, "group": 1}
+GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+BATCH = {"epsilon": np.float32(1e-5).item(), "momentum": 0.9, "training_mode": 0, "spatial": 1, "is_test": None}
+
+AXES = {"axes": None, "keepdims": 1, "noop_with_empty_axes": 0}
+
+OPERATORS: Table = {
+    "Identity": (moving(lambda n, x: x), {}),
+    "Dropout": (moving(dropout), {"ratio": 0.5, "seed": 0, "is_test": None}),
+    "Cast": (moving(cast), {"to": None}),
+    "Reshape": (moving(reshape), {"allowzero": 0}),
+    "Flatten": (moving(flatten), {"axis": 1}),
+    "Transpose": (moving(lambda n, x: x.transpose(n["perm"])), {"perm": None}),
+    "Squeeze": (moving(lambda n, x: x.squeeze(None if axes_of(n) is None else tuple(axes_of(n)))), {"axes": None}),
+    "Unsqueeze": (moving(lambda n, x: np.expand_dims(x, tuple(axes_of(n)))), {"axes": None}),
+    "Slice": (moving(cut), {"starts": None, "ends": None, "axes": None}),
+    "Gather": (moving(lambda n, x: np.take(x, n.constant(1), axis=n["axis"])), {"axis": 0}),
+    "Pad": (pad, {"mode": b"constant", "pads": None, "value": 0.0}),
+    "Concat": (concat, {"axis": None}),
+    "Constant": (constant, {"value": None}),
+    "Shape": (shape, {"start": 0, "end": None}),
+    "Add": (plus, {}),
+    "Sub": (plus, {}),
+    "Sum": (plus, {}),
+    "Mul": (times, {}),
+    "Div": (times, {}),
+    "Neg": (lambda n: n.signal().times(constantly(n.signal().size, -1)), {}),
+    "MatMul": (matmul, {}),
+    "Gemm": (gemm, {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "broadcast": 0}),
+    "Conv": (conv, CONV),
+    "ConvTranspose": (conv_transpose, CONV | {"output_padding": None, "output_shape": None}),
+    "AveragePool": (average_pool, POOL | {"count_include_pad": 0}),
+    "GlobalAveragePool": (reduce, {"keepdims": 1}),
+    "ReduceMean": (reduce, AXES),
+    "ReduceSum": (reduce, AXES),
+    "BatchNormalization": (batch_normalization, BATCH),
+    "Relu": (slopes(0, 1), {}),  # max(v, 0)
+    "LeakyRelu": (slopes(lambda n: min(n["alpha"], 1.0), lambda n: max(n["alpha"], 1.0)), {"alpha": np.float32(0.01).item()}),
+    "PRelu": (prelu, {}),  # slopes 1 and s, and all between at zero
+    "Clip": (clip, {"min": -np.inf, "max": np.inf}),  # a projection to an interval
+    "Abs": (slopes(-1, 1), {}),
+    "Sigmoid": (slopes(0, Fraction(1, 4)), {}),  # s (1 - s), s in (0, 1)
+    "Tanh": (slopes(0, 1), {}),  # 1 - t^2, |t| < 1
+    "Softplus": (slopes(0, 1), {}),  # the sigmoid
+    "Softsign": (slopes(0, 1), {}),  # 1 / (1 + |v|)^2
+    "Atan": (slopes(0, 1), {}),  # 1 / (1 + v^2)
+    "Sin": (slopes(-1, 1), {}),  # a cosine
+    "Cos": (slopes(-1, 1), {}),  # a sine
+    "HardSwish": (slopes(Fraction(-1, 2), Fraction(3, 2)), {}),  # v / 3 + 1 / 2 on [-3, 3], else 0 or 1
+    "Elu": (slopes(lambda n: min(n["alpha"], 0.0), lambda n: max(n["alpha"], 1.0)), {"alpha": 1.0}),  # alpha e^v, v < 0
+    "Softmax": (softmax, {"axis": None}),  # gradient of log sum exp, convex and 1/2-smooth
+    "MaxPool": (max_pool, POOL | {"storage_order": 0}),
+    "GlobalMaxPool": (max_pool, POOL | {"storage_order": 0}),
+}
