@@ -1,0 +1,93 @@
+"""Small ONNX files and certificates about them, made without lipcert."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def floats(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+    shape: tuple[Any, ...],
+    out: str = "y",
+    opset: int = 13,
+    **more: Any,
+) -> Path:
+    """A file with the input x, the given nodes and initialisers, and the output `out`."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", more.get("elem", TensorProto.FLOAT), shape)],
+        [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def node(kind: str, inputs: str, out: str = "y", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs.split(), [out], **attributes)
+
+
+def seal(fields: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps([fields["norm"], fields["scope"], fields["proof"]], sort_keys=True, separators=(",", ":"))
+    return fields | {"digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def certificate(
+    path: Path,
+    proof: dict[str, Any],
+    claim: float,
+    shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+    norm: str = "2",
+    output: str = "vector",
+    **model: Any,
+) -> dict[str, Any]:
+    """The fields of a certificate about the file `path`."""
+    about = {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "input_name": "x",
+        "output_name": "y",
+        "input_shape": list(shape),
+        "output_shape": list(out_shape),
+        "mean": None,
+        "std": None,
+    }
+    return seal(
+        {
+            "format": "lipcert.certificate/2",
+            "model": about | model,
+            "norm": {"input": norm, "output": norm},
+            "scope": {"region": "global", "output": output},
+            "claim": claim,
+            "proof": {"method": "by hand", **proof},
+        }
+    )
+
+
+def row(numbers: Any) -> dict[str, Any]:
+    data = np.asarray(numbers, dtype="<f8")
+    return {"count": len(data), "float64": base64.b64encode(data.tobytes()).decode()}
+
+
+def lmi(*rows: Any, grouping: str = "neuron", last: str = "input") -> dict[str, Any]:
+    return {"kind": "lmi", "grouping": grouping, "last": last, "rho": 1.0, "multipliers": [row(r) for r in rows]}
+
+
+def chain(*values: float, norm: str = "2", kind: str = "chain", **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "constants": [{"node": k, norm: v} for k, v in enumerate(values)], **more}
