@@ -458,7 +458,8 @@ def test_what_the_certificate_says_of_reading_is_its_fault(tmp_path: Path) -> No
         report = pipeline.verify(file, MOONS)
         assert report.exit_code == 1, (where, value, report.summary)
         assert report.summary["verdict"] == "rejected"
-        assert report.summary["place"].startswith("model")
+        # other units are another network, of which the proof shows less
+        assert report.summary["place"].startswith("claim" if value == [0.5] else "model")
 
 
 def test_an_accepting_checker_would_be_noticed(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,10 +31,12 @@ def save(
         nodes,
         "g",
         [helper.make_tensor_value_info("x", more.get("elem", TensorProto.FLOAT), shape)],
-        [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(out, TensorProto.FLOAT, ["any"])],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.me", 1)], ir_version=8
+    )
     path.write_bytes(model.SerializeToString())
     return path
 
