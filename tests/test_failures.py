@@ -147,6 +147,18 @@ def test_no_time_is_said_by_every_method(name: str, moons: pipeline.Model) -> No
     assert "--budget" in found.results[0].reason  # type: ignore[union-attr]
 
 
+def test_numbers_that_end_early_are_not_a_lack_of_time() -> None:
+    """Weights near the end of float64: the solver stops in its first sweep, with all the time in the world."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    with torch.no_grad():
+        for weights in module.parameters():
+            weights.mul_(1e152)
+    model = lipcert.load(module, input_shape=(1, 2))
+    for result in pipeline.bound(model, methods=["lipsdp", "lipsdp-layer", "product"]).results:
+        assert isinstance(result, Bound) or result.status == "refused", result
+
+
 def test_a_partial_grid_is_no_refusal(moons: pipeline.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     box = Box(torch.full((1, 2), -1.0), torch.full((1, 2), 1.0))
 

@@ -52,7 +52,8 @@ class Lipsdp:
         seconds = time.perf_counter() - start
         info = solution.info
         if not solution.multipliers:
-            status = "timeout" if info.sweeps < settings.sweeps else "refused"
+            late = problem.deadline is not None and time.monotonic() >= problem.deadline
+            status = "timeout" if late else "refused"
             reason = f"no multipliers could be proved in {info.sweeps} sweeps"
             reason += ", and the budget was spent: raise --budget" if status == "timeout" else ""
             return Refusal(self.name, self.side, status, reason, None, seconds)  # type: ignore[arg-type]
