@@ -70,45 +70,176 @@ for _name in ("lipcert.bound", "lipcert.load", "lipcert.radius"):
     import_module(_name)
 
 
-def load(model: str | Path | nn.Module, **options: Any) -> Model:
-    """Read a model soundly, or raise `UnreadableError` or `RefusedModel`. Options: see `lipcert.pipeline.load`."""
-    from lipcert import pipeline
+def load(
+    model: str | Path | nn.Module,
+    example: Any = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    input_name: str | None = None,
+    output_name: str | None = None,
+    reader: str = "own",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Model:
+    """Read a model soundly: an .onnx, TorchScript or .pt2 file, or an nn.Module.
 
-    return pipeline.load(model, **options)
+    `example`: an input, or a batch of inputs, of the module; or `input_shape`, the whole shape with a batch of 1.
+    `input_name`, `output_name`: which one, where the model has several. `mean`, `std`: the network becomes
+    f((x - mean) / std), so that constants and radii are in raw input units.
+
+    Raises `UnreadableError` and `UsageError` (a file, an argument), and `RefusedModel`, which names the node.
+    """
+    from lipcert import pipeline
+    from lipcert.tasks import given
+
+    with given.python_words():
+        if example is not None:
+            if input_shape is not None:
+                raise given.UsageError("give an example input or input_shape, not both")
+            shape = given.as_array(example, "the example input").shape
+            input_shape = (1, *shape[1:]) if len(shape) > 1 else shape
+        names = {"input_name": input_name, "output_name": output_name, "reader": reader}
+        return pipeline.load(model, input_shape=input_shape, mean=mean, std=std, seed=seed, **names)  # type: ignore[arg-type]
 
 
 def bound(
-    model: Model,
+    model: str | Path | nn.Module | Model,
+    example: Any = None,
     *,
-    norm: str | Norm = "2",
+    input_shape: Sequence[int] | None = None,
+    norm: str | float | Norm = "2",
     methods: Sequence[str] | None = None,
     region: Box | Ball | None = None,
     output: str = "vector",
     budget: float | None = None,
-    **options: Any,
+    rtol: float = 1e-6,
+    seed: int = 0,
+    device: str = "cpu",
+    certificate: str | Path | None = None,
+    multipliers: str | None = None,
+    solver: str | None = None,
+    resume: str | Path | None = None,
 ) -> Report:
-    """Certified interval `lower <= L <= upper` in the norms p -> q of `norm` ("1", "2", "inf" or "1->2").
+    """Certified interval `report.lower <= L <= report.upper` in the norms p -> q of `norm` ("1", "2", "inf", "1->2").
 
-    `methods`: names, None for all. `region`: None for the whole input space. `output`: "vector", "3", "3-5" or "pairs".
-    `budget`: seconds. More options: see `lipcert.pipeline.bound`.
+    `model`: a path, a module (with `example`, an input or a batch, or `input_shape`) or what `load` gave. `methods`:
+    names, None for all. `region`: None for the whole input space. `output`: "vector", one logit "3", a difference
+    "3-5", or all "pairs". `budget`: seconds; what is proved by then is kept. `rtol`: brackets on a region are closed to
+    this. `certificate`: file from which `verify` proves the upper value again. `resume`: partial report of "pairs".
+
+    `upper` is proved in real arithmetic for the stored weights, or None: then `report.status` says unbounded or refused,
+    and `report.results` why. Interrupted, it raises KeyboardInterrupt with `partial_report`.
     """
     from lipcert import pipeline
+    from lipcert.tasks import given
 
-    return pipeline.bound(model, norm=norm, methods=methods, region=region, output=output, budget=budget, **options)
+    with given.python_words():
+        return pipeline.bound(
+            given.as_model(model, example, input_shape),
+            norm=given.as_norm(norm),
+            methods=methods,
+            region=region,
+            output=output,
+            budget=budget,
+            rtol=rtol,
+            seed=seed,
+            device=device,
+            certificate=certificate,
+            multipliers=multipliers,
+            solver=solver,
+            resume=resume,
+        )
 
 
-def local(model: Model, x: Any, eps: Sequence[float], **options: Any) -> Report:
-    """Certified local constants in balls of radii `eps` around the rows of `x`. Options: see `lipcert.local_balls.local`."""
+def local(
+    model: str | Path | nn.Module | Model,
+    x: Any,
+    eps: float | Sequence[float],
+    *,
+    input_shape: Sequence[int] | None = None,
+    ball_norm: str = "2",
+    norm: str | float | Norm = "2",
+    output: str = "vector",
+    y: Any = None,
+    indices: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+    rtol: float = 0.01,
+    budget: float = 1.0,
+    resume: Report | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Report:
+    """Certified constants in the balls of radii `eps`, in `ball_norm`, around the rows of x (k, ...): `report.points`.
+
+    `y`: labels, for the report. `indices`: the numbers of the rows there. `budget`: seconds per point and radius;
+    `rtol`: brackets closer than this need no further method.
+    """
     from lipcert import local_balls
+    from lipcert.tasks import given
 
-    return local_balls.local(model, x, eps, **options)
+    with given.python_words():
+        return local_balls.local(
+            given.as_model_for(model, x, input_shape),
+            given.as_array(x),
+            [eps] if isinstance(eps, int | float) else list(eps),
+            ball_norm=ball_norm,  # type: ignore[arg-type]
+            norm=given.as_norm(norm),
+            output=output,
+            y=given.as_labels(y),
+            indices=indices,
+            methods=local_balls.LADDER if methods is None else methods,
+            rtol=rtol,
+            budget=budget,
+            resume=resume,
+            seed=seed,
+            device=device,
+        )
 
 
-def local_grid(model: Model, box: Box, shape: Sequence[int] | None = None, **options: Any) -> Report:
-    """Certified constants in each cell of a grid over `box`. Options: see `lipcert.grid.grid`."""
+def local_grid(
+    model: str | Path | nn.Module | Model,
+    box: Box,
+    shape: Sequence[int] | None = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    norm: str | float | Norm = "2",
+    output: str = "vector",
+    rtol: float = 0.01,
+    pairs: int = 0,
+    jacobians: int = 0,
+    plane: Any = None,
+    budget: float | None = None,
+    resume: Report | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Report:
+    """Certified constants in each cell of a grid over `box`: `report.summary["grid"]`, and `report.plot()`.
+
+    `shape`: cells along each input (about 2500 in all by default). `pairs`, `jacobians`: samples per cell that raise the
+    lower values. `plane`: a `lipcert.plane.Plane` in which the box lies. A module takes the shape of the box with a
+    batch of 1, unless `input_shape` says another.
+    """
     from lipcert import grid
+    from lipcert.tasks import given
 
-    return grid.grid(model, box, shape, **options)
+    with given.python_words():
+        example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
+        return grid.grid(
+            given.as_model_for(model, example, input_shape),
+            box,
+            shape,
+            norm=given.as_norm(norm),
+            output=output,
+            rtol=rtol,
+            pairs=pairs,
+            jacobians=jacobians,
+            plane=plane,
+            budget=budget,
+            resume=resume,
+            seed=seed,
+            device=device,
+        )
 
 
 def compare(
@@ -124,39 +255,126 @@ def compare(
     return task.compare(before, after, tolerance=tolerance, other_names=other_names)
 
 
-def inspect(model: Model) -> Report:
+def inspect(
+    model: str | Path | nn.Module | Model, example: Any = None, *, input_shape: Sequence[int] | None = None
+) -> Report:
     """What was read: `report.parts`, and what each method can do with it: `report.methods`."""
     from lipcert import pipeline
+    from lipcert.tasks import given
 
-    return pipeline.inspect(model)
+    with given.python_words():
+        return pipeline.inspect(given.as_model(model, example, input_shape))
 
 
-def jacobian(model: Model, x: Any = None, **options: Any) -> Report:
-    """Statistics of Jacobian norms at the data `x` or in `region=Box(...)`: `report.summary["jacobian"]`, one row per
-    point in `report.points`. Options: see `lipcert.measure.jacobian`."""
+def jacobian(
+    model: str | Path | nn.Module | Model,
+    x: Any = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    y: Any = None,
+    region: Box | None = None,
+    samples: int = 1000,
+    around: float | None = None,
+    between: bool = False,
+    per_class: bool = False,
+    from_node: str | None = None,
+    to_node: str | None = None,
+    laplacian: bool = False,
+    norm: str | float | Norm = "2",
+    resume: Report | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Report:
+    """Statistics of Jacobian norms at the data x (k, ...), or at `samples` random points of the box `region`.
+
+    `around`: also at x with noise of this standard deviation; `between`: also between two data points. `per_class`,
+    `laplacian`: with labels y (k,). `from_node`, `to_node`: of a part of the network. Results:
+    `report.summary["jacobian"]`, and a row per point in `report.points`. They are measurements; `report.lower` alone is
+    a bound of L.
+    """
     from lipcert import measure
+    from lipcert.tasks import given
 
-    return measure.jacobian(model, x, **options)
+    with given.python_words():
+        loaded = given.as_model(model, None, input_shape) if x is None else given.as_model_for(model, x, input_shape)
+        return measure.jacobian(
+            loaded,
+            None if x is None else given.as_array(x),
+            y=given.as_labels(y),
+            region=region,
+            samples=samples,
+            around=around,
+            between=between,
+            per_class=per_class,
+            from_node=from_node,
+            to_node=to_node,
+            laplacian=laplacian,
+            norm=given.as_norm(norm),
+            resume=resume,
+            seed=seed,
+            device=device,
+        )
 
 
-def layers(model: Model, *, norm: str | Norm = "2") -> Report:
-    """The constant of each layer in `report.layers`."""
+def layers(
+    model: str | Path | nn.Module | Model,
+    example: Any = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    norm: str | float | Norm = "2",
+) -> Report:
+    """The constant of each layer in `report.layers`: lower and upper of linear layers, upper of nonlinearities."""
     from lipcert import pipeline
+    from lipcert.tasks import given
 
-    return pipeline.layers(model, norm=norm)
+    with given.python_words():
+        return pipeline.layers(given.as_model(model, example, input_shape), norm=given.as_norm(norm))
 
 
-def radius(model: Model, x: Any, y: Any = None, **options: Any) -> Report:
-    """Certified robustness radii of samples x with labels y: `report.points`. Options: see `lipcert.robustness.radius`."""
+def radius(
+    model: str | Path | nn.Module | Model,
+    x: Any,
+    y: Any = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    norm: str | float | Norm = "2",
+    methods: Sequence[str] | None = None,
+    eps: float | Sequence[float] = (),
+    tolerance: float | None = None,
+    attack: Any = None,
+    adversarial: str | Path | None = None,
+    resume: str | Path | None = None,
+    seed: int = 0,
+) -> Report:
+    """Certified robustness radii of samples x (k, ...) with labels y (k,), in the norm of `norm`: `report.points`.
+
+    Every input closer to a sample than its radius keeps the class; radii are rounded down. `eps`: certified accuracy at
+    these radii, in `report.summary["certified"]`. `tolerance`: regression, each output moves by at most this much.
+    `attack`: a `lipcert.attack.Pgd` beside it, which bounds the radii from above.
+    """
     from lipcert import robustness
+    from lipcert.tasks import given
 
-    return robustness.radius(model, x, y, **options)
+    with given.python_words():
+        return robustness.radius(
+            given.as_model_for(model, x, input_shape),
+            given.as_array(x),
+            given.as_labels(y),
+            norm=given.as_norm(norm),
+            methods=methods,
+            eps=[eps] if isinstance(eps, int | float) else list(eps),
+            tolerance=tolerance,
+            attack=attack,
+            adversarial=adversarial,
+            resume=resume,
+            seed=seed,
+        )
 
 
 def track(
     checkpoints: Sequence[str | Path] | str | Path,
     *,
-    norm: str | Norm = "2",
+    norm: str | float | Norm = "2",
     methods: Sequence[str] = ("product", "sampled", "lipsdp"),
     x: Any = None,
     y: Any = None,
@@ -173,14 +391,36 @@ def track(
     `checkpoints`: files, folders (each a series) and patterns, in natural order: `report.summary["track"]["checkpoints"]`
     has a row per file. `y`: labels (k,), for the accuracy. `budget`: seconds of the methods for each checkpoint.
     """
+    from lipcert.tasks import given
     from lipcert.tasks import track as task
 
-    given = {"input_shape": input_shape, "input_name": input_name, "output_name": output_name, "mean": mean, "std": std}
-    return task.track(checkpoints, norm=norm, methods=methods, x=x, y=y, budget=budget, seed=seed, **given)  # type: ignore[arg-type]
+    asked = {"input_shape": input_shape, "input_name": input_name, "output_name": output_name, "mean": mean, "std": std}
+    with given.python_words():
+        return task.track(
+            checkpoints,
+            norm=given.as_norm(norm),
+            methods=methods,
+            x=None if x is None else given.as_array(x),
+            y=given.as_labels(y),
+            budget=budget,
+            seed=seed,
+            **asked,  # type: ignore[arg-type]
+        )
 
 
-def verify(certificate: str | Path, model: str | Path | nn.Module | Model, **options: Any) -> Report:
-    """Prove the claim of a certificate file again, without any solver: `report.summary["verdict"]`."""
+def verify(
+    certificate: str | Path,
+    model: str | Path | nn.Module | Model,
+    *,
+    reader: str = "own",
+    seed: int = 0,
+) -> Report:
+    """Prove the claim of a certificate file again, without any solver: `report.summary["verdict"]`.
+
+    Shape, names and normalisation are read from the certificate; a module is read with them.
+    """
     from lipcert import pipeline
+    from lipcert.tasks import given
 
-    return pipeline.verify(certificate, model, **options)
+    with given.python_words():
+        return pipeline.verify(certificate, model, reader=reader, seed=seed)

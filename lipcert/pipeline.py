@@ -6,6 +6,7 @@ The command line is a thin skin over these functions; they are the Python API as
 from __future__ import annotations
 
 import hashlib
+import html
 import math
 import threading
 import time
@@ -37,7 +38,7 @@ from lipcert.parts import Path as LinearPath
 from lipcert.parts import linear_ancestors, targets
 from lipcert.query import Ball, Box, Norm, Output, Region
 from lipcert.ranges.device import available
-from lipcert.report.plain import plain
+from lipcert.report.plain import plain, printable
 from lipcert.report.report import Report, unread
 from lipcert.rounding import keeps_subnormals
 from lipcert.sandbox.confine import described
@@ -63,6 +64,19 @@ class Model:
     info: dict[str, Any]
     warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = field(default=(REAL_ARITHMETIC,))
+
+    def __repr__(self) -> str:
+        shapes = " -> ".join("x".join(map(str, shape)) or "scalar" for shape in (self.input_shape, self.output_shape))
+        sizes = f"{self.info['parameters']:,} parameters, {self.info['neurons']:,} neurons"
+        return printable(f"Model({self.name}, {shapes}, {sizes})")
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
+
+    @property
+    def name(self) -> str:
+        """The file's name, or "module"."""
+        return Path(self.info["path"]).name if self.info["path"] else "module"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -342,10 +356,7 @@ def _load_as(
 def checked_region(region: Region, graph: Graph) -> Region:
     """The region in float64 and the model's shape."""
     if isinstance(region, Box):
-        low, high = (
-            torch.as_tensor(side, dtype=torch.float64).expand(graph.input_shape)
-            for side in (region.lower, region.upper)
-        )
+        low, high = (_fitted(side, graph.input_shape) for side in (region.lower, region.upper))
         if not bool(((low <= high) & torch.isfinite(low) & torch.isfinite(high)).all()):
             raise UsageError("box: lower <= upper must hold in every coordinate, with finite ends")
         return Box(low.contiguous(), high.contiguous())
@@ -360,6 +371,15 @@ def checked_region(region: Region, graph: Graph) -> Region:
         Norm(region.norm, region.norm)
         return Ball(centre.reshape(graph.input_shape), float(region.radius), region.norm)
     return None
+
+
+def _fitted(side: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """One number for all inputs, or one for each; nothing in between, which could mean rows or columns."""
+    if side.numel() == 1:
+        return side.reshape(()).expand(shape)
+    if side.numel() != math.prod(shape):
+        raise UsageError(f"box: one end for each of the {math.prod(shape)} inputs, or one for all; got {side.numel()}")
+    return side.reshape(shape)
 
 
 def describe(region: Region) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lipcert.errors import UsageError
 
@@ -34,27 +34,62 @@ class Norm:
             return both
         text = {"1.0": "1", "2.0": "2"}.get(str(both), str(both))
         parts = [part.strip() for part in text.split("->")]
+        if len(parts) > 2 or any(part not in NORMS for part in parts):
+            raise UsageError(f"--norm {text}: norms are 1, 2 and inf, or a pair such as 1->2")
         return cls(parts[0], parts[-1])  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return self.input if self.input == self.output else f"{self.input}->{self.output}"
 
 
+SHOWN = 6  # coordinates that a repr shows
+
+
+def _tensor(what: str, values: Any) -> torch.Tensor:
+    """float64, where it is. UsageError for what is no array of numbers."""
+    import torch
+
+    try:
+        return torch.as_tensor(values).detach().to(torch.float64)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise UsageError(f"{what}: not an array of numbers: {problem}") from problem
+
+
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Axis-parallel box. `lower`, `upper`: float64 tensors of the model's input shape, lower <= upper."""
+    """Axis-parallel box. `lower`, `upper`: lists, arrays or tensors of the model's input shape, lower <= upper; kept as
+    float64 tensors."""
 
     lower: torch.Tensor
     upper: torch.Tensor
 
+    def __post_init__(self) -> None:
+        for name in ("lower", "upper"):
+            object.__setattr__(self, name, _tensor(f"Box: {name}", getattr(self, name)))
+
+    def __repr__(self) -> str:
+        lower, upper = self.lower.reshape(-1).tolist(), self.upper.reshape(-1).tolist()
+        if len(lower) <= SHOWN and len(upper) <= SHOWN:
+            return f"Box({lower}, {upper})"
+        return f"Box({len(lower)} inputs within [{min(lower, default=0.0):g}, {max(upper, default=0.0):g}])"
+
 
 @dataclass(frozen=True, eq=False)
 class Ball:
-    """Closed ball `||x - center||_norm <= radius`. `center`: tensor of the model's input shape."""
+    """Closed ball `||x - center||_norm <= radius`. `center`: list, array or tensor of the model's input shape; kept as
+    a float64 tensor."""
 
     center: torch.Tensor
     radius: float
     norm: P = "2"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "center", _tensor("Ball: center", self.center))
+
+    def __repr__(self) -> str:
+        center = self.center.reshape(-1).tolist()
+        where = str(center) if len(center) <= SHOWN else f"<{len(center)} inputs>"
+        return f"Ball({where}, {self.radius!r}, norm={self.norm!r})"
 
 
 Region = Box | Ball | None  # None: the whole space

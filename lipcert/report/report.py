@@ -13,7 +13,8 @@ from lipcert import __version__
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.errors import LipcertError, RefusedModel, UnreadableError
 from lipcert.query import Norm
-from lipcert.report.plain import plain
+from lipcert.report.digits import digits
+from lipcert.report.plain import plain, printable
 
 SCHEMA = "lipcert.report/1"
 ASKS_FOR_A_BOUND = ("bound", "local")  # commands that are not done (exit 3) without a finite certified value
@@ -118,6 +119,41 @@ class Report:
         if self.status in ("unbounded", "timeout", "refused"):
             return 1 if self.command in GATES else 3
         return 1 if self.gate_met is False else 0
+
+    def __repr__(self) -> str:
+        path = self.model.get("path")
+        name = Path(str(path)).name if path else "module"
+        return printable(f"Report({self.command} of {name}: {self._words()})")
+
+    def _words(self) -> str:
+        if "verdict" in self.summary:
+            return f"certificate {self.summary['verdict']}"
+        if self.status is None and self.lower is None:
+            counts = {"layers": self.layers, "points": self.points, "methods": self.methods}
+            return ", ".join(f"{len(rows)} {word}" for word, rows in counts.items() if rows) or "no values"
+        below = "" if self.lower is None else f"{digits(self.lower, 'lower')} <= "
+        above = "" if self.upper is None else f" <= {digits(self.upper, 'upper')}"
+        status = "" if self.status in ("bounded", None) else f", {self.status}"
+        return f"{below}L{above}{status}, l{self.norm.input} -> l{self.norm.output}"
+
+    def _repr_html_(self) -> str:
+        """The table of the terminal, for a notebook."""
+        from lipcert.report.notebook import notebook_html
+
+        return notebook_html(self)
+
+    def to_frame(self, which: str | None = None) -> Any:
+        """A pandas DataFrame (extra `lipcert[pandas]`) of one table of the report: by default the one that the command is
+        about. `which`: "results", "layers", "points", "cells", "parts", "methods", "pairs" or "checkpoints"."""
+        from lipcert.report.frames import to_frame
+
+        return to_frame(self, which)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The picture of this kind of report on matplotlib's `ax`, a new one by default; returns the Axes."""
+        from lipcert.report.draw import draw
+
+        return draw(self, ax)
 
     def self_check(self) -> dict[str, Any]:
         contradictions = [{"lower": low.method, "upper": up.method} for low, up in self.contradictions]

@@ -1,0 +1,207 @@
+"""The library from a notebook: what can be given for a model and for data, signatures, reprs, frames, pictures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lipcert
+from lipcert import grid, local_balls, measure, pipeline, robustness
+from lipcert.bound import Bound, Refusal
+from lipcert.errors import UsageError
+from lipcert.report.report import Report
+from lipcert.tasks import track as tracking
+from lipcert.tasks.given import as_array, in_python
+
+matplotlib.use("agg")
+EVIL = "<img src=x onerror=alert(1)>\x1b[31m$x^2$"
+X = [[0.2, 0.4], [1.0, -1.0]]
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    """x -> 3 relu(x) - 3 relu(-x): its constant is 3 (two inputs, two outputs)."""
+    model = nn.Sequential(nn.Linear(2, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.cat([torch.eye(2), -torch.eye(2)]))
+        model[2].weight.copy_(3 * torch.cat([torch.eye(2), -torch.eye(2)], dim=1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(net: nn.Module) -> lipcert.Model:
+    return lipcert.load(net, X)
+
+
+# Signatures
+
+BELOW: dict[str, Callable[..., Any]] = {
+    "bound": pipeline.bound,
+    "layers": pipeline.layers,
+    "inspect": pipeline.inspect,
+    "verify": pipeline.verify,
+    "load": pipeline.load,
+    "local": local_balls.local,
+    "local_grid": grid.grid,
+    "jacobian": measure.jacobian,
+    "radius": robustness.radius,
+    "track": tracking.track,
+}
+OTHER_DEFAULTS = {"methods", "box"}  # literals that the package cannot read without torch
+ONLY_HERE = {"example", "input_shape"}
+
+
+@pytest.mark.parametrize("name", BELOW)
+def test_signatures_are_spelled_out(name: str) -> None:
+    """Nothing that the function below takes is missing or has another default, and nothing is **options."""
+    face, below = (inspect.signature(function).parameters for function in (getattr(lipcert, name), BELOW[name]))
+    assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in face.values())
+    wanted = {"model" if key == "path_or_module" else key for key in below} - {"progress"}
+    missing = wanted - set(face) - ({"reader"} if name == "track" else set())
+    assert missing == set()
+    assert set(face) - wanted <= ONLY_HERE
+    for key in wanted & set(face) - OTHER_DEFAULTS - {"model", "samples"}:
+        assert face[key].default == below[key].default, key
+    assert getattr(lipcert, name).__doc__
+
+
+def test_defaults_that_are_written_twice() -> None:
+    assert inspect.signature(lipcert.jacobian).parameters["samples"].default == measure.SAMPLES
+    assert inspect.signature(lipcert.local).parameters["budget"].default == local_balls.BUDGET
+    assert tuple(inspect.signature(lipcert.track).parameters["methods"].default) == tracking.METHODS
+
+
+# What can be given
+
+
+@pytest.mark.parametrize("example", [X, X[0], np.array(X), np.array(X, dtype=np.float32), torch.tensor(X), [[1, 2]]])
+def test_a_module_with_an_example(net: nn.Module, example: Any) -> None:
+    report = lipcert.bound(net, example, methods=["product", "sampled"])
+    assert report.lower <= 3.0 <= report.upper
+
+
+def test_models_data_and_regions_of_every_kind(net: nn.Module, model: lipcert.Model) -> None:
+    assert lipcert.layers(net, input_shape=(1, 2)).layers[0]["upper"] == pytest.approx(2**0.5)
+    assert lipcert.inspect(model).methods
+    for x in (X, np.array(X), torch.tensor(X, requires_grad=True)):
+        assert lipcert.jacobian(model, x).lower == pytest.approx(3.0)
+        assert lipcert.local(model, x, 0.01, methods=["jacobian"]).upper == pytest.approx(3.0)
+        assert len(lipcert.radius(model, x, [1, 0], eps=0.1, methods=["global"]).points) == 2
+    for ends in (([1, 1], [2, 2]), (np.full(2, 1.0), np.full(2, 2.0)), (torch.tensor([[1.0, 1.0]]), 2), (1, 2)):
+        assert lipcert.bound(model, region=lipcert.Box(*ends), methods=["jacobian"]).upper == pytest.approx(3.0)
+    for centre in ([0.5, 0.5], np.array([[0.5, 0.5]]), torch.tensor([0.5, 0.5])):
+        assert lipcert.bound(model, region=lipcert.Ball(centre, 0.1), methods=["jacobian"]).upper == pytest.approx(3.0)
+    assert lipcert.local_grid(net, lipcert.Box([0.5, 0.5], [1.0, 1.0]), (2, 2)).upper == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda net, model: lipcert.bound(net), "example input after it, or input_shape"),
+        (lambda net, model: lipcert.bound([1, 2]), "a path, a torch.nn.Module or a lipcert.Model, not a list"),
+        (lambda net, model: lipcert.bound(model, norm="3"), "norm 3"),
+        (lambda net, model: lipcert.bound(model, norm=3), "norm 3"),
+        (lambda net, model: lipcert.bound(model, output="best"), "output best"),
+        (lambda net, model: lipcert.bound(model, methods=["magic"]), "magic"),
+        (lambda net, model: lipcert.bound(model, [[1.0, 2.0, 3.0]]), "was read for inputs"),
+        (lambda net, model: lipcert.bound(net, X, input_shape=(1, 2)), "not both"),
+        (lambda net, model: lipcert.load(net, X, input_shape=(1, 2)), "not both"),
+        (lambda net, model: lipcert.bound(model, region=lipcert.Box([0, 0, 0], [1, 1, 1])), "each of the 2 inputs"),
+        (lambda net, model: lipcert.bound(model, region=lipcert.Box([1, 1], [0, 0])), "lower <= upper"),
+        (lambda net, model: lipcert.Box(["a"], [1]), "Box: lower: not an array of numbers"),
+        (lambda net, model: lipcert.Ball(None, 1.0), "Ball: center"),
+        (lambda net, model: lipcert.radius(model, [["a", "b"]]), "x: numbers are needed"),
+        (lambda net, model: lipcert.radius(model, [[1.0], [1.0, 2.0]]), "x: not an array"),
+        (lambda net, model: lipcert.jacobian(model), "give data, or a box"),
+    ],
+)
+def test_errors_speak_python(net: nn.Module, model: lipcert.Model, call: Callable[..., Any], says: str) -> None:
+    with pytest.raises(UsageError) as stopped:
+        call(net, model)
+    assert says in str(stopped.value)
+    assert "--" not in str(stopped.value)
+
+
+def test_words_of_the_command_line_become_python() -> None:
+    assert in_python("--norm-in 3: give --box LO:HI") == "norm_in 3: give region=Box(...) LO:HI"
+    assert in_python("1 -- 2, a-b") == "1 -- 2, a-b"
+    assert as_array(torch.ones(2, requires_grad=True)).tolist() == [1.0, 1.0]
+
+
+# What is seen
+
+
+def test_reprs_are_one_line(model: lipcert.Model) -> None:
+    assert repr(model) == "Model(module, 1x2 -> 1x2, 16 parameters, 4 neurons)"
+    assert repr(lipcert.Box([0, 0], [1, 2])) == "Box([0.0, 0.0], [1.0, 2.0])"
+    assert repr(lipcert.Box(torch.zeros(64), torch.ones(64))) == "Box(64 inputs within [0, 1])"
+    assert repr(lipcert.Ball([0, 0], 0.1)) == "Ball([0.0, 0.0], 0.1, norm='2')"
+    bounded = Report(
+        "bound", {"path": "a/m.onnx"}, results=[Bound("p", "upper", "proved", 2.0), Bound("s", "lower", "sampled", 1.0)]
+    )
+    assert repr(bounded) == "Report(bound of m.onnx: 1 <= L <= 2, l2 -> l2)"
+    refused = Report("bound", {"path": EVIL}, results=[Refusal("p", "upper", "unbounded", "why")])
+    assert repr(refused).endswith(": L, unbounded, l2 -> l2)")
+    assert "\x1b" not in repr(refused)
+    assert repr(lipcert.layers(model)) == "Report(layers of module: 3 layers)"
+
+
+def test_notebooks_get_html(model: lipcert.Model) -> None:
+    report = Report("bound", {"path": EVIL}, results=[Refusal("p", "upper", "unbounded", EVIL)])
+    found = report._repr_html_()
+    assert found.startswith("<pre")
+    assert "unbounded" in found
+    assert "<img" not in found
+    assert "\x1b" not in found
+    assert model._repr_html_() == "<code>Model(module, 1x2 -&gt; 1x2, 16 parameters, 4 neurons)</code>"
+
+
+@pytest.fixture(scope="module")
+def reports(model: lipcert.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
+    box = lipcert.Box([0.1, 0.1], [1.0, 1.0])
+    return {
+        "results": lipcert.bound(model, methods=["product", "sampled"]),
+        "layers": lipcert.layers(model),
+        "methods": lipcert.inspect(model),
+        "cells": lipcert.local_grid(model, box, (2, 3)),
+        "points": lipcert.radius(model, X, [1, 0], methods=["global"]),
+        "balls": lipcert.local(model, X, [0.01, 0.1], methods=["jacobian"]),
+        "jacobian": lipcert.jacobian(model, X),
+    }
+
+
+def test_frames(reports: dict[str, Report]) -> None:
+    rows = {"results": 2, "layers": 3, "cells": 6, "points": 2, "balls": 4, "jacobian": 2}
+    for name, count in rows.items():
+        assert len(reports[name].to_frame()) == count, name
+    assert list(reports["results"].to_frame()["method"]) == ["product", "sampled"]
+    cells = reports["cells"].to_frame()
+    assert cells["x1 to"].tolist()[:3] == pytest.approx([0.4, 0.7, 1.0])
+    assert (cells["lower"] <= cells["upper"]).all()
+    assert len(reports["cells"].to_frame("results")) == 2
+    with pytest.raises(UsageError, match="tables are"):
+        reports["cells"].to_frame("nothing")
+
+
+def test_pictures(reports: dict[str, Report], tmp_path: Path) -> None:
+    from matplotlib import pyplot
+
+    axes = pyplot.subplots()[1]
+    for name, report in reports.items():
+        if name == "methods":
+            with pytest.raises(UsageError, match="no picture"):
+                report.plot()
+            continue
+        drawn = report.plot(ax=axes) if name == "layers" else report.plot()
+        assert (drawn is axes) == (name == "layers")
+        assert drawn.has_data()
+        drawn.figure.savefig(tmp_path / f"{name}.png")
+        pyplot.close(drawn.figure)
