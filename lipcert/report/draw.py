@@ -53,10 +53,20 @@ def _results(report: Report, ax: Axes) -> None:
     values = [r.value for r in known]
     if min(values) > 0 and max(values) > 3 * min(values):
         ax.set_xscale("log")
+        _plain_ticks(ax)
     if report.lower is not None and report.upper is not None:
         ax.axvspan(report.lower, report.upper, color="0.85", zorder=0)
         ax.axvline(report.upper, color="0.7", linewidth=1, zorder=0)
     ax.set_xlabel("Lipschitz constant")
+
+
+def _plain_ticks(ax: Axes) -> None:
+    """1, 2, 5, 10 ... in figures: powers of ten alone would leave one label or none."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _layers(report: Report, ax: Axes) -> None:
