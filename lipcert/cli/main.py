@@ -14,8 +14,10 @@ import lipcert
 from lipcert.cli import paths, streams
 from lipcert.cli.bound import bound
 from lipcert.cli.compare import compare
+from lipcert.cli.doctor import doctor
 from lipcert.cli.failure import complain, json_target, tell, tell_json
 from lipcert.cli.gate import gate
+from lipcert.cli.help import Command as HelpCommand
 from lipcert.cli.inspect import inspect
 from lipcert.cli.jacobian import jacobian
 from lipcert.cli.layers import layers
@@ -50,6 +52,7 @@ COMMANDS = {
     "track": Command(track, "lipcert track runs/lr0.1 runs/lr0.01 --data test.npz --plot track.png"),
     "report": Command(report, "lipcert report bound.json radius.json --html page.html"),
     "verify": Command(verify, "lipcert verify model.cert model.onnx"),
+    "doctor": Command(doctor, "lipcert doctor"),
 }
 
 app = typer.Typer(
@@ -68,6 +71,7 @@ def exiting(function: Callable[..., int], name: str = "") -> Callable[..., None]
 
     @wraps(function)
     def command(**arguments: Any) -> None:
+        paths.check_model(arguments.get("model"))
         paths.check(name, arguments)
         raise typer.Exit(function(**arguments))
 
@@ -75,7 +79,12 @@ def exiting(function: Callable[..., int], name: str = "") -> Callable[..., None]
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name, epilog=f"Example: {_command.example}", no_args_is_help=True)(exiting(_command.function, _name))
+    app.command(
+        _name,
+        cls=HelpCommand,
+        epilog=f"Example: {_command.example}",
+        no_args_is_help=" " in _command.example.removeprefix("lipcert "),  # doctor needs no argument
+    )(exiting(_command.function, _name))
 
 
 def _print_version(asked: bool) -> bool:

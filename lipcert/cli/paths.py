@@ -9,13 +9,15 @@ from __future__ import annotations
 import glob
 import mmap
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lipcert.errors import UsageError
+from lipcert.errors import UnreadableError, UsageError
+from lipcert.terms.files import reason
 
 # parameter, or command.parameter -> how the user calls it
 READS = {
@@ -97,6 +99,21 @@ def check(command: str, asked: Mapping[str, Any]) -> None:
         for what, path in [*writes, *reads]:
             if _is_open(number, path):
                 raise UsageError(f"{what} {path}: {name} goes into this file already; give another one")
+
+
+def check_model(model: object) -> None:
+    """Told at once: reading a model begins with importing torch, which takes seconds. UnreadableError."""
+    if model is None:
+        return
+    path = str(model)
+    if path == "-":
+        raise UnreadableError("-: models are not read from standard input; write it into a file")
+    if re.match(r"[a-z][a-z0-9+.-]+:/", path, re.IGNORECASE) and not os.path.exists(path):
+        raise UnreadableError(f"{path}: this is an address, and lipcert reads files only; download it first")
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{path}: {reason(error)}") from error
 
 
 def _named(table: Mapping[str, str], command: str, asked: Mapping[str, Any]) -> Named:
