@@ -131,6 +131,13 @@ def test_vector_norms() -> None:
             assert MP.mpf(float(found.lower[i, 0])) <= true <= MP.mpf(float(found.upper[i, 0]))
 
 
+def test_the_norm_of_a_row_that_may_be_zero() -> None:
+    found = k.norm2(Constant(torch.zeros(2, 3).double(), torch.full((2, 3), 1e-12, dtype=torch.float64)), 2, [1])
+    assert bool((found.lower <= 0).all())
+    assert bool((found.upper >= 1e-12 * math.sqrt(3)).all())
+    assert bool((found.upper <= 1e-11).all())
+
+
 def test_exact_results_have_no_radius() -> None:
     whole = torch.randint(-9, 9, (3, 4)).double()
     for found in (k.add(whole, 3), k.multiply(whole, 2.0), k.total(whole), k.divide(whole, 8), k.negative(whole),

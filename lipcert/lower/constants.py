@@ -250,9 +250,15 @@ def matmul(a: Any, b: Any) -> Constant:
     return Constant(centre, up(radius * (1 + 4 * gamma(n + 8)) + n * TINY))
 
 
+def _root_of_squares(a: Constant) -> Constant:
+    """The root of a number that is not negative, whatever its enclosure says."""
+    least, most = (torch.sqrt(end.clamp(min=0.0)) for end in (a.lower, a.upper))
+    return from_range(down(least - SLACK * least - TINY), up(most + SLACK * most + TINY))
+
+
 def norm2(a: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Constant:
     if ord == 2:
-        return square_root(total(multiply(a, a), dim, keepdim))
+        return _root_of_squares(total(multiply(a, a), dim, keepdim))
     if ord == 1:
         return total(absolute(a), dim, keepdim)
     raise RefusedModel(f"a constant norm of order {ord}")
@@ -303,8 +309,8 @@ ARITHMETIC: dict[str, Callable[..., Constant]] = {
     "aten.mean.dim": mean,
     "aten.var.correction": lambda a, dim=None, *, correction=None, keepdim=False: variance(a, dim, correction, keepdim),
     "prims.var.default": lambda a, dims, correction=1: variance(a, dims, correction),
-    "aten.hypot.default": lambda a, b: square_root(add(multiply(a, a), multiply(b, b))),
-    "prims.hypot.default": lambda a, b: square_root(add(multiply(a, a), multiply(b, b))),
+    "aten.hypot.default": lambda a, b: _root_of_squares(add(multiply(a, a), multiply(b, b))),
+    "prims.hypot.default": lambda a, b: _root_of_squares(add(multiply(a, a), multiply(b, b))),
     "aten.mm.default": matmul,
     "aten.bmm.default": matmul,
     "aten.mv.default": matmul,
