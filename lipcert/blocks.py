@@ -31,7 +31,7 @@ def down(x: Tensor) -> Tensor:
 class Block:
     """Interface. `label` is what people read; `reason` says why a constant is infinite."""
 
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False, kw_only=True)
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     label = "block"
     reason = "its slope has no finite bound"
@@ -51,12 +51,12 @@ class Block:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Block:
         """Tensors moved (indices keep their type)."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device) if value.dtype == torch.int64 else value.to(device, dtype)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, memo={}, **moved)
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from lipcert.network.question import Question
+from lipcert.network.wanted import Wanted
 from lipcert.policy import Rule
 from lipcert.terms.files import read_json
 from lipcert.verdict import Status, Verdict
 
 SCHEMA = "lipcert.report/1"
+VERDICTS = "lipcert.gate/1"  # what `gate --json` writes: no report
 RIGHT = ("certified", "not certified")
 Answer = tuple[Status, str, tuple[int, ...]]
 
@@ -27,11 +30,17 @@ class NotProved(Exception):
 
 @dataclass(frozen=True)
 class Given:
-    """A report file. `flaw`: why no rule can stand on it."""
+    """A report file. `flaw`: why no rule can stand on it. `question`: None only with a flaw."""
 
     path: str
     data: Mapping[str, Any]
     flaw: str | None = None
+    question: Question | None = None
+
+    @property
+    def verdicts(self) -> bool:
+        """No report, but what a gate said of some."""
+        return self.data.get("schema") == VERDICTS
 
     @property
     def model(self) -> str | None:
@@ -43,7 +52,15 @@ class Given:
 def read_report(path: str | Path) -> Given:
     """Strict JSON: NaN, Infinity and repeated keys are refused. UnreadableError where it is not a JSON object."""
     data = read_json(path, str(path))
-    return Given(str(path), data, _flaw(data))
+    flaw = _flaw(data)
+    if flaw is not None:
+        return Given(str(path), data, flaw)
+    try:
+        question = Question.from_dict(data["question"])
+    except (ValueError, RecursionError) as error:
+        return Given(str(path), data, f"its question is damaged: {error}")
+    odd = question.at_odds(data)
+    return Given(str(path), data, odd and f"its field {odd} is at odds with its question", question)
 
 
 def _flaw(data: Mapping[str, Any]) -> str | None:
@@ -56,6 +73,9 @@ def _flaw(data: Mapping[str, Any]) -> str | None:
     for key, kind in {**shapes, "self_check": dict, "warnings": list, "command": str}.items():
         if not isinstance(data[key], kind):
             return f"its field {key!r} is not as the schema says"
+    if data.get("question") is None:
+        reasons = [str(row["reason"]) for row in data["results"] if isinstance(row, dict) and row.get("reason")]
+        return reasons[0] if reasons else "it does not say which question it answers (older reports did not): run again"
     if any(isinstance(word, str) and word.startswith("interrupted") for word in data["warnings"]):
         return "the run was interrupted: its results are incomplete"
     return None
@@ -64,10 +84,12 @@ def _flaw(data: Mapping[str, Any]) -> str | None:
 def judge(rules: Sequence[Rule], reports: Sequence[Given], baselines: Sequence[Given] = ()) -> list[Verdict]:
     """One verdict per rule and report that the rule is about; a rule without a report is not proved."""
     verdicts = []
+    reports, baselines = ([given for given in some if not given.verdicts] for some in (reports, baselines))
     for rule in rules:
-        about = [report for report in reports if report.flaw is not None or _about(rule, report.data)]
+        about = [report for report in reports if report.flaw is not None or _miss(rule, report) is None]
         if not about:
-            verdicts.append(Verdict(rule.name, rule.check, "not proved", f"no report answers it{_asked(rule)}"))
+            missing = f"no report answers it{_asked(rule)}{_near(rule, reports)}"
+            verdicts.append(Verdict(rule.name, rule.check, "not proved", missing))
         for report in about:
             status, message, samples = _answer(rule, report, baselines)
             verdicts.append(Verdict(rule.name, rule.check, status, message, report.path, report.model, samples))
@@ -75,21 +97,36 @@ def judge(rules: Sequence[Rule], reports: Sequence[Given], baselines: Sequence[G
 
 
 def _asked(rule: Rule) -> str:
-    asked = [f"{key} {rule.options[key]}" for key in ("command", "norm", "output") if key in rule.options]
-    command = COMMANDS.get(rule.check)
-    asked += [f"command {' or '.join(command)}"] if command and "command" not in rule.options else []
+    command = _commands(rule)
+    asked = [f"`lipcert {' or '.join(command)}`"] if command else []
+    asked += [words] if (words := str(_wanted(rule))) else []
     return f" ({', '.join(asked)})" if asked else ""
 
 
-def _about(rule: Rule, data: Mapping[str, Any]) -> bool:
-    norm = data["norm"].get("input"), data["norm"].get("output")
-    words = (f"{norm[0]}->{norm[1]}", norm[0] if norm[0] == norm[1] else None)  # of any type, also none that hashes
-    command = (rule.options["command"],) if "command" in rule.options else COMMANDS.get(rule.check)
-    return (
-        (command is None or data["command"] in command)
-        and ("norm" not in rule.options or rule.options["norm"] in words)
-        and ("output" not in rule.options or data["scope"].get("output") == rule.options["output"])
-    )
+def _near(rule: Rule, reports: Sequence[Given]) -> str:
+    """Reports of the right command, with the first field in which each asks something else."""
+    command = _commands(rule)
+    near = [r for r in reports if r.flaw is None and (command is None or r.data["command"] in command)]
+    found = [f"{report.path}: {_miss(rule, report)}" for report in near[:NEAR]]
+    found += ["..."] if len(near) > NEAR else []
+    return f"; near it: {'; '.join(found)}" if found else ""
+
+
+def _commands(rule: Rule) -> tuple[str, ...] | None:
+    return (rule.options["command"],) if "command" in rule.options else COMMANDS.get(rule.check)
+
+
+def _wanted(rule: Rule) -> Wanted:
+    return Wanted.of(rule.options, rule.check in OF_VALUES)
+
+
+def _miss(rule: Rule, report: Given) -> str | None:
+    """Why the report is not about the rule; None: it answers its question."""
+    command = _commands(rule)
+    if command is not None and report.data["command"] not in command:
+        return f"it is of `lipcert {report.data['command']}`"
+    assert report.question is not None
+    return _wanted(rule).miss(report.question)
 
 
 def _answer(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
@@ -99,7 +136,7 @@ def _answer(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
         inside = tuple(i for i in report.data["self_check"].get("points") or () if isinstance(i, int))
         return "violated", "the report failed its own self-check: one of its values is wrong", inside
     try:
-        return RULES[rule.check](rule, report.data, baselines)
+        return RULES[rule.check](rule, report, baselines)
     except NotProved as problem:
         return "not proved", str(problem), ()
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as problem:
@@ -130,7 +167,8 @@ def _number(value: object, what: str) -> float:
     return float(value)
 
 
-def max_upper(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+def max_upper(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
+    data = report.data
     limit = rule.value
     if data.get("lower") is not None and _number(data["lower"], "lower") > limit:
         return "violated", f"a witness attains {data['lower']!r}, above {limit!r}", ()
@@ -140,7 +178,8 @@ def max_upper(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -
     return "not proved", f"upper {value!r} is above {limit!r}, but no witness is (lower {data.get('lower')!r})", ()
 
 
-def max_ratio(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+def max_ratio(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
+    data = report.data
     value, lower = upper(data, rule.options.get("rigor", "proved")), _number(data.get("lower"), "lower")
     if value <= rule.value * lower:
         return "met", f"upper {value!r} <= {rule.value!r} x lower {lower!r}", ()
@@ -165,7 +204,8 @@ def points(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return rows
 
 
-def min_certified_accuracy(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+def min_certified_accuracy(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
+    data = report.data
     rows, eps, least = points(data), rule.options["eps"], rule.value
     if data["summary"].get("labelled") is not True and data["summary"]["asked"].get("tolerance") is None:
         raise NotProved("its samples have no labels: nothing is known of accuracy")
@@ -188,7 +228,8 @@ def _lost(row: Mapping[str, Any], eps: float) -> bool:
     return row["status"] not in RIGHT or (row.get("attacked") is not None and row["attacked"] <= eps)
 
 
-def min_median_radius(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+def min_median_radius(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
+    data = report.data
     rows = points(data)
     value = median(row["radius"] for row in rows)
     if value >= rule.value:
@@ -203,7 +244,8 @@ def min_median_radius(rule: Rule, data: Mapping[str, Any], baselines: Sequence[G
     return "not proved", f"median radius {value!r} is below {rule.value!r}", ()
 
 
-def field_between(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+def field_between(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
+    data = report.data
     value = _field(data, rule.value, rule.options.get("rigor", "proved"))
     low, high = rule.options.get("min", -math.inf), rule.options.get("max", math.inf)
     words = f"{rule.value} is {value!r}"
@@ -232,13 +274,11 @@ def _field(data: Mapping[str, Any], path: str, rigor: str = "proved") -> float:
     return _number(here, path)
 
 
-def max_regression(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+def max_regression(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
     """Of values that should be small (`upper`) or, all others, large."""
+    data = report.data
     what = rule.options.get("of") or ("summary.radius.median" if data["command"] == "radius" else "upper")
-    same = [b for b in baselines if b.flaw is None and all(b.data[k] == data[k] for k in ("command", "norm", "scope"))]
-    if not same:
-        raise NotProved("no --baseline asks the same question (command, norm, region, output)")
-    base = same[0]
+    base = _baseline(report, baselines)
     if base.data["self_check"].get("passed") is not True:
         raise NotProved(f"the baseline {base.path} failed its self-check")
     mine, theirs = data["model"].get("sha256"), base.data["model"].get("sha256")
@@ -246,8 +286,6 @@ def max_regression(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Give
         raise NotProved("the sha256 of a model is missing")
     if mine != theirs and not rule.options.get("allow_other_model", False):
         raise NotProved("the baseline is of another model: allow_other_model = true accepts that")
-    if data["summary"].get("asked") != base.data["summary"].get("asked"):
-        raise NotProved("the baseline asked another question of its samples")
     value, before = _field(data, what), _field(base.data, what)
     share = rule.value / 100
     small = what == "upper"
@@ -256,7 +294,23 @@ def max_regression(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Give
     return ("met" if fine else "violated"), words + ("" if fine else f": worse by more than {rule.value!r} %"), ()
 
 
-def require_methods(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+def _baseline(report: Given, baselines: Sequence[Given]) -> Given:
+    """The first that asks the same question of whatever model. NotProved says what the nearest one asks."""
+    assert report.question is not None
+    why = "no --baseline was given"
+    for base in baselines:
+        if base.question is None or base.flaw is not None:
+            why = f"{base.path}: {base.flaw}"
+            continue
+        found = report.question.of_any_model().first_difference(base.question.of_any_model())
+        if found is None:
+            return base
+        why = f"{base.path}: {found}"
+    raise NotProved(f"no --baseline asks the same question: {why}")
+
+
+def require_methods(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
+    data = report.data
     gave = {row.get("method") for row in data["results"] if isinstance(row, dict) and row.get("status") == "ok"}
     gave |= {m for row in data["points"] if isinstance(row, dict) for m, r in (row.get("radii") or {}).items() if r}
     constants = data["summary"].get("constants") or ()
@@ -267,7 +321,8 @@ def require_methods(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Giv
     return "met", f"values of {', '.join(rule.value)}", ()
 
 
-def require_parity(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+def require_parity(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
+    data = report.data
     rows = data["model"].get("parity")
     if not isinstance(rows, list) or not rows:
         raise NotProved("the model was not compared with the original")
@@ -280,7 +335,8 @@ def require_parity(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Give
     return "met", f"equal to the original at {sum(row['points'] for row in compared)} points", ()
 
 
-def model_sha256(rule: Rule, data: Mapping[str, Any], baselines: Sequence[Given]) -> Answer:
+def model_sha256(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
+    data = report.data
     found = data["model"].get("sha256")
     if not isinstance(found, str):
         raise NotProved("the sha256 of the model is missing")
@@ -297,7 +353,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "min_median_radius": ("radius",),
     "max_regression_percent": ("bound", "radius"),
 }
-RULES: dict[str, Callable[[Rule, Mapping[str, Any], Sequence[Given]], Answer]] = {
+# checks of a constant, a radius or a number beside them: of the whole space, the vector and the model's units unless said
+OF_VALUES = (
+    "max_upper",
+    "max_ratio",
+    "min_certified_accuracy",
+    "min_median_radius",
+    "max_regression_percent",
+    "field",
+)
+NEAR = 3  # reports that a verdict names
+RULES: dict[str, Callable[[Rule, Given, Sequence[Given]], Answer]] = {
     "max_upper": max_upper,
     "max_ratio": max_ratio,
     "min_certified_accuracy": min_certified_accuracy,

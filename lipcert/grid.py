@@ -18,6 +18,9 @@ from torch import Tensor
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.errors import UsageError
 from lipcert.ir import Graph
+from lipcert.journal.resume import Earlier, Resumed
+from lipcert.journal.resume import resume as go_on
+from lipcert.journal.seal import Seal
 from lipcert.pipeline import Model, Progress, checked_region, describe
 from lipcert.plane import Plane
 from lipcert.query import Box, Norm, Output
@@ -33,6 +36,7 @@ CELLS = 2500  # those of the paper, 50 x 50
 MOST_CELLS = 4_000_000
 MOST_INPUTS = 4
 BLOCK = 512  # cells that are bounded together, and kept when the run is cut short
+SEALED = 64  # neighbours in the order of the grid that share a seal
 ALONG_THE_PLANE = "constants are those of the network restricted to the plane: along it, not of all inputs"
 
 
@@ -70,7 +74,7 @@ def grid(
     jacobians: int = 0,
     plane: Plane | None = None,
     budget: float | None = None,
-    resume: Report | None = None,
+    resume: Earlier = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -79,7 +83,7 @@ def grid(
 
     `rtol` 0: one sweep per cell. `pairs`, `jacobians`: that many samples per cell raise the lower values. `budget`: in
     seconds; cells that it leaves open keep a valid bracket. Interrupted, it raises KeyboardInterrupt with
-    `partial_report`, which `resume` takes.
+    `partial_report`, which `resume` takes, as it takes a report file.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     graph = with_output(model.graph if plane is None else plane.graph, functional)
@@ -96,12 +100,14 @@ def grid(
         "shape": list(shape),
         "edges": edges,
         "plane": None if plane is None else plane.words,
-        "rtol": rtol,
+        "rtol": float(rtol),
         "pairs": pairs,
         "jacobians": jacobians,
         "seed": seed,
     }
-    values = Values.empty(len(low)) if resume is None else _resumed(resume, model, norm, functional, asked, len(low))
+    question = model.question("grid", norm, describe(box), str(functional), asked)
+    before = go_on(resume, question)
+    values = _resumed(before, len(low))
     start, deadline = time.perf_counter(), None if budget is None else time.monotonic() + budget
     stretch = (1.0, 1.0) if plane is None else plane.stretch
 
@@ -115,15 +121,16 @@ def grid(
             region=describe(box),
             output=str(functional),
             results=_results(values, seconds, deadline is not None and time.monotonic() > deadline),
-            summary={"grid": {**asked, **_described(values)}},
+            summary={"grid": {**asked, **_sealed(_described(values), before.seal)}},
             assumptions=notes,
-            warnings=list(model.warnings),
+            warnings=[*model.warnings, *before.words("cells")],
+            question=question,
         )
 
     try:
         with torch.no_grad():
             todo = (~values.done).nonzero()[:, 0]
-            for block in todo.split(BLOCK):
+            for block in todo.split(BLOCK) if len(todo) else ():
                 part = low[block], high[block]
                 found = nothing(part[0])
                 if pairs:
@@ -174,15 +181,15 @@ def _bracketed(
     given = bracket(graph, Cells.boxes(*part), norm, effort, lower=found.value, report=tell, device=device)
     lower, upper = given.lower, given.upper
     top = int(lower.argmax())
+    of_pair = float(found.value[top]) == float(lower[top]) > 0
+    if stretch != (1.0, 1.0):  # ||dx|| is (u, v)'s length up to these factors
+        upper, lower = mul_up(upper, 1 / stretch[0] * (1 + 1e-15)), div_down(lower, torch.full_like(lower, stretch[1]))
     if not values.best or float(lower[top]) > values.best["value"]:
         witness: dict[str, Any] = {"x": given.point[top].tolist()}
-        if float(found.value[top]) == float(lower[top]) > 0:
+        if of_pair:
             witness = {"x": found.x[top].tolist(), "x2": found.x2[top].tolist()}
         witness |= {"shape": list(graph.input_shape)}
         values.best = {"value": float(lower[top]), "witness": witness}
-    if stretch != (1.0, 1.0):  # ||dx|| is (u, v)'s length up to these factors
-        upper, lower = mul_up(upper, 1 / stretch[0] * (1 + 1e-15)), div_down(lower, torch.full_like(lower, stretch[1]))
-        values.best["value"] = min(values.best["value"], float(lower.max()))
     values.lower[block], values.upper[block] = lower, upper
     values.closed[block], values.done[block] = given.closed, True
 
@@ -253,21 +260,43 @@ def _described(values: Values) -> dict[str, Any]:
     }
 
 
-def _resumed(report: Report, model: Model, norm: Norm, output: Output, asked: Mapping[str, Any], count: int) -> Values:
-    before = report.summary.get("grid")
-    if report.command != "local" or before is None:
-        raise UsageError(f"--resume: this is a report of `lipcert {report.command}` without a grid")
-    wrong = [name for name in asked if before.get(name) != asked[name]]
-    wrong += [] if report.model.get("graph") == model.info["graph"] else ["model"]
-    wrong += [] if report.norm == norm else ["norm"]
-    wrong += [] if report.output == str(output) else ["output"]
-    if wrong:
-        raise UsageError(f"--resume: the report is about another question: it differs in {', '.join(wrong)}")
+COLUMNS = ("lower", "upper", "closed", "done")
+
+
+def _groups(found: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """What one seal covers: cells that follow one another, with their place."""
+    return [{"first": k, **{name: found[name][k : k + SEALED] for name in COLUMNS}} for k in range(0, count, SEALED)]
+
+
+def _sealed(found: dict[str, Any], seal: Seal) -> dict[str, Any]:
+    """The cells and the largest lower value with their seals."""
+    marks = [seal.digest(group) for group in _groups(found, len(found["done"]))]
+    return found | {"seals": {"cells": marks, "witness": seal.digest(found["witness"])}}
+
+
+def _resumed(before: Resumed, count: int) -> Values:
+    """The cells whose seal holds; none where that of the largest lower value does not, for it would be lost."""
     values = Values.empty(count)
-    values.done = torch.tensor(before["done"])
-    values.closed = torch.tensor(before["closed"])
-    for name, absent in (("lower", 0.0), ("upper", math.inf)):
-        numbers = [absent if v is None else v for v in before[name]]
-        setattr(values, name, torch.tensor(numbers, dtype=torch.float64))
-    values.best = dict(before["witness"] or {})
+    found, marks = before.at("summary.grid"), before.at("summary.grid.seals.cells")
+    if not before.report:
+        return values
+    columns = [found.get(name) for name in COLUMNS] if isinstance(found, dict) else [None]
+    whole = all(isinstance(column, list) and len(column) == count for column in columns)
+    groups = _groups(found, count) if whole else []
+    marks = marks if isinstance(marks, list) and len(marks) == len(groups) else [None] * len(groups)
+    best = before.at("summary.grid.witness")
+    if not before.seal.fits(best, before.at("summary.grid.seals.witness")):
+        marks = [None] * len(groups)
+    for group, mark in zip(groups, marks, strict=True):
+        if not before.seal.fits(group, mark):
+            before.note(0, sum(done is True for done in group["done"]))
+            continue
+        here = slice(group["first"], group["first"] + SEALED)
+        values.done[here] = torch.tensor(group["done"])
+        values.closed[here] = torch.tensor(group["closed"])
+        for name, absent in (("lower", 0.0), ("upper", math.inf)):
+            numbers = [absent if v is None else v for v in group[name]]
+            getattr(values, name)[here] = torch.tensor(numbers, dtype=torch.float64)
+        before.note(sum(group["done"]), 0)
+    values.best = dict(best or {}) if before.taken else {}
     return values

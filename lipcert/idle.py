@@ -29,7 +29,7 @@ def pattern(operator: Operator) -> Operator:
         for name, value in vars(absolute).items()
         if isinstance(value, Tensor) and value.is_floating_point()
     }
-    return replace(absolute, memo={}, **changed)
+    return replace(absolute, **changed)
 
 
 def _largest(terms: list[Tensor]) -> Tensor:

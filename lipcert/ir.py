@@ -105,15 +105,22 @@ def _minus_inf(like: Tensor) -> Tensor:
     return torch.full_like(like, -math.inf)
 
 
+# Kinds of memo keys whose values are about the nodes named in the key and those before them, whatever is the output.
+ABOUT_NODES = ("ancestors", "path", "norm", "compose", "add", "row norms", "absolute")
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in topological order. `input` and `output` are positions. Nothing in it changes after construction;
-    `memo` holds closed forms and norms proved for these nodes."""
+    """Nodes in topological order. `input` and `output` are positions. Nothing in it changes after construction.
+
+    `memo` keeps what was computed of this very graph. A key is a tuple (kind, everything that the value depends on);
+    no graph takes over the memo of another, but for `then`, which hands on the kinds of ABOUT_NODES.
+    """
 
     nodes: tuple[Node, ...]
     output: int
     input: int = 0
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    memo: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for position, node in enumerate(self.nodes):
@@ -181,10 +188,18 @@ class Graph:
         return values[self.output]
 
     def _last_use(self) -> dict[int, int]:
-        if "last_use" not in self.memo:
+        key = ("last use", self.output)
+        if key not in self.memo:
             last = {parent: i for i, node in enumerate(self.nodes) for parent in node.parents}
-            self.memo["last_use"] = last | {self.output: len(self.nodes)}
-        return self.memo["last_use"]
+            self.memo[key] = last | {self.output: len(self.nodes)}
+        return self.memo[key]
+
+    def then(self, node: Node) -> Graph:
+        """The same nodes with one more, which is the output. What is known of the nodes stays known; whatever else was
+        computed of this graph may depend on its output, and is not handed on."""
+        more = Graph((*self.nodes, node), len(self.nodes), self.input)
+        more.memo.update({key: value for key, value in dict(self.memo).items() if key[0] in ABOUT_NODES})
+        return more
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Graph:
         """A copy for evaluation in bulk (CUDA, float32); proofs stay with float64: see `on`."""
@@ -206,12 +221,19 @@ class Graph:
         """The same float64 graph with what is known of its errors, on a device: for proofs there."""
         if str(device) == "cpu":
             return self
-        if ("on", str(device)) not in self.memo:
-            self.memo["on", str(device)] = self.to(device, torch.float64)
-        return self.memo["on", str(device)]
+        key = ("on", str(device), self.output)
+        if key not in self.memo:
+            self.memo[key] = self.to(device, torch.float64)
+        return self.memo[key]
 
     def fingerprint(self) -> str:
         """sha256 over structure and coefficients: what a certificate is about."""
+        key = ("fingerprint", self.output)
+        if key not in self.memo:
+            self.memo[key] = self._fingerprint()
+        return self.memo[key]
+
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for node in self.nodes:
             digest.update(repr((type(node.what).__name__, node.parents, node.size)).encode())

@@ -44,9 +44,10 @@ def _max_up(values: Tensor) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """Interface: no state of its own. `memo` keeps norms that were proved for this very object."""
+    """Interface: no state of its own. `memo` keeps norms that were proved for this very object: a copy, changed or
+    moved, begins with an empty one."""
 
-    memo: dict[Any, float] = field(default_factory=dict, repr=False, kw_only=True)
+    memo: dict[Any, float] = field(default_factory=dict, init=False, repr=False)
 
     in_size: int = field(init=False)
     out_size: int = field(init=False)
@@ -87,7 +88,7 @@ class Operator:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Operator:
         """The same operator with its tensors moved: for evaluation in bulk, and in float64 for proofs."""
-        moved: dict[str, Any] = {"memo": {}}
+        moved: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 moved[name] = value.to(device) if name == "index" else value.to(device, dtype)

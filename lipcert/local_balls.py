@@ -23,6 +23,8 @@ from lipcert.bounds.run import run
 from lipcert.data import fingerprint
 from lipcert.errors import UsageError
 from lipcert.ir import Graph
+from lipcert.journal.resume import Earlier
+from lipcert.journal.resume import resume as go_on
 from lipcert.pipeline import Model, Progress
 from lipcert.query import Ball, Norm, Output, P
 from lipcert.ranges.cells import Cells
@@ -57,7 +59,7 @@ def local(
     methods: Sequence[str] = LADDER,
     rtol: float = 0.01,
     budget: float = BUDGET,
-    resume: Report | None = None,
+    resume: Earlier = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -66,7 +68,7 @@ def local(
 
     `indices`: the numbers of the rows in the report (default: counted from 0). `methods`: the ladder. `budget`: seconds
     per point and radius; a method that it does not reach says so. `rtol`: brackets closer than this need no further
-    method. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes.
+    method. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes, as it takes a report file.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     Norm(ball_norm, ball_norm)
@@ -86,17 +88,19 @@ def local(
         "count": len(points),
         "data": fingerprint(points.numpy(), np.asarray(names), labels),
         "methods": list(methods),
-        "rtol": rtol,
+        "rtol": float(rtol),
         "seed": seed,
     }
-    rows = [] if resume is None else _resumed(resume, model, norm, functional, asked)
+    region = {"kind": "balls", "radius": max(radii), "norm": ball_norm, "count": len(points)}
+    question = model.question("balls", norm, region, str(functional), asked)
+    before = go_on(resume, question)
+    rows = before.rows("points", by=lambda row: (row["index"], row["eps"]))
     done = {(row["index"], row["eps"]) for row in rows}
     whole: list[Result] = []
     start = time.perf_counter()
 
     def report() -> Report:
         order = sorted(rows, key=lambda row: (names.index(row["index"]), row["eps"]))
-        region = {"kind": "balls", "radius": max(radii), "norm": ball_norm, "count": len(points)}
         return Report(
             command="local",
             model=model.info,
@@ -107,7 +111,8 @@ def local(
             points=order,
             summary={"local": {**asked, "complete": len(rows) == len(points) * len(radii), "global": _table(whole)}},
             assumptions=list(model.assumptions),
-            warnings=list(model.warnings),
+            warnings=[*model.warnings, *before.words("balls")],
+            question=question,
         )
 
     try:
@@ -126,7 +131,8 @@ def local(
                     about = {"index": names[k], "label": label, "predicted": _predicted(model.graph, points[k])}
                     ladder = _Ladder(graph, points[k], ball_norm, norm, whole, methods, rtol, budget, seed, device)
                     rows[:] = [row for row in rows if row["index"] != names[k]]
-                    rows += [about | row for row in ladder.curve(radii, [at[place] for at in swept])]
+                    found = ladder.curve(radii, [at[place] for at in swept])
+                    rows += [before.seal.on(about | row) for row in found]
     except KeyboardInterrupt as stop:
         stop.partial_report = report()  # type: ignore[attr-defined]
         raise
@@ -336,18 +342,3 @@ def _overall(rows: Sequence[Mapping[str, Any]], asked: int, seconds: float) -> l
             ]
             break
     return results
-
-
-def _resumed(
-    report: Report, model: Model, norm: Norm, output: Output, asked: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    before = report.summary.get("local")
-    if report.command != "local" or before is None:
-        raise UsageError(f"--resume: this is a report of `lipcert {report.command}` without points")
-    wrong = [name for name in asked if before.get(name) != asked[name]]
-    wrong += [] if report.model.get("graph") == model.info["graph"] else ["model"]
-    wrong += [] if report.norm == norm else ["norm"]
-    wrong += [] if report.output == str(output) else ["output"]
-    if wrong:
-        raise UsageError(f"--resume: the report is about another question: it differs in {', '.join(wrong)}")
-    return [dict(row) for row in report.points]

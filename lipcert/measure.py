@@ -16,6 +16,8 @@ from lipcert.bounds.sampled import stored
 from lipcert.data import fingerprint
 from lipcert.errors import UsageError
 from lipcert.ir import Graph, Nonlinear
+from lipcert.journal.resume import Earlier
+from lipcert.journal.resume import resume as go_on
 from lipcert.pipeline import Model, Progress, checked_region, describe
 from lipcert.query import Box, Norm, Region
 from lipcert.ranges.device import available
@@ -53,7 +55,7 @@ def jacobian(
     to_node: str | None = None,
     laplacian: bool = False,
     norm: str | Norm = "2",
-    resume: Report | None = None,
+    resume: Earlier = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -91,7 +93,7 @@ def jacobian(
     count = sum(group.count for group in sets)
     if count > MOST:
         raise UsageError(f"jacobian: {count:,} points; one report holds at most {MOST:,}: split the data")
-    asked = {
+    asked: dict[str, Any] = {
         "from": from_node,
         "to": to_node,
         "around": around,
@@ -99,7 +101,10 @@ def jacobian(
         "seed": seed,
         "data": None if inputs is None else fingerprint(inputs.numpy()),
     }
-    rows: list[dict[str, Any]] = _resumed(resume, model, asked, region)
+    more = {"between": between, "labels": None if labels is None else fingerprint(labels)}
+    question = model.question("jacobian", norm, describe(region), options=asked | more)
+    before = go_on(resume, question)
+    rows: list[dict[str, Any]] = before.rows("points", by=lambda row: (row["set"], row["index"]))
     done = {(row["set"], row["index"]) for row in rows}
     lowers: list[Result] = []
     blind: list[Tensor] = []  # points where automatic differentiation says nothing
@@ -113,7 +118,7 @@ def jacobian(
             "quantities": measured.meaning(graph),
             "sets": [_statistics(s, rows, per_class) for s in sets],
         }
-        warnings = [*model.warnings, *_steps(graph), *_blind(graph, blind)]
+        warnings = [*model.warnings, *_steps(graph), *_blind(graph, blind), *before.words("points")]
         return Report(
             command="jacobian",
             model=model.info,
@@ -124,6 +129,7 @@ def jacobian(
             summary={"jacobian": found, **({"laplacian": classes} if laplacian else {})},
             assumptions=[*model.assumptions, AT_POINTS],
             warnings=warnings,
+            question=question,
         )
 
     try:
@@ -132,7 +138,7 @@ def jacobian(
             for group, first, points in batches(sets, done, measured.batch(graph)):
                 if progress is not None:
                     progress("jacobian", len(rows), count)
-                rows += _measure(graph, where, group, first, points)
+                rows += [before.seal.on(row) for row in _measure(graph, where, group, first, points)]
                 blind += points[measured.blind(graph, points)]
             rows.sort(key=lambda row: ([s.name for s in sets].index(row["set"]), row["index"]))
             if progress is not None:
@@ -255,19 +261,3 @@ def _blind(graph: Graph, points: Sequence[Tensor]) -> list[str]:
     why = f"the derivative of node {where} is infinite there" if where else "it overflows there"
     took = "difference quotients were taken"
     return [f"automatic differentiation gives NaN at {len(points)} points, for {why}: {took} instead"]
-
-
-def _resumed(report: Report | None, model: Model, asked: Mapping[str, Any], region: Region) -> list[dict[str, Any]]:
-    if report is None:
-        return []
-    before = report.summary.get("jacobian")
-    if report.command != "jacobian" or before is None:
-        raise UsageError(f"--resume: this is a report of `lipcert {report.command}`, not of `lipcert jacobian`")
-    wrong = [name for name in asked if before.get(name) != asked[name]]
-    if report.model.get("graph") != model.info["graph"]:
-        wrong.append("model")
-    if dict(report.region) != describe(region):
-        wrong.append("box")
-    if wrong:
-        raise UsageError(f"--resume: the report is about another question: it differs in {', '.join(wrong)}")
-    return [dict(row) for row in report.points]

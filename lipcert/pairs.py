@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.bounds import Method, Problem
 from lipcert.bounds.run import run
 from lipcert.errors import UsageError
-from lipcert.query import Norm, Output
+from lipcert.journal.resume import Resumed
+from lipcert.journal.seal import Seal
+from lipcert.query import Output
 from lipcert.transform import all_pairs, with_output
 
 MAX_PAIRS = 4950  # 100 classes
@@ -23,15 +23,16 @@ WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that
 class Pairs:
     """`rows`: one object per pair that is done, as the report shows them; `found`: their results, method by method."""
 
-    rows: list[dict[str, Any]]
-    found: dict[str, list[Result]]
+    seal: Seal
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    found: dict[str, list[Result]] = field(default_factory=dict)
 
     def add(self, pair: str, results: list[Result]) -> None:
         self.found[pair] = results
         uppers = [r.value for r in results if isinstance(r, Bound) and r.side == "upper" and r.rigor == "proved"]
         lowers = [r.value for r in results if isinstance(r, Bound) and r.side == "lower"]
         row = {"pair": pair, "upper": min(uppers, default=None), "lower": max(lowers, default=None)}
-        self.rows.append(row | {"results": [_short(result) for result in results]})
+        self.rows.append(self.seal.on(row | {"results": [_short(result) for result in results]}))
 
     def largest(self, methods: Sequence[Method], problem: Problem) -> list[Result]:
         """Each method's largest value over all pairs; a refusal of one pair is a refusal of the maximum."""
@@ -85,44 +86,19 @@ def _long(row: Mapping[str, Any]) -> Result:
     return Refusal(row["method"], row["side"], row["status"], row["reason"], row["node"])
 
 
-def resumed(
-    path: str | Path, methods: Sequence[Method], model: Mapping[str, Any], norm: Norm, region: Mapping[str, Any]
-) -> Pairs:
-    """The pairs of an earlier report of the same question, or UsageError that says what differs.
+def methods_asked(methods: Sequence[Method]) -> list[dict[str, Any]]:
+    """Methods with their options, as the question has them."""
+    return [{"name": method.name, **asdict(method)} for method in methods]  # type: ignore[call-overload]
 
-    A pair counts when every method gave a value or a reason; one that ran out of time is done again.
-    """
-    flag = f"--resume {path}"
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-        asked = {
-            "schema": (report["schema"], "lipcert.report/1"),
-            "command": (report["command"], "bound"),
-            "sha256 of the model": (report["model"]["sha256"], model["sha256"]),
-            "graph of the model": (report["model"].get("graph"), model.get("graph")),
-            "input units": (report["model"].get("units"), model.get("units")),
-            "output name": (report["model"].get("output_name"), model.get("output_name")),
-            "norm": (report["norm"], {"input": norm.input, "output": norm.output}),
-            "region": (report["scope"]["region"], dict(region)),
-            "output": (report["scope"]["output"], "pairs"),
-        }
-        rows = report["summary"].get("pairs", [])
-    except OSError as problem:
-        raise UsageError(f"{flag}: cannot read it: {problem.strerror}") from problem
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise UsageError(f"{flag}: not a report of `lipcert bound`") from problem
-    for what, (had, has) in asked.items():
-        if had != has:
-            raise UsageError(f"{flag}: another question: its {what} is {had!r}, here it is {has!r}")
-    names = [method.name for method in methods]
-    pairs = Pairs([], {})
-    for row in rows:
-        try:
-            found = [_long(result) for result in row["results"]]
-        except (ValueError, KeyError, TypeError) as problem:
-            raise UsageError(f"{flag}: not a report of `lipcert bound`") from problem
-        if [result.method for result in found] != names:
-            raise UsageError(f"{flag}: another question: its methods are {', '.join(r.method for r in found)}")
-        if not any(isinstance(result, Refusal) and result.status == "timeout" for result in found):
+
+def resumed(before: Resumed) -> Pairs:
+    """The pairs of an earlier report. A pair counts when every method gave a value or a reason; one that ran out of time
+    is done again."""
+    pairs = Pairs(before.seal)
+    for row in before.rows("summary.pairs", by=lambda row: row["pair"]):
+        found = [_long(result) for result in row["results"]]
+        if any(isinstance(result, Refusal) and result.status == "timeout" for result in found):
+            before.note(-1, 0)
+        else:
             pairs.add(row["pair"], found)
     return pairs

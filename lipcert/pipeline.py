@@ -10,7 +10,7 @@ import html
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +30,13 @@ from lipcert.check import check
 from lipcert.errors import CertificateRejected, LipcertError, UnreadableError, UsageError
 from lipcert.foreign import read_file
 from lipcert.ir import Graph, Input, Nonlinear
+from lipcert.journal.resume import Earlier
+from lipcert.journal.resume import resume as go_on
 from lipcert.load.read import read
 from lipcert.lower import lower
-from lipcert.pairs import Pairs, bound_pairs, resumed
+from lipcert.network.claimed import Asked, question_of
+from lipcert.network.question import Question
+from lipcert.pairs import bound_pairs, methods_asked, resumed
 from lipcert.parity import check_parity
 from lipcert.parts import Path as LinearPath
 from lipcert.parts import linear_ancestors, targets
@@ -85,6 +89,18 @@ class Model:
     @property
     def output_shape(self) -> tuple[int, ...]:
         return self.graph.output_shape
+
+    def question(
+        self,
+        task: str,
+        norm: Norm,
+        region: Mapping[str, Any] | None = None,
+        output: str = "vector",
+        options: Mapping[str, Any] | None = None,
+    ) -> Question:
+        """All of what is asked. `region`: as in the report (None: the whole space); `options`: see `Question`."""
+        about = plain(region or describe(None)), output, plain(options or {})
+        return Question.of(task, self.info, self.graph.fingerprint(), norm, *about)
 
 
 @keeps_subnormals
@@ -211,13 +227,13 @@ def bound(
     certificate: str | Path | None = None,
     multipliers: str | None = None,
     solver: str | None = None,
-    resume: str | Path | None = None,
+    resume: Earlier = None,
     progress: Progress | None = None,
 ) -> Report:
     """The certified interval of one scope. `budget` in seconds: methods stop at it and keep what is proved.
     `multipliers` of the LipSDP methods ("neuron", "channel", "layer", "mixed"), `solver` of lipsdp-cvxpy.
     `rtol`: brackets on a region are closed to this. `certificate`: file to write, from which `verify` proves the least upper value again.
-    `resume`: partial report of the same question with output "pairs", whose pairs are taken over.
+    `resume`: partial report of the same question with output "pairs", whose pairs are taken over where their seals hold.
 
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
@@ -229,12 +245,15 @@ def bound(
     all_of_them = functional.kind == "pairs"
     if resume is not None and not all_of_them:
         raise UsageError("--resume: only --output pairs can be resumed")
-    pairs = Pairs([], {}) if resume is None else resumed(resume, chosen, model.info, norm, plain(describe(region)))
+    options: dict[str, Any] = {"seed": seed}
+    options |= {} if region is None else {"rtol": float(rtol)}
+    options |= {"methods": methods_asked(chosen)} if all_of_them else {}  # each pair has a value of each
+    question = model.question("bound", norm, describe(region), str(functional), options)
+    before = go_on(resume, question)
+    pairs = resumed(before)
     deadline = None if budget is None else time.monotonic() + budget
     results: list[Result] = []
-    warnings = list(model.warnings)
-    if pairs.rows:
-        warnings.append(f"{len(pairs.rows)} pairs are taken from {resume}")
+    warnings = [*model.warnings, *before.words("pairs")]
 
     def report() -> Report:
         return Report(
@@ -247,6 +266,7 @@ def bound(
             summary={"pairs": pairs.rows} if all_of_them else {},
             assumptions=list(model.assumptions),
             warnings=list(warnings),
+            question=question,
         )
 
     graph = with_output(model.graph, functional)
@@ -278,15 +298,33 @@ def verify(
     certificate: str | Path | Certificate,
     model: str | Path | torch.nn.Module | Model,
     *,
+    norm: str | Norm | None = None,
+    output: str | Output | None = None,
+    input_shape: Sequence[int] | None = None,
+    input_name: str | None = None,
+    output_name: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     reader: str = "own",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Prove the claim of a certificate again. Shape, names and normalisation are read from the certificate.
+    """Prove the claim of a certificate again.
 
+    What is said here of the question (norm, output, shape, names, units) is compared with the certificate, as is all of
+    a `Model`; the rest is read from the certificate, was chosen by the prover, and is listed in `summary["prover_chose"]`.
     `Report.summary["verdict"]` is "accepted" or "rejected" (then with "place" and "reason"; exit status 1). Raises
     UnreadableError where there is no such file, and what `load` raises of a model that cannot be read.
     """
+    asked = Asked(
+        None if norm is None else Norm.parse(norm),
+        None if output is None else Output.parse(output),
+        None if mean is None else tuple(float(v) for v in mean),
+        None if std is None else tuple(float(v) for v in std),
+        input_name,
+        output_name,
+        None if input_shape is None else tuple(input_shape),
+    )
     begin = time.perf_counter()
     path = None if isinstance(certificate, Certificate) else str(certificate)
     info = model.info if isinstance(model, Model) else None
@@ -294,12 +332,18 @@ def verify(
     assumptions: tuple[str, ...] = ()
     try:
         claim = certificate if isinstance(certificate, Certificate) else read_certificate(certificate)
+        question = question_of(claim)
+        asked.compare(question)
+        chosen = asked.chosen_by_prover(question)
+        if isinstance(model, Model):  # who loaded it has said how
+            chosen = [name for name in chosen if name == "norm" or (name == "output_name" and output is None)]
         loaded = model if isinstance(model, Model) else _load_as(claim, model, reader, seed, progress)
         info, assumptions = loaded.info, loaded.assumptions
         if progress is not None:
             progress("proving the claim", None, None)
         found = check(claim, loaded.graph, loaded.info)
         summary = {"verdict": "accepted", "claim": claim.claim, "proved": found.value, "trusted": list(found.trusted)}
+        summary |= {"prover_chose": chosen}
         details = {"certificate": path, "proved": found.value}
         seconds = time.perf_counter() - begin
         result: Result = Bound(claim.proof.method, "upper", "proved", claim.claim, seconds, None, details)
@@ -308,14 +352,16 @@ def verify(
         summary |= {"reason": problem.reason}
         seconds = time.perf_counter() - begin
         result = Refusal("verify", "upper", "refused", f"{problem.place}: {problem.reason}", None, seconds)
-    asked = {} if claim is None else {"norm": claim.norm, "output": str(claim.output)}
+    scope: dict[str, Any] = {}
+    if claim is not None:
+        scope = {"norm": claim.norm, "output": str(claim.output), "question": question_of(claim)}
     return Report(
         command="verify",
         model=info or unread(None if isinstance(model, torch.nn.Module) else model),
         results=[result],
         summary={"certificate": path, **summary},
         assumptions=list(assumptions),
-        **asked,  # type: ignore[arg-type]
+        **scope,
     )
 
 
@@ -408,6 +454,7 @@ def layers(model: Model, *, norm: str | Norm = "2", progress: Progress | None = 
             layers=rows,
             assumptions=list(model.assumptions),
             warnings=list(model.warnings),
+            question=model.question("layers", norm),
         )
 
     try:
@@ -446,6 +493,7 @@ def inspect(model: Model) -> Report:
         summary={"linear_parts": len(targets(graph)), "nonlinear": len(graph.nonlinear), "neurons": graph.neurons},
         assumptions=list(model.assumptions),
         warnings=list(model.warnings),
+        question=model.question("inspect", Norm()),
     )
 
 

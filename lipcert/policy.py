@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcert.errors import UnreadableError, UsageError
+from lipcert.network.wanted import Wanted
 from lipcert.query import NORMS
 from lipcert.terms.files import read_text
 
@@ -30,7 +31,10 @@ WITH: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "command": str,
     "norm": str,
+    "region": (str, dict),
     "output": str,
+    "units": (str, dict),
+    "input": str,
     "eps": (int, float),
     "rigor": str,
     "min": (int, float),
@@ -51,13 +55,17 @@ FILES = ("gate.toml", "pyproject.toml")
 
 TEMPLATE = """\
 # What `lipcert gate` asks of the reports it is given. It exits with 0 only when every rule is met; a rule that no report
-# answers is not proved, and that is not met. Each [[rule]] has one check, marked (check) below.
+# answers is not proved, and that is not met. Each [[rule]] has one check, marked (check) below. It means the whole input
+# space, the vector output and the model's own units, unless it says otherwise.
 
 [[rule]]
 name = "l2 constant"
 max_upper = 20.0              # (check) a proved upper value, at most this; violated where a witness attains more
 norm = "2"                    # only reports in this norm
-# output = "vector"           # only reports of this output
+# region = "global"           # of what: "global" (default), "box", "ball", "balls", "any", or this very "box -1:1,0:2"
+# output = "vector"           # "vector" (default; radii: any), a logit "3", a difference "3-5", "pairs", "any"
+# units = "model"             # "model" (default), "raw" (some --mean or --std), "any", or {mean = [0.5], std = [0.25]}
+# input = "x"                 # the input that moves (default: any; others are not held)
 # rigor = "numeric"           # also take values that are not proved (default "proved")
 
 # [[rule]]
@@ -168,6 +176,10 @@ def read_rule(row: Any, where: str) -> Rule:
         raise UsageError(f"{where}: rigor is proved or numeric, not {row['rigor']!r}")
     if "norm" in row and row["norm"] not in (*NORMS, *(f"{p}->{q}" for p in NORMS for q in NORMS)):
         raise UsageError(f"{where}: norm is 1, 2, inf or such as 1->2, not {row['norm']!r}")
+    try:
+        Wanted.of(row)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
     if check == "require_methods" and not (row[check] and all(isinstance(name, str) for name in row[check])):
         raise UsageError(f"{where}: require_methods is a list of one or more names")
     options = {key: value for key, value in row.items() if key not in (check, "name")}

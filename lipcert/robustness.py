@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,8 @@ from lipcert.bound import Refusal, Result
 from lipcert.bounds.problem import Problem
 from lipcert.data import fingerprint
 from lipcert.errors import UsageError
+from lipcert.journal.resume import Earlier, Resumed
+from lipcert.journal.resume import resume as go_on
 from lipcert.pipeline import Model
 from lipcert.query import Norm
 from lipcert.radius.constants import GLOBAL, Constant, Constants, norm_for
@@ -51,7 +52,7 @@ def radius(
     tolerance: float | None = None,
     attack: Pgd | None = None,
     adversarial: str | Path | None = None,
-    resume: str | Path | None = None,
+    resume: Earlier = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
@@ -59,7 +60,7 @@ def radius(
 
     `methods`: of METHODS; the largest radius is taken. `tolerance`: regression, each output moves by at most this much.
     `attack`: PGD beside it; inputs found inside a certified radius go into the file `adversarial` and make the
-    self-check fail. `resume`: a partial report of the same question.
+    self-check fail. `resume`: a partial report of the same question, whose rows are taken over where their seals hold.
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
     norm = norm_for(str(norm))
@@ -81,18 +82,20 @@ def radius(
         "samples": len(x),
     }
     asked |= {"data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
-    rows: list[dict[str, Any]] = [] if resume is None else _resumed(resume, asked, model, norm, constants)
-    warnings = list(model.warnings)
+    output = "vector" if tolerance is not None or size == 1 else "pairs"
+    question = model.question("radius", norm, None, output, asked)
+    before = go_on(resume, question)
+    done = _resumed(before, constants, len(x))
+    rows: list[dict[str, Any]] = []
+    warnings = [*model.warnings, *before.words("samples")]
     missing = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(missing):
         named = ", ".join(map(str, missing[:5])) + (", .." if len(missing) > 5 else "")
         warnings.append(f"{len(missing)} samples hold NaN or infinity and have radius 0: {named}")
     if blocked is not None:
         warnings.append(f"no local radii: node {blocked[0]}: {blocked[1]}")
-    if rows:
-        warnings.append(f"{len(rows)} samples are taken from {resume}")
     inside: list[tuple[int, torch.Tensor]] = []
-    start, had = time.perf_counter(), len(rows)
+    start = time.perf_counter()
 
     def report() -> Report:
         spent = time.perf_counter() - start
@@ -100,28 +103,32 @@ def radius(
             command="radius",
             model=model.info,
             norm=norm,
-            output="vector" if tolerance is not None or size == 1 else "pairs",
+            output=output,
             results=_refusals(rows, constants, spent),
             points=rows,
             summary={
                 "asked": asked,
                 **summary(rows, eps, labels is not None, attack is not None),
-                "constants": _rows(constants),
+                "constants": [before.seal.on(row) for row in _rows(constants)],
                 "seconds": spent,
             },
             assumptions=[*model.assumptions, *([] if tolerance is not None else [EXECUTION])],
             warnings=warnings,
+            question=question,
         )
 
     try:
         with torch.no_grad():
-            for begin in range(had, len(x), BATCH):
+            for begin in range(0, len(x), BATCH):
                 part = slice(begin, begin + BATCH)
+                if begin in done:
+                    rows += done[begin]
+                    continue
                 batch = treat_known(graph, torch.from_numpy(x[part]), _part(labels, part), begin, constants, how)
-                rows += batch.rows
+                rows += [before.seal.on(row) for row in batch.rows]
                 inside += batch.inside
                 if progress is not None:
-                    rate = (len(rows) - had) / max(1e-9, time.perf_counter() - start)
+                    rate = (len(rows) - before.taken) / max(1e-9, time.perf_counter() - start)
                     progress(f"samples, {rate:.1f} per second", len(rows), len(x))
     except KeyboardInterrupt as stop:
         stop.partial_report = report()  # type: ignore[attr-defined]
@@ -206,34 +213,19 @@ def _attack_words(attack: Pgd | None) -> dict[str, Any] | None:
     return {name: getattr(attack, name) for name in ("restarts", "steps", "rounds", "sizes", "clip", "seed")}
 
 
-def _resumed(
-    path: str | Path, asked: dict[str, Any], model: Model, norm: Norm, constants: Constants
-) -> list[dict[str, Any]]:
-    flag = f"--resume {path}"
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-        same = {
-            "command": (report["command"], "radius"),
-            "graph of the model": (report["model"].get("graph"), model.info.get("graph")),
-            "input units": (report["model"].get("units"), model.info.get("units")),
-            "norm": (report["norm"]["input"], norm.input),
-            "question": (report["summary"]["asked"], json.loads(json.dumps(asked))),
-        }
-        for row in report["summary"]["constants"]:
-            constants.known[row["output"]] = Constant(
-                row["upper"], row["method"], row["reason"], row["node"], row["unbounded"]
-            )
-        rows = list(report["points"])
-    except OSError as problem:
-        raise UsageError(f"{flag}: cannot read it: {problem.strerror}") from problem
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise UsageError(f"{flag}: not a report of `lipcert radius`") from problem
-    for what, (had, has) in same.items():
-        if had != has:
-            raise UsageError(f"{flag}: another question: its {what} is {had!r}, here it is {has!r}")
-    if [row.get("index") for row in rows] != list(range(len(rows))):
-        raise UsageError(f"{flag}: its samples are not numbered from 0 without gaps")
-    return rows[: len(rows) // BATCH * BATCH]  # whole batches: rounding and random starts go with them
+def _resumed(before: Resumed, constants: Constants, count: int) -> dict[int, list[dict[str, Any]]]:
+    """By its first sample: each batch of which every row is sealed, for rounding and random starts go with the batch."""
+    for row in before.rows("summary.constants", by=lambda row: row["output"], count=False):
+        about = (row[name] for name in ("upper", "method", "reason", "node", "unbounded"))
+        constants.known[row["output"]] = Constant(*about)
+    found = {row["index"]: row for row in before.rows("points", by=lambda row: row["index"], count=False)}
+    batches = {}
+    for begin in range(0, count, BATCH):
+        batch = [found[k] for k in range(begin, min(begin + BATCH, count)) if k in found]
+        if len(batch) == min(BATCH, count - begin):
+            batches[begin] = batch
+            before.note(len(batch), 0)
+    return batches
 
 
 def _save(path: str | Path, inside: list[tuple[int, torch.Tensor]], shape: Sequence[int]) -> None:

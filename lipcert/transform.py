@@ -59,7 +59,7 @@ def _spread(flag: str, values: Sequence[float], shape: Sequence[int]) -> Tensor:
 
 
 def with_output(graph: Graph, output: Output) -> Graph:
-    """The graph of one logit, or of a difference of two. `memo` is shared as far as it is about the same nodes."""
+    """The graph of one logit, or of a difference of two."""
     if output.kind in ("vector", "pairs"):
         return graph
     size = graph.nodes[graph.output].size
@@ -75,8 +75,7 @@ def with_output(graph: Graph, output: Output) -> Graph:
         row[0, 0, output.i], row[0, 0, output.j] = 1.0, -1.0
         operator = Dense(row)
     node = Node(Linear(operator), (graph.output,), 1, (1,), f"--output {output}")
-    memo = {key: value for key, value in graph.memo.items() if key != "last_use"}
-    return Graph((*graph.nodes, node), len(graph.nodes), graph.input, memo)
+    return graph.then(node)
 
 
 def all_pairs(graph: Graph) -> list[Output]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FOOTPRINTS = ("/tmp/pwned_lipcert", "/tmp/lipcert_ts_wrote")  # what the files of shared/bad try to write
 
 torch.set_num_threads(1)
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="lipcert-tests-state-")  # the key of seals: not the developer's
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell: children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -16,8 +16,8 @@ from test_gate import CASES
 from lipcert.errors import LipcertError, UnreadableError, UsageError
 from lipcert.gate import judge
 from lipcert.gate import read_report as read_given
+from lipcert.journal.resume import read_earlier
 from lipcert.policy import read_policy, read_rule
-from lipcert.report.read import read_report
 from lipcert.terms.files import DEEPEST, depth, read_json
 
 DEEP = "[" * 5000 + "]" * 5000
@@ -36,7 +36,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("reader", [read_given, lambda path: read_report("--resume", path)])
+@pytest.mark.parametrize("reader", [read_given, lambda path: read_earlier(path, f"--resume {path}")])
 def test_texts_that_are_no_report(name: str, reader: Callable[[Path], object], tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     file.write_text(TEXTS[name])
@@ -60,7 +60,7 @@ def test_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    "reader", [read_given, lambda path: read_report("--resume", path), lambda path: read_policy(path)]
+    "reader", [read_given, lambda path: read_earlier(path, f"--resume {path}"), lambda path: read_policy(path)]
 )
 def test_what_is_no_file_is_not_waited_for(reader: Callable[[Path], object], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -149,6 +149,6 @@ def test_reports_of_any_shape(place: int, tmp_path: Path) -> None:
             assert {verdict.status for verdict in found} <= {"met", "violated", "not proved"}
         try:
             (tmp_path / "r.json").write_text(json.dumps(mutant))
-            read_report("--resume", tmp_path / "r.json")
+            read_earlier(tmp_path / "r.json", "--resume r.json")
         except UsageError:
             pass

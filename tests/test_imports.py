@@ -30,7 +30,7 @@ ORDER = (
         "data",
         "pipeline",
     ),
-    *("plots", "pairs", "certify", "gate", "policy", "report", "radius", "attack", "bounds"),
+    *("plots", "pairs", "certify", "journal", "gate", "policy", "report", "radius", "attack", "bounds"),
     *("stats", "sdp", "ranges"),
     *("check", "lmi", "nonnegative", "segments", "chain"),
     *(
@@ -47,6 +47,7 @@ ORDER = (
         "load",
         "sandbox",
     ),
+    *("network",),
     *("ir",),
     *("compose", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
     *("rounding", "certificate", "strict", "query", "bound", "verdict", "terms", "errors"),

@@ -135,9 +135,9 @@ def test_an_interrupted_grid_goes_on(monkeypatch: pytest.MonkeyPatch, stop_after
     assert sum(partial.summary["grid"]["done"]) == 4 * stop_after
     again = grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5, resume=Report.from_dict(data))
     assert again.summary["grid"] == full.summary["grid"]
-    with pytest.raises(UsageError, match="differs in norm"):
+    with pytest.raises(UsageError, match="its norm is '2', here it is '1'"):
         grids.grid(model_of(graph), square(), (4, 3), norm="1", pairs=5, resume=partial)
-    with pytest.raises(UsageError, match="differs in rtol"):
+    with pytest.raises(UsageError, match=r"its rtol is 0\.01, here it is 0\.5"):
         grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5, rtol=0.5, resume=partial)
 
 

@@ -96,13 +96,19 @@ def negative(record: dict[str, Any]) -> None:
     record["summary"]["pairs"][0]["results"][0]["value"] = -1.0
 
 
-@pytest.mark.parametrize(
-    "change",
-    [other_model, other_norm, other_region, other_methods, other_units, other_command, no_value, negative],
-)
+@pytest.mark.parametrize("change", [other_model, other_norm, other_region, other_units, other_command])
 def test_another_question_is_refused(model: lipcert.Model, whole: lipcert.Report, tmp_path: Path, change: Any) -> None:
     with pytest.raises(UsageError, match="--resume"):
         lipcert.bound(model, methods=METHODS, output="pairs", resume=partial(whole, tmp_path / "r", 4, change))
+
+
+@pytest.mark.parametrize("change", [other_methods, no_value, negative])
+def test_damaged_pairs_are_done_again(model: lipcert.Model, whole: lipcert.Report, tmp_path: Path, change: Any) -> None:
+    found = lipcert.bound(model, methods=METHODS, output="pairs", resume=partial(whole, tmp_path / "r", 4, change))
+    assert sorted(map(str, found.summary["pairs"])) == sorted(map(str, whole.summary["pairs"]))
+    assert (found.upper, found.lower) == (whole.upper, whole.lower)
+    assert "3 pairs are taken" in found.warnings[-2]
+    assert "changed or damaged" in found.warnings[-1]
 
 
 def test_not_a_report(model: lipcert.Model, tmp_path: Path) -> None:

@@ -52,7 +52,11 @@ def gate(
     if not reports:
         raise UsageError("lipcert gate: give the reports to judge, as written by --json")
     rules = read_policy(policy)
-    verdicts = judge(rules, [read_report(path) for path in reports], [read_report(path) for path in baseline or ()])
+    given, before = ([read_report(path) for path in paths] for paths in (reports, baseline or ()))
+    for file in (*given, *before):
+        if file.verdicts:
+            print(f"lipcert: {printable(file.path)}: verdicts of a gate, no report: skipped", file=sys.stderr)
+    verdicts = judge(rules, given, before)
     for flag, path, emit in (
         ("--junit", junit, to_junit),
         ("--sarif", sarif, to_sarif),

@@ -87,9 +87,7 @@ def jacobian(
     def work(progress: Progress) -> Report:
         from lipcert import measure, pipeline
         from lipcert.data import parse_region
-        from lipcert.report.read import read_report
 
-        before = None if resume is None else read_report("--resume", resume)
         loaded = pipeline.load(model, **arguments, progress=progress)
         return measure.jacobian(
             loaded,
@@ -103,7 +101,7 @@ def jacobian(
             to_node=to_node,
             laplacian=laplacian,
             norm=norms,
-            resume=before,
+            resume=resume,
             seed=seed,
             device=where,
             progress=progress,

@@ -120,9 +120,7 @@ def local(
         def work(progress: Progress) -> Report:
             from lipcert import grid as grids
             from lipcert import pipeline
-            from lipcert.report.read import read_report
 
-            before = None if resume is None else read_report("--resume", resume)
             loaded = pipeline.load(model, **arguments, progress=progress)
             where = read_plane(loaded, plane, through, raw, norms)
             points, labels = read_points(loaded, data, raw, where)
@@ -135,7 +133,7 @@ def local(
                 "jacobians": jacobians,
                 "plane": where,
                 "budget": budget,
-                "resume": before,
+                "resume": resume,
             }
             return grids.grid(loaded, region, shape, **more, **common, progress=progress)
 
@@ -151,9 +149,7 @@ def local(
         def work(progress: Progress) -> Report:
             from lipcert import local_balls, pipeline
             from lipcert.data import read_data
-            from lipcert.report.read import read_report
 
-            before = None if resume is None else read_report("--resume", resume)
             loaded = pipeline.load(model, **arguments, progress=progress)
             path, places = split_places(centres)
             found = read_data(path, loaded.input_shape, raw=raw)
@@ -168,7 +164,7 @@ def local(
                 indices=rows,
                 methods=method or local_balls.LADDER,
                 budget=local_balls.BUDGET if budget is None else budget,
-                resume=before,
+                resume=resume,
                 progress=progress,
                 **common,
             )

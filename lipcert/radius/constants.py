@@ -54,7 +54,7 @@ class Constants:
 
     def _proved(self, scope: str, groups: tuple[tuple[str, ...], ...]) -> Constant:
         graph = with_output(self.problem.graph, Output.parse(scope))
-        problem = replace(self.problem, graph=graph, progress=None, known=[])
+        problem = replace(self.problem, graph=graph, progress=None, known=[], aside=[])
         for group in groups:
             for method in choose(group):
                 problem.known.append(run(method, problem))

@@ -46,7 +46,7 @@ def curved(graph: Graph, cells: Cells, toward: Tensor, adjoints: Mapping[int, Te
     """As `slope.sweep`, never looser, for graphs with `is_curved`. The score is the share of each coordinate in T."""
     n, k = cells.centre.shape[1], toward.shape[1]
     centre, radius = _input(cells, torch.cat([toward, toward, toward.new_zeros(len(cells), k * n, n)], dim=1))
-    absolute: dict[Operator, Operator] = graph.memo.setdefault("absolute operators", {})
+    absolute: dict[Operator, Operator] = graph.memo.setdefault(("absolute",), {})
     last = graph._last_use()
     stacks: dict[int, Stack] = {}
     slopes: dict[int, Range] = {}

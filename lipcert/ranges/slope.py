@@ -59,7 +59,7 @@ def sweep(
     start = _input(cells, toward)
     n = cells.centre.shape[1]
     score = torch.zeros_like(cells.centre) if adjoints is not None else None
-    absolute: dict[Operator, Operator] = graph.memo.setdefault("absolute operators", {})
+    absolute: dict[Operator, Operator] = graph.memo.setdefault(("absolute",), {})
     last = graph._last_use()
     stacks: dict[int, Stack] = {}
     slopes: dict[int, Range] = {}

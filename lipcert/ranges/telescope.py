@@ -64,7 +64,7 @@ def telescoped(graph: Graph, cells: Cells, toward: Tensor, adjoints: Mapping[int
     """As `slope.sweep`, for chains."""
     stack, n = _input(cells, toward), cells.centre.shape[1]
     start = stack[0]
-    absolute: dict[Operator, Operator] = graph.memo.setdefault("absolute operators", {})
+    absolute: dict[Operator, Operator] = graph.memo.setdefault(("absolute",), {})
     score = torch.zeros_like(cells.centre) if adjoints is not None else None
     slopes: dict[int, Range] = {}
     products: Stack | None = None  # M_lk for all l so far, rows (b, sum of sizes, size): by input neuron

@@ -67,7 +67,7 @@ def vertex_norms(graph: Graph, slopes: Mapping[int, Range], chosen: Directions, 
 
 def jacobian(graph: Graph, slopes: Range, toward: Tensor) -> Stack:
     """Enclosure of J d for the given slopes (b, neurons) of all elementwise nodes in order."""
-    absolute = graph.memo.setdefault("absolute operators", {})
+    absolute = graph.memo.setdefault(("absolute",), {})
     last = graph._last_use()
     stacks: dict[int, Stack] = {}
     place = 0

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from lipcert import __version__
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.errors import LipcertError, RefusedModel, UnreadableError
+from lipcert.network.question import Question
 from lipcert.query import Norm
 from lipcert.report.digits import digits
 from lipcert.report.plain import plain, printable
@@ -34,6 +35,7 @@ class Report:
     `model`: path, format, sha256, input_shape, output_shape, parameters, neurons and, where known, parity and units.
     `region`: {"kind": "global"}, {"kind": "box", "lower", "upper"} or {"kind": "ball", "center", "radius", "norm"}.
     `max_upper`: the gate; met when a proved upper value exists and is not larger.
+    `question`: all of what was asked; None where no model could be asked.
     """
 
     command: str
@@ -51,6 +53,7 @@ class Report:
     warnings: Sequence[str] = ()
     max_upper: float | None = None
     created: str = field(default_factory=_now)
+    question: Question | None = None
 
     @classmethod
     def of_refused_model(
@@ -170,6 +173,7 @@ class Report:
             "model": plain(self.model),
             "norm": {"input": self.norm.input, "output": self.norm.output},
             "scope": {"region": plain(self.region), "output": self.output},
+            "question": None if self.question is None else self.question.to_dict(),
             "status": self.status,
             "upper": plain(self.upper),
             "lower": plain(self.lower),
@@ -200,9 +204,10 @@ class Report:
                 results=[_result(row) for row in data["results"]],
                 max_upper=(data.get("gate") or {}).get("max_upper"),
                 created=data["created"],
+                question=None if data.get("question") is None else Question.from_dict(data["question"]),
                 **{name: data[name] for name in _COPIED if name in data},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise UnreadableError(f"malformed {SCHEMA} report: {error!r}") from error
 
     def _bounds(self, side: str) -> list[Bound]:

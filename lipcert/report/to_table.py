@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,6 +12,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from lipcert.bound import Bound, Result
+from lipcert.network.claimed import FLAGS
+from lipcert.network.question import Question, region_words
 from lipcert.report.digits import digits
 from lipcert.report.next_steps import next_step
 from lipcert.report.of_jacobian import jacobian_tables
@@ -89,6 +91,8 @@ def verdict(report: Report) -> Panel:
     lines = [interval(report.lower, report.upper).append(f"   {report.status}", style=STYLES[report.status])]
     norms = f"l{report.norm.input} -> l{report.norm.output}"
     lines.append(text(f"{norms}, over {region_words(report.region)}, output {report.output}", "dim"))
+    if report.question is not None and report.question.raw:
+        lines.append(text(f"in {report.question.units()}", "dim"))
     if report.status is not None and (step := next_step(report.status, report.region)):
         lines.append(text(step, "dim"))
     for low, up in report.contradictions:
@@ -104,11 +108,14 @@ def verification(report: Report) -> Panel:
     """What the certificate claims, and whether its proof was followed to the end."""
     summary = report.summary
     accepted = summary["verdict"] == "accepted"
-    lines = [text("certificate accepted", "bold green") if accepted else text("certificate REJECTED", "bold red")]
+    lines: list[RenderableType] = [
+        text("certificate accepted", "bold green") if accepted else text("certificate REJECTED", "bold red")
+    ]
     if summary.get("claim") is not None:
-        norms = f"l{report.norm.input} -> l{report.norm.output}"
-        scope = f"{norms}, over {region_words(report.region)}, output {report.output}"
-        lines.append(text(f"claim: L <= {summary['claim']!r}, {scope}"))
+        p, q = report.norm.input, report.norm.output
+        lines.append(text(f"claim: |f(x) - f(x')|_{q} <= {summary['claim']!r} |x - x'|_{p}"))
+    if report.question is not None:
+        lines.append(claimed(report.question, summary.get("prover_chose") or ()))
     if accepted:
         by = ", ".join(result.method for result in report.results)
         lines.append(text(f"proved again: L <= {summary['proved']!r}, from the numbers found by {by}", "dim"))
@@ -117,14 +124,23 @@ def verification(report: Report) -> Panel:
     return Panel(Group(*lines), expand=False)
 
 
-def region_words(region: Mapping[str, Any]) -> str:
-    if region["kind"] == "box":
-        return "a box"
-    if region["kind"] == "balls":
-        return f"l{region['norm']} balls of radius {region['radius']!r} around {region['count']} points"
-    if region["kind"] == "ball":
-        return f"the l{region['norm']} ball of radius {region['radius']!r}"
-    return "the whole input space"
+def claimed(question: Question, chosen: Collection[str]) -> Table:
+    """The whole question, one part on a line; what only the prover has said is marked."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, words in question.scope().items():
+        mark = text(f"the prover's choice; compare with {FLAGS[name]}", "yellow") if name in chosen else Text()
+        table.add_row(text(PARTS[name], "dim"), text(words), mark)
+    return table
+
+
+PARTS = {
+    "file": "model",
+    "input_name": "input",
+    "units": "units",
+    "output_name": "output",
+    "norm": "norm",
+    "region": "over",
+}
 
 
 def table_of_results(results: Sequence[Result]) -> Table:

@@ -37,7 +37,8 @@ OF_COMMAND: dict[str, tuple[tuple[str, str], ...]] = {
         *((f"balls {name}", f"summary.local.{name}") for name in ("radii", "norm", "count", "data")),
     ),
 }
-OF_THE_MODEL = ("model", "graph", "sha256", "input_name", "output_name")  # in `question`: what may differ
+# in `question`: what may differ, and what is compared above
+OF_THE_MODEL = ("file", "graph", "input_name", "output_name", "options")
 
 
 def question(data: Data, *, names: bool = True) -> dict[str, Any]:
