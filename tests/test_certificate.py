@@ -15,6 +15,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 from torch import Tensor, nn
+from two import run, two
 
 import lipcert
 from lipcert import pipeline
@@ -27,6 +28,7 @@ from lipcert.certify import certify, least_with_proof
 from lipcert.chain import links
 from lipcert.check import check
 from lipcert.errors import CertificateRejected, UnreadableError, UsageError
+from lipcert.network.claimed import question_of
 from lipcert.query import Box, Norm, Output
 from lipcert.segments import cut
 
@@ -163,6 +165,58 @@ def test_genuine_with_normalisation(method: str, tmp_path: Path) -> None:
     other = pipeline.load(module, input_shape=(1, 2, 4, 4), mean=units["mean"], std=(0.25, 0.31))
     assert pipeline.verify(path, plain).summary["place"] == "model.mean"
     assert pipeline.verify(path, other).summary["place"] == "model.std"
+
+
+ASKED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    # what is said of the claim rightly, wrongly, and the place of the difference
+    "norm": ({"norm": "2"}, {"norm": "inf"}, "norm"),
+    "norms": ({"norm": "2->2"}, {"norm": "2->1"}, "norm"),
+    "output": ({"output": "vector"}, {"output": "0"}, "scope.output"),
+    "input": ({"input_name": "x"}, {"input_name": "z"}, "model.input_name"),
+    "shape": ({"input_shape": (1, 2)}, {"input_shape": (1, 3)}, "model.input_shape"),
+    "output name": ({"output_name": "y"}, {"output_name": "z"}, "model.output_name"),
+    "std": ({"std": (1e6,)}, {"std": (1.0,)}, "model.std"),
+    "stds": ({"std": (1e6, 1e6), "mean": (0.0,)}, {"std": (1e6, 1.0)}, "model.std"),
+    "mean": ({"mean": (0.0, 0.0), "std": (1e6,)}, {"mean": (1.0,), "std": (1e6,)}, "model.mean"),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_the_verifier_says_is_compared(name: str, tmp_path: Path) -> None:
+    """relu(diag(1, 2) x) in units of a million: "L <= 2e-06" is true of that question alone."""
+    net, path = two(tmp_path), tmp_path / "c"
+    pipeline.bound(pipeline.load(net, std=[1e6]), methods=["product"], certificate=path)
+    right, wrong, place = ASKED[name]
+    accepted, rejected = pipeline.verify(path, net, **right), pipeline.verify(path, net, **wrong)
+    assert (accepted.exit_code, rejected.exit_code) == (0, 1)
+    assert rejected.summary["place"] == place
+    assert "was asked for" in rejected.summary["reason"]
+    chosen = accepted.summary["prover_chose"]
+    assert ("units" in chosen) == ("std" not in right)
+    assert ("norm" in chosen) == ("norm" not in right)
+
+
+def test_the_whole_question_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, path = two(tmp_path), tmp_path / "c"
+    pipeline.bound(pipeline.load(net, std=[1e6]), methods=["product"], certificate=path)
+    assert run("verify", path, net, "--quiet") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("raw units", "1000000.0", "x, shape 1x2", "y, the whole vector", "l2 -> l2", "the whole input space"):
+        assert words in shown
+    assert shown.count("the prover's choice") == 4
+    said = ("--std", "1e6", "--norm", "2", "--output", "vector", "--input-name", "x", "--input-shape", "1,2")
+    assert run("verify", path, net, "--quiet", *said, "--output-name", "y") == 0
+    assert "the prover's choice" not in capsys.readouterr().out
+    for wrong in (("--std", "1"), ("--mean", "0.5"), ("--norm", "1"), ("--output", "1-0"), ("--output-name", "z")):
+        assert run("verify", path, net, "--quiet", *wrong) == 1
+    assert "REJECTED" in capsys.readouterr().out
+    assert run("verify", path, net, "--norm", "7") == 2
+
+
+def test_the_question_of_a_certificate_is_that_of_the_model(tmp_path: Path) -> None:
+    model, path = pipeline.load(two(tmp_path), std=[2.0]), tmp_path / "c"
+    pipeline.bound(model, methods=["product"], output="1-0", certificate=path)
+    assert question_of(read(path)) == model.question("verify", Norm(), output="1-0")
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "pt2"])

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from two import two
 
 from lipcert.cli.main import main
 from lipcert.errors import UnreadableError, UsageError
 from lipcert.gate import COMMANDS, RULES, judge, read_report
+from lipcert.network.question import Question
+from lipcert.network.wanted import Wanted
 from lipcert.policy import CHECKS, TEMPLATE, WITH, Rule, read_policy, read_rule
+from lipcert.query import Norm
 from lipcert.report.to_sarif import RULES as SARIF_RULES
 from lipcert.verdict import Verdict, passed
 
@@ -22,7 +26,15 @@ def result(value: float, side: str = "upper", rigor: str = "proved", method: str
     return {**row, "reason": None, "node": None, "certificate": None, "witness": None, "details": {}}
 
 
-def bound_report(upper: float | None = 10.0, lower: float = 4.0, **changes: Any) -> dict[str, Any]:
+def question(data: dict[str, Any]) -> dict[str, Any]:
+    """The one that the other fields of a report tell."""
+    norm, asked = Norm(**data["norm"]), data["summary"].get("asked", {})
+    scope = data["scope"]
+    made = Question.of(data["command"], data["model"], "cd" * 32, norm, scope["region"], scope["output"], asked)
+    return made.to_dict()
+
+
+def bound_report(upper: float | None = 10.0, lower: float | None = 4.0, **changes: Any) -> dict[str, Any]:
     data: dict[str, Any] = {
         "schema": "lipcert.report/1",
         "command": "bound",
@@ -37,7 +49,8 @@ def bound_report(upper: float | None = 10.0, lower: float = 4.0, **changes: Any)
         "summary": {"accuracy": 0.9},
         "warnings": [],
     }  # fmt: skip
-    return data | changes
+    data |= changes
+    return data | {"question": question(data)}
 
 
 def radius_report(radii: list[float], attacked: list[float | None] | None = None, **changes: Any) -> dict[str, Any]:
@@ -52,8 +65,9 @@ def radius_report(radii: list[float], attacked: list[float | None] | None = None
         }
         for i, (r, a) in enumerate(zip(radii, attacked, strict=True))
     ]
-    data = bound_report(None, command="radius", points=points, results=[]) | {"lower": None}
-    return data | {"summary": {"asked": {"samples": len(radii)}, "labelled": True}} | changes
+    summary = {"asked": {"samples": len(radii)}, "labelled": True}
+    changes = {"command": "radius", "points": points, "results": [], "lower": None, "summary": summary} | changes
+    return bound_report(None, **changes)
 
 
 def verdict(
@@ -158,7 +172,11 @@ def test_a_flawed_report_meets_no_rule(key: str, value: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "key", ["schema", "command", "model", "norm", "scope", "results", "points", "summary", "self_check", "warnings"]
+    "key",
+    [
+        *("schema", "command", "model", "norm", "scope", "results", "points", "summary", "self_check", "warnings"),
+        "question",
+    ],
 )
 def test_a_missing_field_meets_no_rule(key: str, tmp_path: Path) -> None:
     for rule, data, baseline, expected in CASES:
@@ -243,3 +261,108 @@ def test_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_no_verdicts_are_no_pass() -> None:
     assert not passed([])
+
+
+# Rules are questions.
+
+RULE = {"max_upper": 1.5, "norm": "2"}
+BOX = {"region": {"kind": "box", "lower": [-1.0, -1.0], "upper": [-0.5, -0.5]}, "output": "vector"}
+RAW = LARGE["model"] | {"units": {"mean": None, "std": [1e6]}}
+ELSEWHERE: dict[str, tuple[dict[str, Any], str]] = {
+    "units": (bound_report(1.0, 1.0, model=RAW), "std [1000000.0]"),
+    "output": (bound_report(1.0, 1.0, scope={"region": {"kind": "global"}, "output": "0"}), "entry 0"),
+    "region": (bound_report(1.0, 1.0, scope=BOX), "the box -1.0:-0.5"),
+    "norm": (bound_report(1.0, 1.0, norm={"input": "inf", "output": "inf"}), "linf -> linf"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_report_of_another_question_meets_nothing(name: str, tmp_path: Path) -> None:
+    data, words = ELSEWHERE[name]
+    found = verdict(RULE, data, tmp_path)
+    assert found.status == "not proved"
+    assert "over the whole input space, output vector, in the model's own units" in found.message
+    assert f"near it: {tmp_path}/r.json" in found.message
+    assert words in found.message
+    says = {"units": {"units": "raw"}, "output": {"output": "0"}, "region": {"region": "box -1:-0.5"}}
+    assert (
+        verdict((RULE if name != "norm" else RULE | {"norm": "inf"}) | says.get(name, {}), data, tmp_path).status
+        == "met"
+    )
+
+
+def test_a_field_of_another_question_meets_nothing(tmp_path: Path) -> None:
+    for data, _ in list(ELSEWHERE.values())[:3]:
+        assert verdict({"field": "upper", "max": 1.5}, data, tmp_path).status == "not proved"
+    radii = radius_report([0.2, 0.2], model=RAW)
+    assert verdict(ACCURACY, radii, tmp_path).status == "not proved"
+    assert verdict(ACCURACY | {"units": {"std": 1e6}}, radii, tmp_path).status == "met"
+
+
+def test_rules_about_a_report_itself_do_not_pass_it_by(tmp_path: Path) -> None:
+    """A report in raw units, of another model: the rule about its model must see it."""
+    other = bound_report(model=RAW | {"sha256": "ef" * 32})
+    assert verdict({"model_sha256": "ab" * 32}, other, tmp_path).status == "violated"
+
+
+def test_a_report_without_its_question_is_no_answer(tmp_path: Path) -> None:
+    older = {k: v for k, v in LARGE.items() if k != "question"}
+    assert "older reports" in verdict({"max_upper": 10}, older, tmp_path).message
+    refused = bound_report(None) | {"question": None, "results": [{"status": "refused", "reason": "node x: too odd"}]}
+    assert verdict({"max_upper": 10}, refused, tmp_path).message == "node x: too odd"
+    for change in ({"norm": {"input": "1", "output": "1"}}, {"scope": BOX}, {"model": RAW}, {"command": "layers"}):
+        found = verdict({"max_upper": 10}, LARGE | change, tmp_path)
+        assert (found.status, "at odds with its question" in found.message) == ("not proved", True)
+    for damaged in ({}, [], "x", {**LARGE["question"], "std": ["x"]}):
+        assert "damaged" in verdict({"max_upper": 10}, LARGE | {"question": damaged}, tmp_path).message
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_baseline_of_another_question_is_none(name: str, tmp_path: Path) -> None:
+    rule = {"max_regression_percent": 900, "units": "any", "output": "any", "region": "any", "allow_other_model": True}
+    found = verdict(rule, ELSEWHERE[name][0], tmp_path, LARGE)
+    assert found.status == "not proved"
+    assert "no --baseline asks the same question" in found.message
+    assert verdict(rule, ELSEWHERE[name][0], tmp_path, ELSEWHERE[name][0]).status == "met"
+
+
+def test_verdicts_are_no_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`lipcert gate *.json` where the last run left its verdicts."""
+    policy, report, verdicts = tmp_path / "gate.toml", tmp_path / "r.json", tmp_path / "v.json"
+    report.write_text(json.dumps(LARGE))
+    policy.write_text("[[rule]]\nmax_upper = 10\n")
+    for _ in range(2):
+        given = [str(file) for file in (report, verdicts) if file.exists()]
+        assert run("gate", *given, "--policy", str(policy), "--json", str(verdicts)) == 0
+    assert "v.json: verdicts of a gate, no report: skipped" in capsys.readouterr().err
+    assert run("gate", str(verdicts), "--policy", str(policy)) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["region = 'half'", "region = 3", "units = 'feet'", "units = {max = 1}", "output = 'all'", "input = 3"]
+)
+def test_questions_that_make_no_sense(text: str, tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text(f"[[rule]]\nmax_upper = 3\n{text}\n")
+    with pytest.raises(UsageError, match="rule 1"):
+        read_policy(tmp_path / "gate.toml")
+
+
+def test_the_reports_that_passed_once(tmp_path: Path) -> None:
+    """relu(diag(1, 2) x), L = 2: max_upper = 1.5 was met by each of these reports."""
+    net = two(tmp_path)
+    (tmp_path / "gate.toml").write_text('[[rule]]\nmax_upper = 1.5\nnorm = "2"\n')
+    for options in (["--std", "1e6"], ["--output", "0"], ["--box=-1:-0.5"], ["--norm", "1", "--std", "1e6"]):
+        out = str(tmp_path / "r.json")
+        assert (
+            run("bound", str(net), *options, "--method", "absolute", "--method", "jacobian", "--json", out, "--quiet")
+            == 0
+        )
+        assert json.loads(Path(out).read_text())["upper"] <= 1.5
+        assert run("gate", out, "--policy", str(tmp_path / "gate.toml")) == 1
+
+
+def test_a_rule_in_part_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: rules that compare norm and command alone, as they once did."""
+    monkeypatch.setattr(Wanted, "miss", lambda self, asked: None if self.norm in (None, asked.norm) else "norm")
+    met = [name for name, (data, _) in ELSEWHERE.items() if verdict(RULE, data, tmp_path).status == "met"]
+    assert met == ["units", "output", "region"]

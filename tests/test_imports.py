@@ -52,7 +52,16 @@ ORDER = (
     *("compose", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
     *("rounding", "certificate", "strict", "query", "bound", "verdict", "terms", "errors"),
 )
-LIGHT = ("lipcert", "lipcert.__main__", "lipcert.cli.main", "lipcert.errors", "lipcert.bound", "lipcert.query")
+LIGHT = (
+    "lipcert",
+    "lipcert.__main__",
+    "lipcert.cli.main",
+    "lipcert.errors",
+    "lipcert.bound",
+    "lipcert.query",
+    "lipcert.network.wanted",
+    "lipcert.network.claimed",
+)
 REPORT = tuple(f"lipcert.report.{path.stem}" for path in sorted((PACKAGE / "report").glob("[!_]*.py")))
 NUMERICAL = ("torch", "numpy", "onnx", "onnxruntime", "scipy", "cvxpy", "scs", "clarabel", "jaxtyping", "matplotlib")
 

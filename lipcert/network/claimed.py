@@ -88,5 +88,5 @@ FLAGS = {  # how to say it
 
 def _words(value: Any) -> str:
     if value is None:
-        return "none"
+        return "none (the model's own units)"
     return f"l{value.input} -> l{value.output}" if isinstance(value, Norm) else short(value)
