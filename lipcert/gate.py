@@ -30,12 +30,18 @@ class NotProved(Exception):
 
 @dataclass(frozen=True)
 class Given:
-    """A report file. `flaw`: why no rule can stand on it. `question`: None only with a flaw."""
+    """A report file. `flaw`: why nothing can stand on it. `unasked`: why no rule can, for it does not say which question
+    it answers; then `question` is None."""
 
     path: str
     data: Mapping[str, Any]
     flaw: str | None = None
     question: Question | None = None
+    unasked: str | None = None
+
+    @property
+    def unfit(self) -> str | None:
+        return self.flaw or self.unasked
 
     @property
     def verdicts(self) -> bool:
@@ -55,6 +61,9 @@ def read_report(path: str | Path) -> Given:
     flaw = _flaw(data)
     if flaw is not None:
         return Given(str(path), data, flaw)
+    if data.get("question") is None:
+        reasons = [str(row["reason"]) for row in data["results"] if isinstance(row, dict) and row.get("reason")]
+        return Given(str(path), data, unasked=reasons[0] if reasons else UNASKED)
     try:
         question = Question.from_dict(data["question"])
     except (ValueError, RecursionError) as error:
@@ -73,9 +82,6 @@ def _flaw(data: Mapping[str, Any]) -> str | None:
     for key, kind in {**shapes, "self_check": dict, "warnings": list, "command": str}.items():
         if not isinstance(data[key], kind):
             return f"its field {key!r} is not as the schema says"
-    if data.get("question") is None:
-        reasons = [str(row["reason"]) for row in data["results"] if isinstance(row, dict) and row.get("reason")]
-        return reasons[0] if reasons else "it does not say which question it answers (older reports did not): run again"
     if any(isinstance(word, str) and word.startswith("interrupted") for word in data["warnings"]):
         return "the run was interrupted: its results are incomplete"
     return None
@@ -86,7 +92,7 @@ def judge(rules: Sequence[Rule], reports: Sequence[Given], baselines: Sequence[G
     verdicts = []
     reports, baselines = ([given for given in some if not given.verdicts] for some in (reports, baselines))
     for rule in rules:
-        about = [report for report in reports if report.flaw is not None or _miss(rule, report) is None]
+        about = [report for report in reports if report.unfit is not None or _miss(rule, report) is None]
         if not about:
             missing = f"no report answers it{_asked(rule)}{_near(rule, reports)}"
             verdicts.append(Verdict(rule.name, rule.check, "not proved", missing))
@@ -106,7 +112,7 @@ def _asked(rule: Rule) -> str:
 def _near(rule: Rule, reports: Sequence[Given]) -> str:
     """Reports of the right command, with the first field in which each asks something else."""
     command = _commands(rule)
-    near = [r for r in reports if r.flaw is None and (command is None or r.data["command"] in command)]
+    near = [r for r in reports if r.unfit is None and (command is None or r.data["command"] in command)]
     found = [f"{report.path}: {_miss(rule, report)}" for report in near[:NEAR]]
     found += ["..."] if len(near) > NEAR else []
     return f"; near it: {'; '.join(found)}" if found else ""
@@ -130,8 +136,8 @@ def _miss(rule: Rule, report: Given) -> str | None:
 
 
 def _answer(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
-    if report.flaw is not None:
-        return "not proved", report.flaw, ()
+    if report.unfit is not None:
+        return "not proved", report.unfit, ()
     if report.data["self_check"].get("passed") is not True:
         inside = tuple(i for i in report.data["self_check"].get("points") or () if isinstance(i, int))
         return "violated", "the report failed its own self-check: one of its values is wrong", inside
@@ -299,8 +305,8 @@ def _baseline(report: Given, baselines: Sequence[Given]) -> Given:
     assert report.question is not None
     why = "no --baseline was given"
     for base in baselines:
-        if base.question is None or base.flaw is not None:
-            why = f"{base.path}: {base.flaw}"
+        if base.question is None or base.unfit is not None:
+            why = f"{base.path}: {base.unfit}"
             continue
         found = report.question.of_any_model().first_difference(base.question.of_any_model())
         if found is None:
@@ -362,6 +368,7 @@ OF_VALUES = (
     "max_regression_percent",
     "field",
 )
+UNASKED = "it does not say which question it answers (older reports did not): run again"
 NEAR = 3  # reports that a verdict names
 RULES: dict[str, Callable[[Rule, Given, Sequence[Given]], Answer]] = {
     "max_upper": max_upper,

@@ -196,21 +196,20 @@ def test_what_the_verifier_says_is_compared(name: str, tmp_path: Path) -> None:
     assert ("norm" in chosen) == ("norm" not in right)
 
 
-def test_the_whole_question_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_question_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     net, path = two(tmp_path), tmp_path / "c"
     pipeline.bound(pipeline.load(net, std=[1e6]), methods=["product"], certificate=path)
     assert run("verify", path, net, "--quiet") == 0
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capfd.readouterr().out.split())
     for words in ("raw units", "1000000.0", "x, shape 1x2", "y, the whole vector", "l2 -> l2", "the whole input space"):
         assert words in shown
     assert shown.count("the prover's choice") == 4
     said = ("--std", "1e6", "--norm", "2", "--output", "vector", "--input-name", "x", "--input-shape", "1,2")
     assert run("verify", path, net, "--quiet", *said, "--output-name", "y") == 0
-    assert "the prover's choice" not in capsys.readouterr().out
+    assert "the prover's choice" not in capfd.readouterr().out
     for wrong in (("--std", "1"), ("--mean", "0.5"), ("--norm", "1"), ("--output", "1-0"), ("--output-name", "z")):
         assert run("verify", path, net, "--quiet", *wrong) == 1
-    assert "REJECTED" in capsys.readouterr().out
-    assert run("verify", path, net, "--norm", "7") == 2
+    assert "REJECTED" in capfd.readouterr().out
 
 
 def test_the_question_of_a_certificate_is_that_of_the_model(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import lipcert
 from lipcert.bound import Bound, Refusal
 from lipcert.cli.main import main
 from lipcert.errors import SelfCheckFailed, UnreadableError, UsageError
+from lipcert.network.question import Question
 from lipcert.query import Norm
 from lipcert.report.comparison import WORDS, Change, Quantity, Verdict
 from lipcert.report.of_comparison import ORDER, comparison_markdown
@@ -141,9 +142,13 @@ def test_a_whole_question_in_the_report_is_compared(tmp_path: Path) -> None:
     paths = written(tmp_path, bound(1, 2), bound(1, 2, "b"))
     for place, path in enumerate(paths):
         data = json.loads(Path(path).read_text())
-        data["question"] = {"sha256": str(place), "fixed inputs": {"theta": place}}
+        scope = data["scope"]
+        asked = Question.of(
+            "bound", data["model"], "cd" * 32, Norm(**data["norm"]), scope["region"], scope["output"], {"seed": place}
+        )
+        data["question"] = asked.to_dict() | {"fixed": {"theta": str(place)}}
         Path(path).write_text(json.dumps(data))
-    with pytest.raises(UsageError, match=r"question fixed inputs is \{'theta': 0\}"):
+    with pytest.raises(UsageError, match=r"question fixed is \{'theta': '0'\}"):
         lipcert.compare(*paths)
 
 

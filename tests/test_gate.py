@@ -247,14 +247,14 @@ def run(*arguments: str) -> int:
     return int(stop.value.code or 0)
 
 
-def test_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_status(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     policy, report = tmp_path / "gate.toml", tmp_path / "r.json"
     report.write_text(json.dumps(LARGE))
     for limit, status in ((10, 0), (9, 1), (3, 1)):
         policy.write_text(f"[[rule]]\nmax_upper = {limit}\n")
         assert run("gate", str(report), "--policy", str(policy), "--json", str(tmp_path / "v.json")) == status
         assert json.loads((tmp_path / "v.json").read_text())["passed"] == (status == 0)
-    assert "gate NOT met" in capsys.readouterr().out
+    assert "gate NOT met" in capfd.readouterr().out
     assert run("gate", "--policy", str(policy)) == 2
     assert run("gate", str(tmp_path / "none.json"), "--policy", str(policy)) == 2
 
@@ -326,7 +326,7 @@ def test_a_baseline_of_another_question_is_none(name: str, tmp_path: Path) -> No
     assert verdict(rule, ELSEWHERE[name][0], tmp_path, ELSEWHERE[name][0]).status == "met"
 
 
-def test_verdicts_are_no_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verdicts_are_no_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """`lipcert gate *.json` where the last run left its verdicts."""
     policy, report, verdicts = tmp_path / "gate.toml", tmp_path / "r.json", tmp_path / "v.json"
     report.write_text(json.dumps(LARGE))
@@ -334,7 +334,7 @@ def test_verdicts_are_no_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for _ in range(2):
         given = [str(file) for file in (report, verdicts) if file.exists()]
         assert run("gate", *given, "--policy", str(policy), "--json", str(verdicts)) == 0
-    assert "v.json: verdicts of a gate, no report: skipped" in capsys.readouterr().err
+    assert "v.json: verdicts of a gate, no report: skipped" in capfd.readouterr().err
     assert run("gate", str(verdicts), "--policy", str(policy)) == 1
 
 

@@ -6,6 +6,7 @@ A new option that takes a file gets its row here; a test fails while it is missi
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import mmap
 import os
@@ -79,6 +80,7 @@ def check(command: str, asked: Mapping[str, Any]) -> None:
         return
     reads, writes = (_named(table, command, asked) for table in (READS, WRITES))
     in_place = [(READS[a], str(asked[a]), WRITES[b]) for a, b in REPLACED_BY.items() if asked.get(a) is not None]
+    in_place += [(READS["gate.reports"], path, WRITES["json"]) for path in _old_verdicts(command, asked)]
     more_reads, more_writes = FURTHER.get(command, lambda asked: ([], []))(asked)
     reads, writes = reads + more_reads, writes + more_writes
     for flag, path in writes:
@@ -114,6 +116,19 @@ def check_model(model: object) -> None:
         os.stat(path)
     except (OSError, ValueError) as error:
         raise UnreadableError(f"{path}: {reason(error)}") from error
+
+
+def _old_verdicts(command: str, asked: Mapping[str, Any]) -> list[str]:
+    """`lipcert gate *.json --json v.json` for the second time: old verdicts are skipped, not read, and new ones replace them."""
+    if command != "gate":
+        return []
+    from lipcert.gate import read_report
+
+    found = []
+    for path in asked.get("reports") or ():
+        with contextlib.suppress(UnreadableError):
+            found += [str(path)] if read_report(path).verdicts else []
+    return found
 
 
 def _named(table: Mapping[str, str], command: str, asked: Mapping[str, Any]) -> Named:

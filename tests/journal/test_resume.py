@@ -23,6 +23,7 @@ from lipcert.journal import resume as resuming
 from lipcert.journal.seal import Seal
 from lipcert.network.question import Question
 from lipcert.pipeline import Model
+from lipcert.plane import through_coordinates
 from lipcert.report.report import Report
 
 X = np.array([[0.5, 0.5], [1.0, 3.0], [2.0, 0.1]])
@@ -164,6 +165,26 @@ def test_other_models_and_units_are_refused_by_name(
         TASKS[task](lipcert.load(two(folder, second=200.0)), resume=reports[task])
 
 
+def test_another_plane_is_another_question() -> None:
+    """Two inputs move and the third is held: at another value, or in another order, it is another function."""
+    model = lipcert.load(torch.nn.Linear(3, 2), input_shape=(1, 3))
+    x = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    first, other = through_coordinates(model.graph, 0, 1, x), through_coordinates(model.graph, 0, 1, 2 * x)
+    before = _box(model, plane=first)
+    assert _box(model, plane=first, resume=before).upper == before.upper
+    for plane in (other, through_coordinates(model.graph, 1, 0, x)):
+        with pytest.raises(UsageError, match="another question: its plane"):
+            _box(model, plane=plane, resume=before)
+
+
+def test_other_options_of_a_method_are_another_question(model: Model) -> None:
+    before = _pairs(model, methods=["lipsdp"], multipliers="layer")
+    assert _pairs(model, methods=["lipsdp"], multipliers="layer", resume=before).upper == before.upper
+    for multipliers in ("neuron", None):
+        with pytest.raises(UsageError, match="another question: its methods"):
+            _pairs(model, methods=["lipsdp"], multipliers=multipliers, resume=before)
+
+
 def test_reports_of_other_commands_are_refused(model: Model, reports: dict[str, Report]) -> None:
     for task, ask in TASKS.items():
         for other, report in reports.items():
@@ -276,7 +297,7 @@ def test_a_row_that_stands_twice_counts_once(model: Model, reports: dict[str, Re
         assert timeless(again.to_dict())["points"] == timeless(whole)["points"]
 
 
-def test_units_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_units_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As it was found: with the report of the model's units, 2.00001 came out as proved where the truth is 200."""
     net, data = two(tmp_path), tmp_path / "d.npz"
     np.savez(data, x=X, y=Y)
@@ -284,7 +305,7 @@ def test_units_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run(*asked) == 0
     raw = ("local", net, "--at", data, "--eps", "0.1", "--quiet", "--json", tmp_path / "b.json", "--std", "0.01")
     assert run(*raw, "--resume", tmp_path / "a.json") == 2
-    assert "another question: its --std is None, here it is [0.01]" in capsys.readouterr().err
+    assert "another question: its --std is None, here it is [0.01]" in capfd.readouterr().err
     assert run(*raw) == 0
     assert json.loads((tmp_path / "b.json").read_text())["upper"] >= 200.0
     grids = ("local", net, "--grid", "3x2", "--box=-1:1", "--quiet", "--json", tmp_path / "g.json")

@@ -21,6 +21,11 @@ FEW_INPUTS = 6  # whose intervals fit on a line
 QUANTILES = ("0.05", "0.5", "0.95")
 
 
+def units(report: Report) -> str:
+    """Said where they are not the model's own: numbers in raw units are other numbers."""
+    return f", in {report.question.units()}" if report.question is not None and report.question.raw else ""
+
+
 def section(name: str, data: Data, number: int) -> dict[str, Any]:
     """`name`: the report's file; `number`: its place on the page."""
     report = Report.from_dict(data)
@@ -30,7 +35,7 @@ def section(name: str, data: Data, number: int) -> dict[str, Any]:
         "title": Path(str(report.model.get("path") or "model")).name,
         "command": report.command,
         "scope": f"l{report.norm.input} to l{report.norm.output}, over {region_words(report.region)}, "
-        f"output {report.output}",
+        f"output {report.output}" + units(report),
         "status": report.status,
         "exit": report.exit_code,
         "lower": None if report.lower is None else digits(report.lower, "lower"),
