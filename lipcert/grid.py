@@ -298,5 +298,6 @@ def _resumed(before: Resumed, count: int) -> Values:
             numbers = [absent if v is None else v for v in group[name]]
             getattr(values, name)[here] = torch.tensor(numbers, dtype=torch.float64)
         before.note(sum(group["done"]), 0)
+    values.done &= torch.isfinite(values.upper)  # what has no value yet is tried again
     values.best = dict(best or {}) if before.taken else {}
     return values

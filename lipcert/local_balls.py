@@ -95,6 +95,7 @@ def local(
     question = model.question("balls", norm, region, str(functional), asked)
     before = go_on(resume, question)
     rows = before.rows("points", by=lambda row: (row["index"], row["eps"]))
+    rows = [row for row in rows if row["upper"] is not None]  # what has no value yet is tried again
     done = {(row["index"], row["eps"]) for row in rows}
     whole: list[Result] = []
     start = time.perf_counter()
