@@ -164,7 +164,9 @@ class Comparison:
 
     @property
     def same_model(self) -> bool:
-        return self.before["sha256"] is not None and self.before["sha256"] == self.after["sha256"]
+        """Equal files, and equal graphs as far as the reports say: weights may lie beside the file."""
+        same = all(self.before.get(name) == self.after.get(name) for name in ("sha256", "graph"))
+        return same and self.before["sha256"] is not None
 
     def worse(self, *, also_weaker: bool = False) -> bool:
         """Something is worse. `also_weaker`: or less is guaranteed than before, or is not said any more."""

@@ -49,7 +49,9 @@ class _Given:
 
     def words(self) -> dict[str, Any]:
         model = self.data["model"]
-        return {"report": self.name, "model": model.get("path"), "sha256": model.get("sha256")}
+        asked = self.data.get("question")
+        graph = asked.get("graph") if isinstance(asked, Mapping) else None
+        return {"report": self.name, "model": model.get("path"), "sha256": model.get("sha256"), "graph": graph}
 
 
 def _given(report: str | Path | Report, place: str) -> _Given:

@@ -14,6 +14,7 @@ from lipcert import measure, pipeline
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.data import fingerprint
 from lipcert.errors import LipcertError, RefusedModel, UsageError
+from lipcert.network.question import Question
 from lipcert.pipeline import Model, Progress
 from lipcert.query import Norm
 from lipcert.report.report import Report
@@ -53,7 +54,7 @@ def track(
         raise UsageError("track: give checkpoints: files, folders or patterns")
     count = sum(len(one.files) for one in series)
     rows: list[dict[str, Any]] = []
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[Question, dict[str, Any]] = {}  # the first and the last of two trainings are often one file
     shapes: dict[str, Any] = {"input_shape": None, "output_shape": None}
     assumptions: dict[str, None] = {}
 
@@ -76,25 +77,26 @@ def track(
                 if progress is not None:
                     progress(f"checkpoint {file.name}", len(rows), count)
                 place = {"series": one.name, "step": step, "path": str(file)}
-                key = _sha256(file)
-                if key not in known:  # the first and the last of two trainings are often one file
-                    try:
-                        model = pipeline.load(
-                            file,
-                            input_shape=input_shape,
-                            input_name=input_name,
-                            output_name=output_name,
-                            mean=mean,
-                            std=std,
-                            reader=reader,
-                            seed=seed,
-                        )
-                        shapes |= {name: model.info[name] for name in shapes}
-                        assumptions |= dict.fromkeys(model.assumptions)
+                try:
+                    model = pipeline.load(
+                        file,
+                        input_shape=input_shape,
+                        input_name=input_name,
+                        output_name=output_name,
+                        mean=mean,
+                        std=std,
+                        reader=reader,
+                        seed=seed,
+                    )
+                    shapes |= {name: model.info[name] for name in shapes}
+                    assumptions |= dict.fromkeys(model.assumptions)
+                    key = model.question("track", norm)  # of equal files the weights may lie beside them, and differ
+                    if key not in known:
                         known[key] = _measured(model, norm, methods, x, y, budget, seed)
-                    except LipcertError as problem:
-                        known[key] = _failed(problem)
-                rows.append(place | {"sha256": key} | known[key])
+                    found = known[key]
+                except LipcertError as problem:
+                    found = _failed(problem)
+                rows.append(place | {"sha256": _sha256(file)} | found)
     except KeyboardInterrupt as stop:
         stop.partial_report = report()  # type: ignore[attr-defined]
         raise

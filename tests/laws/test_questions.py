@@ -6,11 +6,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
-from two import fresh, loaded
+from two import fresh, loaded, two
 
 import lipcert
+from lipcert.errors import UsageError
 from lipcert.ir import Graph, Node
 from lipcert.pipeline import Model
 
@@ -98,3 +100,19 @@ def test_a_model_is_not_changed_by_training_what_it_was_read_from() -> None:
         with torch.no_grad():
             module.weight.mul_(100.0)
         assert lipcert.bound(fresh(model), methods=["product"]).upper == before
+
+
+def test_equal_files_with_other_weights_beside_them(tmp_path: Path) -> None:
+    """ONNX with external data: two checkpoints whose files are equal to the byte, and whose weights are not."""
+    for name, second in (("a", 2.0), ("b", 200.0)):
+        (tmp_path / name).mkdir()
+        net = onnx.load(two(tmp_path / name, second))
+        where = {"all_tensors_to_one_file": True, "location": "net.data", "size_threshold": 0}
+        onnx.save_model(net, tmp_path / name / "net.onnx", save_as_external_data=True, **where)
+    first, other = (tmp_path / name / "net.onnx" for name in ("a", "b"))
+    assert first.read_bytes() == other.read_bytes()
+    found = lipcert.track([first, other], methods=["product"]).summary["track"]["checkpoints"]
+    assert [row["upper"] for row in found] == pytest.approx([2.0, 200.0])
+    before = lipcert.bound(lipcert.load(first), output="pairs", methods=["product"])
+    with pytest.raises(UsageError, match="network as read"):
+        lipcert.bound(lipcert.load(other), output="pairs", methods=["product"], resume=before)
