@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,8 @@ def test_the_whole_question_is_printed(tmp_path: Path, capfd: pytest.CaptureFixt
 def test_the_question_of_a_certificate_is_that_of_the_model(tmp_path: Path) -> None:
     model, path = pipeline.load(two(tmp_path), std=[2.0]), tmp_path / "c"
     pipeline.bound(model, methods=["product"], output="1-0", certificate=path)
-    assert question_of(read(path)) == model.question("verify", Norm(), output="1-0")
+    asked = model.question("verify", Norm(), output="1-0")
+    assert question_of(read(path)) in (asked, replace(asked, graph=""))
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "pt2"])

@@ -23,7 +23,7 @@ def question_of(certificate: Certificate) -> Question:
         network.mean,
         network.std,
         network.output_name,
-        network.graph,
+        network.graph or "",  # format 2 names no graph: it is that of the model
         certificate.norm,
         frozen({"kind": "global"}),
         str(certificate.output),
