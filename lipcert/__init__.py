@@ -119,7 +119,7 @@ def bound(
     certificate: str | Path | None = None,
     multipliers: str | None = None,
     solver: str | None = None,
-    resume: str | Path | None = None,
+    resume: str | Path | Report | None = None,
 ) -> Report:
     """Certified interval `report.lower <= L <= report.upper` in the norms p -> q of `norm` ("1", "2", "inf", "1->2").
 
@@ -166,7 +166,7 @@ def local(
     methods: Sequence[str] | None = None,
     rtol: float = 0.01,
     budget: float = 1.0,
-    resume: Report | None = None,
+    resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Report:
@@ -210,7 +210,7 @@ def local_grid(
     jacobians: int = 0,
     plane: Any = None,
     budget: float | None = None,
-    resume: Report | None = None,
+    resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Report:
@@ -281,7 +281,7 @@ def jacobian(
     to_node: str | None = None,
     laplacian: bool = False,
     norm: str | float | Norm = "2",
-    resume: Report | None = None,
+    resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Report:
@@ -343,7 +343,7 @@ def radius(
     tolerance: float | None = None,
     attack: Any = None,
     adversarial: str | Path | None = None,
-    resume: str | Path | None = None,
+    resume: str | Path | Report | None = None,
     seed: int = 0,
 ) -> Report:
     """Certified robustness radii of samples x (k, ...) with labels y (k,), in the norm of `norm`: `report.points`.
@@ -412,15 +412,35 @@ def verify(
     certificate: str | Path,
     model: str | Path | nn.Module | Model,
     *,
+    norm: str | Norm | None = None,
+    output: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    input_name: str | None = None,
+    output_name: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     reader: str = "own",
     seed: int = 0,
 ) -> Report:
     """Prove the claim of a certificate file again, without any solver: `report.summary["verdict"]`.
 
-    Shape, names and normalisation are read from the certificate; a module is read with them.
+    What is said here of the question is compared with the certificate; the rest is read from it, was chosen by the
+    prover, and is listed in `report.summary["prover_chose"]`. A module is read with the shape of the certificate.
     """
     from lipcert import pipeline
     from lipcert.tasks import given
 
     with given.python_words():
-        return pipeline.verify(certificate, model, reader=reader, seed=seed)
+        return pipeline.verify(
+            certificate,
+            model,
+            norm=norm,
+            output=output,
+            input_shape=input_shape,
+            input_name=input_name,
+            output_name=output_name,
+            mean=mean,
+            std=std,
+            reader=reader,
+            seed=seed,
+        )
