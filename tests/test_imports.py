@@ -49,7 +49,7 @@ ORDER = (
     ),
     *("network",),
     *("ir",),
-    *("compose", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
+    *("compose", "radial", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
     *("rounding", "certificate", "strict", "query", "bound", "verdict", "terms", "errors"),
 )
 LIGHT = (

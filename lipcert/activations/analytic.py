@@ -18,7 +18,7 @@ POSITIVE = (0.0, INF)
 
 EXP_CURVE = Curve(lambda x: enclose(torch.exp(x)), always(0.0, INF))
 EXP = row("exp", torch.exp, EXP_CURVE, EXP_CURVE, monotone=True, curvatures_on=EXP_CURVE)
-EXPM1 = row("expm1", torch.expm1, EXP_CURVE, Curve(lambda x: enclose(torch.expm1(x)), always(-1.0, INF)), monotone=True)
+EXPM1 = row("expm1", torch.expm1, EXP_CURVE, Curve(lambda x: enclose(torch.expm1(x)), always(-1.0, INF)), monotone=True, curvatures_on=EXP_CURVE)
 
 # log: 1 / x on x > 0 (|x| so that -0.0 reads as 0); log1p: 1 / (1 + x) on x > -1
 LOG = row(
@@ -27,6 +27,7 @@ LOG = row(
     Curve(lambda x: enclose(1 / x.abs(), 2.0), always(0.0, INF), domain=POSITIVE),
     Curve(lambda x: enclose(torch.log(x)), always(-INF, INF), domain=POSITIVE),
     monotone=True,
+    curvatures_on=Curve(lambda x: enclose(-1 / x.abs() / x.abs(), 3.0), always(-INF, 0.0), domain=POSITIVE),
 )
 LOG1P = row(
     "log1p",
@@ -34,6 +35,7 @@ LOG1P = row(
     Curve(lambda x: enclose(1 / (1 + x), 3.0), always(0.0, INF), domain=(-1.0, INF)),
     Curve(lambda x: enclose(torch.log1p(x)), always(-INF, INF), domain=(-1.0, INF)),
     monotone=True,
+    curvatures_on=Curve(lambda x: enclose(-1 / (1 + x) / (1 + x), 6.0), always(-INF, 0.0), domain=(-1.0, INF)),
 )
 
 # sqrt: 1 / (2 sqrt x); 1 / sqrt x: -1 / (2 x sqrt x), divided twice so that x sqrt x cannot underflow
@@ -44,6 +46,9 @@ SQRT = row(
     Curve(lambda x: enclose(x.abs().sqrt(), 1.0), always(0.0, INF), domain=POSITIVE),
     monotone=True,
     domain=POSITIVE,
+    curvatures_on=Curve(
+        lambda x: enclose(-0.25 / x.abs() / x.abs().sqrt(), 4.0), always(-INF, 0.0), domain=POSITIVE
+    ),
 )
 RSQRT = row(
     "rsqrt",
@@ -51,6 +56,9 @@ RSQRT = row(
     Curve(lambda x: enclose(-0.5 / x.abs() / x.abs().sqrt(), 4.0), always(-INF, 0.0), domain=POSITIVE),
     Curve(lambda x: enclose(1 / x.abs().sqrt(), 3.0), always(0.0, INF), domain=POSITIVE),
     domain=POSITIVE,
+    curvatures_on=Curve(
+        lambda x: enclose(0.75 / x.abs() / x.abs() / x.abs().sqrt(), 5.0), always(0.0, INF), domain=POSITIVE
+    ),
 )
 
 # 1 / x: -1 / x^2 away from 0, and nothing finite across it (there difference quotients take every sign)
@@ -59,6 +67,7 @@ RECIPROCAL = row(
     torch.reciprocal,
     Curve(lambda x: enclose(-1 / x.abs() / x.abs(), 3.0), always(-INF, INF), lambda: (pole(ZERO),)),
     Curve(lambda x: enclose(1 / x, 1.0), always(-INF, INF), lambda: (pole(ZERO),)),
+    curvatures_on=Curve(lambda x: enclose(2 / x / x / x, 4.0), always(-INF, INF), lambda: (pole(ZERO),)),
 )
 
 SQUARE = row(
@@ -66,6 +75,7 @@ SQUARE = row(
     torch.square,
     Curve(lambda x: exact(2 * x), always(-INF, INF)),
     Curve(lambda x: enclose(x * x, 1.0), always(0.0, INF), lambda: (turn(ZERO, ZERO),)),
+    curvatures_on=Curve(lambda x: exact(torch.full_like(x, 2.0)), always(2.0, 2.0)),
 )
 
 
@@ -76,6 +86,15 @@ def _power_slope(x: Tensor, n: Tensor) -> Pair:
 
 def _power_slope_marks(n: Tensor) -> tuple[Landmark, ...]:
     return (pole(ZERO),) if n < 0 else (turn(ZERO, ONE if n == 1 else ZERO),)
+
+
+def _power_bend(x: Tensor, n: Tensor) -> Pair:
+    bend = n * (n - 1) * torch.pow(x, n - 2)
+    return enclose(torch.where((n == 1) | (n == 2), n * (n - 1) * torch.ones_like(x), bend), 14.0)
+
+
+def _power_bend_marks(n: Tensor) -> tuple[Landmark, ...]:
+    return (pole(ZERO),) if n < 0 else (turn(ZERO, exact(2.0) if n == 2 else ZERO),)
 
 
 def _power_slopes(n: Tensor) -> Pair:
@@ -107,6 +126,7 @@ POW_INT = row(
     ),
     parameters={"exponent": 3.0},
     refuses=_not_integer,
+    curvatures_on=Curve(_power_bend, lambda n: (real(-INF), real(INF)), _power_bend_marks),
 )
 
 
@@ -123,12 +143,22 @@ def _real_power_slope(x: Tensor, r: Tensor) -> Pair:
     return enclose(value, 12.0 + lost)
 
 
+def _real_power_bend(x: Tensor, r: Tensor) -> Pair:
+    lost = ((r - 2) * torch.log(x.abs())).abs().nan_to_num(nan=0.0).clamp(max=800.0)
+    factor = r * (r - 1)  # r - 1 is rounded: relative to r near 1 that may be all of it
+    value = factor * torch.pow(x.abs(), r - 2)
+    flat = (r == 1) | (r == 2)
+    value = torch.where(flat, factor * torch.ones_like(x), value)
+    return enclose(value, 16.0 + lost + 4 / (r - 1).abs().clamp(min=1e-300))
+
+
 POW = row(
     "pow",
     lambda x, r: torch.pow(x, r),
     Curve(_real_power_slope, _real_power_slopes, domain=POSITIVE),
     Curve(lambda x, r: enclose(torch.pow(x.abs(), r)), always(0.0, INF), domain=POSITIVE),
     parameters={"exponent": 2.5},
+    curvatures_on=Curve(_real_power_bend, lambda r: (real(-INF), real(INF)), domain=POSITIVE),
     domain=POSITIVE,
     refuses=lambda r: nonzero(exponent=r) or moderate(exponent=r),
 )
@@ -139,12 +169,14 @@ SINH = row(
     Curve(lambda x: enclose(torch.cosh(x)), always(1.0, INF), lambda: (turn(ZERO, ONE),)),
     Curve(lambda x: enclose(torch.sinh(x)), always(-INF, INF)),
     monotone=True,
+    curvatures_on=Curve(lambda x: enclose(torch.sinh(x)), always(-INF, INF)),
 )
 COSH = row(
     "cosh",
     torch.cosh,
     Curve(lambda x: enclose(torch.sinh(x)), always(-INF, INF)),
     Curve(lambda x: enclose(torch.cosh(x)), always(1.0, INF), lambda: (turn(ZERO, ONE),)),
+    curvatures_on=Curve(lambda x: enclose(torch.cosh(x)), always(1.0, INF), lambda: (turn(ZERO, ONE),)),
 )
 
 # asin: 1 / sqrt((1 - x)(1 + x)); acos the negative; acosh: 1 / sqrt((x - 1)(x + 1)); atanh: 1 / ((1 - x)(1 + x))

@@ -25,7 +25,10 @@ from lipcert.lower.builder import Builder, Signal
 from lipcert.lower.constants import Constant
 from lipcert.lower.folding import HARMLESS, LIMIT, fold
 from lipcert.lower.layout import LAYOUT
+from lipcert.lower.expressions import fused
 from lipcert.lower.nonlinear import NONLINEAR, Unread
+from lipcert.lower.normalisations import with_norms, with_radials
+from lipcert.lower.rewrite import tidied, troubled
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -68,10 +71,16 @@ def lower(
             outputs = [values[o] if isinstance(o, FxNode) else o for o in node.args[0]]
             if len(outputs) != 1:
                 raise RefusedModel(f"the graph has {len(outputs)} outputs: choose one with --output-name")
-            return builder.graph(_as_signal(builder, outputs[0])), tuple(builder.assumptions)
+            return simplified(builder.graph(_as_signal(builder, outputs[0]))), tuple(builder.assumptions)
         else:
             raise RefusedModel(f"node {node.name}: {node.op} is not part of an exported graph", node=node.name)
     raise RefusedModel("the exported graph has no output")
+
+
+def simplified(graph: Graph) -> Graph:
+    """An equal graph in which expressions of one signal are rows and normalisations are blocks. Graphs that have finite
+    slopes everywhere stay as they are."""
+    return with_radials(fused(with_norms(tidied(graph)))) if troubled(graph) else graph
 
 
 def node_names(program: ExportedProgram | FlatProgram, labels: Mapping[str, str]) -> dict[FxNode, str]:

@@ -299,8 +299,9 @@ def _reduce(average: bool) -> Callable[..., Signal]:
         x = _cast(b, x, dtype)
         n = math.prod(x.shape[d] for d in dims)
         joined, rest = _gather_last(b, x, dims)
-        row = torch.ones(1, n, dtype=torch.float64)
-        y = along_axis(b, joined, constants.divide(row, float(n)) if average else Constant(row), -1)
+        y = along_axis(b, joined, Constant(torch.ones(1, n, dtype=torch.float64)), -1)
+        if average:  # the exact divisor is what tells a mean from a sum with rounded weights
+            y = b.scale(y, constants.reciprocal(float(n)), float(n))
         kept = [1 if d in dims else x.shape[d] for d in range(len(x.shape))]
         return Signal(y.node, tuple(kept if keepdim else [x.shape[d] for d in rest]))
 

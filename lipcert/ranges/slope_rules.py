@@ -32,6 +32,7 @@ from lipcert.blocks import (
     Softmax,
     Sort,
 )
+from lipcert.radial import Radial
 from lipcert.ranges.stack import TINY, Stack, all_finite
 from lipcert.rounding import EPS, gamma
 
@@ -279,12 +280,7 @@ def norm2(block: Block, entry: Entry, centre: Tensor, radius: Tensor) -> Stack:
     size = block.values_on(entry.hull)
     least, most = (side.reshape(-1, 1, block.outer, 1, block.inner) for side in size)
     low, high = _weights(block, entry, lambda u: u)
-    below = torch.where(low < 0, low / least, low / most)
-    above = torch.where(high > 0, high / least, high / most)
-    g = (
-        (below - 32 * EPS * below.abs() - TINY).nan_to_num(-1.0, 1.0, -1.0).clamp(-1.0, 1.0),
-        (above + 32 * EPS * above.abs() + TINY).nan_to_num(1.0, 1.0, -1.0).clamp(-1.0, 1.0),
-    )
+    g = _direction(low, high, least, most)
     return _flat(_dot(block, g, _split(block, centre), _split(block, radius)))
 
 
@@ -311,6 +307,31 @@ def normalise(block: Block, entry: Entry, centre: Tensor, radius: Tensor) -> Sta
     along, spread = _dot(block, z, centre, radius)
     back, spread = scaled(z, along / n, spread / n * GROW + 2 * EPS * along.abs() / n)
     return _flat(scaled(inverse, *_difference(centre, radius, back, spread)))
+
+
+def radial(block: Block, entry: Entry, centre: Tensor, radius: Tensor) -> Stack:
+    """phi u + (psi' - phi) n n' u, n = v / |v|, or anything of the unit ball at 0."""
+    assert isinstance(block, Radial)
+    least, most = block.sizes(entry.hull)
+    low, high = _weights(block, entry, lambda u: u)
+    n = _direction(low, high, least[:, None], most[:, None])
+    across, along = block.eigenvalues((least, most))
+    gap = along[0] - across[1], along[1] - across[0]
+    slack = 4 * EPS * (gap[0].abs() + gap[1].abs()).nan_to_num(0.0, 0.0) + TINY
+    gap = (gap[0] - slack)[:, None], (gap[1] + slack)[:, None]
+    centre, radius = _split(block, centre), _split(block, radius)
+    inner = scaled(gap, *_dot(block, n, centre, radius))
+    return _flat(_sum(scaled((across[0][:, None], across[1][:, None]), centre, radius), scaled(n, *inner)))
+
+
+def _direction(low: Tensor, high: Tensor, least: Tensor, most: Tensor) -> Range:
+    """Entries of v / |v| for v in [low, high], |v| in [least, most]."""
+    below = torch.where(low < 0, low / least, low / most)
+    above = torch.where(high > 0, high / least, high / most)
+    return (
+        (below - 32 * EPS * below.abs() - TINY).nan_to_num(-1.0, 1.0, -1.0).clamp(-1.0, 1.0),
+        (above + 32 * EPS * above.abs() + TINY).nan_to_num(1.0, 1.0, -1.0).clamp(-1.0, 1.0),
+    )
 
 
 def sort(block: Block, entry: Entry, centre: Tensor, radius: Tensor) -> Stack:
@@ -408,6 +429,7 @@ RULES: dict[type[Block], Callable[[Block, list[Entry]], Exit]] = {
     LogSumExp: through_jacobian(logsumexp),
     Norm2: through_jacobian(norm2),
     Normalise: through_jacobian(normalise),
+    Radial: through_jacobian(radial),
     Sort: through_jacobian(sort),
     Product: product,
     MatMul: matmul,
