@@ -18,7 +18,14 @@ POSITIVE = (0.0, INF)
 
 EXP_CURVE = Curve(lambda x: enclose(torch.exp(x)), always(0.0, INF))
 EXP = row("exp", torch.exp, EXP_CURVE, EXP_CURVE, monotone=True, curvatures_on=EXP_CURVE)
-EXPM1 = row("expm1", torch.expm1, EXP_CURVE, Curve(lambda x: enclose(torch.expm1(x)), always(-1.0, INF)), monotone=True, curvatures_on=EXP_CURVE)
+EXPM1 = row(
+    "expm1",
+    torch.expm1,
+    EXP_CURVE,
+    Curve(lambda x: enclose(torch.expm1(x)), always(-1.0, INF)),
+    monotone=True,
+    curvatures_on=EXP_CURVE,
+)
 
 # log: 1 / x on x > 0 (|x| so that -0.0 reads as 0); log1p: 1 / (1 + x) on x > -1
 LOG = row(
@@ -46,9 +53,7 @@ SQRT = row(
     Curve(lambda x: enclose(x.abs().sqrt(), 1.0), always(0.0, INF), domain=POSITIVE),
     monotone=True,
     domain=POSITIVE,
-    curvatures_on=Curve(
-        lambda x: enclose(-0.25 / x.abs() / x.abs().sqrt(), 4.0), always(-INF, 0.0), domain=POSITIVE
-    ),
+    curvatures_on=Curve(lambda x: enclose(-0.25 / x.abs() / x.abs().sqrt(), 4.0), always(-INF, 0.0), domain=POSITIVE),
 )
 RSQRT = row(
     "rsqrt",

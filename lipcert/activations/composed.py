@@ -28,6 +28,7 @@ OCTAVES = range(-44, 20)
 PER_OCTAVE = 8
 RTOL = 1e-6  # of the largest slope: where the search stops
 CELLS = 1 << 16  # evaluated for one expression, before it stops anyway
+ROUNDS = 50  # halvings of one cell
 PARTS = 8  # of an interval that is asked for
 DISTINCT = 256  # sets of coefficients for which the line is searched
 
@@ -149,7 +150,7 @@ class _Cells:
         bottom, top = self.attained()
         bottom, top = min(bottom, low), max(top, high)
         open_, evaluated = self, 0
-        while True:
+        for _ in range(ROUNDS):
             slack = RTOL * max((abs(x) for x in (bottom, top) if math.isfinite(x)), default=0.0)
             split = (open_.high > top + slack) | (open_.low < bottom - slack)
             middle = open_.lo / 2 + open_.hi / 2

@@ -11,6 +11,7 @@ and 2.3.13), so kinks need no case of their own: f'' is unknown there and the fi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -107,6 +108,17 @@ class Expression:
                     assert isinstance(step.value, Elementwise)
                     values.append(step.value(args[0]))
         return values[-1]
+
+
+def needed(steps: Sequence[Step], end: int) -> Expression:
+    """The steps that step `end` is made of."""
+    kept = {end}
+    for k in range(end, 0, -1):
+        if k in kept:
+            kept.update(steps[k - 1].reads)
+    order = sorted(kept - {0})
+    at = {0: 0} | {k: n for n, k in enumerate(order, start=1)}
+    return Expression(tuple(Step(s.op, tuple(at[r] for r in s.reads), s.value) for s in (steps[k - 1] for k in order)))
 
 
 def spliced(f: Elementwise, at: int) -> tuple[Step, ...]:

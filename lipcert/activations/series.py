@@ -21,6 +21,7 @@ Poly = tuple[tuple[Fraction, Fraction], ...]  # (power >= 0, coefficient), power
 TERMS = 3  # kept exactly; what is smaller goes into the remainder
 SMALLEST = 1e-300  # floor of what an exponential may underflow to
 ZERO, ONE, HALF = Fraction(0), Fraction(1), Fraction(1, 2)
+NOTHING: Ends = (ZERO, ZERO)
 
 
 class Unknown(Exception):
@@ -53,30 +54,31 @@ class Monomial:
     def over(self, other: Monomial) -> Monomial:
         return self * other.to(-ONE)
 
-    @lru_cache(maxsize=4096)
     def largest(self, T: Fraction) -> Fraction:
         """Upper bound on [T, inf) of one that does not grow."""
-        if self.growth > 0:
-            raise Unknown
-        rising = [(k, c) for k, c in self.exponent if k > 0]
-        if rising:  # t d/dt log m = sum k c t^k + p < 0 from T on: the first power outweighs the positive others at T
-            (k, c), rest = rising[0], rising[1:]
-            pull = sum(j * d * _power(T, j - k, 1) for j, d in rest if d > 0) + max(self.power, ZERO) * _power(T, -k, 1)
-            if not k * -c > pull * Fraction(1001, 1000):
-                raise Unknown
-        return self._at(T, 1)
+        return _largest(self, T)
 
-    @lru_cache(maxsize=4096)
     def least(self, T: Fraction) -> Fraction:
         """Lower bound on [T, inf)."""
-        if self.growth < 0:
-            return ZERO
-        return 1 / self.to(-ONE).largest(T)
+        return ZERO if self.growth < 0 else 1 / _largest(self.to(-ONE), T)
 
-    def _at(self, T: Fraction, side: int) -> Fraction:
+    def at(self, T: Fraction, side: int) -> Fraction:
         terms = [float(c) * float(T) ** float(k) for k, c in self.exponent] + [float(self.power) * math.log(T)]
         total, mass = math.fsum(terms), math.fsum(map(abs, terms))
         return exp_end(total, mass * 1e-14 + 1e-300, side)
+
+
+@lru_cache(maxsize=4096)
+def _largest(m: Monomial, T: Fraction) -> Fraction:
+    if m.growth > 0:
+        raise Unknown
+    rising = [(k, c) for k, c in m.exponent if k > 0]
+    if rising:  # t d/dt log m = sum k c t^k + p < 0 from T on: the first power outweighs the positive others at T
+        (k, c), rest = rising[0], rising[1:]
+        pull = sum(j * d * _power(T, j - k, 1) for j, d in rest if d > 0) + max(m.power, ZERO) * _power(T, -k, 1)
+        if not k * -c > pull * Fraction(1001, 1000):
+            raise Unknown
+    return m.at(T, 1)
 
 
 def _power(T: Fraction, r: Fraction, side: int) -> Fraction:
@@ -132,7 +134,7 @@ class Series:
 
     @staticmethod
     def constant(T: Fraction, value: Ends) -> Series:
-        return Series(T, () if value == (0, 0) else ((Monomial(), value),))
+        return Series(T, () if value == NOTHING else ((Monomial(), value),))
 
     @staticmethod
     def bounded(T: Fraction, value: Ends) -> Series:
@@ -178,8 +180,9 @@ class Series:
         except Unknown:
             pass
         ends = [_spread(m, c, self.T) for m, c in (*self.terms, *([self.rest] if self.rest else []))]
-        lows, highs = [e[0] for e in ends], [e[1] for e in ends]
-        return (None if None in lows else sum(lows, ZERO)), (None if None in highs else sum(highs, ZERO))  # type: ignore[arg-type]
+        lows, highs = [e[0] for e in ends if e[0] is not None], [e[1] for e in ends if e[1] is not None]
+        n = len(ends)
+        return (sum(lows, ZERO) if len(lows) == n else None), (sum(highs, ZERO) if len(highs) == n else None)
 
     @property
     def sign(self) -> int:
@@ -260,7 +263,7 @@ class Series:
             raise Unknown
         p = ONE if monomial.exponent else monomial.power
         slower = Series(self.T, ((Monomial((), -p), (ONE, ONE)),))
-        low, high = (self * slower).range()
+        _, high = (self * slower).range()
         if high is None or high >= 0:
             raise Unknown
         return Series(self.T, (), (Monomial(((p, high),)), (ZERO, ONE)))
@@ -273,7 +276,7 @@ class Series:
         total = Series(self.T, tuple((Monomial((), k), (c, c)) for k, c in monomial.exponent))
         if not self.terms:
             total = total + Series.bounded(self.T, number_log(coefficient))
-        elif coefficient != (1, 1):
+        elif coefficient != (ONE, ONE):
             total = total + Series.constant(self.T, number_log(coefficient))
         if monomial.power:  # 0 <= log t <= 3 t^(1/8): (log t) t^(-1/8) is largest at e^8, where it is 8 / e
             total = total + Series(self.T, (), (Monomial((), Fraction(1, 8)), (ZERO, Fraction(3)))).scaled(
@@ -320,8 +323,8 @@ def collect(T: Fraction, terms: list[Term], loose: list[Term]) -> Series:
     for monomial, c in terms:
         before = sums.get(monomial, (ZERO, ZERO))
         sums[monomial] = before[0] + c[0], before[1] + c[1]
-    kept = _tied(T, [(m, c) for m, c in sums.items() if c != (0, 0)])
-    loose = [(m, c) for m, c in loose if c != (0, 0)] + kept[TERMS:]
+    kept = _tied(T, [(m, c) for m, c in sums.items() if c != NOTHING])
+    loose = [(m, c) for m, c in loose if c != NOTHING] + kept[TERMS:]
     kept = kept[:TERMS]
     if not loose:
         return Series(T, tuple(kept))
@@ -350,7 +353,7 @@ def _tied(T: Fraction, terms: list[Term]) -> list[Term]:
             c = product(c, (ratio.least(T), ratio.largest(T)))
             monomial, c = first, (before[0] + c[0], before[1] + c[1])
         out.append((key, (monomial, c)))
-    return [term for _, term in out if term[1] != (0, 0)]
+    return [term for _, term in out if term[1] != NOTHING]
 
 
 def number_power(a: Ends, r: Fraction) -> Ends:

@@ -89,13 +89,18 @@ def _ends(value: Coefficient | None, numbers: tuple[float, ...]) -> Ends:
 
 
 def _larger(u: Tail, w: Tail, minimum: bool) -> Tail:
-    sign = (u + w.scaled(-1)).value.sign
+    gap = (u + w.scaled(-1)).value
+    sign = gap.sign
+    if not gap.terms and gap.rest is None:
+        return u
     if sign:
         return u if (sign > 0) != minimum else w
     a, b = (floats(side) for side in (u.value.range(), w.value.range()))
     c, d = (floats(side) for side in (u.slope.range(), w.slope.range()))
     pick = min if minimum else max
-    return Tail(_within(u.value.T, pick(a[0], b[0]), pick(a[1], b[1])), _within(u.value.T, min(c[0], d[0]), max(c[1], d[1])))
+    return Tail(
+        _within(u.value.T, pick(a[0], b[0]), pick(a[1], b[1])), _within(u.value.T, min(c[0], d[0]), max(c[1], d[1]))
+    )
 
 
 def floats(ends: tuple[Fraction | None, Fraction | None]) -> tuple[float, float]:
@@ -263,4 +268,4 @@ RULES: dict[str, Rule] = {
         "sinh": lambda u, f: (u.exp() + u.scaled(-1).exp().scaled(-1)).scaled(HALF),
         "cosh": lambda u, f: (u.exp() + u.scaled(-1).exp()).scaled(HALF),
     }.items()
-}  # type: ignore[misc]
+}

@@ -27,7 +27,7 @@ from lipcert.lower.folding import HARMLESS, LIMIT, fold
 from lipcert.lower.layout import LAYOUT
 from lipcert.lower.expressions import fused
 from lipcert.lower.nonlinear import NONLINEAR, Unread
-from lipcert.lower.normalisations import with_norms, with_radials
+from lipcert.lower.normalisations import with_norms, with_radials, with_variances
 from lipcert.lower.rewrite import tidied, troubled
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def lower(
 def simplified(graph: Graph) -> Graph:
     """An equal graph in which expressions of one signal are rows and normalisations are blocks. Graphs that have finite
     slopes everywhere stay as they are."""
-    return with_radials(fused(with_norms(tidied(graph)))) if troubled(graph) else graph
+    return with_radials(fused(with_norms(tidied(with_variances(tidied(graph)))))) if troubled(graph) else graph
 
 
 def node_names(program: ExportedProgram | FlatProgram, labels: Mapping[str, str]) -> dict[FxNode, str]:

@@ -308,6 +308,35 @@ def _reduce(average: bool) -> Callable[..., Signal]:
     return rule
 
 
+def _variance(root: bool, mean_too: bool = False) -> Callable[..., Any]:
+    """sum (x - mean x)^2 / (n - correction) over some axes, or its root: a norm of the centred signal."""
+
+    def rule(
+        b: Builder, x: Signal, dim: Any = None, unbiased: bool = True, keepdim: bool = False, correction: Any = None
+    ) -> Any:
+        correction = (1 if unbiased else 0) if correction is None else correction
+        dims = list(range(len(x.shape))) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
+        n = math.prod(x.shape[d] for d in dims)
+        if n - correction <= 0:
+            b.refuse(f"the variance of {n} entries with correction {correction}")
+        mean = _reduce(True)(b, x, dims, True)
+        centred = _sub(b, x, mean)
+        total = _reduce(False)(b, pointwise(b, centred, "square"), dims, keepdim)
+        divisor = float(n - correction)
+        spread = b.scale(total, constants.reciprocal(divisor), divisor)
+        spread = pointwise(b, spread, "sqrt") if root else spread
+        return (spread, mean if keepdim else _reshape(b, mean, spread.shape)) if mean_too else spread
+
+    return rule
+
+
+def _corrected(root: bool, mean_too: bool = False) -> Callable[..., Any]:
+    rule = _variance(root, mean_too)
+    return lambda b, x, dim=None, correction=None, keepdim=False: rule(
+        b, x, dim, keepdim=keepdim, correction=1 if correction is None else correction
+    )
+
+
 def _cumsum(b: Builder, x: Signal, dim: int, dtype: Any = None) -> Signal:
     x = _cast(b, x, dtype)
     if not x.shape:
@@ -366,6 +395,14 @@ AFFINE: dict[str, Callable[..., Any]] = {
     "aten.sum.dim_IntList": _reduce(False),
     "aten.mean.default": lambda b, x, dtype=None: _reduce(True)(b, x, None, False, dtype),
     "aten.mean.dim": _reduce(True),
+    "aten.var.correction": _corrected(False),
+    "aten.std.correction": _corrected(True),
+    "aten.var_mean.correction": _corrected(False, True),
+    "aten.std_mean.correction": _corrected(True, True),
+    "aten.var.dim": _variance(False),
+    "aten.std.dim": _variance(True),
+    "aten.var.default": lambda b, x, unbiased=True: _variance(False)(b, x, None, unbiased),
+    "aten.std.default": lambda b, x, unbiased=True: _variance(True)(b, x, None, unbiased),
     "aten.cumsum.default": _cumsum,
     "aten.col2im.default": _fold,
 }

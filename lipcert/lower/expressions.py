@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
 from lipcert.activations.composed import DISTINCT, composed
-from lipcert.activations.jets import Coefficient, Expression, Slot, Step, Uniform
+from lipcert.activations.jets import Coefficient, Slot, Step, Uniform, needed
 from lipcert.blocks import Norm2, Pointwise, Product, Selection
 from lipcert.ir import Add, Concat, Graph, Linear, Node, Nonlinear, Offset
 from lipcert.linops import Scale
@@ -65,8 +65,8 @@ def fused(graph: Graph) -> Graph:
     for i in range(len(nodes)):
         for p in operands(nodes, i) or nodes[i].parents:
             readers[p].add(i)
-    rows: dict[int, tuple[int, Pointwise | None]] = {}
-    for i, node in enumerate(nodes):
+    rows: dict[int, Found] = {}
+    for i in range(len(nodes)):
         leaves = i == graph.output or any(origin[k] != origin[i] for k in readers[i])
         if leaves and origin[i] != i:
             end = _peeled(nodes, i, origin[i])
@@ -79,10 +79,12 @@ def fused(graph: Graph) -> Graph:
         if i not in rows:
             new.copy(i, node)
             continue
-        root, row = rows[i]
+        root, row, after = rows[i]
         new.place[i] = new.place[root]
         if row is not None:
             new.place[i] = new.put(Nonlinear(row), [new.place[root]], node.size, node)
+        for factor in after:
+            new.place[i] = new.put(Linear(scale_of(factor, node.size)), [new.place[i]], node.size, node)
     return new.graph(graph)
 
 
@@ -109,10 +111,14 @@ def _cone(nodes: tuple[Node, ...], end: int, root: int) -> list[int]:
     return sorted(seen)
 
 
-def _row(nodes: tuple[Node, ...], end: int, origin: int) -> tuple[int, Pointwise | None] | None:
-    """(the signal read, the row or None for that signal itself), where an expression ends that is worth one."""
+Found = tuple[int, Pointwise | None, list[Uniform]]  # the signal read, the row (None: that signal), factors behind it
+
+
+def _row(nodes: tuple[Node, ...], end: int, origin: int) -> Found | None:
+    """What the expression that ends there is, if it is worth a row."""
     cone, root = _cone(nodes, end, origin), origin
-    while True:  # scales and offsets that all of it reads through stay linear
+    positive = isinstance(block(nodes[origin]), Norm2)
+    while not positive:  # scales and offsets that all of it reads through stay linear
         first = [i for i in cone if root in (operands(nodes, i) or ())]
         if len(first) != 1 or not _affine(nodes[first[0]]) or first[0] == end:
             break
@@ -121,28 +127,43 @@ def _row(nodes: tuple[Node, ...], end: int, origin: int) -> tuple[int, Pointwise
     inner = [i for i in cone if isinstance(nodes[i].what, Nonlinear)]
     worth = any(isinstance(block(nodes[i]), Product) or steep(nodes[i]) for i in inner)
     products = any(isinstance(block(nodes[i]), Product | Selection) for i in inner)
-    if not worth or len(cone) > LONGEST or (len(inner) < 2 and not products):
+    if not worth or len(cone) > LONGEST or not (products or positive or len(inner) > 1):
         return None
-    builder = Steps(nodes[root].size, isinstance(block(nodes[root]), Norm2))
+    builder = Steps(positive)
     at = {root: builder.start}
     for i in cone:
         at[i] = builder.node(nodes[i], [at[p] for p in operands(nodes, i) or ()])
-    if at[end] == builder.start:
-        return root, None
-    made = builder.finish(at[end])
-    return None if made is None else (root, Pointwise(made, nodes[end].size))
+    last, after = builder.peeled(at[end])
+    if last == builder.start:
+        return root, None, after
+    made = builder.finish(last)
+    return None if made is None else (root, Pointwise(made, nodes[end].size), after)
 
 
 class Steps:
     """An expression being written, simplified on the way. `positive`: x >= 0, so x is read as |x|."""
 
-    def __init__(self, size: int, positive: bool = False):
-        self.size = size
+    def __init__(self, positive: bool = False):
         self.steps: list[Step] = []
         self.params: list[Tensor] = []
-        self.start = self.row("abs", 0) if positive else 0
+        self.start = 0
+        if positive:
+            self.start = self.row("abs", 0)
 
     def put(self, op: str, reads: tuple[int, ...], value: Coefficient | Elementwise | None = None) -> int:
+        step = self.steps[reads[0] - 1] if reads[0] else None
+        if op == "scale" and step is not None and step.op == "scale" and _exact(step.value) and _exact(value):
+            both = step.value.exact * value.exact  # type: ignore[union-attr, operator]
+            return step.reads[0] if both == 1 else self.put("scale", step.reads, Uniform.of(both))
+        if op == "times":
+            for one, other in (reads, reads[::-1]):  # sign(u) |u| = u
+                size = (
+                    self._argument(other, "abs")
+                    if not self._is(other, "relu")
+                    else self._argument(self._argument(other, "relu"), "abs")
+                )
+                if size is not None and self._argument(one, "sign") == size:
+                    return size
         self.steps.append(Step(op, reads, value))
         return len(self.steps)
 
@@ -182,7 +203,19 @@ class Steps:
         return Slot(len(self.params) - 2, len(self.params) - 1)
 
     def _is(self, i: int, name: str) -> bool:
-        return i > 0 and isinstance(self.steps[i - 1].value, Elementwise) and self.steps[i - 1].value.name == name
+        value = self.steps[i - 1].value if i > 0 else None
+        return isinstance(value, Elementwise) and value.name == name
+
+    def _argument(self, i: int | None, name: str) -> int | None:
+        return self.steps[i - 1].reads[0] if i is not None and self._is(i, name) else None
+
+    def peeled(self, end: int) -> tuple[int, list[Uniform]]:
+        """Uniform factors at the end, innermost first: they stay linear."""
+        after: list[Uniform] = []
+        while end and self.steps[end - 1].op == "scale" and isinstance(self.steps[end - 1].value, Uniform):
+            after.append(self.steps[end - 1].value)  # type: ignore[arg-type]
+            end = self.steps[end - 1].reads[0]
+        return end, after[::-1]
 
     def row(self, name: str, i: int, given: Elementwise | None = None) -> int:
         """A row of step i, or something equal that is simpler."""
@@ -195,6 +228,8 @@ class Steps:
             half = Uniform.of(Fraction(-1 if self._is(i, "sin") else 1, 2))
             return self.put("shift", (self.put("scale", (turned,), half),), Uniform.of(Fraction(1, 2)))
         if name == "sqrt" and self._is(i, "square"):
+            if self.start and below == 0:
+                return self.start
             return below if self._is(below, "abs") else self.row("abs", below)
         if name == "sqrt" and step and step.op == "scale" and self._is(below, "square"):
             root = _root(step.value)
@@ -208,20 +243,27 @@ class Steps:
 
     def finish(self, end: int) -> Elementwise | None:
         """The steps that `end` needs, as a row; a row of the table where it is one. None: too many coefficients."""
-        needed = {end}
-        for k in range(end, 0, -1):
-            if k in needed:
-                needed.update(self.steps[k - 1].reads)
-        order = sorted(needed - {0})
-        at = {0: 0} | {k: n for n, k in enumerate(order, start=1)}
-        steps = tuple(
-            Step(s.op, tuple(at[r] for r in s.reads), s.value) for s in (self.steps[k - 1] for k in order)
-        )
-        if len(steps) == 1 and isinstance(steps[0].value, Elementwise):
-            return steps[0].value
+        expression = needed(self.steps, end)
+        if len(expression.steps) == 1 and isinstance(expression.steps[0].value, Elementwise):
+            return expression.steps[0].value
         if self.params and torch.unique(torch.stack(self.params), dim=1).shape[1] > DISTINCT:
             return None
-        return composed(Expression(steps), [p.contiguous() for p in self.params])
+        return composed(expression, [p.contiguous() for p in self.params])
+
+
+def _exact(value: object) -> bool:
+    return isinstance(value, Uniform) and value.exact is not None
+
+
+def scale_of(factor: Uniform, n: int) -> Scale:
+    """A factor as an operator on n entries."""
+    exact = factor.exact
+    if exact is not None and factor.low == factor.high:
+        return Scale(torch.full((n,), factor.low, dtype=torch.float64))
+    value = factor.low / 2 + factor.high / 2
+    radius = math.nextafter(max(factor.high - value, value - factor.low), math.inf)
+    divisor = float(1 / exact) if exact is not None and exact != 0 and Fraction(float(1 / exact)) == 1 / exact else None
+    return Scale(torch.full((n,), value, dtype=torch.float64), torch.full((n,), radius, dtype=torch.float64), divisor)
 
 
 def _root(value: Coefficient | Elementwise | None) -> Uniform | None:

@@ -18,29 +18,34 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.activations.jets import Uniform
-from lipcert.blocks import Norm2, Normalise, Pointwise, Product
+from lipcert.activations.composed import composed
+from lipcert.activations.jets import Expression, Step, Uniform, spliced
+from lipcert.blocks import LogSumExp, Norm2, Normalise, Pointwise, Product, Softmax
 from lipcert.ir import Add, Graph, Linear, Node, Nonlinear, Offset
 from lipcert.linops import Dense, Scale, Select
+from lipcert.lower.expressions import scale_of
 from lipcert.lower.rewrite import Rewriter, block, operator, uniform
 from lipcert.radial import Radial
 
+MOST = 2**26  # entries of a table of windows
 SQUARE = Elementwise(ACTIVATIONS["square"])
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """A node whose entry g is a factor times the sum of `base` over the entries with group g. Groups have one size."""
+    """A node whose entry g is a product of factors times the sum of `base` over the entries table[g], -1 for none."""
 
     base: int
-    group: Tensor  # int64 (base size,)
-    count: int
+    table: Tensor  # int64 (count, n)
     factors: tuple[Uniform, ...]
-    reduces: bool
 
     @property
     def n(self) -> int:
-        return self.group.numel() // self.count
+        return self.table.shape[1]
+
+    @property
+    def count(self) -> int:
+        return self.table.shape[0]
 
     @property
     def exact(self) -> Fraction | None:
@@ -51,9 +56,14 @@ class Grouped:
             total *= factor.exact
         return total
 
-    def order(self) -> Tensor:
-        """Entries of the base, group after group."""
-        return torch.argsort(self.group, stable=True)
+    def groups(self, size: int) -> Tensor | None:
+        """The group of each entry, where every entry is in exactly one, once."""
+        flat = self.table.reshape(-1)
+        if flat.numel() != size or bool((flat < 0).any()) or torch.unique(flat).numel() != size:
+            return None
+        found = torch.empty_like(flat)
+        found[flat] = torch.arange(size) // self.n
+        return found
 
 
 def factor_of(scale: Scale) -> Uniform | None:
@@ -75,47 +85,164 @@ def _number(values: Tensor, radius: Tensor | None) -> Uniform | None:
 
 
 def grouped(nodes: list[Node], i: int) -> Grouped:
-    """Follow sums over axes, permutations and uniform scales upwards from node i."""
+    """Follow sums over axes and windows, selections and uniform scales upwards from node i."""
     chain: list[Node] = []
     while True:
         found = operator(nodes[i])
         if isinstance(found, Scale):
             ok = factor_of(found) is not None
-        elif isinstance(found, Select):
-            ok = _permutes(found)
         else:
-            ok = isinstance(found, Dense) and _sums(found)
+            ok = isinstance(found, Select) or (isinstance(found, Dense) and _sums(found))
         if not ok:
             break
         chain.append(nodes[i])
         i = nodes[i].parents[0]
-    size = nodes[i].size
-    place, count, factors, reduces = torch.arange(size), size, [], False
+    table, factors = torch.arange(nodes[i].size)[:, None], []
     for node in reversed(chain):
         found = operator(node)
         if isinstance(found, Scale):
             factors.append(factor_of(found))
         elif isinstance(found, Select):
-            back = torch.empty_like(found.index)
-            back[found.index] = torch.arange(found.index.numel())
-            place = back[place]
+            table = _rows(table, found.index)
         else:
-            n, inner = found.weight.shape[2], found.inner
-            place = place // (n * inner) * inner + place % inner
-            count, reduces = found.out_size, reduces or n > 1
-            factors.append(_number(found.weight, found.radius))
-    return Grouped(i, place, count, tuple(f for f in factors if f is not None and f.exact != 1), reduces)
+            windows = _windows(found)
+            if windows.numel() * table.shape[1] > MOST:
+                return Grouped(i, torch.arange(nodes[i].size)[:, None], ())
+            table = _rows(table, windows.reshape(-1)).reshape(windows.shape[0], -1)
+            kept = found.weight != 0
+            factors.append(_number(found.weight[kept], None if found.radius is None else found.radius[kept]))
+    return Grouped(i, table, tuple(f for f in factors if f is not None and f.exact != 1))
 
 
-def _permutes(select: Select) -> bool:
-    n = select.index.numel()
-    return n == select.in_size and bool((select.index >= 0).all()) and torch.unique(select.index).numel() == n
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    return torch.where(index[:, None] >= 0, table[index.clamp(min=0)], -1)
 
 
 def _sums(dense: Dense) -> bool:
-    """All weights of one row are one positive number: a sum or a mean over an axis."""
-    g, m, _ = dense.weight.shape
-    return g == 1 and m == 1 and bool((dense.weight > 0).all()) and _number(dense.weight, dense.radius) is not None
+    """The weights are 0 and one positive number: sums or means over an axis or over windows along it."""
+    kept = dense.weight != 0
+    if dense.weight.shape[0] != 1 or not bool((dense.weight[kept] > 0).all()) or not bool(kept.any()):
+        return False
+    if dense.radius is not None and bool((dense.radius[~kept] != 0).any()):
+        return False
+    return _number(dense.weight[kept], None if dense.radius is None else dense.radius[kept]) is not None
+
+
+def _windows(dense: Dense) -> Tensor:
+    """(out_size, most) entries that each output sums, -1 for none."""
+    _, m, n = dense.weight.shape
+    kept = dense.weight[0] != 0
+    most = int(kept.sum(dim=1).max())
+    places = torch.where(kept, torch.arange(n), n).sort(dim=1).values[:, :most]  # (m, most), n for none
+    outer, inner = torch.arange(dense.outer)[:, None, None, None], torch.arange(dense.inner)[None, None, :, None]
+    found = torch.where(places < n, places, -1)[None, :, None, :]
+    table = torch.where(found >= 0, (outer * n + found) * dense.inner + inner, -1)
+    return table.reshape(dense.outer * m * dense.inner, most)
+
+
+def with_variances(graph: Graph) -> Graph:
+    """mean x^2 - (mean x)^2 = mean (x - mean x)^2 over the same groups, equal in real arithmetic. And with e = exp v:
+    e / sum e is a softmax, log sum e a log-sum-exp."""
+    nodes = list(graph.nodes)
+    new = Rewriter()
+    for i, node in enumerate(nodes):
+        place = _variance(nodes, i, new, node) or _exponential(nodes, i, new, node)
+        if place is None:
+            new.copy(i, node)
+        else:
+            new.place[i] = place
+    return new.graph(graph)
+
+
+def _variance(nodes: list[Node], i: int, new: Rewriter, node: Node) -> int | None:
+    if not isinstance(node.what, Add) or len(node.parents) != 2:
+        return None
+    for one, other in (node.parents, node.parents[::-1]):
+        minus = operator(nodes[other])
+        if not (isinstance(minus, Scale) and factor_of(minus) == Uniform.of(Fraction(-1))):
+            continue
+        squared = nodes[other].parents[0]
+        if not _squares(nodes[squared]):
+            continue
+        squares, means = grouped(nodes, one), grouped(nodes, nodes[squared].parents[0])
+        if not _squares(nodes[squares.base]) or nodes[squares.base].parents[0] != means.base:
+            continue
+        size = nodes[means.base].size
+        groups = means.groups(size)
+        same = torch.equal(squares.table.sort(dim=1).values, means.table.sort(dim=1).values)
+        average = means.exact == squares.exact == Fraction(1, means.n)
+        if groups is None or not same or not average:
+            continue
+        x, n = new.place[means.base], means.n
+        mean = new.place[nodes[squared].parents[0]]
+        spread = new.put(Linear(Select(groups, means.count)), [mean], size, node)
+        spread = new.put(Linear(Scale(-torch.ones(size, dtype=torch.float64))), [spread], size, node)
+        centred = new.put(Add(), [x, spread], size, node)
+        at = new.put(Nonlinear(Pointwise(SQUARE, size)), [centred], size, node)
+        at = _select(new, at, means.table.reshape(-1), size, node)
+        ones = Dense(torch.ones(1, 1, n, dtype=torch.float64), means.count, 1)
+        at = new.put(Linear(ones), [at], means.count, node)
+        return new.put(Linear(scale_of(Uniform.of(Fraction(1, n)), means.count)), [at], means.count, node)
+    return None
+
+
+def _exponential(nodes: list[Node], i: int, new: Rewriter, node: Node) -> int | None:
+    found = block(node)
+    if isinstance(found, Pointwise) and found.label == "log":
+        sums = grouped(nodes, node.parents[0])
+        if sums.n == 1 or sums.exact != 1 or not _row(nodes[sums.base], "exp") or bool((sums.table < 0).any()):
+            return None
+        at = _select(new, new.place[nodes[sums.base].parents[0]], sums.table.reshape(-1), nodes[sums.base].size, node)
+        return new.put(Nonlinear(LogSumExp(sums.count, sums.n, 1)), [at], sums.count, node)
+    if not isinstance(found, Product):
+        return None
+    for one, other in (node.parents, node.parents[::-1]):
+        scalar, spread = _unspread(nodes, other, node.size)
+        if not (_row(nodes[one], "exp") and _row(nodes[scalar], "reciprocal")):
+            continue
+        sums = grouped(nodes, nodes[scalar].parents[0])
+        own = sums.groups(node.size) if sums.base == one and sums.exact == 1 else None
+        if own is None or not torch.equal(own, spread):
+            continue
+        order = sums.table.reshape(-1)
+        at = _select(new, new.place[_unshifted(nodes, nodes[one].parents[0], own)], order, node.size, node)
+        at = new.put(Nonlinear(Softmax(sums.count, sums.n, 1)), [at], node.size, node)
+        return _select(new, at, torch.argsort(order), node.size, node)
+    return None
+
+
+def _unshifted(nodes: list[Node], v: int, groups: Tensor) -> int:
+    """x where v = x + (one value per group): a softmax does not see that value."""
+    if isinstance(nodes[v].what, Add) and len(nodes[v].parents) == 2:
+        for x, other in (nodes[v].parents, nodes[v].parents[::-1]):
+            while isinstance(found := operator(nodes[other]), Scale) and factor_of(found) is not None:
+                other = nodes[other].parents[0]
+            found = operator(nodes[other])
+            if isinstance(found, Select) and bool((found.index >= 0).all()):
+                pairs = torch.unique(torch.stack([groups, found.index]), dim=1).shape[1]
+                if pairs == torch.unique(groups).numel():
+                    return x
+    return v
+
+
+def _select(new: Rewriter, at: int, order: Tensor, size: int, node: Node) -> int:
+    """The entries in another order, nothing where it is the same."""
+    if torch.equal(order, torch.arange(size)):
+        return at
+    return new.put(Linear(Select(order.contiguous(), size)), [at], order.numel(), node)
+
+
+def _row(node: Node, name: str) -> bool:
+    found = block(node)
+    return isinstance(found, Pointwise) and found.label == name
+
+
+def _unspread(nodes: list[Node], i: int, size: int) -> tuple[int, Tensor]:
+    """(s, index) with node i = s[index]."""
+    spread = torch.arange(size)
+    while isinstance(found := operator(nodes[i]), Select) and bool((found.index >= 0).all()):
+        spread, i = found.index[spread], nodes[i].parents[0]
+    return i, spread
 
 
 def with_norms(graph: Graph) -> Graph:
@@ -125,17 +252,15 @@ def with_norms(graph: Graph) -> Graph:
     new = Rewriter()
     for i, node in enumerate(nodes):
         found = grouped(nodes, i) if i in read and isinstance(node.what, Linear) else None
-        if found is None or not found.reduces or not _squares(nodes[found.base]):
+        if found is None or found.n == 1 or not _squares(nodes[found.base]):
             new.copy(i, node)
             continue
         u = new.place[nodes[found.base].parents[0]]
-        order = found.order()
-        if not torch.equal(order, torch.arange(order.numel())):
-            u = new.put(Linear(Select(order, order.numel())), [u], order.numel(), node)
-        size = new.put(Nonlinear(Norm2(found.count, found.n, 1)), [u], found.count, node)
-        at = new.put(Nonlinear(Pointwise(SQUARE, found.count)), [size], found.count, node)
+        u = _select(new, u, found.table.reshape(-1), nodes[found.base].size, node)
+        norm = new.put(Nonlinear(Norm2(found.count, found.n, 1)), [u], found.count, node)
+        at = new.put(Nonlinear(Pointwise(SQUARE, found.count)), [norm], found.count, node)
         for factor in found.factors:
-            at = new.put(Linear(_scale(factor, found.count)), [at], found.count, node)
+            at = new.put(Linear(scale_of(factor, found.count)), [at], found.count, node)
         new.place[i] = at
     return new.graph(graph)
 
@@ -158,70 +283,75 @@ def _read_by_rows(graph: Graph) -> set[int]:
     return read
 
 
-def _scale(factor: Uniform, n: int) -> Scale:
-    exact = factor.exact
-    if exact is not None and factor.low == factor.high:
-        return Scale(torch.full((n,), factor.low, dtype=torch.float64))
-    value = factor.low / 2 + factor.high / 2
-    radius = math.nextafter(max(factor.high - value, value - factor.low), math.inf)
-    divisor = float(1 / exact) if exact is not None and exact != 0 and Fraction(float(1 / exact)) == 1 / exact else None
-    return Scale(torch.full((n,), value, dtype=torch.float64), torch.full((n,), radius, dtype=torch.float64), divisor)
-
-
 def with_radials(graph: Graph) -> Graph:
-    """Products of a signal with a function of the norms of its own groups, as one block each."""
+    """Products of a signal with functions of the norms of its own groups, as one block each."""
     nodes = list(graph.nodes)
     new = Rewriter()
+    known: dict[int, Scaled] = {}
     for i, node in enumerate(nodes):
-        made = _radial(nodes, i) if isinstance(block(node), Product) else None
+        made = _scaled(nodes, i, known) if isinstance(block(node), Product) else None
         if made is None:
             new.copy(i, node)
             continue
-        root, order, blocked, scales = made
-        at, n = new.place[root], node.size
-        if not torch.equal(order, torch.arange(n)):
-            at = new.put(Linear(Select(order, n)), [at], n, node)
-        at = new.put(Nonlinear(blocked), [at], n, node)
-        if not torch.equal(order, torch.arange(n)):
-            back = torch.empty_like(order)
-            back[order] = torch.arange(n)
-            at = new.put(Linear(Select(back, n)), [at], n, node)
-        for scale in scales:
-            at = new.put(Linear(scale), [at], n, node)
+        known[i] = made
+        root, chosen = _block(nodes, made)
+        at = _select(new, new.place[root], made.order, node.size, node)
+        at = new.put(Nonlinear(chosen), [at], node.size, node)
+        at = _select(new, at, torch.argsort(made.order), node.size, node)
+        for scale in made.scales:
+            at = new.put(Linear(scale), [at], node.size, node)
         new.place[i] = at
     return new.graph(graph)
 
 
-Found = tuple[int, Tensor, Radial | Normalise, list[Scale]]  # signal read, group after group, block, scales behind it
+@dataclass(frozen=True)
+class Scaled:
+    """scales(u f(|u_group|)): u is node `root`, its entries group after group are `order`, n in each."""
+
+    root: int
+    order: Tensor
+    n: int
+    factor: Elementwise
+    scales: tuple[Scale, ...]
 
 
-def _radial(nodes: list[Node], i: int) -> Found | None:
+def _scaled(nodes: list[Node], i: int, known: dict[int, Scaled]) -> Scaled | None:
     for one, other in (nodes[i].parents, nodes[i].parents[::-1]):
         scalar, scales = other, []
         while isinstance(found := operator(nodes[scalar]), Scale):
             scales.append(found)
             scalar = nodes[scalar].parents[0]
-        spread = torch.arange(nodes[i].size)
-        while isinstance(found := operator(nodes[scalar]), Select):
-            if not bool((found.index >= 0).all()):
-                break
-            spread, scalar = found.index[spread], nodes[scalar].parents[0]
+        scalar, spread = _unspread(nodes, scalar, nodes[i].size)
+        while isinstance(found := operator(nodes[scalar]), Scale) and factor_of(found) is not None:
+            scales.append(scale_of(factor_of(found), nodes[i].size))  # type: ignore[arg-type]
+            scalar = nodes[scalar].parents[0]
         sizes = _behind(nodes, scalar)
         if sizes is None:
             continue
         factor, norm = sizes
         measured, order = _reordered(nodes, nodes[norm].parents[0])
+        n = block(nodes[norm]).n
         group = torch.empty_like(order)
-        group[order] = torch.arange(order.numel()) // block(nodes[norm]).n
+        group[order] = torch.arange(order.numel()) // n
         if order.numel() != spread.numel() or not torch.equal(group, spread):
             continue
-        signal, more = one, []
+        signal = one
         while signal != measured and isinstance(found := operator(nodes[signal]), Scale):
-            more.append(found)
+            scales.append(found)
             signal = nodes[signal].parents[0]
         if signal == measured:
-            return _block(nodes, measured, order, block(nodes[norm]).n, factor, scales + more[::-1])
+            return Scaled(measured, order, n, factor, tuple(scales))
+        before = known.get(signal)
+        if before is not None and before.root == measured and before.n == n and torch.equal(before.order, order):
+            return Scaled(measured, order, n, _times(before.factor, factor), (*before.scales, *scales))
     return None
+
+
+def _times(f: Elementwise, g: Elementwise) -> Elementwise:
+    first = spliced(f, 0)
+    second = tuple(Step(s.op, tuple(r if r == 0 else r + len(first) for r in s.reads), s.value) for s in spliced(g, 0))
+    steps = (*first, *second)
+    return composed(Expression((*steps, Step("times", (len(first), len(steps))))))
 
 
 def _behind(nodes: list[Node], i: int) -> tuple[Elementwise, int] | None:
@@ -234,6 +364,11 @@ def _behind(nodes: list[Node], i: int) -> tuple[Elementwise, int] | None:
     return (found.activation, below) if isinstance(norm, Norm2) and norm.inner == 1 else None
 
 
+def _permutes(select: Select) -> bool:
+    n = select.index.numel()
+    return n == select.in_size and bool((select.index >= 0).all()) and torch.unique(select.index).numel() == n
+
+
 def _reordered(nodes: list[Node], i: int) -> tuple[int, Tensor]:
     """(signal, order) with node i = the signal's entries in that order."""
     order = torch.arange(nodes[i].size)
@@ -242,15 +377,16 @@ def _reordered(nodes: list[Node], i: int) -> tuple[int, Tensor]:
     return i, order
 
 
-def _block(nodes: list[Node], root: int, order: Tensor, n: int, factor: Elementwise, scales: list[Scale]) -> Found:
-    groups = order.numel() // n
-    eps = _epsilon(factor, n)
+def _block(nodes: list[Node], made: Scaled) -> tuple[int, Radial | Normalise]:
+    """(signal read, block)."""
+    groups = made.order.numel() // made.n
+    eps = _epsilon(made.factor, made.n)
     if eps is None:
-        return root, order, Radial(groups, n, 1, factor=factor), scales
-    centred = _centred(nodes, root, order, n)
+        return made.root, Radial(groups, made.n, 1, factor=made.factor)
+    centred = _centred(nodes, made.root, made.order, made.n)
     if centred is not None:
-        return centred, order, Normalise(groups, n, 1, eps=eps), scales
-    return root, order, Normalise(groups, n, 1, eps=eps, centred=False), scales
+        return centred, Normalise(groups, made.n, 1, eps=eps)
+    return made.root, Normalise(groups, made.n, 1, eps=eps, centred=False)
 
 
 def _epsilon(factor: Elementwise, n: int) -> float | None:
@@ -261,7 +397,10 @@ def _epsilon(factor: Elementwise, n: int) -> float | None:
     *before, square, scale, shift, last = steps
     names = [s.value.name if isinstance(s.value, Elementwise) else s.op for s in (*before, square, scale, shift, last)]
     chained = all(s.reads == (k,) for k, s in enumerate(steps))
-    if not chained or names not in (["square", "scale", "shift", "rsqrt"], ["abs", "square", "scale", "shift", "rsqrt"]):
+    if not chained or names not in (
+        ["square", "scale", "shift", "rsqrt"],
+        ["abs", "square", "scale", "shift", "rsqrt"],
+    ):
         return None
     if scale.value.exact != Fraction(1, n) or shift.value.exact is None or shift.value.low != shift.value.high:
         return None
@@ -287,10 +426,14 @@ def _centred(nodes: list[Node], u: int, order: Tensor, n: int) -> int | None:
                 break
             at = nodes[at].parents[0]
         means = grouped(nodes, at)
-        same = means.base == x and means.exact is not None and total * means.exact == Fraction(-1, n)
-        if same and means.group.numel() == spread.numel() and torch.equal(means.group[torch.arange(spread.numel())], spread):
-            first = torch.full((means.count,), -1, dtype=torch.int64)
-            first[means.group] = group
-            if torch.equal(first[means.group], group) and torch.unique(first).numel() == means.count:
-                return x
+        own = means.groups(nodes[u].size) if means.base == x else None
+        if own is None or means.exact is None or total * means.exact != Fraction(-1, n):
+            continue
+        if torch.equal(own, spread) and _same_partition(own, group):
+            return x
     return None
+
+
+def _same_partition(a: Tensor, b: Tensor) -> bool:
+    pairs = torch.unique(torch.stack([a, b]), dim=1).shape[1]
+    return pairs == torch.unique(a).numel() == torch.unique(b).numel()

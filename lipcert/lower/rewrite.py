@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lipcert.blocks import Pointwise, Product
-from lipcert.ir import Graph, Input, Linear, Node, Nonlinear, Offset, What
+from lipcert.ir import Add, Graph, Input, Linear, Node, Nonlinear, Offset, What
 from lipcert.linops import Conv, Dense, Scale, Select
 
 
@@ -87,7 +87,8 @@ def tidied(graph: Graph) -> Graph:
     known: dict[Any, int] = {}
 
     def put(what: What, parents: Sequence[int], size: int, like: Node) -> int:
-        key = _key(what), tuple(parents), size
+        commutes = isinstance(what, Add) or (isinstance(what, Nonlinear) and isinstance(what.block, Product))
+        key = _key(what), tuple(sorted(parents) if commutes else parents), size
         if key not in known:
             known[key] = new.put(what, parents, size, like)
         return known[key]
@@ -97,13 +98,37 @@ def tidied(graph: Graph) -> Graph:
         if isinstance(node.what, Input):
             new.copy(i, node)
             continue
-        source = new.nodes[parents[0]] if len(parents) == 1 else None
-        if source is not None and expands(source) and (smaller := _resized(node.what, operator(source).in_size)):
+        source = new.nodes[parents[0]] if parents else None
+        together = len(parents) == 2 and isinstance(node.what, Add | Nonlinear)
+        if together and _alike(new.nodes[parents[0]], new.nodes[parents[1]], node):
+            first, other = (new.nodes[p] for p in parents)
+            size = operator(first).in_size
+            what = Nonlinear(Product(size)) if isinstance(node.what, Nonlinear) else node.what
+            before = put(what, (*first.parents, *other.parents), size, node)
+            new.place[i] = put(first.what, [before], node.size, node)
+        elif (
+            len(parents) == 1
+            and source is not None
+            and expands(source)
+            and (smaller := _resized(node.what, operator(source).in_size))
+        ):
             before = put(smaller, source.parents, operator(source).in_size, node)
             new.place[i] = put(source.what, [before], node.size, node)
         else:
             new.place[i] = put(node.what, parents, node.size, node)
     return new.graph(graph)
+
+
+def _alike(first: Node, other: Node, node: Node) -> bool:
+    """A sum or product of two signals that are repeated in the same way."""
+    if not (isinstance(node.what, Add) or isinstance(block(node), Product)):
+        return False
+    return (
+        expands(first)
+        and expands(other)
+        and torch.equal(operator(first).index, operator(other).index)
+        and (operator(first).in_size == operator(other).in_size)
+    )
 
 
 def _resized(what: What, size: int) -> What | None:
@@ -141,7 +166,9 @@ def _key(what: What) -> Any:
             return "row", pointwise.label, tuple(_bytes(p) if isinstance(p, Tensor) else p for p in params)
         case Nonlinear(other):
             plain = {name: value for name, value in vars(other).items() if name != "memo"}
-            return type(other).__name__, tuple((k, _bytes(v) if isinstance(v, Tensor) else repr(v)) for k, v in plain.items())
+            return type(other).__name__, tuple(
+                (k, _bytes(v) if isinstance(v, Tensor) else repr(v)) for k, v in plain.items()
+            )
         case Linear(operator):
             return id(operator)
     return type(what).__name__
