@@ -33,7 +33,8 @@ class UnwritableError(UsageError):
 class RefusedModel(LipcertError):
     """The file was read, but no rule claims one of its nodes, so nothing true can be said of it.
 
-    `unbounded` marks the nodes that are known not to be Lipschitz (floor, x / |x|, a branch on data).
+    `unbounded` marks nodes that are not Lipschitz by themselves (argmax, a branch on data). Of the network that says
+    nothing: its report has status refused.
     """
 
     exit_code = 3

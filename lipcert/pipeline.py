@@ -20,7 +20,7 @@ import torch
 
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.bounds import METHODS, Problem
-from lipcert.bounds.layers import kind_of, layer_row, layers_of, operators
+from lipcert.bounds.layers import kind_of, layer_row, layers_of, operators, surely_infinite
 from lipcert.bounds.run import choose, run, tell
 from lipcert.capture import Captured, capture, constants, quiet
 from lipcert.certificate import Certificate
@@ -521,7 +521,8 @@ def _parts(graph: Graph) -> list[dict[str, Any]]:
 def _slope_words(what: Nonlinear) -> dict[str, Any]:
     constants = what.block.lipschitz("2")
     finite = all(math.isfinite(c) for c in constants)
-    return {"constant_l2": max(constants) if finite else f"unbounded: {what.block.reason}"}
+    words = "unbounded" if surely_infinite(what.block) else "no finite bound is known"
+    return {"constant_l2": max(constants) if finite else f"{words}: {what.block.reason}"}
 
 
 def _part_row(graph: Graph, target: int) -> dict[str, Any]:

@@ -117,8 +117,8 @@ EXPECT: dict[str, Expected] = {
     "A9_ts_no_input_shape.pt": value(*SCRIPT),
 }
 STEPS_AND_POLES = (  # status "unbounded", with a node
-    "41_if.onnx", "57_sqrt.onnx", "59_exp.onnx", "60_floor.onnx", "62_sign.onnx", "63_where_step.onnx", "65_log.onnx",
-    "66_l2norm.onnx", "68_qdq.onnx",
+    "57_sqrt.onnx", "59_exp.onnx", "60_floor.onnx", "62_sign.onnx", "63_where_step.onnx", "65_log.onnx",
+    "66_l2norm.onnx",
 )  # fmt: skip
 ELSEWHERE = {"30_deep_chain.onnx"}  # 10,000 nodes take minutes to export: `test_a_deep_chain`
 SHAPED = {"90_good_script.pt", "A9_ts_no_input_shape.pt", "89_torchscript_renamed.onnx"}

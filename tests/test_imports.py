@@ -32,7 +32,7 @@ ORDER = (
     ),
     *("plots", "pairs", "certify", "journal", "gate", "policy", "report", "radius", "attack", "bounds"),
     *("stats", "sdp", "ranges"),
-    *("check", "lmi", "nonnegative", "segments", "chain"),
+    *("check", "lmi", "nonnegative", "segments", "chain", "disproof", "growth"),
     *(
         "normalform",
         "idle",

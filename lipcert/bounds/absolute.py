@@ -42,6 +42,5 @@ class Absolute:
         found = obstacle(problem.graph, RangesOf(problem), problem.region is not None)
         if found is None:
             return None
-        node, unbounded, reason = found
-        status = "unbounded" if unbounded else "refused"
-        return Refusal(self.name, self.side, status, reason, problem.graph.nodes[node].name)  # type: ignore[arg-type]
+        node, _, reason = found
+        return Refusal(self.name, self.side, "refused", reason, problem.graph.nodes[node].name)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lipcert.bound import Bound, Refusal, Result, Side
-from lipcert.bounds.problem import Problem, RangesOf
+from lipcert.bounds.problem import Problem, RangesOf, missing
 from lipcert.chain import Infinite, links, start
 from lipcert.ir import Graph
 from lipcert.parts import Constants, linear_ancestors
@@ -36,7 +36,7 @@ class Cplip:
             self._cut(problem, RangesOf(problem), ())
         except Infinite as found:
             node = problem.graph.nodes[found.node]
-            return Refusal(self.name, self.side, "unbounded", found.reason, node.name)
+            return Refusal(self.name, self.side, "refused", found.reason, node.name)
         return None
 
     def run(self, problem: Problem) -> Result:
@@ -56,8 +56,8 @@ class Cplip:
                         best = value, span, passed, segments, known
                 break
         except Infinite as found:
-            node = graph.nodes[found.node].name
-            return Refusal(self.name, self.side, "unbounded", found.reason, node, time.perf_counter() - begin)
+            why = missing(problem, found.reason, graph.nodes[found.node].name)
+            return Refusal(self.name, self.side, *why, time.perf_counter() - begin)
         seconds = time.perf_counter() - begin
         if best is None:
             reason = f"the norms of its segments take more than {self.work:.0e} operations"

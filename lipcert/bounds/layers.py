@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
+from lipcert.activations.jets import Expression
+from lipcert.blocks import Block, Pointwise
 from lipcert.bounds.failures import RAISED, why
 from lipcert.bounds.problem import Problem
 from lipcert.ir import Enclosure, Graph, Input, Linear, Nonlinear
 from lipcert.linops import Adjoint, Conv, Dense, Scale, Select
 from lipcert.parts import ENCLOSED, Path, linear_ancestors, targets
 from lipcert.query import P
+from lipcert.radial import Radial
 from lipcert.rounding import div_down, norm_down, norm_up
 from lipcert.stats.directions import ascent, dual_ascent, size, unit
 
@@ -76,6 +79,14 @@ def _name(graph: Graph, path: Path) -> str:
     return f"{name} from {'input' if isinstance(source.what, Input) else source.name}" if several else name
 
 
+def surely_infinite(block: Block) -> bool:
+    """A block without a finite constant has none, as a function on the whole space: products, and rows of the table. Of
+    rows made of an expression, and of scalings by a norm, only no finite bound is known."""
+    if isinstance(block, Pointwise):
+        return not isinstance(block.activation.row.function, Expression)
+    return not isinstance(block, Radial)
+
+
 def layer_row(layer: Layer, problem: Problem) -> dict[str, Any]:
     """name, kind, shapes, proved upper, attained lower (null where not computed), status, reason."""
     row: dict[str, Any] = {
@@ -110,7 +121,7 @@ def _constants(layer: Layer, problem: Problem) -> dict[str, Any]:
             upper, status, reason = None, "refused", "a nonlinearity has one norm for input and output"
     if upper is not None and not math.isfinite(upper):
         block = problem.graph.nodes[layer.node].what.block if layer.node is not None else None  # type: ignore[union-attr]
-        upper, status = None, "unbounded" if block is not None else "refused"
+        upper, status = None, "unbounded" if block is not None and surely_infinite(block) else "refused"
         reason = block.reason if block is not None else "overflows float64"
     return {"upper": upper, "lower": lower, "rigor": "proved", "status": status, "reason": reason}
 

@@ -86,8 +86,7 @@ class Lipsdp:
             form = normal_form(problem.graph, wanted[0], ranges)
             need = entries(form)
         except RefusedModel as error:
-            status = "unbounded" if error.unbounded else "refused"
-            return Refusal(self.name, self.side, status, str(error), error.node)  # type: ignore[arg-type]
+            return Refusal(self.name, self.side, "refused", str(error), error.node)
         if need > MEMORY_ENTRIES:
             gigabytes = need * 8 / 2**30
             reason = f"{form.neurons} neurons need {gigabytes:.0f} GiB of dense blocks, over the limit of {MEMORY_ENTRIES * 8 / 2**30:.0f}"

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from lipcert.blocks import Range
 from lipcert.bound import Refusal, Result, Side
+from lipcert.disproof import disproof
 from lipcert.ir import Graph
 from lipcert.query import Norm, Region
 from lipcert.ranges.interval import interval_ranges
@@ -57,6 +58,16 @@ class RangesOf:
     def __call__(self) -> dict[int, Range]:
         self.used = True
         return self.problem.ranges
+
+
+def missing(problem: Problem, reason: str, node: str) -> tuple[Literal["refused", "unbounded"], str, str]:
+    """(status, reason, node) of an upper value that does not exist: `unbounded` with a proof that there is none for this
+    very function and scope (disproof.py), else `refused`. `node`: where the method stopped, and `reason` why."""
+    found = disproof(problem.graph, problem.region)
+    if found is not None:
+        return "unbounded", f"not Lipschitz: {found.reason}", found.node
+    hint = "" if problem.region is not None else "; on a region (--box, or --at with --eps) there may be one"
+    return "refused", f"no finite bound is known: {reason}{hint}", node
 
 
 @runtime_checkable

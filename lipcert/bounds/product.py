@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lipcert.bound import Bound, Refusal, Result, Side
-from lipcert.bounds.problem import Problem, RangesOf
+from lipcert.bounds.problem import Problem, RangesOf, missing
 from lipcert.chain import Infinite, block_slopes, link, links, start
 from lipcert.parts import Constants
 
@@ -31,7 +31,7 @@ class Product:
             try:
                 block_slopes(graph, i, problem.norm.output, RangesOf(problem), on_region)
             except Infinite as found:
-                return Refusal(self.name, self.side, "unbounded", found.reason, graph.nodes[i].name)
+                return Refusal(self.name, self.side, "refused", found.reason, graph.nodes[i].name)
         return None
 
     def run(self, problem: Problem) -> Result:
@@ -41,8 +41,8 @@ class Product:
         try:
             constants = signal_constants(problem, ranges)
         except Infinite as found:
-            node = graph.nodes[found.node]
-            return Refusal(self.name, self.side, "unbounded", f"{found.reason}", node.name, time.perf_counter() - begin)
+            why = missing(problem, found.reason, graph.nodes[found.node].name)
+            return Refusal(self.name, self.side, *why, time.perf_counter() - begin)
         value = constants[graph.output][problem.norm.output]
         seconds = time.perf_counter() - begin
         if not math.isfinite(value):

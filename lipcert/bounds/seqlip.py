@@ -65,7 +65,7 @@ class Seqlip:
         try:
             hidden = [slopes(graph, i, ranges, problem.region is not None) for i in graph.nonlinear]
         except Infinite as found:
-            return Refusal(self.name, self.side, "unbounded", found.reason, graph.nodes[found.node].name)
+            return Refusal(self.name, self.side, "refused", found.reason, graph.nodes[found.node].name)
         weights = _weights(graph)
         value = 1.0 if hidden else _norm(weights[0])
         right: Tensor | None = None

@@ -23,10 +23,10 @@ from lipcert.ir import Graph
 from lipcert.lower.affine import AFFINE
 from lipcert.lower.builder import Builder, Signal
 from lipcert.lower.constants import Constant
+from lipcert.lower.expressions import fused
 from lipcert.lower.folding import HARMLESS, LIMIT, fold
 from lipcert.lower.layout import LAYOUT
-from lipcert.lower.expressions import fused
-from lipcert.lower.nonlinear import NONLINEAR, Unread
+from lipcert.lower.nonlinear import NONLINEAR, Decision, Unread
 from lipcert.lower.normalisations import with_norms, with_radials, with_variances
 from lipcert.lower.rewrite import tidied, troubled
 
@@ -155,6 +155,12 @@ def _signal_call(b: Builder, node: FxNode, name: str, args: list[Any], kwargs: d
     if (unread := _unread(rule, args, kwargs)) is not None:
         b.refuse(f"{name} with arguments that its rule does not read: {unread}")
     _empty(b, node)
+    if any(isinstance(a, Decision) for a in args) and not name.startswith(("aten.logical_", "aten.bitwise_")):
+        result = node.meta.get("val")  # arithmetic of booleans that stays boolean or whole is not that of 0 and 1
+        if not (isinstance(result, Tensor) and result.dtype.is_floating_point):
+            b.refuse(
+                "compares the signal with a threshold: a step function of the input, whose outcome is computed with"
+            )
     return rule(b, *args, **kwargs)
 
 

@@ -16,7 +16,7 @@ from lipcert.lower import constants
 from lipcert.lower.builder import Builder, Signal, broadcast
 from lipcert.lower.constants import Constant, constant
 from lipcert.lower.layout import cast as _cast
-from lipcert.lower.nonlinear import pointwise, product
+from lipcert.lower.nonlinear import Decision, chosen, pointwise, product
 from lipcert.rounding import EPS
 
 aten = torch.ops.aten
@@ -44,6 +44,9 @@ def _rsub(b: Builder, x: Any, y: Any, alpha: Any = 1) -> Signal:
 
 
 def _mul(b: Builder, x: Any, y: Any) -> Signal:
+    for decision, other in ((x, y), (y, x)):
+        if isinstance(decision, Decision) and not isinstance(other, Decision):
+            return chosen(b, decision, other, 0.0)
     x, y = broadcast(b, [x, y])
     if isinstance(x, Signal) and isinstance(y, Signal):
         return product(b, x, y)

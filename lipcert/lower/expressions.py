@@ -137,7 +137,9 @@ def _row(nodes: tuple[Node, ...], end: int, origin: int) -> Found | None:
     if last == builder.start:
         return root, None, after
     made = builder.finish(last)
-    return None if made is None else (root, Pointwise(made, nodes[end].size), after)
+    if made is None or not made.row.continuous:  # jumps stay where they are: proofs about them need the row
+        return None
+    return root, Pointwise(made, nodes[end].size), after
 
 
 class Steps:

@@ -12,6 +12,7 @@ from lipcert.errors import RefusedModel
 from lipcert.linops import Select
 from lipcert.lower.builder import Builder, Signal
 from lipcert.lower.constants import Constant, constant
+from lipcert.lower.nonlinear import Decision, chosen
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
@@ -105,7 +106,9 @@ def _pad(b: Builder, x: Signal, pads: Sequence[int], value: Any = 0) -> Signal:
 
 
 def _where(b: Builder, condition: Any, x: Any, y: Any) -> Signal:
-    """A mask that is known: entries of x where true, of y where false."""
+    """A mask that is known: entries of x where true, of y where false. One that depends on the input is a step."""
+    if isinstance(condition, Decision):
+        return chosen(b, condition, x, y)
     if isinstance(condition, Signal):
         b.refuse("chooses between signals by a condition on the data: it jumps", unbounded=True)
     mask = constant(condition).centre != 0

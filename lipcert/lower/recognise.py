@@ -84,7 +84,7 @@ def gated(nodes: list[Node], left: int, right: int) -> Known | None:
             found = rule(nodes, root, link)
             if found is not None and LEAST < abs(scale * found[3]) < MOST:
                 node, name, given, factor = found
-                return node, name, given, _constant(scale * factor)
+                return node, name, given, exact_constant(scale * factor)
     return None
 
 
@@ -99,7 +99,7 @@ def _multiples(nodes: list[Node], i: int) -> Iterator[tuple[int, Fraction]]:
         i, scale = nodes[i].parents[0], scale * factor
 
 
-def _constant(value: Fraction) -> Constant:
+def exact_constant(value: Fraction) -> Constant:
     rounded = float(value)
     error = abs(Fraction(rounded) - value)
     centre = torch.tensor(rounded, dtype=torch.float64)

@@ -60,9 +60,9 @@ class Report:
         cls, path: object, error: LipcertError | str, command: str, *, status: str = "refused", **asked: Any
     ) -> Report:
         """The report of a model of which nothing can be said. `asked`: norm, region, output, warnings, max_upper."""
-        unbounded = isinstance(error, RefusedModel) and error.unbounded
         node = error.node if isinstance(error, RefusedModel) else None
-        refusal = Refusal("load", "upper", "unbounded" if unbounded else status, str(error), node)  # type: ignore[arg-type]
+        # a node that jumps proves nothing of the output: never `unbounded`
+        refusal = Refusal("load", "upper", status, str(error), node)  # type: ignore[arg-type]
         return cls(command=command, model=unread(path), results=[refusal], **asked)
 
     @property
