@@ -120,7 +120,7 @@ def test_refused_model(tmp_path: Path) -> None:
     error = RefusedModel("node n1 (Floor): not Lipschitz", node="n1", unbounded=True)
     made = Report.of_refused_model(path, error, "bound", norm=Norm("inf", "2"), max_upper=1.0)
     data = made.to_dict()
-    assert (made.status, made.exit_code) == ("unbounded", 3)
+    assert (made.status, made.exit_code) == ("refused", 3)  # of the node, not of the network
     assert data["model"]["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert (data["results"][0]["node"], data["norm"]) == ("n1", {"input": "inf", "output": "2"})
     assert schema_errors(data) == []

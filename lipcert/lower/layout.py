@@ -183,6 +183,7 @@ LAYOUT: dict[str, Rule] = {
     "aten.stack.default": lambda b, values, dim=0: _cat(b, [_unsqueeze(b, v, dim) for v in values], dim),
     "aten.constant_pad_nd.default": _pad,
     "aten.where.self": _where,
+    "aten.where.Scalar": _where,
     "aten.where.ScalarOther": _where,
     "aten.where.ScalarSelf": _where,
     "aten.masked_fill.Scalar": lambda b, x, mask, value: _where(b, mask, value, x),
