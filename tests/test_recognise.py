@@ -108,7 +108,8 @@ def test_near_misses_are_not_taken_for_the_row_they_resemble(name: str) -> None:
     function = MISSED[name]
     graph = graph_of(function, 5) if "entry" not in name else graph_of(
         lambda x, c: x * torch.sigmoid(x * c), 5, constants=(f64(5),))  # fmt: skip
-    assert not {row for _, row in SPELLED.values()} & set(kinds(graph)) or name == "computed twice"
+    resembled = {row for _, row in SPELLED.values()} - {"pow_int"}
+    assert not resembled & set(kinds(graph)) or name == "computed twice"  # which is one signal
     assert "entry" in name or agrees(graph, function)
 
 
