@@ -68,6 +68,7 @@ STEEP: dict[str, Callable[..., tuple[float, ...]]] = {
     "acos": lambda: (-1.0, 1.0),
     "acosh": lambda: (1.0,),
     "atanh": lambda: (-1.0, 1.0),
+    "tan": lambda: (-math.pi / 2, math.pi / 2),
 }
 
 
@@ -292,7 +293,8 @@ def _steep_there(graph: Graph, i: int, k: int, place: float, p: Tensor, q: Tenso
         (float(before.upper[0, k]), float(after.lower[0, k])),
         (float(after.upper[0, k]), float(before.lower[0, k])),
     )
-    if not (first[0] < place < first[1] or last[0] < place < last[1]):
+    nearly = 4e-16 * abs(place)  # a place that is not a float
+    if not any(pair[0] < place - nearly and place + nearly < pair[1] for pair in (first, last)):
         return False
     over = _values(graph, _hull(p, q))
     for j in graph.nonlinear:

@@ -128,7 +128,7 @@ def test_every_row_of_the_table_on_a_box_inside_its_domain(name: str) -> None:
     finite = all(math.isfinite(float(side)) for side in row.slopes(*row.parameters.values()))
     assert isinstance(whole, Bound) == finite
     if isinstance(whole, Refusal):
-        assert whole.status == "unbounded"
+        assert whole.status == ("refused" if name == "pow" else "unbounded")  # x^2.5 has no values for x < 0
         assert whole.node == "row:" + name + "_0"
     start, end = max(row.domain[0], -3.0), min(row.domain[1], 3.0)
     for a, b in ((0.35, 0.6), (0.52, 0.55)):
