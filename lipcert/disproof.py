@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -32,12 +33,13 @@ from torch import Tensor
 from lipcert.activations import Elementwise
 from lipcert.blocks import Normalise, Pointwise
 from lipcert.growth import apart, superlinear
-from lipcert.ir import Enclosure, Graph, Input, Nonlinear, Offset, enclose_node
+from lipcert.ir import Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_node
 from lipcert.parts import ENCLOSED, Path
 from lipcert.query import Ball, Box, Region
 from lipcert.radial import Radial
 
 TRIES = 12  # segments
+WORK = 2e9  # operations of all tries, evaluations of one try not counted
 HALVINGS = 60
 CANDIDATES = 4  # entries of one segment
 
@@ -106,9 +108,15 @@ def _found(graph: Graph, region: Region) -> Iterator[Disproof]:
     steep = [i for i in graph.nonlinear if _row(graph, i) in STEEP]
     if not steps and not steep:
         return
-    for a, b in _segments(graph, region):
+    for a, b in islice(_segments(graph, region), _tries(graph, TRIES)):
         yield from _jumps(graph, steps, a, b)
         yield from _slopes(graph, steep, a, b)
+
+
+def _tries(graph: Graph, most: int) -> int:
+    """Fewer attempts with larger networks, by the operations of one evaluation: the same for the same network."""
+    cost = sum(node.what.operator.flops for node in graph.nodes if isinstance(node.what, Linear))
+    return max(1, min(most, int(WORK / max(1, cost))))
 
 
 def _pointwise(graph: Graph, i: int) -> Pointwise:
@@ -347,13 +355,13 @@ def _growth(graph: Graph) -> Iterator[Disproof]:
     culprit = _culprit(graph)
     if culprit is None:
         return
-    for _ in range(4):
+    for _ in range(_tries(graph, 4)):
         a, d = torch.randn(2, 1, n, generator=g, dtype=torch.float64)
         if superlinear(graph, a, d):
             yield Disproof(culprit, f"along a ray the output grows faster than its input, by {culprit}")
         if _explodes(graph, a, d):
             yield Disproof(culprit, f"along a ray the output grows exponentially, by {culprit}")
-    for mask, shift in _partly(graph, g):
+    for mask, shift in islice(_partly(graph, g), _tries(graph, 24)):
         if apart(graph, shift, -shift, mask):
             yield Disproof(
                 culprit, f"two parallel rays of inputs have outputs that move apart without end, by {culprit}"

@@ -88,6 +88,8 @@ def _node(node: Node, args: list[Powers], like: Tensor) -> Powers:
             return _sum([args[0], offset]) if args else offset
         case Nonlinear(block):
             found = _block(block, args)
+            if len(found) > 8 or max(found, default=0.0) > 8:
+                raise NoRule  # powers of powers
             if not all(bool(torch.isfinite(c.centre).all() & torch.isfinite(c.reach()).all()) for c in found.values()):
                 raise NoRule
             return found

@@ -38,6 +38,9 @@ UNBOUNDED = {
     "rapidocr_cls_mobilenetv3.onnx": "product",
     "vit_pgd_2_3_16.onnx": "matmul",
 }
+# No proof that the output has no constant, though a node has none: products of rectified sums; attention between linear
+# maps; a root of entries that are never all positive at once.
+UNPROVED = {"nn4sys_mscn_128d_dual.onnx", "vit_pgd_2_3_16.onnx", "onnxtest_operator_sqrt.onnx"}
 SAMPLED_SIZE = 50_000  # bytes: files up to this size get a sampled lower value too
 
 
@@ -81,7 +84,7 @@ def test_model(row: dict[str, Any], shared: Path) -> None:
         report = lipcert.bound(model, norm=norm, methods=methods)
         if name in UNBOUNDED:
             assert report.upper is None
-            assert report.status == "unbounded"
+            assert report.status == ("refused" if name in UNPROVED else "unbounded")
             refusal = report.results[0]
             assert isinstance(refusal, Refusal)
             assert refusal.node

@@ -65,7 +65,7 @@ def missing(problem: Problem, reason: str, node: str) -> tuple[Literal["refused"
     very function and scope (disproof.py), else `refused`. `node`: where the method stopped, and `reason` why."""
     found = disproof(problem.graph, problem.region)
     if found is not None:
-        return "unbounded", f"not Lipschitz: {found.reason}", found.node
+        return "unbounded", f"not Lipschitz: {found.reason} ({reason})", found.node
     hint = "" if problem.region is not None else "; on a region (--box, or --at with --eps) there may be one"
     return "refused", f"no finite bound is known: {reason}{hint}", node
 
