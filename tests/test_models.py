@@ -39,8 +39,13 @@ UNBOUNDED = {
     "vit_pgd_2_3_16.onnx": "matmul",
 }
 # No proof that the output has no constant, though a node has none: products of rectified sums; attention between linear
-# maps; a root of entries that are never all positive at once.
-UNPROVED = {"nn4sys_mscn_128d_dual.onnx", "vit_pgd_2_3_16.onnx", "onnxtest_operator_sqrt.onnx"}
+# maps; a root of entries that are never all positive at once; gates of gates.
+UNPROVED = {
+    "nn4sys_mscn_128d_dual.onnx",
+    "vit_pgd_2_3_16.onnx",
+    "onnxtest_operator_sqrt.onnx",
+    "rapidocr_cls_mobilenetv3.onnx",
+}
 SAMPLED_SIZE = 50_000  # bytes: files up to this size get a sampled lower value too
 
 
