@@ -187,7 +187,7 @@ def test_json_alone_on_stdout(executed: Callable[..., tuple[Ran, None]]) -> None
     ("error", "status", "verdict"),
     [
         (RefusedModel("node n1 (Foo): unknown op", node="n1"), 3, "refused"),
-        (RefusedModel("node n1 (Floor): a step", node="n1", unbounded=True), 3, "unbounded"),
+        (RefusedModel("node n1 (Floor): a step", node="n1", unbounded=True), 3, "refused"),
         (SelfCheckFailed("lower > upper"), 4, "refused"),
     ],
 )
