@@ -439,11 +439,6 @@ REFUSED: list[tuple[str, Callable[..., Any], tuple[int, ...], bool, str]] = [
     ("crossed clamp", lambda x: A.clamp.default(x, 0.5, -0.5), (3,), False, "min <= max"),
     ("two results", lambda x: (x, x * 2), (3,), False, "outputs"),
 ]  # fmt: skip
-REFUSED += [
-    (f"compare {name}", lambda x, op=getattr(A, name): op.Scalar(x, 0.5) * x, (3,), True, "threshold")
-    for name in ("gt", "lt", "ge", "le", "eq", "ne")
-]
-REFUSED += [
-    (f"compare {name} tensor", lambda x, op=getattr(A, name): op.Tensor(x, x * 2) * x, (3,), True, "threshold")
-    for name in ("gt", "lt", "ge", "le", "eq", "ne")
-]
+for name in ("gt", "lt", "ge", "le", "eq", "ne"):  # steps, multiplied with what they compare
+    case(f"compare {name}", lambda x, op=getattr(A, name): op.Scalar(x, 0.5) * x, (3,))
+    case(f"compare {name} tensor", lambda x, op=getattr(A, name): op.Tensor(x, x * 2) * x, (3,))
