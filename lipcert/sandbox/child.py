@@ -98,7 +98,10 @@ class Child:
 
     def _wait(self) -> int:
         if self.status is None:
-            self.status = os.waitpid(self.pid, 0)[1]
+            try:
+                self.status = os.waitpid(self.pid, 0)[1]
+            except ChildProcessError:  # somebody else's handler waited for it
+                self.status = 0
             os.close(self.reader)
             os.close(self.writer)
         return self.status
