@@ -282,7 +282,8 @@ def _words(problem: BaseException) -> str:
     """TorchScript puts its traceback first and the cause last; others put the cause first. Both in one line."""
     lines = [line.strip() for line in str(problem).strip().splitlines() if line.strip()] or ["(no message)"]
     line = lines[-1] if "Traceback of TorchScript" in str(problem) else lines[0]
-    return f"{type(problem).__name__}: {line}"[:400]
+    kind = type(problem).__name__
+    return (line if line.startswith(f"{kind}: ") else f"{kind}: {line}")[:400]
 
 
 def _how_it_died(status: int) -> str:
