@@ -29,7 +29,13 @@ def test_a_healthy_installation(capfd: pytest.CaptureFixture[str]) -> None:
     known = {one["name"]: one for one in found["findings"]}
     assert known["torch"]["value"] == torch.__version__
     assert "<= 3.0 <=" in known["a known bound"]["value"]
-    assert {one["group"] for one in found["findings"]} == {"versions", "optional parts", "devices", "self-test"}
+    assert {one["group"] for one in found["findings"]} == {
+        "versions",
+        "optional parts",
+        "devices",
+        "sandbox",
+        "self-test",
+    }
 
 
 def test_a_wrong_bound_is_seen(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,13 @@ def test_every_kind_of_report_is_shown() -> None:
         ),
         *("Certified radii", "Certified accuracy", "Jacobians, 3 x 2", "Class graph", "certificate REJECTED"),
         *("certificate accepted", "Gate NOT met", "What is assumed", "What is trusted", "To check it again"),
-        *("lipcert verify net.onnx net.onnx", "4 points, onnxruntime", "gate NOT met", "upper &le; 2.5"),
+        *(
+            "lipcert verify net.onnx net.onnx",
+            "lipcert-audit net.onnx net.onnx",
+            "4 points, onnxruntime",
+            "gate NOT met",
+            "upper &le; 2.5",
+        ),
         *("Ask about a region", "Another method may still give a value", "estimate, no bound"),
     ):
         assert words in page, words

@@ -118,6 +118,8 @@ class ShownProgress:
         self._shown: Progress = self._live or (Silent() if quiet else Lines())
 
     def __enter__(self) -> Progress:
+        if self._live is not None:
+            self._live("starting")  # torch takes seconds to load
         return self._shown
 
     def __exit__(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lipcert import __version__
+from lipcert.sandbox.confine import described
 
 NEEDED = ("torch", "numpy", "onnx", "typer", "rich", "jinja2")
 OPTIONAL = {  # package -> what it is for, and the extra that brings it
@@ -37,7 +38,8 @@ class Finding:
 
 def doctor() -> list[Finding]:
     """Versions, devices, optional parts, arithmetic and a bound of a small network. Takes a few seconds."""
-    return [*_versions(), *_optional(), *_devices(), *(_test(name, test) for name, test in TESTS.items())]
+    sandbox = Finding("sandbox", "model files", f"read under {described()}")
+    return [*_versions(), *_optional(), *_devices(), sandbox, *(_test(name, test) for name, test in TESTS.items())]
 
 
 def _versions() -> list[Finding]:

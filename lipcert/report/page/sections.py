@@ -317,6 +317,8 @@ def again(data: Data) -> list[str]:
     model = shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
     files = dict.fromkeys(str(row["certificate"]) for row in data["results"] if row.get("certificate"))
     found = [f"lipcert verify {shlex.quote(file)} {model}" for file in files]
+    if data["model"].get("format") == "onnx":  # what the exact checker reads
+        found += [f"lipcert-audit {shlex.quote(file)} {model}" for file in files]
     if data["command"] in ("bound", "layers"):
         norm = data["norm"]
         flags = f" --norm-in {norm['input']} --norm-out {norm['output']}"
