@@ -152,6 +152,25 @@ def test_a_whole_question_in_the_report_is_compared(tmp_path: Path) -> None:
         lipcert.compare(*paths)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"rtol": 0.1, "seed": 3, "methods": ["product"]}, None), ({"weights": [1]}, r"option weights is None")],
+)
+def test_effort_is_no_question(tmp_path: Path, options: dict[str, Any], says: str | None) -> None:
+    """Other models and more effort can be compared; whatever else an option is cannot."""
+    paths = written(tmp_path, bound(1, 2), bound(3, 4, "b"))
+    for path, more in zip(paths, ({}, options), strict=True):
+        data = json.loads(Path(path).read_text())
+        scope, graph = data["scope"], data["model"]["sha256"]
+        asked = Question.of("bound", data["model"], graph, Norm(**data["norm"]), scope["region"], scope["output"], more)
+        Path(path).write_text(json.dumps(data | {"question": asked.to_dict()}))
+    if says is None:
+        assert lipcert.compare(*paths).counts == {"worse": 1}
+    else:
+        with pytest.raises(UsageError, match=says):
+            lipcert.compare(*paths)
+
+
 def test_reports_without_values_are_refused() -> None:
     with pytest.raises(UsageError, match="not of inspect"):
         lipcert.compare(Report("inspect", model()), Report("inspect", model()))

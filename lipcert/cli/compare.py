@@ -6,17 +6,17 @@ import json as js
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lipcert.cli import options as o
 from lipcert.cli.run import render, write_text
 from lipcert.errors import UsageError
-from lipcert.report.comparison import Comparison
-from lipcert.report.of_comparison import comparison_markdown, comparison_table
 from lipcert.report.to_json import for_stdout
-from lipcert.tasks.compare import compare as compare_reports
+
+if TYPE_CHECKING:
+    from lipcert.report.comparison import Comparison
 
 FAIL = ("worse", "weaker")
 
@@ -50,6 +50,9 @@ def compare(
     if markdown == "-" and json == "-":
         raise UsageError("--markdown - and --json -: only one of them can have stdout; give a file")
     o.check_not_negative("--tolerance", tolerance)
+    from lipcert.report.of_comparison import comparison_markdown, comparison_table
+    from lipcert.tasks.compare import compare as compare_reports
+
     first, *others = reports
     if not others:
         raise UsageError("lipcert compare: give two reports or more; the first is what the others are compared with")

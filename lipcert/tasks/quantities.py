@@ -37,8 +37,9 @@ OF_COMMAND: dict[str, tuple[tuple[str, str], ...]] = {
         *((f"balls {name}", f"summary.local.{name}") for name in ("radii", "norm", "count", "data")),
     ),
 }
-# in `question`: what may differ, and what is compared above
+# In `question`: the model itself may differ, and names are compared above. Of its options, effort is no question.
 OF_THE_MODEL = ("file", "graph", "input_name", "output_name", "options")
+EFFORT = ("methods", "rtol", "pairs", "jacobians", "seed", "attack", "budget", "multipliers", "solver")
 
 
 def question(data: Data, *, names: bool = True) -> dict[str, Any]:
@@ -49,6 +50,9 @@ def question(data: Data, *, names: bool = True) -> dict[str, Any]:
     whole = data.get("question")
     if isinstance(whole, Mapping):
         asked |= {f"question {key}": value for key, value in whole.items() if key not in OF_THE_MODEL}
+        options = whole.get("options")
+        if isinstance(options, Mapping):
+            asked |= {f"option {key}": value for key, value in options.items() if key not in EFFORT}
     return asked
 
 
