@@ -245,13 +245,11 @@ def shares(maps: dict[int, Map], known: dict[int, float], used: list[int]) -> li
     if len(used) == 1:
         return [square]
     norm = {j: max(spectral(maps[j]), 1e-300) for j in used}
-    out = []
+    guesses = []
     for theta in ({j: norm[j] / known[j] for j in used}, {j: norm[j] ** 2 for j in used}):
         whole = sum(theta[j] * float(square[j]) for j in used)
-        guess = {j: Fraction(whole / theta[j]) * (1 + Fraction(1, 1 << 48)) for j in used}
-        if sum(square[j] / guess[j] for j in used) <= 1:
-            out.append(guess)
-    return out
+        guesses.append({j: Fraction(whole / theta[j]) * (1 + Fraction(1, 1 << 48)) for j in used})
+    return [t for t in guesses if sum(square[j] / t[j] for j in used) <= 1]
 
 
 def spectral(m: Map) -> float:

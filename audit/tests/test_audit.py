@@ -231,6 +231,22 @@ def test_cplip(relu: Path) -> None:
     assert "format 1" in verdict(old | {"format": "lipcert.certificate/1", "model": old["model"] | {"graph": "f"}}, relu)
 
 
+def test_layers_that_do_not_matter(tmp_path: Path) -> None:
+    """A layer that nothing reaches has no multipliers; one of slope 1 that is passed has no constant."""
+    dead = [node("Mul", "x z", "h"), node("Relu", "h", "r"), node("Relu", "x", "s"), node("Add", "r s")]
+    path = save(tmp_path / "d.onnx", dead, {"z": np.zeros(3, C)}, (1, 3))
+    both(path, lmi([1.0, 1.0, 1.0]), 1.0, (1, 3), (1, 3))
+    path = save(tmp_path / "s.onnx", [node("PRelu", "x s")], {"s": np.ones(1, C)}, (1, 3))
+    both(path, chain(0.0, kind="cplip", passed=[0]), 1.0, (1, 3), (1, 3))
+
+
+def test_units_per_channel(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", [node("Neg", "x")], {}, (1, 2, 3))
+    both(path, chain(0.0), 4.0, (1, 2, 3), (1, 2, 3), std=[0.5, 0.25])
+    both(path, chain(0.0), 8.0, (1, 2, 3), (1, 2, 3), std=[0.5, 0.25, 0.125])
+    assert "ONNX" not in verdict(certificate(path, chain(8.0), 8.0, (1, 2, 3), (1, 2, 3), std=[0.5]), path)
+
+
 def test_nonnegative(relu: Path) -> None:
     both(relu, {"kind": "nonnegative"}, 10**0.5, *SHAPES)
     both(relu, {"kind": "nonnegative"}, 4.0, *SHAPES, norm="inf")
@@ -355,20 +371,21 @@ def test_matrix_inequalities_of_any_multipliers(name: str, tmp_path: Path) -> No
         "leaky": [4],
         "prelu": [3],
         "residual": [4, 3],
-        "max pool": [18, 18, 18],
+        "max pool": [1, 1, 1],
         "softmax": [1],
         "old softmax": [1],
-        "batch norm": [6],
+        "batch norm": [2],
         "dead": [1],
         "concat": [3, 3],
     }
     low, rng, accepted = attained(path, shape), np.random.default_rng(0), 0
+    grouping = {"max pool": "layer", "batch norm": "channel"}.get(name, "neuron")
     for last in ("input", "output"):
         for _ in range(12):
             scale = 10 ** rng.uniform(-4, 3)
             rows = [scale * 4.0**-k * rng.uniform(0.5, 2, n) for k, n in enumerate(counts[name])]
             for claim in (low * 0.999, 100.0):
-                said = verdict(certificate(path, lmi(*rows, last=last), claim, shape, out), path)
+                said = verdict(certificate(path, lmi(*rows, last=last, grouping=grouping), claim, shape, out), path)
                 assert claim >= low or "claim" in said, said
                 accepted += said == "accepted"
     assert accepted >= 1
@@ -435,6 +452,7 @@ RELU = [node("Relu", "x")]
         (RELU, {"w": np.array([1j])}, {}, "COMPLEX"),
         (RELU, {"w": np.array([np.inf])}, {}, "not finite"),
         ([node("Mul", "x x")], {}, {}, "constant"),
+        ([node("Constant", "", "c", value_float=1.0), node("Add", "x c")], {}, {}, "attributes"),
         ([node("Div", "c x")], {"c": floats(0, 3)}, {}, "by a signal"),
         ([node("Div", "x c")], {"c": np.zeros(3, C)}, {}, "ONNX"),
         ([node("Add", "c c", "d"), node("Add", "x d")], {"c": floats(0, 3)}, {}, "of constants"),
@@ -505,7 +523,12 @@ def test_other_refusals(relu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_unsorted_files_are_sorted(tmp_path: Path) -> None:
-    nodes = [node("Gemm", "r b", transB=1), node("Relu", "h", "r"), node("Gemm", "x a", "h", transB=1)]
+    nodes = [
+        node("Neg", "x", "unused"),
+        node("Gemm", "r b", transB=1),
+        node("Relu", "h", "r"),
+        node("Gemm", "x a", "h", transB=1),
+    ]
     path = save(tmp_path / "m.onnx", nodes, {"a": A, "b": B}, (1, 2))
     both(path, chain(3 * UP, 0.0), 3 * 2**0.5 * UP, *SHAPES)
     with pytest.raises(Unreadable, match="nothing gives"):
