@@ -33,7 +33,8 @@ from torch import Tensor
 from lipcert.activations import Elementwise
 from lipcert.blocks import MatMul, Normalise, Pointwise
 from lipcert.growth import apart, superlinear
-from lipcert.ir import Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_node
+from lipcert.ir import ENCLOSURES, Enclosure, Graph, Linear, Nonlinear, Offset
+from lipcert.network.walk import forward
 from lipcert.parts import ENCLOSED, Path
 from lipcert.query import Ball, Box, Region
 from lipcert.radial import Radial
@@ -154,15 +155,8 @@ def _segments(graph: Graph, region: Region) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _values(graph: Graph, x: Enclosure, changed: dict[int, Enclosure] | None = None) -> list[Enclosure]:
     """Enclosures of all nodes; those in `changed` are what they say."""
-    values: list[Enclosure] = []
-    for i, node in enumerate(graph.nodes):
-        if changed is not None and i in changed:
-            values.append(changed[i])
-        elif isinstance(node.what, Input):
-            values.append(x)
-        else:
-            values.append(enclose_node(node, [values[p] for p in node.parents], x.centre))
-    return values
+    found = forward(graph, ENCLOSURES, x, start=changed, keep=True)
+    return [found[i] for i in range(len(graph.nodes))]
 
 
 def _hull(a: Tensor, b: Tensor) -> Enclosure:

@@ -26,13 +26,14 @@ from lipcert.ir import (
     Graph,
     Input,
     Linear,
-    Node,
     Nonlinear,
     Offset,
     enclose_linear,
-    enclose_node,
+    enclose_stack,
+    enclose_sum,
 )
 from lipcert.linops import Operator
+from lipcert.network.walk import Rules, Step, forward
 from lipcert.radial import Radial
 
 T = 2.0**20
@@ -66,34 +67,26 @@ def apart(graph: Graph, a: Tensor, b: Tensor, d: Tensor) -> bool:
 
 def along(graph: Graph, a: Tensor, d: Tensor) -> Powers:
     """The output for t >= T."""
-    values: dict[int, Powers] = {}
-    for i, node in enumerate(graph.nodes):
-        args = [values[p] for p in node.parents]
-        values[i] = {0.0: Enclosure(a), 1.0: Enclosure(d)} if isinstance(node.what, Input) else _node(node, args, a)
-    return values[graph.output]
+    return forward(graph, POWERS, (a, d))[graph.output]
 
 
-def _node(node: Node, args: list[Powers], like: Tensor) -> Powers:
-    match node.what:
-        case Linear(operator):
-            return {p: _linear(operator, c) for p, c in args[0].items()}
-        case Add():
-            return _sum(args)
-        case Concat():
-            powers = sorted({p for arg in args for p in arg})
-            return {p: enclose_node(node, [_part(arg, p) for arg in args], like) for p in powers}
-        case Offset():
-            constant = Node(node.what, (), node.size, node.shape, node.name)
-            offset = {0.0: enclose_node(constant, [], like)}
-            return _sum([args[0], offset]) if args else offset
-        case Nonlinear(block):
-            found = _block(block, args)
-            if len(found) > 8 or max(found, default=0.0) > 8:
-                raise NoRule  # powers of powers
-            if not all(bool(torch.isfinite(c.centre).all() & torch.isfinite(c.reach()).all()) for c in found.values()):
-                raise NoRule
-            return found
-    raise NoRule
+def _stack(at: Step, *us: Powers) -> Powers:
+    return {p: enclose_stack(*(_part(u, p) for u in us)) for p in sorted({p for u in us for p in u})}
+
+
+def _offset(at: Step, *us: Powers) -> Powers:
+    value, slack = at.what.value, at.what.radius
+    constant = {0.0: Enclosure(value[None], None if slack is None else slack[None])}
+    return _sum([us[0], constant]) if us else constant
+
+
+def _nonlinear(at: Step, *us: Powers) -> Powers:
+    found = _block(at.what.block, list(us))
+    if len(found) > 8 or max(found, default=0.0) > 8:
+        raise NoRule  # powers of powers
+    if not all(bool(torch.isfinite(c.centre).all() & torch.isfinite(c.reach()).all()) for c in found.values()):
+        raise NoRule
+    return found
 
 
 def _linear(operator: Operator, u: Enclosure) -> Enclosure:
@@ -120,8 +113,7 @@ def _sum(args: list[Powers]) -> Powers:
     out: Powers = {}
     for p in sorted({p for arg in args for p in arg}):
         parts = [arg[p] for arg in args if p in arg]
-        node = Node(Add(), tuple(range(len(parts))), parts[0].centre.shape[1], (), "")
-        total = enclose_node(node, parts, parts[0].centre)
+        total = enclose_sum(*parts)
         moved = torch.stack([_nonzero(part) != 0 for part in parts]).any(dim=0)
         out[p] = Enclosure(torch.where(moved, total.centre, 0.0), torch.where(moved, total.reach(), 0.0))
     return out
@@ -314,3 +306,13 @@ def _expression(f: Elementwise, expression: Expression, u: Powers) -> Powers:
         else:
             raise NoRule
     return known[-1]
+
+
+POWERS: Rules = {  # state: the ends a + t d of the ray
+    Input: lambda at: {0.0: Enclosure(at.state[0]), 1.0: Enclosure(at.state[1])},
+    Linear: lambda at, u: {p: _linear(at.what.operator, c) for p, c in u.items()},
+    Add: lambda at, *us: _sum(list(us)),
+    Concat: _stack,
+    Offset: _offset,
+    Nonlinear: _nonlinear,
+}

@@ -7,6 +7,7 @@ multiplied: matrix products may flush subnormal numbers to zero. Trusted by `lip
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from lipcert.blocks import Pointwise
 from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.linops import Adjoint, Operator
-from lipcert.parts import Arithmetic, pull, push
+from lipcert.network.walk import Rules, Step, backward, forward
+from lipcert.parts import PULL, PUSH, Arithmetic
 
 
 def pattern(operator: Operator) -> Operator:
@@ -32,8 +34,8 @@ def pattern(operator: Operator) -> Operator:
     return replace(absolute, **changed)
 
 
-def _largest(terms: list[Tensor]) -> Tensor:
-    return torch.stack(terms).amax(dim=0)
+def _largest(terms: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).amax(dim=0)
 
 
 PATTERN = Arithmetic(  # 0-1 signals (1, n): may this entry differ from zero?
@@ -47,33 +49,15 @@ PATTERN = Arithmetic(  # 0-1 signals (1, n): may this entry differ from zero?
 
 def idle(graph: Graph) -> dict[int, Tensor]:
     """For each pointwise node the neurons (n,) whose increments are zero or without effect on the output."""
-    moves: dict[int, Tensor] = {}
-    for i, node in enumerate(graph.nodes):
-        if isinstance(node.what, Input):
-            moves[i] = torch.ones(1, node.size, dtype=torch.float64)
-        elif isinstance(node.what, Nonlinear):
-            read = [moves[parent] for parent in node.parents if parent in moves]
-            if not any(bool(mask.any()) for mask in read):
-                continue
-            moves[i] = read[0] if isinstance(node.what.block, Pointwise) else read[0].new_ones(1, node.size)
-        else:
-            push(graph, [i], moves, PATTERN)
-    heard: dict[int, Tensor] = {graph.output: torch.ones(1, graph.nodes[graph.output].size, dtype=torch.float64)}
-    for i in range(len(graph.nodes) - 1, -1, -1):
-        if i not in heard:
-            continue
-        node, here = graph.nodes[i], heard[i]
-        if isinstance(node.what, Nonlinear):
-            through = {
-                parent: here if isinstance(node.what.block, Pointwise) else here.new_ones(1, graph.nodes[parent].size)
-                for parent in (node.parents if bool(here.any()) else ())
-            }
-        elif isinstance(node.what, Input):
-            continue
-        else:
-            through = {k: mask for k, mask in pull(graph, [i], {i: here}, PATTERN).items() if k != i}
-        for parent, mask in through.items():
-            heard[parent] = _largest([heard[parent], mask]) if parent in heard else mask
+    moves = forward(graph, MOVES, PATTERN, keep=True)
+    heard: dict[int, Tensor] = {}
+
+    def total(at: Step, masks: Sequence[Tensor]) -> Tensor:
+        heard[at.i] = _largest(masks)
+        return heard[at.i]
+
+    end = torch.ones(1, graph.nodes[graph.output].size, dtype=torch.float64)
+    backward(graph, HEARD, {graph.output: end}, total, PATTERN)
     found = {}
     for i in graph.nonlinear:
         node = graph.nodes[i]
@@ -81,3 +65,24 @@ def idle(graph: Graph) -> dict[int, Tensor]:
             none = torch.zeros(1, node.size, dtype=torch.float64)
             found[i] = ((moves.get(i, none) == 0) | (heard.get(i, none) == 0)).reshape(-1)
     return found
+
+
+def _moved(at: Step, *masks: Tensor | None) -> Tensor | None:
+    read = [mask for mask in masks if mask is not None]
+    if not any(bool(mask.any()) for mask in read):
+        return None
+    return read[0] if isinstance(at.what.block, Pointwise) else read[0].new_ones(1, at.node.size)
+
+
+def _listened(at: Step, here: Tensor) -> list[Tensor | None]:
+    if not bool(here.any()):
+        return [None] * len(at.node.parents)
+    whole = isinstance(at.what.block, Pointwise)
+    return [here if whole else here.new_ones(1, at.graph.nodes[parent].size) for parent in at.node.parents]
+
+
+MOVES: Rules = PUSH | {
+    Input: lambda at: torch.ones(1, at.node.size, dtype=torch.float64),
+    Nonlinear: _moved,
+}
+HEARD: Rules = PULL | {Nonlinear: _listened}

@@ -26,6 +26,7 @@ from torch import Tensor
 from lipcert.activations import Activation
 from lipcert.blocks import Block
 from lipcert.linops import Operator
+from lipcert.network.walk import Rules, Step, forward
 from lipcert.rounding import EPS, TINY, gamma, up
 
 
@@ -165,34 +166,11 @@ class Graph:
 
         Returns (r, output_size). Differentiable. Signals are freed after their last use.
         """
-        last = self._last_use()
-        values: dict[int, Tensor] = {}
-        for i, node in enumerate(self.nodes):
-            args = [values[parent] for parent in node.parents]
-            values[i] = _forward(node, args, x)
-            for parent in {*node.parents}:
-                if last[parent] == i:
-                    del values[parent]
-        return values[self.output]
+        return forward(self, VALUES, x)[self.output]
 
     def enclose(self, x: Enclosure) -> Enclosure:
         """The network in real arithmetic at every point of `x`, with the rounding of this very computation inside."""
-        last = self._last_use()
-        values: dict[int, Enclosure] = {}
-        for i, node in enumerate(self.nodes):
-            args = [values[parent] for parent in node.parents]
-            values[i] = x if isinstance(node.what, Input) else enclose_node(node, args, x.centre)
-            for parent in {*node.parents}:
-                if last[parent] == i:
-                    del values[parent]
-        return values[self.output]
-
-    def _last_use(self) -> dict[int, int]:
-        key = ("last use", self.output)
-        if key not in self.memo:
-            last = {parent: i for i, node in enumerate(self.nodes) for parent in node.parents}
-            self.memo[key] = last | {self.output: len(self.nodes)}
-        return self.memo[key]
+        return forward(self, ENCLOSURES, x)[self.output]
 
     def then(self, node: Node) -> Graph:
         """The same nodes with one more, which is the output. What is known of the nodes stays known; whatever else was
@@ -261,22 +239,6 @@ def _contents(value: Any) -> list[bytes]:
     return [repr(value).encode()]
 
 
-def _forward(node: Node, args: list[Tensor], x: Tensor) -> Tensor:
-    match node.what:
-        case Input():
-            return x.reshape(x.shape[0], node.size)
-        case Linear(operator):
-            return operator.mv(args[0])
-        case Add():
-            return sum(args[1:], start=args[0])
-        case Concat():
-            return torch.cat(args, dim=1)
-        case Offset(value, _):
-            return args[0] + value if args else value.expand(x.shape[0], -1)
-        case Nonlinear(block):
-            return block(*args)
-
-
 def enclose_linear(operator: Operator, u: Enclosure) -> Enclosure:
     """|A u - fl(A~ c)| <= |A~| rho + E (|c| + rho) + gamma |A~| |c| (+ underflow), all upward."""
     centre = operator.mv(u.centre)
@@ -292,30 +254,56 @@ def enclose_linear(operator: Operator, u: Enclosure) -> Enclosure:
     return overflow_known(centre, up(radius * (1 + 4 * gamma(n + 8)) + 8 * n * TINY))
 
 
-def enclose_node(node: Node, args: list[Enclosure], like: Tensor) -> Enclosure:
-    match node.what:
-        case Linear(operator):
-            return enclose_linear(operator, args[0])
-        case Add():
-            centre = sum((a.centre for a in args[1:]), start=args[0].centre)
-            if len(args) == 1:
-                return args[0]
-            mass = sum((a.centre.abs() for a in args[1:]), start=args[0].centre.abs())
-            reach = sum((a.reach() for a in args[1:]), start=args[0].reach())
-            return overflow_known(centre, up((reach + gamma(len(args)) * mass) * (1 + 4 * gamma(len(args) + 4))))
-        case Concat():
-            exact = all(a.radius is None for a in args)
-            centre = torch.cat([a.centre for a in args], dim=1)
-            return Enclosure(centre, None if exact else torch.cat([a.reach() for a in args], dim=1))
-        case Offset(value, slack):
-            if not args:
-                rows = like.shape[0]
-                return Enclosure(value.expand(rows, -1), None if slack is None else slack.expand(rows, -1))
-            centre = args[0].centre + value
-            reach = args[0].reach() + (0 if slack is None else slack)
-            return overflow_known(centre, up((reach + EPS * centre.abs()) * (1 + 8 * EPS)))
-        case Nonlinear(block):
-            lower, upper = block.values_on(*((a.lower, a.upper) for a in args))
-            centre = lower + (upper - lower) / 2
-            return overflow_known(centre, up(torch.maximum(upper - centre, centre - lower)))
-    raise AssertionError(node.what)
+def enclose_sum(*terms: Enclosure) -> Enclosure:
+    """|sum u - fl(sum c)| <= sum rho + gamma sum |c|."""
+    if len(terms) == 1:
+        return terms[0]
+    centre = sum((t.centre for t in terms[1:]), start=terms[0].centre)
+    mass = sum((t.centre.abs() for t in terms[1:]), start=terms[0].centre.abs())
+    reach = sum((t.reach() for t in terms[1:]), start=terms[0].reach())
+    n = len(terms)
+    return overflow_known(centre, up((reach + gamma(n) * mass) * (1 + 4 * gamma(n + 4))))
+
+
+def enclose_stack(*terms: Enclosure) -> Enclosure:
+    exact = all(t.radius is None for t in terms)
+    centre = torch.cat([t.centre for t in terms], dim=1)
+    return Enclosure(centre, None if exact else torch.cat([t.reach() for t in terms], dim=1))
+
+
+def _enclose_offset(at: Step, *given: Enclosure) -> Enclosure:
+    value, slack = at.what.value, at.what.radius
+    if not given:
+        rows = at.state.centre.shape[0]
+        return Enclosure(value.expand(rows, -1), None if slack is None else slack.expand(rows, -1))
+    centre = given[0].centre + value
+    reach = given[0].reach() + (0 if slack is None else slack)
+    return overflow_known(centre, up((reach + EPS * centre.abs()) * (1 + 8 * EPS)))
+
+
+def _enclose_block(at: Step, *given: Enclosure) -> Enclosure:
+    lower, upper = at.what.block.values_on(*((u.lower, u.upper) for u in given))
+    centre = lower + (upper - lower) / 2
+    return overflow_known(centre, up(torch.maximum(upper - centre, centre - lower)))
+
+
+def _value_offset(at: Step, *given: Tensor) -> Tensor:
+    return given[0] + at.what.value if given else at.what.value.expand(at.state.shape[0], -1)
+
+
+VALUES: Rules = {  # floating values (r, size); state: the input, (r, ...)
+    Input: lambda at: at.state.reshape(at.state.shape[0], at.node.size),
+    Linear: lambda at, u: at.what.operator.mv(u),
+    Add: lambda at, *us: sum(us[1:], start=us[0]),
+    Concat: lambda at, *us: torch.cat(us, dim=1),
+    Offset: _value_offset,
+    Nonlinear: lambda at, *us: at.what.block(*us),
+}
+ENCLOSURES: Rules = {  # real arithmetic and our rounding; state: the input's Enclosure
+    Input: lambda at: at.state,
+    Linear: lambda at, u: enclose_linear(at.what.operator, u),
+    Add: lambda at, *us: enclose_sum(*us),
+    Concat: lambda at, *us: enclose_stack(*us),
+    Offset: _enclose_offset,
+    Nonlinear: _enclose_block,
+}

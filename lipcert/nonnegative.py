@@ -8,15 +8,18 @@ the extreme point is the vector of ones (M is monotone): ||M||_{inf->q} = ||M 1|
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipcert.blocks import Block, Pointwise, Selection
 from lipcert.chain import Ranges
-from lipcert.ir import Graph, Nonlinear
+from lipcert.ir import Add, Concat, Graph, Linear, Nonlinear, Offset
+from lipcert.network.walk import Rules, backward, forward
 from lipcert.norms import perron_upper
-from lipcert.parts import UPWARD, pull, push
+from lipcert.parts import PULL, PUSH, UPWARD
 from lipcert.query import Norm, P
 from lipcert.rounding import gamma, norm_up, up
 
@@ -100,42 +103,21 @@ class NonnegativeNetwork:
 
     def mv(self, x: Tensor) -> Tensor:
         """>= M x for x >= 0, (r, in_size) -> (r, out_size)."""
-        values: dict[int, Tensor] = {self.graph.input: x}
-        for i, node in enumerate(self.graph.nodes):
-            if isinstance(node.what, Nonlinear):
-                parent = values.get(node.parents[0])
-                if parent is not None:
-                    values[i] = self._block(i, parent)
-            elif i != self.graph.input:
-                push(self.graph, [i], values, UPWARD)
-        out = values.get(self.graph.output)
+        out = forward(self.graph, FORWARD, self, start={self.graph.input: x}).get(self.graph.output)
         return x.new_zeros(x.shape[0], self.out_size) if out is None else out
 
     def rmv(self, y: Tensor) -> Tensor:
         """>= M' y for y >= 0, (r, out_size) -> (r, in_size)."""
-        waiting: dict[int, list[Tensor]] = {self.graph.output: [y]}
-        for i in range(len(self.graph.nodes) - 1, -1, -1):
-            if i not in waiting or i == self.graph.input:
-                continue
-            here = UPWARD.total(waiting.pop(i))
-            node = self.graph.nodes[i]
-            if isinstance(node.what, Nonlinear):
-                pieces = {node.parents[0]: self._block_adjoint(i, here)}
-            else:
-                pieces = pull(self.graph, [i], {i: here}, UPWARD)
-            for parent, piece in pieces.items():
-                if parent != i:
-                    waiting.setdefault(parent, []).append(piece)
-        at_input = waiting.get(self.graph.input)
-        return y.new_zeros(y.shape[0], self.in_size) if at_input is None else UPWARD.total(at_input)
+        found = backward(self.graph, BACKWARD, {self.graph.output: y}, lambda _, terms: UPWARD.total(terms), self)
+        return found.get(self.graph.input, y.new_zeros(y.shape[0], self.in_size))
 
-    def _block(self, i: int, u: Tensor) -> Tensor:
+    def block(self, i: int, u: Tensor) -> Tensor:
         if i in self.slopes:
             return _times_up(self.slopes[i], u)
         block: Selection = block_of(self.graph, i)  # type: ignore[assignment]
         return _windows(block, u, torch.maximum if self.take_largest else lambda a, b: up(a + b))
 
-    def _block_adjoint(self, i: int, z: Tensor) -> Tensor:
+    def block_adjoint(self, i: int, z: Tensor) -> Tensor:
         if i in self.slopes:
             return _times_up(self.slopes[i], z)
         block: Selection = block_of(self.graph, i)  # type: ignore[assignment]
@@ -157,3 +139,17 @@ def _windows(block: Selection, u: Tensor, join: Callable[[Tensor, Tensor], Tenso
         total = entry if total is None else join(total, entry)
     assert total is not None
     return total
+
+
+def _upward(rules: Rules, kind: type) -> Callable[..., Any]:
+    """A rule of parts.PUSH or parts.PULL in upward arithmetic; its state is the arithmetic."""
+    return lambda at, *us: rules[kind](replace(at, state=UPWARD), *us)
+
+
+AFFINE = (Linear, Add, Concat, Offset)
+FORWARD: Rules = {kind: _upward(PUSH, kind) for kind in AFFINE} | {  # state: NonnegativeNetwork
+    Nonlinear: lambda at, u, *others: at.state.block(at.i, u)
+}
+BACKWARD: Rules = {kind: _upward(PULL, kind) for kind in AFFINE} | {
+    Nonlinear: lambda at, here: [at.state.block_adjoint(at.i, here)] + [None] * (len(at.node.parents) - 1)
+}

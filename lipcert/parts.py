@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,21 @@ import torch
 from torch import Tensor
 
 from lipcert.compose import add, compose
-from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear, overflow_known
+from lipcert.ir import (
+    Add,
+    Concat,
+    Enclosure,
+    Graph,
+    Input,
+    Linear,
+    Nonlinear,
+    Offset,
+    enclose_linear,
+    enclose_stack,
+    enclose_sum,
+)
 from lipcert.linops import Adjoint, Dense, Operator, Scale, Select
+from lipcert.network.walk import Rules, Step, backward, forward
 from lipcert.norms import matrix_norm_upper
 from lipcert.query import P
 from lipcert.rounding import TINY, add_up, gamma, mul_up, sqrt_up, up
@@ -33,26 +46,10 @@ class Arithmetic:
     """How a batch of signals goes through an operator, a sum, a concatenation. `zeros(like, n)`: (r, n)."""
 
     apply: Callable[[Operator, Any], Any]
-    total: Callable[[list[Any]], Any]
+    total: Callable[[Sequence[Any]], Any]
     join: Callable[[list[Any]], Any]
     cut: Callable[[Any, int, int], Any]
     zeros: Callable[[Any, int], Any]
-
-
-def _sum_enclosures(terms: list[Enclosure]) -> Enclosure:
-    if len(terms) == 1:
-        return terms[0]
-    centre = sum((t.centre for t in terms[1:]), start=terms[0].centre)
-    mass = sum((t.centre.abs() for t in terms[1:]), start=terms[0].centre.abs())
-    reach = sum((t.reach() for t in terms[1:]), start=terms[0].reach())
-    k = len(terms)
-    return overflow_known(centre, up((reach + gamma(k) * mass) * (1 + 4 * gamma(k + 4))))
-
-
-def _join_enclosures(terms: list[Enclosure]) -> Enclosure:
-    centre = torch.cat([t.centre for t in terms], dim=1)
-    exact = all(t.radius is None for t in terms)
-    return Enclosure(centre, None if exact else torch.cat([t.reach() for t in terms], dim=1))
 
 
 def apply_up(operator: Operator, x: Tensor) -> Tensor:
@@ -62,7 +59,7 @@ def apply_up(operator: Operator, x: Tensor) -> Tensor:
     return y if n == 0 and operator.radius_operator() is None else up(y * (1 + 2 * gamma(n + 4)) + n * TINY)
 
 
-def _sum_up(terms: list[Tensor]) -> Tensor:
+def _sum_up(terms: Sequence[Tensor]) -> Tensor:
     total = terms[0]
     for term in terms[1:]:
         total = up(total + term)
@@ -78,8 +75,8 @@ PLAIN = Arithmetic(
 )
 ENCLOSED = Arithmetic(
     apply=enclose_linear,
-    total=_sum_enclosures,
-    join=_join_enclosures,
+    total=lambda terms: enclose_sum(*terms),
+    join=lambda terms: enclose_stack(*terms),
     cut=lambda x, a, b: Enclosure(x.centre[:, a:b], None if x.radius is None else x.radius[:, a:b]),
     zeros=lambda like, n: Enclosure(like.centre.new_zeros(like.centre.shape[0], n)),
 )
@@ -89,50 +86,39 @@ UPWARD = Arithmetic(apply_up, _sum_up, PLAIN.join, PLAIN.cut, PLAIN.zeros)
 def push(graph: Graph, nodes: Iterable[int], values: dict[int, Any], how: Arithmetic = PLAIN) -> dict[int, Any]:
     """Carry the given signals through the affine `nodes` (topological order); absent parents are zero signals.
     Offsets are dropped: this is the linear map. Fills and returns `values`."""
-    for i in nodes:
-        node = graph.nodes[i]
-        present = [parent for parent in node.parents if parent in values]
-        if not present:
-            continue
-        match node.what:
-            case Linear(operator):
-                values[i] = how.apply(operator, values[present[0]])
-            case Add():
-                values[i] = how.total([values[parent] for parent in present])
-            case Concat():
-                like = values[present[0]]
-                values[i] = how.join(
-                    [
-                        values[parent] if parent in values else how.zeros(like, graph.nodes[parent].size)
-                        for parent in node.parents
-                    ]
-                )
-            case Offset():
-                values[i] = values[present[0]]
+    values |= forward(graph, PUSH, how, start=values, nodes=nodes)
     return values
 
 
-def pull(graph: Graph, nodes: Iterable[int], values: dict[int, Any], how: Arithmetic = PLAIN) -> dict[int, Any]:
+def pull(graph: Graph, nodes: Iterable[int], values: Mapping[int, Any], how: Arithmetic = PLAIN) -> dict[int, Any]:
     """The transpose of `push`: carry signals at later nodes back through `nodes` (given in topological order)."""
-    waiting: dict[int, list[Any]] = {i: [value] for i, value in values.items()}
-    for i in reversed(list(nodes)):
-        if i not in waiting:
-            continue
-        here = how.total(waiting.pop(i))
-        node = graph.nodes[i]
-        match node.what:
-            case Linear(operator):
-                pieces = [how.apply(Adjoint(operator), here)]
-            case Concat():
-                edges = [0]
-                for parent in node.parents:
-                    edges.append(edges[-1] + graph.nodes[parent].size)
-                pieces = [how.cut(here, a, b) for a, b in itertools.pairwise(edges)]
-            case _:
-                pieces = [here] * len(node.parents)
-        for parent, piece in zip(node.parents, pieces, strict=True):
-            waiting.setdefault(parent, []).append(piece)
-    return {i: how.total(terms) for i, terms in waiting.items()}
+    return backward(graph, PULL, values, lambda at, terms: how.total(terms), how, nodes=list(nodes))
+
+
+def _push_stack(at: Step, *signals: Any) -> Any:
+    how, like = at.state, next(signal for signal in signals if signal is not None)
+    sizes = (at.graph.nodes[parent].size for parent in at.node.parents)
+    return how.join([how.zeros(like, n) if u is None else u for u, n in zip(signals, sizes, strict=True)])
+
+
+def split(at: Step) -> list[tuple[int, int]]:
+    """Where the parents of a Concat begin and end in it."""
+    edges = list(itertools.accumulate((at.graph.nodes[parent].size for parent in at.node.parents), initial=0))
+    return list(itertools.pairwise(edges))
+
+
+PUSH: Rules = {  # state: the arithmetic
+    Linear: lambda at, u: at.state.apply(at.what.operator, u),
+    Add: lambda at, *us: at.state.total([u for u in us if u is not None]),
+    Concat: _push_stack,
+    Offset: lambda at, *us: us[0] if us else None,
+}
+PULL: Rules = {
+    Linear: lambda at, here: [at.state.apply(Adjoint(at.what.operator), here)],
+    Add: lambda at, here: [here] * len(at.node.parents),
+    Concat: lambda at, here: [at.state.cut(here, a, b) for a, b in split(at)],
+    Offset: lambda at, here: [here] * len(at.node.parents),
+}
 
 
 def is_source(graph: Graph, i: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from helpers import f64, floats, matrix, operators, random_graph
@@ -12,24 +14,28 @@ from lipcert.bound import Bound
 from lipcert.bounds.lipsdp import Lipsdp
 from lipcert.bounds.problem import Problem
 from lipcert.idle import idle, pattern
-from lipcert.ir import Graph, Nonlinear
+from lipcert.ir import VALUES, Graph, Nonlinear
 from lipcert.linops import Conv
+from lipcert.network.walk import Step, forward
 from lipcert.normalform import normal_form
 from lipcert.query import Norm
 
 
 def signals(graph: Graph, x: Tensor, frozen: dict[int, Tensor] | None = None) -> dict[int, Tensor]:
     """Every signal at x (r, n); `frozen` neurons put out noise instead of their values."""
-    from lipcert.ir import _forward
-
-    values: dict[int, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
-    for i, node in enumerate(graph.nodes):
-        values[i] = _forward(node, [values[p] for p in node.parents], x)
-        if frozen and i in frozen:
-            noise = torch.randn(1, node.size, generator=generator, dtype=torch.float64)
-            values[i] = torch.where(frozen[i], noise, values[i])
-    return values
+
+    def thawed(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def found(at: Step, *us: Tensor) -> Tensor:
+            value = rule(at, *us)
+            if frozen is None or at.i not in frozen:
+                return value
+            noise = torch.randn(1, at.node.size, generator=generator, dtype=torch.float64)
+            return torch.where(frozen[at.i], noise, value)
+
+        return found
+
+    return forward(graph, {kind: thawed(rule) for kind, rule in VALUES.items()}, x, keep=True)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -17,7 +17,7 @@ from lipcert.blocks import Block, MatMul, Selection
 from lipcert.ir import Add, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.linops import Dense
 from lipcert.query import Norm
-from lipcert.ranges import slope, slope_rules, telescope
+from lipcert.ranges import slope, slope_rules, stack, telescope
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.directions import ORDER, directions, norms_above, norms_below, orthonormal
 from lipcert.ranges.slope import lipschitz_on, sweep
@@ -175,7 +175,8 @@ def assert_memory_does_not_matter(graph: Graph, cells: Cells, toward: Tensor) ->
     """A stack that nobody else reads is written over: the enclosures are those of fresh memory, to the bit."""
     reused = sweep(graph, cells, toward)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slope, "_spare", lambda *_: False)
+        for module in (slope, stack):
+            patch.setattr(module, "spare", lambda *_: False)
         fresh = sweep(graph, cells, toward)
     for name in ("centre", "radius", "lower", "upper"):
         assert torch.equal(getattr(reused, name), getattr(fresh, name)), name

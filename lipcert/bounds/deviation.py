@@ -13,13 +13,16 @@ their own norms only for what was added since: the norms that the product bound 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lipcert.ir import Enclosure, Graph, Input, Linear, Nonlinear, enclose_node
+from lipcert.ir import ENCLOSURES, Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
 from lipcert.linops import Operator
-from lipcert.parts import closed_forms, is_source, times, total
+from lipcert.network.walk import Rules, Step, forward
+from lipcert.parts import Form, closed_forms, is_source, times, total
 from lipcert.query import P
 from lipcert.rounding import add_up, norm_up
 
@@ -34,37 +37,63 @@ def evaluate_within(graph: Graph, x: Tensor, q: P) -> tuple[Tensor, float]:
         return graph.evaluate(x), math.inf
     affine = [i for i in range(len(graph.nodes)) if not is_source(graph, i)]
     forms = closed_forms(graph, affine, set(range(len(graph.nodes))) - set(affine), graph.memo)
-    last = graph._last_use()
-    values: dict[int, Tensor] = {}
-    errors: dict[int, float] = {}  # of each signal
-    since: dict[int, float] = {}  # the part of it that does not come from the anchor of its closed form
+    state = State(x, q, slopes, forms, {})
+    y = forward(graph, CARRIED, state)[graph.output][0]
+    return y, state.errors[graph.output] if bool(torch.isfinite(y).all()) else math.inf
 
-    def carried(operator: Operator | None, error: float) -> float:
-        """No norm is proved for an error of zero."""
-        return error if operator is None or error == 0 else times(operator.norm_upper(q, q), error)
 
-    for i, node in enumerate(graph.nodes):
-        if isinstance(node.what, Input):
-            values[i], errors[i] = x, 0.0
-            continue
-        step = enclose_node(node, [Enclosure(values[parent]) for parent in node.parents], x)
-        values[i] = step.centre
-        own = 0.0 if step.radius is None else float(norm_up(step.radius[0], q))
-        own = math.inf if math.isnan(own) else own
-        operator = node.what.operator if isinstance(node.what, Linear) else None
-        anchor, whole = forms.get(i, (i, None))
-        if isinstance(node.what, Nonlinear):
-            before = [times(s, errors[parent]) for s, parent in zip(slopes[i], node.parents, strict=True)]
-            errors[i] = add_up(total(before), own)
-        elif anchor == i:  # sums over several signals: of absolute values in every norm, a stack as well
-            errors[i] = add_up(carried(operator, total(errors[parent] for parent in node.parents)), own)
-        else:
-            # Parents that do not depend on the input have no form: all their error is new.
-            new = [0.0 if p == anchor else since[p] if p in forms else errors[p] for p in node.parents]
-            since[i] = add_up(carried(operator, total(new)), own)
-            errors[i] = add_up(carried(whole, errors[anchor]), since[i])
-        for parent in {*node.parents}:
-            if last[parent] == i:
-                del values[parent]
-    y = values[graph.output]
-    return y, errors[graph.output] if bool(torch.isfinite(y).all()) else math.inf
+@dataclass(frozen=True, eq=False)
+class State:
+    x: Tensor
+    q: P
+    slopes: Mapping[int, tuple[float, ...]]  # l_q constants of the blocks in their parents
+    forms: Mapping[int, Form]
+    errors: dict[int, float]  # of each signal
+
+
+Signal = tuple[Tensor, float]  # a floating value, and the part of its error that is not its anchor's
+
+
+def _step(at: Step, *us: Signal) -> tuple[Tensor, float]:
+    """The floating value, and the rounding of this very step."""
+    alone = replace(at, state=Enclosure(at.state.x))
+    found = ENCLOSURES[type(at.what)](alone, *(Enclosure(value) for value, _ in us))
+    own = 0.0 if found.radius is None else float(norm_up(found.radius[0], at.state.q))
+    return found.centre, math.inf if math.isnan(own) else own
+
+
+def _input(at: Step) -> Signal:
+    at.state.errors[at.i] = 0.0
+    return at.state.x, 0.0
+
+
+def _block(at: Step, *us: Signal) -> Signal:
+    value, own = _step(at, *us)
+    errors = at.state.errors
+    before = [times(s, errors[parent]) for s, parent in zip(at.state.slopes[at.i], at.node.parents, strict=True)]
+    errors[at.i] = add_up(total(before), own)
+    return value, 0.0
+
+
+def _affine(at: Step, *us: Signal) -> Signal:
+    value, own = _step(at, *us)
+    errors, forms, q = at.state.errors, at.state.forms, at.state.q
+    operator = at.what.operator if isinstance(at.what, Linear) else None
+    anchor, whole = forms.get(at.i, (at.i, None))
+    if anchor == at.i:  # sums over several signals: of absolute values in every norm, a stack as well
+        errors[at.i] = add_up(_carried(operator, total(errors[parent] for parent in at.node.parents), q), own)
+        return value, 0.0
+    # Parents that do not depend on the input have no form: all their error is new.
+    parents = zip(at.node.parents, us, strict=True)
+    new = [0.0 if p == anchor else since if p in forms else errors[p] for p, (_, since) in parents]
+    since = add_up(_carried(operator, total(new), q), own)
+    errors[at.i] = add_up(_carried(whole, errors[anchor], q), since)
+    return value, since
+
+
+def _carried(operator: Operator | None, error: float, q: P) -> float:
+    """No norm is proved for an error of zero."""
+    return error if operator is None or error == 0 else times(operator.norm_upper(q, q), error)
+
+
+CARRIED: Rules = {Input: _input, Nonlinear: _block, Linear: _affine, Add: _affine, Concat: _affine, Offset: _affine}

@@ -6,6 +6,7 @@ its sign (one logit), or move by more than the tolerance (regression).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from lipcert.blocks import Pointwise, Selection
 from lipcert.errors import UsageError
-from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, What
+from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
+from lipcert.network.walk import Rules, Step, forward
 from lipcert.rounding import TINY, down
 
 U32 = 2.0**-24
@@ -81,41 +83,59 @@ def margins(graph: Graph, x: Tensor, tolerance: float | None) -> Margins:
 def execution_error(graph: Graph, x: Tensor) -> Tensor:
     """Upper values (b, m) of |float32 evaluation - real arithmetic| at the samples, for evaluations of these operators
     that add in any order: Higham's gamma_n with u = 2^-24, value and error carried side by side."""
-    values: dict[int, Pair] = {}
-    for i, node in enumerate(graph.nodes):
-        args = [values[parent] for parent in node.parents]
-        centre, error = (x, x.abs() * U32) if isinstance(node.what, Input) else _executed(node.what, args, x.shape[0])
-        values[i] = centre, torch.where(centre.abs() + error < LARGEST32, error, torch.inf)
-    return values[graph.output][1].nan_to_num(torch.inf, torch.inf)
+    return forward(graph, EXECUTED, x)[graph.output][1].nan_to_num(torch.inf, torch.inf)
 
 
-def _executed(what: What, args: list[Pair], rows: int) -> Pair:
-    match what:
-        case Linear(operator):
-            centre, error = args[0]
-            grow = _gamma32(operator.terms + 2) if operator.terms else 0.0
-            mass = operator.absolute().mv(centre.abs() + error)  # of every partial sum too
-            error = operator.absolute().mv(error + grow * (centre.abs() + error)) * GROW + TINY
-            return operator.mv(centre), torch.where(mass < LARGEST32, error, torch.inf)
-        case Add():
-            total = torch.stack([c for c, _ in args]).sum(dim=0)
-            mass = torch.stack([c.abs() + e for c, e in args]).sum(dim=0)
-            return total, (torch.stack([e for _, e in args]).sum(dim=0) + _gamma32(len(args)) * mass) * GROW
-        case Concat():
-            return torch.cat([c for c, _ in args], dim=1), torch.cat([e for _, e in args], dim=1)
-        case Offset(value, slack):
-            own = U32 * value.abs() + (0.0 if slack is None else slack)
-            if not args:
-                return value.expand(rows, -1), own.expand(rows, -1)
-            centre = args[0][0] + value
-            return centre, (args[0][1] + own + 2 * U32 * (centre.abs() + args[0][1])) * GROW
-        case Nonlinear(block):
-            low, high = block.values_on(*((c - e, c + e) for c, e in args))
-            centre = block(*(c for c, _ in args))
-            spread = torch.maximum(high - centre, centre - low)
-            rounding = 0.0 if _exact(block) else FUNCTION_ERROR * U32
-            return centre, (spread + rounding * (centre.abs() + spread)) * GROW
-    raise AssertionError(what)
+def _linear(at: Step, u: Pair) -> Pair:
+    operator, (centre, error) = at.what.operator, u
+    grow = _gamma32(operator.terms + 2) if operator.terms else 0.0
+    mass = operator.absolute().mv(centre.abs() + error)  # of every partial sum too
+    error = operator.absolute().mv(error + grow * (centre.abs() + error)) * GROW + TINY
+    return operator.mv(centre), torch.where(mass < LARGEST32, error, torch.inf)
+
+
+def _sum(at: Step, *us: Pair) -> Pair:
+    total = torch.stack([c for c, _ in us]).sum(dim=0)
+    mass = torch.stack([c.abs() + e for c, e in us]).sum(dim=0)
+    return total, (torch.stack([e for _, e in us]).sum(dim=0) + _gamma32(len(us)) * mass) * GROW
+
+
+def _offset(at: Step, *us: Pair) -> Pair:
+    value, slack, rows = at.what.value, at.what.radius, at.state.shape[0]
+    own = U32 * value.abs() + (0.0 if slack is None else slack)
+    if not us:
+        return value.expand(rows, -1), own.expand(rows, -1)
+    centre = us[0][0] + value
+    return centre, (us[0][1] + own + 2 * U32 * (centre.abs() + us[0][1])) * GROW
+
+
+def _block(at: Step, *us: Pair) -> Pair:
+    block = at.what.block
+    low, high = block.values_on(*((c - e, c + e) for c, e in us))
+    centre = block(*(c for c, _ in us))
+    spread = torch.maximum(high - centre, centre - low)
+    rounding = 0.0 if _exact(block) else FUNCTION_ERROR * U32
+    return centre, (spread + rounding * (centre.abs() + spread)) * GROW
+
+
+def _finite(rule: Callable[..., Pair]) -> Callable[..., Pair]:
+    """What may overflow float32 is not known."""
+
+    def found(at: Step, *us: Pair) -> Pair:
+        centre, error = rule(at, *us)
+        return centre, torch.where(centre.abs() + error < LARGEST32, error, torch.inf)
+
+    return found
+
+
+EXECUTED: Rules = {  # value and error, (b, size) each; state: the input
+    Input: _finite(lambda at: (at.state, at.state.abs() * U32)),
+    Linear: _finite(_linear),
+    Add: _finite(_sum),
+    Concat: _finite(lambda at, *us: (torch.cat([c for c, _ in us], dim=1), torch.cat([e for _, e in us], dim=1))),
+    Offset: _finite(_offset),
+    Nonlinear: _finite(_block),
+}
 
 
 def _gamma32(n: int) -> float:

@@ -8,14 +8,17 @@ and the mean of gradients along any segment in B, lies in c'W_L [D] W_{L-1} ... 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.blocks import Pointwise, Range
-from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear, enclose_node
+from lipcert.ir import ENCLOSURES, Add, Concat, Enclosure, Graph, Linear, Nonlinear, Offset, enclose_linear
 from lipcert.linops import DUAL, Adjoint
+from lipcert.network.walk import Rules, Step, backward, forward
+from lipcert.parts import ENCLOSED, split
 from lipcert.query import P
 from lipcert.ranges.interval import propagated
 from lipcert.rounding import EPS, TINY, down, gamma, mul_up, norm_up, up
@@ -59,43 +62,29 @@ def gradients(
     those of all nodes on the way; `limits`: ranges of some that are known otherwise."""
     b, k, m = seeds.shape
     target = graph.output if target is None else target
-    waiting: dict[int, list[Enclosure]] = {target: [Enclosure(seeds.reshape(b * k, m))]}
+    state = Adjoints(slopes, k, {} if keep is None else keep, limits or {})
+    found = backward(graph, GRADIENTS, {target: Enclosure(seeds.reshape(b * k, m))}, _arrived, state)
     nothing = Enclosure(seeds.new_zeros(b * k, graph.nodes[graph.input].size))
-    for i in range(target, -1, -1):
-        if i not in waiting:
-            continue
-        node, here = graph.nodes[i], _total(waiting.pop(i))
-        if limits is not None and i in limits:
-            here = _within(here, *limits[i])
-        if keep is not None:
-            keep[i] = here
-        match node.what:
-            case Input():
-                return here
-            case Linear(operator):
-                through = [enclose_linear(Adjoint(operator), here)]
-            case Add():
-                through = [here] * len(node.parents)
-            case Concat():
-                sizes = [graph.nodes[parent].size for parent in node.parents]
-                through = [
-                    Enclosure(c, None if r is None else r)
-                    for c, r in zip(
-                        here.centre.split(sizes, 1),
-                        [None] * len(sizes) if here.radius is None else here.radius.split(sizes, 1),
-                        strict=True,
-                    )
-                ]
-            case Offset():
-                through = [here] * len(node.parents)
-            case Nonlinear():
-                through = [_times(slopes[i], here, k)]
-        for parent, enclosure in zip(node.parents, through, strict=True):
-            waiting.setdefault(parent, []).append(enclosure)
-    return nothing
+    return found.get(graph.input, nothing)
 
 
-def _total(parts: list[Enclosure]) -> Enclosure:
+@dataclass(frozen=True, eq=False)
+class Adjoints:
+    slopes: Mapping[int, Range]
+    functionals: int
+    keep: dict[int, Enclosure]
+    limits: Mapping[int, Range]
+
+
+def _arrived(at: Step, parts: Sequence[Enclosure]) -> Enclosure:
+    here = _total(parts)
+    if at.i in at.state.limits:
+        here = _within(here, *at.state.limits[at.i])
+    at.state.keep[at.i] = here
+    return here
+
+
+def _total(parts: Sequence[Enclosure]) -> Enclosure:
     if len(parts) == 1:
         return parts[0]
     centre = torch.stack([part.centre for part in parts]).sum(dim=0)
@@ -143,19 +132,24 @@ def ball_ranges(
     start = down(centre - radius), up(centre + radius)
     known: dict[int, Range] = dict(proved or {})
     if norm != "inf":
-        points: dict[int, Enclosure] = {}
         wanted = {parent for i in graph.nonlinear for parent in graph.nodes[i].parents} | {graph.output}
-        for i, node in enumerate(graph.nodes):
-            if isinstance(node.what, Nonlinear) or not all(parent in points for parent in node.parents):
-                continue
-            args = [points[parent] for parent in node.parents]
-            points[i] = Enclosure(centre) if isinstance(node.what, Input) else enclose_node(node, args, centre)
-            if i in wanted and node.size * centre.shape[1] <= DENSE and not isinstance(node.what, Input):
+        points = forward(graph, ENCLOSURES, Enclosure(centre), nodes=first_part(graph))
+        for i in points.keys() & wanted - {graph.input}:
+            if graph.nodes[i].size * centre.shape[1] <= DENSE:
                 reach = up(mul_up(row_norms(graph, i, norm)[None], radius))
                 ends = down(points[i].lower - reach), up(points[i].upper + reach)
                 mine = known.get(i, ends)
                 known[i] = torch.maximum(ends[0], mine[0]), torch.minimum(ends[1], mine[1])
     return propagated(graph, start, known)
+
+
+def first_part(graph: Graph) -> list[int]:
+    """The nodes that no nonlinearity comes before."""
+    found: set[int] = set()
+    for i, node in enumerate(graph.nodes):
+        if not isinstance(node.what, Nonlinear) and found.issuperset(node.parents):
+            found.add(i)
+    return sorted(found)
 
 
 def row_norms(graph: Graph, target: int, norm: P) -> Tensor:
@@ -181,3 +175,12 @@ def local_constants(graph: Graph, seeds: Tensor, centre: Tensor, radius: Tensor,
         size = norm_up(up(gradient.centre.abs() + gradient.reach()), DUAL[norm], 1)
         found.append(size.nan_to_num(math.inf, math.inf).reshape(-1, k))
     return torch.cat(found)
+
+
+GRADIENTS: Rules = {  # state: Adjoints
+    Linear: lambda at, here: [enclose_linear(Adjoint(at.what.operator), here)],
+    Add: lambda at, here: [here] * len(at.node.parents),
+    Concat: lambda at, here: [ENCLOSED.cut(here, a, b) for a, b in split(at)],
+    Offset: lambda at, here: [here] * len(at.node.parents),
+    Nonlinear: lambda at, here: [_times(at.state.slopes[at.i], here, at.state.functionals)],
+}

@@ -8,14 +8,17 @@ meet, goes into beta. So ranges of all nodes are needed first, and interval prop
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.blocks import Pointwise, Range
-from lipcert.ir import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset
+from lipcert.ir import Add, Concat, Graph, Linear, Node, Nonlinear, Offset
 from lipcert.linops import Adjoint, Operator
+from lipcert.network.walk import Rules, Step, backward
+from lipcert.parts import PLAIN, split
 from lipcert.ranges.adjoint import ball_ranges
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.device import by_device
@@ -112,11 +115,27 @@ def upper_values(
     losses = {i: _loss(graph.nodes[i], i, sizes, found) for i in range(target + 1)}
     most = by_device(ENTRIES, cells.centre.device)
     rows = max(1, most // max(1, *(node.size for node in graph.nodes[: target + 1])))
-    parts = [
-        _carried(graph, cells, seeds(slice(at, at + rows)), home[at : at + rows], target, ranges, found, sizes, losses)
-        for at in range(0, len(home), rows)
-    ]
+    parts = []
+    for at in range(0, len(home), rows):
+        here = home[at : at + rows]
+        carried = Carrying(here, cells.centre.new_zeros(len(here)), ranges, found, sizes, losses)
+        parts.append(_carried(graph, seeds(slice(at, at + rows)), target, cells, carried))
     return torch.cat(parts) if parts else cells.centre.new_zeros(0)
+
+
+@dataclass(eq=False)
+class Carrying:
+    """State of a walk of coefficients (r, size): what is known of the signals that they meet, and beta (r,) so far."""
+
+    home: Tensor
+    beta: Tensor
+    ranges: Mapping[int, Range]
+    lines: Mapping[int, Lines]
+    sizes: Mapping[int, Tensor]
+    losses: Mapping[int, Loss | None]
+
+    def add(self, more: Tensor) -> None:
+        self.beta = plus_up(self.beta, more)
 
 
 def _loss(node: Node, i: int, sizes: Mapping[int, Tensor], found: Mapping[int, Lines]) -> Loss | None:
@@ -132,55 +151,43 @@ def _loss(node: Node, i: int, sizes: Mapping[int, Tensor], found: Mapping[int, L
     return None
 
 
-def _carried(
-    graph: Graph,
-    cells: Cells,
-    seeds: Tensor,
-    home: Tensor,
-    target: int,
-    ranges: Mapping[int, Range],
-    found: Mapping[int, Lines],
-    sizes: Mapping[int, Tensor],
-    losses: Mapping[int, Loss | None],
-) -> Tensor:
-    waiting: dict[int, list[Tensor]] = {target: [seeds]}
-    beta = seeds.new_zeros(len(seeds))
-    for i in range(target, -1, -1):
-        if i not in waiting:
-            continue
-        node = graph.nodes[i]
-        row, beta = total(waiting.pop(i), beta, sizes[i], home)
-        if (loss := losses[i]) is not None:
-            beta = plus_up(beta, lost(row, loss, home))
-        through: list[Tensor] = []
-        match node.what:
-            case Input():
-                beta = _over_cells(row, cells[home], beta)
-            case Linear(operator):
-                through = [Adjoint(operator).mv(row)]
-            case Add():
-                through = [row] * len(node.parents)
-            case Concat():
-                through = list(row.split([graph.nodes[parent].size for parent in node.parents], 1))
-            case Offset(value, _):
-                beta = plus_up(beta, row @ value)
-                through = [row] * len(node.parents)
-            case Nonlinear() if i in found:
-                carried, beta = found[i].carry(row, home, beta)
-                through = [carried]
-            case Nonlinear():  # no line: the range of the node is all that is used
-                beta = _over_range(row, *ranges[i], home, beta)
-        for parent, part in zip(node.parents, through, strict=bool(through)):
-            waiting.setdefault(parent, []).append(part)
+def _carried(graph: Graph, seeds: Tensor, target: int, cells: Cells, state: Carrying) -> Tensor:
+    rows = backward(graph, ROWS, {target: seeds}, _arrived, state)
+    beta = state.beta
+    if graph.input in rows:
+        beta = _over_cells(rows[graph.input], cells[state.home], beta)
     return beta.nan_to_num(math.inf, math.inf, math.inf)
 
 
-def total(parts: list[Tensor], beta: Tensor, size: Tensor, home: Tensor) -> tuple[Tensor, Tensor]:
+def _arrived(at: Step, parts: Sequence[Tensor]) -> Tensor:
+    state = at.state
+    row, state.beta = total(parts, state.beta, state.sizes[at.i], state.home)
+    if (loss := state.losses[at.i]) is not None:
+        state.add(lost(row, loss, state.home))
+    return row
+
+
+def _offset(at: Step, row: Tensor) -> list[Tensor]:
+    at.state.add(row @ at.what.value)
+    return [row] * len(at.node.parents)
+
+
+def _nonlinear(at: Step, row: Tensor) -> list[Tensor | None]:
+    state = at.state
+    if at.i not in state.lines:  # the range of the node is all that is used
+        low, high = state.ranges[at.i]
+        state.beta = _over_range(row, low, high, state.home, state.beta)
+        return [None] * len(at.node.parents)
+    carried, state.beta = state.lines[at.i].carry(row, state.home, state.beta)
+    return [carried]
+
+
+def total(parts: Sequence[Tensor], beta: Tensor, size: Tensor, home: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of coefficients that meet a signal of the given size (b, m), and beta with what its rounding loses."""
     if len(parts) == 1:
         return parts[0], beta
     mass = torch.stack([part.abs() for part in parts]).sum(dim=0)
-    return torch.stack(parts).sum(dim=0), plus_up(beta, met(mass, size * (2 * gamma(len(parts))), home))
+    return torch.stack(list(parts)).sum(dim=0), plus_up(beta, met(mass, size * (2 * gamma(len(parts))), home))
 
 
 def largest(known: Range) -> Tensor:
@@ -237,3 +244,12 @@ def _over_cells(row: Tensor, cells: Cells, beta: Tensor) -> Tensor:
     slack = (row.abs() * cells.centre.abs()).sum(dim=1) * (4 * gamma(row.shape[1] + 4)) + TINY * row.shape[1]
     away = cells.reach(row.abs()[:, :, None])[:, 0]
     return plus_up(plus_up(plus_up(beta, at_centre), slack), up(away))
+
+
+ROWS: Rules = {  # state: Carrying
+    Linear: lambda at, row: [Adjoint(at.what.operator).mv(row)],
+    Add: lambda at, row: [row] * len(at.node.parents),
+    Concat: lambda at, row: [PLAIN.cut(row, a, b) for a, b in split(at)],
+    Offset: _offset,
+    Nonlinear: _nonlinear,
+}

@@ -14,6 +14,7 @@ gradient is largest inside a region T is near 0, and cells of size sqrt(tol) do 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,10 +22,11 @@ from torch import Tensor
 from lipcert.blocks import Pointwise, Range
 from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.linops import Operator
+from lipcert.network.walk import Rules, Step, forward
 from lipcert.ranges.cells import Cells
-from lipcert.ranges.slope import VANISHING, Sweep, _input, _largest, signal_range, sweep
+from lipcert.ranges.slope import VANISHING, Sweep, first_stack, largest_reach, signal_range, sweep
 from lipcert.ranges.slope_rules import GROW, Entry, pointwise, scaled
-from lipcert.ranges.stack import TINY, Stack, affine
+from lipcert.ranges.stack import AFFINE, TINY, Carried, Stack
 from lipcert.rounding import EPS, gamma
 
 FEW_INPUTS = 4
@@ -45,33 +47,19 @@ def rows(inputs: int, directions: int) -> int:
 def curved(graph: Graph, cells: Cells, toward: Tensor, adjoints: Mapping[int, Tensor] | None = None) -> Sweep:
     """As `slope.sweep`, never looser, for graphs with `is_curved`. The score is the share of each coordinate in T."""
     n, k = cells.centre.shape[1], toward.shape[1]
-    centre, radius = _input(cells, torch.cat([toward, toward, toward.new_zeros(len(cells), k * n, n)], dim=1))
+    centre, radius = first_stack(cells, torch.cat([toward, toward, toward.new_zeros(len(cells), k * n, n)], dim=1))
     absolute: dict[Operator, Operator] = graph.memo.setdefault(("absolute",), {})
-    last = graph._last_use()
-    stacks: dict[int, Stack] = {}
-    slopes: dict[int, Range] = {}
-    for i, node in enumerate(graph.nodes):
-        args = [stacks[parent] for parent in node.parents]
-        match node.what:
-            case Input():
-                stacks[i] = centre, radius
-            case Nonlinear(Pointwise() as block):
-                stacks[i], slopes[i] = _bent(block, _met(args[0], cells, k), cells, k)
-            case _:
-                stacks[i] = affine(node, args, centre, absolute)
-        for parent in {*node.parents}:
-            if last[parent] == i:
-                del stacks[parent]
-    stack = _met(stacks[graph.output], cells, k)
+    state = Bent(like=centre, absolute=absolute, cells=cells, start=(centre, radius), directions=k)
+    stack = _met(forward(graph, CURVED, state)[graph.output], cells, k)
     lower, upper = signal_range(stack, cells)
     J = slice(2 + n, 2 + n + k)
-    if stack[0].shape[2] and bool((_largest(stack[0][:, J], stack[1][:, J], 0) < VANISHING).any()):
+    if stack[0].shape[2] and bool((largest_reach(stack[0][:, J], stack[1][:, J], 0) < VANISHING).any()):
         return sweep(graph, cells, toward, adjoints)  # which keeps exact zeros
     score = None
     if adjoints is not None:
         size = (stack[0].abs() + stack[1])[:, 2 + n + 2 * k :].unflatten(1, (k, n)).sum(dim=(1, 3))
         score = (size * cells.radius).nan_to_num(0.0, 0.0, 0.0)
-    return Sweep(stack[0][:, J], stack[1][:, J], lower, upper, slopes, score, uphill=_uphill(stack[0], cells, k))
+    return Sweep(stack[0][:, J], stack[1][:, J], lower, upper, state.slopes, score, uphill=_uphill(stack[0], cells, k))
 
 
 def _uphill(centre: Tensor, cells: Cells, k: int) -> Tensor:
@@ -110,6 +98,20 @@ def _end(centre: Tensor, radius: Tensor, side: int) -> Tensor:
     return end + side * 2 * EPS * (centre.abs() + radius)
 
 
+@dataclass(eq=False, kw_only=True)
+class Bent(Carried):
+    cells: Cells
+    start: Stack
+    directions: int
+    slopes: dict[int, Range] = field(default_factory=dict)
+
+
+def _nonlinear(at: Step, stack: Stack) -> Stack:
+    cells, k = at.state.cells, at.state.directions
+    found, at.state.slopes[at.i] = _bent(at.what.block, _met(stack, cells, k), cells, k)
+    return found
+
+
 def _bent(block: Pointwise, stack: Stack, cells: Cells, k: int) -> tuple[Stack, Range]:
     (centre, radius), n = stack, cells.centre.shape[1]
     S, J, tau, T = (
@@ -137,3 +139,6 @@ def _bent(block: Pointwise, stack: Stack, cells: Cells, k: int) -> tuple[Stack, 
     off = ((off.flatten(1, 2) + slack + 2 * EPS * new_T.abs()) * GROW + TINY).nan_to_num(torch.inf, torch.inf)
     stack = torch.cat([first.stack[0], new_tau, new_T], dim=1), torch.cat([first.stack[1], rho, off], dim=1)
     return stack, first.slopes
+
+
+CURVED: Rules = AFFINE | {Input: lambda at: at.state.start, Nonlinear: _nonlinear}

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.ir import Graph, Nonlinear, _forward
+from lipcert.ir import VALUES, Graph
+from lipcert.network.walk import forward
 from lipcert.norms import matrix_norms_upper
 from lipcert.query import Norm, P
 from lipcert.ranges.cells import Cells
@@ -58,15 +59,10 @@ def directions(graph: Graph, cells: Cells, norm: Norm, *, adjoints: bool = False
 def gradients(graph: Graph, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
     """Floating values, for choices only: the gradients at x of all outputs, or of some where there are many,
     (b, outputs, n), and |dy/dz| over them for the output z of each nonlinear node."""
-    nodes: dict[int, Tensor] = {}
     with torch.enable_grad():
         at = x.detach().clone().requires_grad_(True)
-        values: dict[int, Tensor] = {}
-        for i, node in enumerate(graph.nodes):
-            values[i] = _forward(node, [values[parent] for parent in node.parents], at)
-            if isinstance(node.what, Nonlinear):
-                nodes[i] = values[i]
-        y = values[graph.output]
+        values = forward(graph, VALUES, at, keep=True)
+        nodes, y = {i: values[i] for i in graph.nonlinear}, values[graph.output]
         sizes = {i: torch.zeros_like(z) for i, z in nodes.items()}
         if not y.requires_grad or not y.shape[1]:
             return torch.zeros_like(x)[:, None], sizes

@@ -6,7 +6,8 @@ Linear operators act on centre and radius with their rounding inside; infinite e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from lipcert.blocks import Range
 from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear
 from lipcert.linops import Operator, Scale, Select
+from lipcert.network.walk import Rules, Step, forward
 from lipcert.query import Ball, Region
 from lipcert.rounding import down, up
 
@@ -38,35 +40,42 @@ def interval_ranges(graph: Graph, region: Region) -> dict[int, Range]:
 def propagated(graph: Graph, start: Range, known: Mapping[int, Range] | None = None) -> dict[int, Range]:
     """(lower, upper), each (b, size), of every node on b boxes `start`, (b, input_size) each. `known`: ranges proved
     otherwise, with which those of their nodes are intersected."""
-    found: dict[int, Range] = {}
-    rows = start[0].shape[0]
-    for i, node in enumerate(graph.nodes):
-        args = [found[parent] for parent in node.parents]
-        match node.what:
-            case Input():
-                found[i] = start
-            case Linear(operator):
-                found[i] = linear_range(operator, *args[0])
-            case Add():
-                lower, upper = args[0]
-                for low, high in args[1:]:
-                    lower, upper = down(lower + low), up(upper + high)
-                found[i] = lower, upper
-            case Concat():
-                found[i] = torch.cat([low for low, _ in args], 1), torch.cat([high for _, high in args], 1)
-            case Offset(value, radius):
-                reach = torch.zeros_like(value) if radius is None else radius
-                if args:
-                    found[i] = down(args[0][0] + down(value - reach)), up(args[0][1] + up(value + reach))
-                else:
-                    found[i] = (value - reach).expand(rows, -1), (value + reach).expand(rows, -1)
-                    if radius is not None:
-                        found[i] = down(found[i][0]), up(found[i][1])
-            case Nonlinear(block):
-                found[i] = block.values_on(*args)
-        found[i] = _known(*found[i])
-        if known is not None and i in known:
-            found[i] = torch.maximum(found[i][0], known[i][0]), torch.minimum(found[i][1], known[i][1])
+    return forward(graph, INTERVALS, Boxes(start, known or {}), keep=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    start: Range
+    known: Mapping[int, Range]
+
+
+def _sum(first: Range, *others: Range) -> Range:
+    lower, upper = first
+    for low, high in others:
+        lower, upper = down(lower + low), up(upper + high)
+    return lower, upper
+
+
+def _offset(at: Step, *given: Range) -> Range:
+    value, radius = at.what.value, at.what.radius
+    reach = torch.zeros_like(value) if radius is None else radius
+    if given:
+        return down(given[0][0] + down(value - reach)), up(given[0][1] + up(value + reach))
+    rows = at.state.start[0].shape[0]
+    lower, upper = (value - reach).expand(rows, -1), (value + reach).expand(rows, -1)
+    return (lower, upper) if radius is None else (down(lower), up(upper))
+
+
+def _met(rule: Callable[..., Range]) -> Callable[..., Range]:
+    """The rule, met with what is known of its node otherwise."""
+
+    def found(at: Step, *given: Range) -> Range:
+        lower, upper = _known(*rule(at, *given))
+        if at.i not in at.state.known:
+            return lower, upper
+        low, high = at.state.known[at.i]
+        return torch.maximum(lower, low), torch.minimum(upper, high)
+
     return found
 
 
@@ -94,3 +103,13 @@ def linear_range(operator: Operator, lower: Tensor, upper: Tensor) -> Range:
 
 def _times(factor: Tensor, side: Tensor) -> Tensor:
     return torch.where(factor == 0, 0.0, factor * side)
+
+
+INTERVALS: Rules = {  # (lower, upper), (b, size) each; state: Boxes
+    Input: _met(lambda at: at.state.start),
+    Linear: _met(lambda at, u: linear_range(at.what.operator, *u)),
+    Add: _met(lambda at, *us: _sum(*us)),
+    Concat: _met(lambda at, *us: (torch.cat([low for low, _ in us], 1), torch.cat([high for _, high in us], 1))),
+    Offset: _met(_offset),
+    Nonlinear: _met(lambda at, *us: at.what.block.values_on(*us)),
+}

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from lipcert.blocks import Range
-from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
+from lipcert.ir import Add, Concat, Enclosure, Graph, Linear, Nonlinear, Offset
 from lipcert.linops import DUAL, Adjoint
+from lipcert.network.walk import Rules, Step, forward
 from lipcert.norms import matrix_norms_upper
 from lipcert.query import Norm, P
 from lipcert.ranges.adjoint import gradients, slopes_on
-from lipcert.ranges.backward import Rows, largest, linear_ranges, lost, met, plus_up, spread, total, units
+from lipcert.ranges.backward import Carrying, Rows, largest, linear_ranges, lost, met, plus_up, spread, total, units
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.device import by_device
 from lipcert.ranges.lines import Lines, Loss, above, products
@@ -175,48 +176,56 @@ def _forward(
             losses[i] = spread(node.what.operator, Adjoint(node.what.operator), sizes[i])
     end = seeds.reshape(-1, seeds.shape[2])
     rows = max(1, by_device(ENTRIES, seeds.device) // max(node.size for node in graph.nodes))
-    parts = [
-        _carried(graph, start, functionals(slice(at, at + rows)), home[at : at + rows], end, lines, losses, sizes)
-        for at in range(0, len(home), rows)
-    ]
+    parts = []
+    for at in range(0, len(home), rows):
+        here = home[at : at + rows]
+        state = Carrying(here, seeds.new_zeros(len(here)), {}, lines, sizes, losses)
+        parts.append(_carried(graph, start, functionals(slice(at, at + rows)), end, state))
     return torch.cat(parts) if parts else seeds.new_zeros(0)
 
 
-def _carried(
-    graph: Graph,
-    start: int,
-    functionals: Tensor,
-    home: Tensor,
-    seeds: Tensor,
-    lines: Mapping[int, Lines],
-    losses: Mapping[int, Loss],
-    sizes: Mapping[int, Tensor],
-) -> Tensor:
-    rows: dict[int, Tensor] = {start: functionals}
-    beta = functionals.new_zeros(len(home))
-    for i in range(start + 1, graph.output + 1):
-        node = graph.nodes[i]
-        args = [rows.get(parent) for parent in node.parents]
-        given = [arg for arg in args if arg is not None]
-        if i not in sizes or not given:
-            continue
-        if i in losses:
-            beta = plus_up(beta, lost(given[0], losses[i], home))
-        match node.what:
-            case Linear(operator):
-                rows[i] = operator.mv(given[0])
-            case Add():
-                rows[i], beta = total(given, beta, sizes[i], home)
-            case Concat():
-                nothing = [functionals.new_zeros(len(home), graph.nodes[parent].size) for parent in node.parents]
-                rows[i] = torch.cat([zero if arg is None else arg for arg, zero in zip(args, nothing, strict=True)], 1)
-            case Offset():
-                rows[i] = given[0]
-            case Nonlinear():
-                rows[i], beta = lines[i].carry(given[0], home, beta)
-            case Input():
-                raise AssertionError("the input reads nothing")
+def _carried(graph: Graph, start: int, functionals: Tensor, seeds: Tensor, state: Carrying) -> Tensor:
+    nodes = [i for i in range(start + 1, graph.output + 1) if i in state.sizes]
+    rows = forward(graph, FUNCTIONALS, state, start={start: functionals}, nodes=nodes)
     if graph.output in rows:
-        beta = plus_up(beta, (rows[graph.output] * seeds[home]).sum(dim=1))
-        beta = plus_up(beta, met(rows[graph.output].abs(), seeds.abs() * (4 * gamma(seeds.shape[1] + 4)), home))
-    return beta.nan_to_num(math.inf, math.inf, math.inf)
+        state.add((rows[graph.output] * seeds[state.home]).sum(dim=1))
+        state.add(met(rows[graph.output].abs(), seeds.abs() * (4 * gamma(seeds.shape[1] + 4)), state.home))
+    return state.beta.nan_to_num(math.inf, math.inf, math.inf)
+
+
+def _lose(at: Step, row: Tensor) -> None:
+    if at.i in at.state.losses:
+        at.state.add(lost(row, at.state.losses[at.i], at.state.home))
+
+
+def _linear(at: Step, row: Tensor) -> Tensor:
+    _lose(at, row)
+    return at.what.operator.mv(row)
+
+
+def _sum(at: Step, *rows: Tensor | None) -> Tensor:
+    state, given = at.state, [row for row in rows if row is not None]
+    found, state.beta = total(given, state.beta, state.sizes[at.i], state.home)
+    return found
+
+
+def _stack(at: Step, *rows: Tensor | None) -> Tensor:
+    beta, sizes = at.state.beta, (at.graph.nodes[parent].size for parent in at.node.parents)
+    return torch.cat(
+        [beta.new_zeros(len(beta), n) if row is None else row for row, n in zip(rows, sizes, strict=True)], 1
+    )
+
+
+def _nonlinear(at: Step, row: Tensor) -> Tensor:
+    _lose(at, row)
+    found, at.state.beta = at.state.lines[at.i].carry(row, at.state.home, at.state.beta)
+    return found
+
+
+FUNCTIONALS: Rules = {  # of gradients, (r, size); state: backward.Carrying
+    Linear: _linear,
+    Add: _sum,
+    Concat: _stack,
+    Offset: lambda at, *rows: rows[0] if rows else None,
+    Nonlinear: _nonlinear,
+}

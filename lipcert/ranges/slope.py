@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from lipcert.blocks import Range
-from lipcert.ir import Graph, Input, Node, Nonlinear
+from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.linops import Operator
+from lipcert.network.walk import Rules, Step, forward
 from lipcert.query import Norm
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.device import by_device, proving_on
 from lipcert.ranges.directions import Directions, directions, norms_above
 from lipcert.ranges.slope_rules import RULES, Entry
-from lipcert.ranges.stack import Stack, affine, all_finite
+from lipcert.ranges.stack import AFFINE, Carried, Stack, all_finite, spare
 
 VANISHING = 1e-280  # what underflow was granted may be all there is
 ENTRIES = {"cpu": 2**17, "cuda": 2**25}  # of the widest stack: on a CPU it should stay in the cache
@@ -56,48 +57,62 @@ def sweep(
     if not len(cells):
         empty = cells.centre.new_zeros(0, graph.nodes[graph.output].size)
         return Sweep(empty[:, None].expand(0, toward.shape[1], -1), empty[:, None], empty, empty)
-    start = _input(cells, toward)
-    n = cells.centre.shape[1]
-    score = torch.zeros_like(cells.centre) if adjoints is not None else None
+    start, n = first_stack(cells, toward), cells.centre.shape[1]
     absolute: dict[Operator, Operator] = graph.memo.setdefault(("absolute",), {})
-    last = graph._last_use()
-    stacks: dict[int, Stack] = {}
-    slopes: dict[int, Range] = {}
-    culprit: int | None = None
-    for i, node in enumerate(graph.nodes):
-        args = [stacks[parent] for parent in node.parents]
-        if isinstance(node.what, Input):
-            stacks[i] = start
-        elif isinstance(node.what, Nonlinear):
-            spare = _spare(node, stacks, last, i)
-            entries = [Entry(stack, *signal_range(stack, cells), n, spare) for stack in args]
-            weigh = None if adjoints is None else _Shares(args[0], cells)
-            found = RULES[type(node.what.block)](node.what.block, entries)
-            stacks[i] = found.stack
-            if found.slopes is not None:
-                slopes[i] = found.slopes
-                if score is not None and adjoints is not None and weigh is not None:
-                    score += weigh.jumps(found.slopes, adjoints[i])
-            reach = found.stack[1][:, 2 + n :]
-            if culprit is None and not all_finite(reach) and not bool(torch.isfinite(reach).all()):
-                culprit = i
-        else:
-            stacks[i] = affine(node, args, start[0], absolute, careful, _spare(node, stacks, last, i))
-        for parent in {*node.parents}:
-            if last[parent] == i:
-                del stacks[parent]
-    centre, radius = stacks[graph.output]
-    if not careful and centre.shape[2] and bool((_largest(centre, radius, 2 + n) < VANISHING).any()):
+    score = None if adjoints is None else torch.zeros_like(cells.centre)
+    state = Swept(
+        like=start[0],
+        absolute=absolute,
+        careful=careful,
+        spares=True,
+        cells=cells,
+        start=start,
+        adjoints=adjoints,
+        score=score,
+    )
+    centre, radius = forward(graph, STACKS, state)[graph.output]
+    if not careful and centre.shape[2] and bool((largest_reach(centre, radius, 2 + n) < VANISHING).any()):
         return sweep(graph, cells, toward, adjoints, careful=True)
     lower, upper = signal_range((centre, radius), cells)
-    return Sweep(centre[:, 2 + n :], radius[:, 2 + n :], lower, upper, slopes, score, culprit)
+    return Sweep(centre[:, 2 + n :], radius[:, 2 + n :], lower, upper, state.slopes, state.score, state.culprit)
 
 
-def _largest(centre: Tensor, radius: Tensor, start: int) -> Tensor:
+@dataclass(eq=False, kw_only=True)
+class Swept(Carried):
+    """State of a sweep: what it asks, and what it finds out about nonlinear nodes on the way."""
+
+    cells: Cells
+    start: Stack
+    adjoints: Mapping[int, Tensor] | None = None
+    score: Tensor | None = None
+    slopes: dict[int, Range] = field(default_factory=dict)
+    culprit: int | None = None
+
+
+def _nonlinear(at: Step, *stacks: Stack) -> Stack:
+    state, n = at.state, at.state.cells.centre.shape[1]
+    alone = spare(at)
+    entries = [Entry(stack, *signal_range(stack, state.cells), n, alone) for stack in stacks]
+    weigh = None if state.adjoints is None else Shares(stacks[0], state.cells)
+    found = RULES[type(at.what.block)](at.what.block, entries)
+    if found.slopes is not None:
+        state.slopes[at.i] = found.slopes
+        if weigh is not None:
+            state.score += weigh.jumps(found.slopes, state.adjoints[at.i])
+    reach = found.stack[1][:, 2 + n :]
+    if state.culprit is None and not all_finite(reach) and not bool(torch.isfinite(reach).all()):
+        state.culprit = at.i
+    return found.stack
+
+
+STACKS: Rules = AFFINE | {Input: lambda at: at.state.start, Nonlinear: _nonlinear}
+
+
+def largest_reach(centre: Tensor, radius: Tensor, start: int) -> Tensor:
     return (centre[:, start:].abs() + radius[:, start:]).flatten(1).amax(dim=1)
 
 
-def _input(cells: Cells, toward: Tensor) -> Stack:
+def first_stack(cells: Cells, toward: Tensor) -> Stack:
     b, n = cells.centre.shape
     centre = torch.cat([cells.centre[:, None], cells.centre[:, None], toward.new_zeros(b, n, n), toward], dim=1)
     torch.diagonal(centre[:, 2 : 2 + n], dim1=1, dim2=2).fill_(1.0)
@@ -121,7 +136,7 @@ def signal_range(stack: Stack, cells: Cells) -> Range:
     return lower.nan_to_num(-torch.inf, torch.inf, -torch.inf), upper.nan_to_num(torch.inf, torch.inf, -torch.inf)
 
 
-class _Shares:
+class Shares:
     """How much of the jump of J d, over all neurons and directions, is due to each coordinate; of a stack before its
     nonlinearity."""
 
@@ -135,17 +150,6 @@ class _Shares:
         """(b, n)."""
         jump = (slopes[1] - slopes[0]) * adjoint * self.size
         return torch.bmm(self.share, jump[:, :, None])[:, :, 0].nan_to_num(0.0, 0.0, 0.0)
-
-
-def _spare(node: Node, stacks: Mapping[int, Stack], last: Mapping[int, int], i: int) -> bool:
-    """Nobody else reads the memory of the node's one argument: it may be written over. Operators may return what they
-    were given, or views of it."""
-    if len(node.parents) != 1 or last[node.parents[0]] != i:
-        return False
-    mine = stacks[node.parents[0]]
-    others = {side.untyped_storage()._cdata for k, stack in stacks.items() if k != node.parents[0] for side in stack}
-    places = {side.untyped_storage()._cdata for side in mine}
-    return len(places) == 2 and not places & others and all(side.is_contiguous() for side in mine)
 
 
 def rows_per_chunk(graph: Graph, directions: int, device: torch.device) -> int:

@@ -11,12 +11,14 @@ All rows pass linear operators alike (`r_0` gathers the rounding), so a layer co
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lipcert.ir import Add, Concat, Linear, Node, Offset
+from lipcert.ir import Add, Concat, Linear, Offset
 from lipcert.linops import Operator
+from lipcert.network.walk import Rules, Step
 from lipcert.rounding import EPS, gamma
 
 TINY = 1e-290  # more than products of normal numbers lose by underflow in a row, sums included
@@ -29,43 +31,63 @@ def all_finite(*parts: Tensor) -> bool:
     return all(math.isfinite(float(part.sum())) for part in parts)
 
 
-def affine(
-    node: Node,
-    args: list[Stack],
-    like: Tensor,
-    absolute: dict[Operator, Operator],
-    careful: bool = False,
-    spare: bool = False,
-) -> Stack:
-    """`absolute`: memo of |A|. `like`: the input's centre stack, for constants. `careful`: see `through`. `spare`: nobody
-    else reads the first argument, so it may be written over."""
-    match node.what:
-        case Linear(operator):
-            if operator not in absolute:
-                absolute[operator] = operator.absolute()
-            return through(operator, absolute[operator], *args[0], careful)
-        case Add():
-            centre, radius = args[0]
-            if len(args) == 1:
-                return centre, radius
-            mass = centre.abs()
-            for c, r in args[1:]:
-                centre, radius, mass = centre + c, radius + r, mass + c.abs()
-            return centre, radius.add_(mass, alpha=2 * gamma(len(args))).mul_(1 + 4 * gamma(len(args) + 4))
-        case Concat():
-            return torch.cat([c for c, _ in args], dim=2), torch.cat([r for _, r in args], dim=2)
-        case Offset(value, slack):
-            if args:
-                centre, radius = args[0] if spare else (side.clone() for side in args[0])
-            else:
-                centre, radius = (like.new_zeros(*like.shape[:2], node.size) for _ in range(2))
-            moved, reach = centre[:, :2].add_(value), radius[:, :2]
-            reach.add_(moved.abs(), alpha=2 * EPS)
-            if slack is not None:
-                reach.add_(slack)
-            reach.mul_(1 + 4 * EPS)
-            return centre, radius
-    raise AssertionError(node.what)
+@dataclass(eq=False, kw_only=True)
+class Carried:
+    """State of a walk of stacks. `like`: the input's centre stack, for constants. `absolute`: memo of |A|. `careful`: see
+    `through`. `spares`: memory that nobody else reads is written over."""
+
+    like: Tensor
+    absolute: dict[Operator, Operator]
+    careful: bool = False
+    spares: bool = False
+
+
+def spare(at: Step) -> bool:
+    """Nobody else reads the memory of the node's one argument: it may be written over. Operators may return what they
+    were given, or views of it."""
+    if not at.state.spares or len(at.node.parents) != 1 or not at.ends(at.node.parents[0]):
+        return False
+    (parent,) = at.node.parents
+    mine = at.values[parent]
+    others = {side.untyped_storage()._cdata for k, stack in at.values.items() if k != parent for side in stack}
+    places = {side.untyped_storage()._cdata for side in mine}
+    return len(places) == 2 and not places & others and all(side.is_contiguous() for side in mine)
+
+
+def _linear(at: Step, stack: Stack) -> Stack:
+    operator, absolute = at.what.operator, at.state.absolute
+    if operator not in absolute:
+        absolute[operator] = operator.absolute()
+    return through(operator, absolute[operator], *stack, at.state.careful)
+
+
+def _sum(at: Step, *stacks: Stack) -> Stack:
+    centre, radius = stacks[0]
+    if len(stacks) == 1:
+        return centre, radius
+    mass = centre.abs()
+    for c, r in stacks[1:]:
+        centre, radius, mass = centre + c, radius + r, mass + c.abs()
+    n = len(stacks)
+    return centre, radius.add_(mass, alpha=2 * gamma(n)).mul_(1 + 4 * gamma(n + 4))
+
+
+def join(at: Step, *stacks: Stack) -> Stack:
+    return torch.cat([c for c, _ in stacks], dim=2), torch.cat([r for _, r in stacks], dim=2)
+
+
+def _offset(at: Step, *stacks: Stack) -> Stack:
+    value, slack, like = at.what.value, at.what.radius, at.state.like
+    if stacks:
+        centre, radius = stacks[0] if spare(at) else (side.clone() for side in stacks[0])
+    else:
+        centre, radius = (like.new_zeros(*like.shape[:2], at.node.size) for _ in range(2))
+    moved, reach = centre[:, :2].add_(value), radius[:, :2]
+    reach.add_(moved.abs(), alpha=2 * EPS)
+    if slack is not None:
+        reach.add_(slack)
+    reach.mul_(1 + 4 * EPS)
+    return centre, radius
 
 
 def through(operator: Operator, absolute: Operator, centre: Tensor, radius: Tensor, careful: bool = False) -> Stack:
@@ -89,3 +111,6 @@ def through(operator: Operator, absolute: Operator, centre: Tensor, radius: Tens
     if error is not None:
         touched |= error.mv(present) > 0
     return image, (reach + TINY * touched).reshape(b, rows, -1)
+
+
+AFFINE: Rules = {Linear: _linear, Add: _sum, Concat: join, Offset: _offset}  # state: Carried

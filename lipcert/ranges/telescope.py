@@ -12,6 +12,7 @@ and cut in CPLip (Combettes & Pesquet 2020), with errors that depend on the cell
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,11 +20,12 @@ from torch import Tensor
 from lipcert.blocks import Pointwise, Range
 from lipcert.ir import Graph, Input, Linear, Nonlinear, Offset
 from lipcert.linops import Operator
+from lipcert.network.walk import Rules, Step, forward
 from lipcert.query import Norm
 from lipcert.ranges.cells import Cells
-from lipcert.ranges.slope import Sweep, _input, _Shares, directions, norms_above, signal_range, sweep
+from lipcert.ranges.slope import Shares, Sweep, Swept, directions, first_stack, norms_above, signal_range, sweep
 from lipcert.ranges.slope_rules import GROW, Entry, elementwise_slopes, middle, scaled
-from lipcert.ranges.stack import TINY, Stack, affine, through
+from lipcert.ranges.stack import AFFINE, TINY, Stack, through
 from lipcert.rounding import EPS, gamma
 
 DEEP = 4  # nonlinear layers from which it may pay within branch and bound
@@ -62,36 +64,44 @@ def pays(graph: Graph, cells: Cells, norm: Norm) -> bool:
 
 def telescoped(graph: Graph, cells: Cells, toward: Tensor, adjoints: Mapping[int, Tensor] | None = None) -> Sweep:
     """As `slope.sweep`, for chains."""
-    stack, n = _input(cells, toward), cells.centre.shape[1]
-    start = stack[0]
+    start, n = first_stack(cells, toward), cells.centre.shape[1]
     absolute: dict[Operator, Operator] = graph.memo.setdefault(("absolute",), {})
-    score = torch.zeros_like(cells.centre) if adjoints is not None else None
-    slopes: dict[int, Range] = {}
-    products: Stack | None = None  # M_lk for all l so far, rows (b, sum of sizes, size): by input neuron
-    errors: list[Tensor] = []  # h_l (|c_l| + delta_l), (b, n + k, size_l)
-    for i, node in enumerate(graph.nodes):
-        match node.what:
-            case Nonlinear(Pointwise() as block):
-                whole = _whole(stack, products, errors)
-                entry = Entry(whole, *signal_range(whole, cells), n)
-                stack, found, error, m = _pointwise(block, entry, stack)
-                slopes[i] = found
-                if score is not None and adjoints is not None:
-                    score += _Shares(whole, cells).jumps(found, adjoints[i])
-                errors.append(error)
-                unit = torch.eye(node.size, dtype=m.dtype, device=m.device)[None].expand(len(m), -1, -1)
-                kept = [] if products is None else [scaled((m[:, None], m[:, None]), *products)]
-                kept.append((unit, torch.zeros_like(unit)))
-                products = torch.cat([c for c, _ in kept], dim=1), torch.cat([r for _, r in kept], dim=1)
-            case Linear(operator):
-                stack = affine(node, [stack], start, absolute)
-                if products is not None:
-                    products = through(operator, absolute[operator], *products)
-            case Offset():
-                stack = affine(node, [stack], start, absolute)
-    centre, radius = _whole(stack, products, errors)
+    score = None if adjoints is None else torch.zeros_like(cells.centre)
+    state = Telescope(like=start[0], absolute=absolute, cells=cells, start=start, adjoints=adjoints, score=score)
+    stack = forward(graph, TELESCOPED, state)[graph.output]
+    centre, radius = _whole(stack, state.products, state.errors)
     lower, upper = signal_range((centre, radius), cells)
-    return Sweep(centre[:, 2 + n :], radius[:, 2 + n :], lower, upper, slopes, score)
+    return Sweep(centre[:, 2 + n :], radius[:, 2 + n :], lower, upper, state.slopes, score)
+
+
+@dataclass(eq=False, kw_only=True)
+class Telescope(Swept):
+    products: Stack | None = None  # M_lk for all l so far, rows (b, sum of sizes, size): by input neuron
+    errors: list[Tensor] = field(default_factory=list)  # h_l (|c_l| + delta_l), (b, n + k, size_l)
+
+
+def _nonlinear(at: Step, stack: Stack) -> Stack:
+    state = at.state
+    whole = _whole(stack, state.products, state.errors)
+    entry = Entry(whole, *signal_range(whole, state.cells), state.cells.centre.shape[1])
+    stack, found, error, m = _pointwise(at.what.block, entry, stack)
+    state.slopes[at.i] = found
+    if state.adjoints is not None:
+        state.score += Shares(whole, state.cells).jumps(found, state.adjoints[at.i])
+    state.errors.append(error)
+    unit = torch.eye(at.node.size, dtype=m.dtype, device=m.device)[None].expand(len(m), -1, -1)
+    kept = [] if state.products is None else [scaled((m[:, None], m[:, None]), *state.products)]
+    kept.append((unit, torch.zeros_like(unit)))
+    state.products = torch.cat([c for c, _ in kept], dim=1), torch.cat([r for _, r in kept], dim=1)
+    return stack
+
+
+def _linear(at: Step, stack: Stack) -> Stack:
+    image = AFFINE[Linear](at, stack)
+    if at.state.products is not None:
+        operator = at.what.operator
+        at.state.products = through(operator, at.state.absolute[operator], *at.state.products)
+    return image
 
 
 def _whole(stack: Stack, products: Stack | None, errors: list[Tensor]) -> Stack:
@@ -134,3 +144,11 @@ def _pointwise(block: Pointwise, entry: Entry, stack: Stack) -> tuple[Stack, Ran
     new_centre[:, 0], new_radius[:, 0] = value, (noise + steepest * radius[:, 0]) * GROW + TINY
     new_centre[:, 1], new_radius[:, 1] = middle(*activation.values_on(entry.lower, entry.upper))
     return (new_centre, new_radius), slopes, error, m
+
+
+TELESCOPED: Rules = {  # of a chain
+    Input: lambda at: at.state.start,
+    Linear: _linear,
+    Offset: AFFINE[Offset],
+    Nonlinear: _nonlinear,
+}

@@ -7,16 +7,18 @@ With few neurons whose slope is not settled on a cell, all 2^k patterns are trie
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.blocks import Pointwise, Range
-from lipcert.ir import Concat, Graph, Input, Nonlinear, Offset
+from lipcert.ir import Graph, Input, Nonlinear, Offset
+from lipcert.network.walk import Rules, Step, forward
 from lipcert.query import Norm
 from lipcert.ranges.directions import Directions, norms_above
 from lipcert.ranges.slope_rules import scaled
-from lipcert.ranges.stack import Stack, affine
+from lipcert.ranges.stack import AFFINE, Carried, Stack
 
 ENTRIES = 2**22  # of the widest stack at once
 
@@ -67,26 +69,31 @@ def vertex_norms(graph: Graph, slopes: Mapping[int, Range], chosen: Directions, 
 
 def jacobian(graph: Graph, slopes: Range, toward: Tensor) -> Stack:
     """Enclosure of J d for the given slopes (b, neurons) of all elementwise nodes in order."""
-    absolute = graph.memo.setdefault(("absolute",), {})
-    last = graph._last_use()
-    stacks: dict[int, Stack] = {}
-    place = 0
-    for i, node in enumerate(graph.nodes):
-        args = [stacks[parent] for parent in node.parents]
-        match node.what:
-            case Input():
-                stacks[i] = toward, torch.zeros_like(toward)
-            case Nonlinear():
-                here = slice(place, place := place + node.size)
-                stacks[i] = scaled((slopes[0][:, None, here], slopes[1][:, None, here]), *args[0])
-            case Offset():
-                nothing = toward.new_zeros(*toward.shape[:2], node.size)
-                stacks[i] = args[0] if args else (nothing, nothing)
-            case Concat():
-                stacks[i] = torch.cat([c for c, _ in args], dim=2), torch.cat([r for _, r in args], dim=2)
-            case _:
-                stacks[i] = affine(node, args, toward, absolute)
-        for parent in {*node.parents}:
-            if last[parent] == i:
-                del stacks[parent]
-    return stacks[graph.output]
+    state = Patterns(like=toward, absolute=graph.memo.setdefault(("absolute",), {}), slopes=slopes)
+    return forward(graph, TANGENTS, state)[graph.output]
+
+
+@dataclass(eq=False, kw_only=True)
+class Patterns(Carried):
+    slopes: Range
+    place: int = 0  # of the neurons before this node
+
+
+def _nonlinear(at: Step, stack: Stack) -> Stack:
+    state = at.state
+    here = slice(state.place, state.place + at.node.size)
+    state.place += at.node.size
+    return scaled((state.slopes[0][:, None, here], state.slopes[1][:, None, here]), *stack)
+
+
+def _offset(at: Step, *stacks: Stack) -> Stack:
+    like = at.state.like
+    nothing = like.new_zeros(*like.shape[:2], at.node.size)
+    return stacks[0] if stacks else (nothing, nothing)
+
+
+TANGENTS: Rules = AFFINE | {  # stacks of directional derivatives only: constants do not count
+    Input: lambda at: (at.state.like, torch.zeros_like(at.state.like)),
+    Offset: _offset,
+    Nonlinear: _nonlinear,
+}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lipcert.ir import Graph, Linear, Node, Nonlinear
-from lipcert.ir import _forward as forward
+from lipcert.ir import VALUES, Graph, Linear, Node
+from lipcert.network.walk import forward
 from lipcert.query import P
 
 TRIALS = 8
@@ -62,18 +62,16 @@ def differences(graph: Graph, x: Tensor, width: float = 1e-6) -> Tensor:
 
 def no_derivative(graph: Graph, x: Tensor) -> str | None:
     """The first node whose own derivative is infinite or NaN at one of the points x (r, n)."""
-    values: list[Tensor] = []
-    for node in graph.nodes:
-        args = [values[parent] for parent in node.parents]
-        if isinstance(node.what, Nonlinear):
-            with torch.enable_grad():
-                inputs = [value.detach().requires_grad_(True) for value in args]
-                y = node.what.block(*inputs)
-            if y.requires_grad:
-                back = torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
-                if any(one is not None and not bool(torch.isfinite(one).all()) for one in back):
-                    return node.name
-        values.append(forward(node, args, x).detach())
+    values = forward(graph, VALUES, x, keep=True)
+    for i in graph.nonlinear:
+        node = graph.nodes[i]
+        with torch.enable_grad():
+            inputs = [values[parent].detach().requires_grad_(True) for parent in node.parents]
+            y = node.what.block(*inputs)  # type: ignore[union-attr]
+        if y.requires_grad:
+            back = torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
+            if any(one is not None and not bool(torch.isfinite(one).all()) for one in back):
+                return node.name
     return None
 
 

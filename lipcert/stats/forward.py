@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lipcert.activations import Elementwise
 from lipcert.blocks import Pointwise
-from lipcert.ir import Graph, _forward
+from lipcert.ir import VALUES, Graph
+from lipcert.network import walk
 from lipcert.parts import linear_ancestors
 from lipcert.stats.directions import flops_of, widest
 
@@ -127,8 +128,6 @@ def affine(graph: Graph, source: int, target: int) -> Tensor | None:
     if 2 * n * m > 1.5 * cost + SMALL:
         return None
     rows = torch.cat([torch.eye(n, dtype=torch.float64), torch.zeros(1, n, dtype=torch.float64)])
-    values = {source: rows}
-    for i in nodes:
-        values[i] = _forward(graph.nodes[i], [values[parent] for parent in graph.nodes[i].parents], rows)
-    at_zero = values[target][-1]
-    return torch.cat([values[target][:-1] - at_zero, at_zero[None]]).T
+    values = walk.forward(graph, VALUES, rows, start={source: rows}, nodes=nodes)[target]
+    at_zero = values[-1]
+    return torch.cat([values[:-1] - at_zero, at_zero[None]]).T
