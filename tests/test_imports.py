@@ -47,8 +47,8 @@ ORDER = (
         "load",
         "sandbox",
     ),
-    *("network",),
     *("ir",),
+    *("network",),
     *("compose", "radial", "blocks", "linops", "activations", "convnorm", "torus", "norms", "psd"),
     *("rounding", "certificate", "strict", "query", "bound", "verdict", "terms", "errors"),
 )
@@ -67,9 +67,19 @@ NUMERICAL = ("torch", "numpy", "onnx", "onnxruntime", "scipy", "cvxpy", "scs", "
 
 
 def imported(tree: ast.AST, root: Path) -> set[str]:
-    """First names under `lipcert` that a file imports, anywhere in it: `from lipcert import data` gives `data`."""
+    """First names under `lipcert` that a file imports, anywhere in it: `from lipcert import data` gives `data`. What is
+    imported for annotations only never runs, and is left out."""
     names = set()
+    idle = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for part in node.body
+        for inner in ast.walk(part)
+    }
     for node in ast.walk(tree):
+        if node in idle:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
