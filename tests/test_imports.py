@@ -31,7 +31,7 @@ ORDER = (
         "pipeline",
     ),
     *("plots", "pairs", "certify", "journal", "gate", "policy", "report", "radius", "attack", "bounds"),
-    *("stats", "sdp", "ranges"),
+    *("stats", "sdp", "regions", "ranges"),
     *("check", "lmi", "nonnegative", "segments", "chain", "disproof", "growth"),
     *(
         "normalform",

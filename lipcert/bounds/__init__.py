@@ -14,6 +14,7 @@ from lipcert.bounds.lipsdp_cvxpy import LipsdpCvxpy
 from lipcert.bounds.lipsdp_network import LipsdpNetwork
 from lipcert.bounds.problem import Method, OutOfTime, Problem
 from lipcert.bounds.product import Product
+from lipcert.bounds.regions import Regions
 from lipcert.bounds.sampled import Sampled
 from lipcert.bounds.seqlip import Seqlip
 
@@ -28,6 +29,7 @@ DEFAULT: dict[str, Method] = {
 LOCAL: dict[str, Method] = {  # default as well where a region is given
     "jacobian": Jacobian(),
     "linear": Linear(),
+    "regions": Regions(),
     "branch": Branch(),
 }
 ON_REQUEST: dict[str, Method] = {

@@ -1,0 +1,1 @@
+"""What the network is on regions of its input space."""

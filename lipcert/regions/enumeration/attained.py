@@ -1,0 +1,21 @@
+"""Lower values at points: the Jacobian there, enclosed, as everywhere else where a value is said to be attained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lipcert.ir import Graph
+from lipcert.query import Norm
+from lipcert.ranges.cells import Cells
+from lipcert.ranges.directions import directions, norms_below
+from lipcert.ranges.slope import sweep
+
+
+def attained(graph: Graph, x: Tensor, norm: Norm, moving: Tensor) -> float:
+    """Lower value of ||J(x)|| over the coordinates `moving` (inputs,), x (inputs,)."""
+    with torch.no_grad():
+        cells = Cells(x[None], torch.zeros_like(x)[None], "inf", moving[None])
+        chosen = directions(graph, cells, norm)
+        swept = sweep(graph, cells, chosen.toward)
+        return float(norms_below(swept.centre, swept.radius, chosen.toward, norm))

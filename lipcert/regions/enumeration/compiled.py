@@ -1,0 +1,52 @@
+"""Functions compiled by Numba to machine code: IEEE arithmetic as written (no fastmath), the GIL released.
+
+Machine code is kept on disk in a folder that is named by the sources of this package, so that what was compiled from
+other sources is never run: Numba itself looks at one file of several only. Loops instead of assignments of whole arrays:
+each of those takes seconds to compile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba import njit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _folder() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(cache) / "lipcert" / "numba" / digest.hexdigest()[:16])
+
+
+def compiled(function: F) -> F:
+    """For functions that other compiled ones call."""
+    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(inspect.unwrap(function))
+
+
+def inlined(function: F) -> F:
+    """For functions called in one or two places: each function that is compiled by itself costs about two seconds."""
+    return njit(inline="always")(inspect.unwrap(function))
+
+
+def entry(function: F) -> F:
+    """For functions that Python calls: kept on disk, with all that they call."""
+    dispatcher = njit(nogil=True, error_model="numpy")(inspect.unwrap(function))
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = os.environ.get("NUMBA_CACHE_DIR") or _folder()
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError:  # no folder that can be written: compiled anew in each process
+        pass
+    finally:
+        numba.config.CACHE_DIR = before
+    return dispatcher

@@ -1,0 +1,264 @@
+"""All linear regions of a box that matter: cells best first, searched depth first for a while each, on all threads."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lipcert.query import Norm
+from lipcert.regions.enumeration import search as places
+from lipcert.regions.enumeration.exact import Rows, exact_layers, sign_on
+from lipcert.regions.enumeration.net import BEST, CLOSED, OFF, Memory, Net, Stack, flat, memory
+from lipcert.regions.enumeration.program import Program
+from lipcert.regions.enumeration.search import probe, search
+
+ROUND = 16  # cells searched between two looks at the best value: the same on any number of threads
+FIRST, MOST = 128, 4096  # cells of one search, at first and later
+CLIMBS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A polytope on which the layers before `layer` are settled. `sign`: of their hinges and of those of this layer."""
+
+    layer: int
+    sign: np.ndarray
+    x: np.ndarray
+    mask: np.ndarray
+    live: np.uint64
+    places: np.ndarray
+    facets: np.ndarray
+    box: np.ndarray
+    u: np.ndarray
+    forced: int = -1
+
+
+@dataclass(eq=False)
+class Found:
+    """Per question: `upper`, `best` (a norm met in some cell) and `witness` (questions, n) in t."""
+
+    upper: np.ndarray
+    best: np.ndarray
+    witness: np.ndarray
+    cells: int = 0
+    leaves: int = 0
+    failed: int = 0
+    stuck: int = 0
+    cramped: int = 0
+    open: int = 0
+
+
+Tell = Callable[[np.ndarray, np.ndarray], None]  # (upper, best) after each round
+
+
+class Tree:
+    def __init__(
+        self,
+        program: Program,
+        rows: list[int],
+        norm: Norm,
+        rtol: float,
+        *,
+        ball: tuple[float, str] | None = None,
+        threads: int = 1,
+    ):
+        self.program, self.rtol = program, rtol
+        self.net = flat(program, rows, norm.input, norm.output, ball)
+        self.memories = [memory(self.net) for _ in range(threads)]
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        questions = len(rows) - 1
+        self.found = Found(np.zeros(questions), np.zeros(questions), np.zeros((questions, self.net.n)))
+        self.closed = np.zeros(questions)
+        self.heap: list[tuple[float, int, Cell]] = []
+        self.made = 0
+        self.budget = FIRST
+        self.rows = Rows(program) if exact_layers(program) else None
+        self._sample()
+        self._add(self._root())
+
+    def _root(self) -> Cell:
+        n, radius = self.net.n, self.program.radius
+        corners = np.array([[(i >> d) & 1 for d in range(n)] for i in range(2**n)], dtype=np.int64)
+        x = (2.0 * corners - 1.0) * radius
+        mask = np.zeros(len(x), dtype=np.uint64)
+        facets = np.zeros((2 * n, n + 3))
+        for d in range(n):  # t_d + radius >= 0 and radius - t_d >= 0
+            facets[2 * d, d], facets[2 * d + 1, d] = 1.0, -1.0
+            facets[2 * d : 2 * d + 2, n] = radius[d]
+            facets[2 * d : 2 * d + 2, n + 2] = -1 - 2 * d, -2 - 2 * d
+            mask |= np.uint64(1) << (2 * d + corners[:, d]).astype(np.uint64)
+        box = np.stack([-radius, radius])
+        first = self.net.shape[OFF][min(1, self.net.layers)]
+        u = np.full(len(self.closed), np.inf)
+        live = np.uint64(2 ** (2 * n) - 1)
+        return Cell(0, np.zeros(int(first), dtype=np.int8), x, mask, live, np.arange(2 * n), facets, box, u)
+
+    def _sample(self) -> None:
+        """Floating norms at random points, and around the best of them."""
+        n, radius = self.net.n, self.program.radius
+        dice = np.random.default_rng(0)
+        points = dice.uniform(-1, 1, (1024, n)) * radius
+        self._probe(points)
+        for turn in range(CLIMBS):
+            for question in range(min(8, len(self.closed))):
+                step = dice.normal(size=(128, n)) * radius * 0.5 ** (1 + turn)
+                self._probe(np.clip(self.found.witness[question] + step, -radius, radius))
+
+    def _probe(self, points: np.ndarray) -> None:
+        if np.isfinite(self.net.ball):
+            scaled = points * self.program.scale
+            order = 1 if self.net.ball_norm == 1 else 2
+            points = points[np.linalg.norm(scaled, ord=order, axis=1) < self.net.ball * (1 - 1e-12)]
+        if not len(points):
+            return
+        values = np.zeros((len(points), len(self.closed)))
+        probe(self.net, self.memories[0][0], points, values)
+        for question, column in enumerate(values.T):
+            i = int(column.argmax())
+            if column[i] > self.found.best[question]:
+                self.found.best[question], self.found.witness[question] = column[i], points[i]
+
+    def _add(self, cell: Cell) -> None:
+        """To what is open, the most promising first; or done with."""
+        best = np.maximum(self.found.best, 1e-300)
+        if bool((cell.u <= self.found.best * (1 + self.rtol)).all()):
+            self.closed = np.maximum(self.closed, cell.u)
+            return
+        self.made += 1
+        heapq.heappush(self.heap, (-float((cell.u / best).max()), self.made, cell))
+
+    def run(self, deadline: float | None, tell: Tell | None = None) -> Found:
+        """Until every question is closed to rtol, or the deadline (monotonic)."""
+        while self.heap and not (deadline is not None and time.monotonic() > deadline):
+            cells = [heapq.heappop(self.heap)[2] for _ in range(min(ROUND, len(self.heap)))]
+            best, witness = self.found.best.copy(), self.found.witness.copy()
+            for outcome in self._all(cells, best, witness, deadline):
+                self._take(outcome)
+            self.budget = min(MOST, 2 * self.budget)
+            if tell is not None:
+                tell(self.upper(), self.found.best)
+        if self.pool is not None:
+            self.pool.shutdown()
+        self.found.upper = self.upper()
+        self.found.open = len(self.heap)
+        return self.found
+
+    def upper(self) -> np.ndarray:
+        upper = self.closed.copy()
+        for _, _, cell in self.heap:
+            upper = np.maximum(upper, cell.u)
+        return upper
+
+    def _all(self, cells: list[Cell], best: np.ndarray, witness: np.ndarray, deadline: float | None) -> list[Outcome]:
+        free = list(self.memories)
+
+        def one(cell: Cell) -> Outcome:
+            if deadline is not None and time.monotonic() > deadline:
+                return Outcome([cell], np.zeros_like(best), best, witness, np.zeros(16, dtype=np.int64), None)
+            mine = free.pop()
+            try:
+                return searched(self.net, *mine, cell, best, witness, self.rtol, self.budget)
+            finally:
+                free.append(mine)
+
+        return list(map(one, cells) if self.pool is None else self.pool.map(one, cells))
+
+    def _take(self, outcome: Outcome) -> None:
+        found = self.found
+        for question in np.flatnonzero(outcome.best > found.best):
+            found.best[question], found.witness[question] = outcome.best[question], outcome.witness[question]
+        self.closed = np.maximum(self.closed, outcome.closed)
+        counts = outcome.counts
+        found.cells += int(counts[places.CELLS])
+        found.leaves += int(counts[places.LEAVES])
+        found.failed += int(counts[places.FAILED])
+        found.cramped += int(counts[places.CRAMPED])
+        for cell in outcome.left:
+            self._add(cell)
+        if outcome.stuck is not None:
+            found.stuck += 1
+            self._add(self._decided(outcome.stuck))
+
+    def _decided(self, cell: Cell) -> Cell:
+        """The cell with the signs that floats left open, in exact integers; a hinge that is open even then is cut at."""
+        sign = cell.sign.copy()
+        before, after = self.net.shape[OFF][cell.layer : cell.layer + 2]
+        names = [int(name) for name in cell.facets[:, -1]]
+        forced = -1
+        if self.rows is not None:
+            self.rows.at(cell.layer, sign)
+        for k in range(before, after):
+            if sign[k] == 0:
+                sign[k] = 0 if self.rows is None else sign_on(self.rows, k, cell.x, names, cell.sign)
+                if sign[k] == 0 and (forced < 0 or k == cell.forced):
+                    forced = k
+        return replace(cell, sign=sign, forced=forced)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    left: list[Cell]
+    closed: np.ndarray
+    best: np.ndarray
+    witness: np.ndarray
+    counts: np.ndarray
+    stuck: Cell | None
+
+
+def searched(
+    net: Net, mine: Memory, stack: Stack, cell: Cell, best: np.ndarray, witness: np.ndarray, rtol: float, budget: int
+) -> Outcome:
+    """One search from one cell."""
+    _load(net, mine, stack, cell)
+    mine.best[:, : net.n], mine.best[:, CLOSED], mine.best[:, BEST] = witness, 0.0, best
+    stamp = mine.count[places.STAMP]
+    mine.count[:] = 0
+    mine.count[places.STAMP], mine.count[places.TOP], mine.count[places.FORCED] = stamp, 1, cell.forced
+    search(net, mine, stack, rtol, budget)
+    left = _unload(net, mine, stack)
+    stuck = left.pop() if mine.count[places.STATUS] == places.STUCK else None
+    return Outcome(left, mine.best[:, CLOSED].copy(), mine.best[:, BEST].copy(), mine.best[:, : net.n].copy(), mine.count.copy(), stuck)
+
+
+def _load(net: Net, mine: Memory, stack: Stack, cell: Cell) -> None:
+    before = int(net.shape[OFF][cell.layer])
+    mine.sign[:before] = cell.sign[:before]
+    stack.sign[0, : len(cell.sign) - before] = cell.sign[before:]
+    count = len(cell.x)
+    stack.x[:count, : net.n], stack.mask[:count] = cell.x, cell.mask
+    stack.place[0, 0], stack.place[0, 1], stack.live[0] = cell.layer, count, cell.live
+    stack.facet[0][cell.places] = cell.facets
+    stack.u[0], stack.box[0] = cell.u, cell.box
+
+
+def _unload(net: Net, mine: Memory, stack: Stack) -> list[Cell]:
+    cells, used = [], 0
+    for f in range(int(mine.count[places.TOP])):
+        layer, count = int(stack.place[f, 0]), int(stack.place[f, 1])
+        before = int(net.shape[OFF][layer])
+        after = int(net.shape[OFF][layer + 1]) if layer < net.layers else before
+        sign = np.concatenate([mine.sign[:before], stack.sign[f, : after - before]])
+        live = stack.live[f]
+        kept = np.array([i for i in range(64) if (int(live) >> i) & 1], dtype=np.int64)
+        cells.append(
+            Cell(
+                layer,
+                sign,
+                stack.x[used : used + count, : net.n].copy(),
+                stack.mask[used : used + count].copy(),
+                live,
+                kept,
+                stack.facet[f][kept],
+                stack.box[f].copy(),
+                stack.u[f].copy(),
+            )
+        )
+        used += count
+    return cells
+
+
