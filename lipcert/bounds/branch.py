@@ -34,6 +34,10 @@ class Branch:
         n = problem.graph.nodes[problem.graph.input].size
         if reason is None and n > MANY:
             reason = f"{n} inputs are too many to halve one by one"
+        if reason is None and any(
+            isinstance(r, Bound) and r.method == "regions" and r.details.get("closed") for r in problem.known
+        ):
+            reason = "regions has closed the bracket"
         return None if reason is None else Refusal(self.name, self.side, "refused", reason)
 
     def run(self, problem: Problem) -> Result:

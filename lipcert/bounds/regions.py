@@ -18,12 +18,14 @@ from lipcert.errors import RefusedModel
 from lipcert.ranges.cells import Cells
 from lipcert.regions.enumeration.constant import constant, reads
 
+COMPILATION = 120.0  # seconds, on a slow machine
+
 
 @dataclass(frozen=True)
 class Regions:
     """`seconds`: at most, where the problem has no budget of its own."""
 
-    seconds: float = 30.0
+    seconds: float = 20.0
 
     name: ClassVar[str] = "regions"
     side: ClassVar[Side] = "upper"
@@ -45,6 +47,15 @@ class Regions:
         start = time.perf_counter()
         if (refusal := self.refuses(problem)) is not None:
             return refusal
+        from lipcert.regions.enumeration.compiled import on_disk
+        from lipcert.regions.enumeration.tree import prepare
+
+        if not on_disk():
+            if problem.deadline is not None and problem.deadline < time.monotonic() + COMPILATION:
+                reason = "its machine code is made once, in about a minute: raise --budget, or give none the first time"
+                return Refusal(self.name, self.side, "refused", reason)
+            problem.say("regions: compiling, once")
+        prepare()
         deadline = problem.deadline if problem.deadline is not None else time.monotonic() + self.seconds
 
         def tell(upper: float, lower: float) -> None:

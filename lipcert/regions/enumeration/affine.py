@@ -8,49 +8,59 @@ Accuracy and Stability, eq. 3.5), so that a product needs no pass of its own for
 from __future__ import annotations
 
 from lipcert.regions.enumeration.compiled import compiled, inlined
-from lipcert.regions.enumeration.net import BIAS, BIAS_ERROR, DEAD, ERROR, FIRST, LEFT, OFF, RADIUS, RHO, RIGHT, SIZE, START, WEIGHT, WIDE
+from lipcert.regions.enumeration.net import (
+    BIAS,
+    BIAS_ERROR,
+    DEAD,
+    ERROR,
+    FIRST,
+    LEFT,
+    OFF,
+    RADIUS,
+    RHO,
+    RIGHT,
+    SIZE,
+    START,
+    WEIGHT,
+    WIDE,
+)
 from lipcert.regions.enumeration.polytope import SLACK, TINY
 
 
 @compiled
 def multiply(net, memory, layer, whole):  # type: ignore[no-untyped-def]
-    """W form into memory.out for one layer. `whole`: Jacobian rows as well."""
-    n, out, form = net.n, memory.out, memory.form
-    wide = net.shape[WIDE, layer]
-    rows = 3 * n + 2 if whole else n + 2
-    for c in range(rows):
+    """W form into memory.out for one layer. `whole`: Jacobian rows as well. Four terms at a time, for the memory's sake."""
+    n, out, form, columns, alive = net.n, memory.out, memory.form, net.columns, memory.alive
+    wide, start = net.shape[WIDE, layer], net.shape[START, layer]
+    base = net.shape[FIRST, layer] - start * wide
+    count = 0
+    for k in range(start, net.shape[START, layer + 1]):
+        if form[DEAD, columns[k]] == 0.0:
+            alive[count] = k
+            count += 1
+    for c in range(3 * n + 2 if whole else n + 2):
+        weight = net.weight[SIZE if c == n + 1 or c >= 2 * n + 2 else WEIGHT]
+        row, entry = out[c], form[c]
         for i in range(wide):
-            out[c, i] = 0.0
-    inexact = net.inexact
-    at = net.shape[FIRST, layer]
-    for k in range(net.shape[START, layer], net.shape[START, layer + 1]):
-        j = net.columns[k]
-        if memory.form[DEAD, j] == 0.0:
-            weight, size = net.weight[WEIGHT, at : at + wide], net.weight[SIZE, at : at + wide]
-            for c in range(n + 1):
-                by = form[c, j]
-                if by != 0.0:
-                    row = out[c]
-                    for i in range(wide):
-                        row[i] += by * weight[i]
-            by = form[n + 1, j]
-            row = out[n + 1]
+            row[i] = 0.0
+        for g in range(0, count - 3, 4):
+            k0, k1, k2, k3 = alive[g], alive[g + 1], alive[g + 2], alive[g + 3]
+            a0, a1, a2, a3 = entry[columns[k0]], entry[columns[k1]], entry[columns[k2]], entry[columns[k3]]
+            w0 = weight[base + k0 * wide : base + (k0 + 1) * wide]
+            w1 = weight[base + k1 * wide : base + (k1 + 1) * wide]
+            w2 = weight[base + k2 * wide : base + (k2 + 1) * wide]
+            w3 = weight[base + k3 * wide : base + (k3 + 1) * wide]
             for i in range(wide):
-                row[i] += by * size[i]
-            if whole:
-                for c in range(n + 2, 2 * n + 2):
-                    by = form[c, j]
-                    row = out[c]
-                    for i in range(wide):
-                        row[i] += by * weight[i]
-                for c in range(2 * n + 2, rows):
-                    by = form[c, j]
-                    row = out[c]
-                    for i in range(wide):
-                        row[i] += by * size[i]
-            if inexact:
-                _inexact(net, memory, at, wide, j, whole)
-        at += wide
+                row[i] += (a0 * w0[i] + a1 * w1[i]) + (a2 * w2[i] + a3 * w3[i])
+        for g in range(count - count % 4, count):
+            k0 = alive[g]
+            a0 = entry[columns[k0]]
+            w0 = weight[base + k0 * wide : base + (k0 + 1) * wide]
+            for i in range(wide):
+                row[i] += a0 * w0[i]
+    if net.inexact:
+        for g in range(count):
+            _inexact(net, memory, base + alive[g] * wide, wide, columns[alive[g]], whole)
     _finish(net, memory, layer, whole)
 
 
@@ -79,7 +89,9 @@ def _finish(net, memory, layer, whole):  # type: ignore[no-untyped-def]
     for i in range(net.shape[OFF, layer + 1] - base):
         bias = net.hinge[BIAS, base + i]
         out[n, i] += bias
-        error = out[n + 1, i] + net.hinge[BIAS_ERROR, base + i] + net.gamma * (abs(bias) if out[n + 1, i] > 0.0 else 0.0)
+        error = (
+            out[n + 1, i] + net.hinge[BIAS_ERROR, base + i] + net.gamma * (abs(bias) if out[n + 1, i] > 0.0 else 0.0)
+        )
         out[n + 1, i] = error * grow + TINY if error > 0.0 else 0.0
         if whole:
             for c in range(2 * n + 2, 3 * n + 2):

@@ -11,26 +11,39 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numba
-from numba import njit
+numba: Any = import_module("numba")
+njit = numba.njit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+# every file with compiled functions, and those whose constants they read
+SOURCES = ("affine", "compiled", "net", "polytope", "pruning", "search", "sizes")
+
+
 def _folder() -> str:
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
+    for name in SOURCES:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return str(Path(cache) / "lipcert" / "numba" / digest.hexdigest()[:16])
 
 
+def on_disk() -> bool:
+    """Whether the machine code of the search is there; else the first search of this process waits for it."""
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or _folder())
+    return any(folder.rglob("search.search-*.nbi"))
+
+
 def compiled(function: F) -> F:
     """For functions that other compiled ones call."""
-    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(inspect.unwrap(function))
+    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+        inspect.unwrap(function)
+    )
 
 
 def inlined(function: F) -> F:

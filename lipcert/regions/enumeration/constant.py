@@ -37,7 +37,9 @@ def reads(graph: Graph, cells: Cells) -> Program:
     """The program on the region. Raises RefusedModel with what is in the way and what to use instead."""
     moving = int((cells.radius[0] > 0).sum())
     if moving > INPUTS:
-        raise RefusedModel(f"{moving} inputs move, and a box of n has 2^n vertices: at most {INPUTS}; use --method branch")
+        raise RefusedModel(
+            f"{moving} inputs move, and a box of n has 2^n vertices: at most {INPUTS}; use --method branch"
+        )
     if moving == 0:
         raise RefusedModel("the region is one point")
     low, high = cells.ends()

@@ -7,6 +7,8 @@ network of comparisons (Batcher's odd-even transposition). The function is the s
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -153,7 +155,7 @@ def pieces(block: Pointwise, name: str) -> tuple[list[Sides], list[Sides], Sides
         kinks.append((c - wide, c + wide) if not _is_corner(block, c) else (c, c))
     edges = [(-whole, -whole), *kinks, (whole, whole)]
     slopes = []
-    for (_, left), (right, _) in zip(edges[:-1], edges[1:], strict=True):
+    for (_, left), (right, _) in itertools.pairwise(edges):
         low, high = block.slopes(((torch.nextafter(left, whole), torch.nextafter(right, -whole)),))
         if not bool((high - low <= SAME * torch.maximum(low.abs(), high.abs())).all()):
             raise RefusedModel(f"{block.label} at {name} is not piecewise linear", node=name)
@@ -180,5 +182,3 @@ def _difference(a: Sides, b: Sides) -> Sides:
 def _short(*values: Tensor) -> bool:
     """Multiples of 2^-20 below 2^20: their differences are floats."""
     return all(bool(((v * 2.0**20).frac() == 0).all() and (v.abs() < 2.0**20).all()) for v in values)
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ class Memory(NamedTuple):
     basis: np.ndarray  # (VERTICES, n + 1): n facets, and the cell that they are of
     work: np.ndarray
     best: np.ndarray  # (questions, n + 2): a point, the largest upper value of what is done with, the norm at the point
-    count: np.ndarray  # int64: see search.py
+    alive: np.ndarray  # columns that are not dead
+    counts: np.ndarray  # int64: see search.py
 
 
 class Stack(NamedTuple):
@@ -108,7 +110,7 @@ def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, s
         first.append(sum(len(w) for w in weights))
         wide.append(width)
     twins = [_twins(layer) for layer in layers]
-    longest = max(b - a for a, b in zip(start[:-1], start[1:], strict=True)) + n + 16
+    longest = max(b - a for a, b in itertools.pairwise(start)) + n + 16
     code = {"1": 1, "2": 2, "inf": 0}
 
     def joined(parts: list[np.ndarray], kind: type = np.float64) -> np.ndarray:
@@ -198,6 +200,7 @@ def memory(net: Net) -> tuple[Memory, Stack]:
         np.zeros((VERTICES + 1, n + 1), dtype=np.int64),
         np.zeros((n + 2, 2 * n + 2)),
         np.zeros((questions, n + 2)),
+        np.zeros(n + hinges, dtype=np.int64),
         np.zeros(16, dtype=np.int64),
     )
     stack = Stack(

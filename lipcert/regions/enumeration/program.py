@@ -105,10 +105,10 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
             assert isinstance(node.what.block, Pointwise)
             (left, _), (right, _) = sides(node.what.block)
         value, slack = bias
-        arrays = (_array(t) for t in (value, slack, left, right))
-        layers.append(Layer(tuple(blocks), *arrays, front, plain))
+        numbers = (_array(value), _array(slack), _array(left), _array(right))
+        layers.append(Layer(tuple(blocks), *numbers, front, plain))
         sources[i] = len(layers) - 1
-    box = (_array(side) for side in (centre[moving], scale, radius[moving] / scale))
+    box = (_array(centre[moving]), _array(scale), _array(radius[moving] / scale))
     return Program(tuple(layers), *box, moving.numpy(), _array(centre), new)
 
 
@@ -214,4 +214,3 @@ def _moved(matrix: Rows, bias: tuple[Tensor, Tensor], centre: Tensor) -> tuple[T
     radius = bias[1] + gamma(n) * mass + (0 if error is None else (error * centre.abs()[:, None]).sum(dim=0))
     radius = up(radius * (1 + 4 * gamma(n + 8))) + TINY * (mass > 0)
     return bias[0] + made, torch.where(mass > 0, radius, bias[1])
-

@@ -169,7 +169,9 @@ def upper_values(net, memory, layer, live, count, stamp, u, matrices, a):  # typ
             error = memory.out[n + 1, i]
             low, high = range_on_box(n, memory.out, i, error, memory.box)
             if low < 0.0 < high:
-                low, high = prove_range(net, memory, live, count, stamp, memory.out, i, error, low, high, a)
+                least, most, _, _ = extremes(n, memory.out, i, memory.x, count)
+                if least > error or most < -error:  # worth a proof; of those that cross the box says enough
+                    low, high = prove_range(net, memory, live, count, stamp, memory.out, i, error, low, high, a)
             if not (low > -np.inf and high < np.inf):
                 return
             sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)

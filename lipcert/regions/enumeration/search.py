@@ -13,7 +13,22 @@ import numpy as np
 
 from lipcert.regions.enumeration.affine import enter, leave
 from lipcert.regions.enumeration.compiled import compiled, entry, inlined
-from lipcert.regions.enumeration.net import BEST, CLOSED, FACETS, FRAMES, HIGH, INVERSE, LOW, OFF, POOL, RHO, TURNED, TWIN, VERTICES, RADIUS
+from lipcert.regions.enumeration.net import (
+    BEST,
+    CLOSED,
+    FACETS,
+    FRAMES,
+    HIGH,
+    INVERSE,
+    LOW,
+    OFF,
+    POOL,
+    RADIUS,
+    RHO,
+    TURNED,
+    TWIN,
+    VERTICES,
+)
 from lipcert.regions.enumeration.polytope import ONE, SLACK, bits, cut, keep_half
 from lipcert.regions.enumeration.pruning import (
     extremes,
@@ -26,7 +41,7 @@ from lipcert.regions.enumeration.pruning import (
 )
 from lipcert.regions.enumeration.sizes import EXACTLY
 
-# places of Memory.count
+# places of Memory.counts
 CELLS, TOP, STATUS, LEAVES, FAILED, STAMP, FORCED, CRAMPED = range(8)
 # values of STATUS
 DONE, SPENT, STUCK, FULL = range(4)
@@ -76,7 +91,7 @@ def settle(net, memory, layer, live, count, stamp, a):  # type: ignore[no-untype
                         best, choice = balance, k
                 else:
                     undecided += 1
-                    memory.count[FAILED] += 1
+                    memory.counts[FAILED] += 1
                 continue
         memory.sign[k] = 1 if low >= 0.0 else -1
     return choice, undecided
@@ -159,7 +174,7 @@ def leaf(net, memory, count, u, a, matrices):  # type: ignore[no-untyped-def]
             out[n + 2 + c, i] = memory.pre[c, last + i]
             out[2 * n + 2 + c, i] = memory.pre[RHO, last + i] / net.side[RADIUS, c] * (1.0 + SLACK)
     outputs(net, memory, u, matrices, EXACTLY)
-    memory.count[LEAVES] += 1
+    memory.counts[LEAVES] += 1
     inside = inner_point(net, memory, count, a)
     for question in range(len(u)):
         if inside and u[question] > memory.best[question, BEST]:
@@ -290,7 +305,7 @@ def halve(net, memory, stack, top, layer, live, used, count, u, k, slack):  # ty
 def search(net, memory, stack, rtol, budget):  # type: ignore[no-untyped-def]
     """From the frames in `memory` (memory.sign holds what is settled in the layers before that of frame 0). Stops after
     `budget` cells, when a cell is stuck (it is the top frame then), or when memory is short."""
-    n, counts = net.n, memory.count
+    n, counts = net.n, memory.counts
     questions = len(net.question) - 1
     u, a = np.zeros(questions), np.zeros(n)
     matrices = np.zeros((2, net.shape[OFF, net.layers + 1] - net.shape[OFF, net.layers], n))
@@ -376,8 +391,6 @@ def search(net, memory, stack, rtol, budget):  # type: ignore[no-untyped-def]
             break
     counts[CELLS] += spent
     counts[TOP] = top
-
-
 
 
 @entry

@@ -83,7 +83,9 @@ def spectral(a, rows, columns, squarings):  # type: ignore[no-untyped-def]
         for j in range(m):
             value += t[i, j] * t[i, j]
     value = math.sqrt(value) * GROW
-    for s in range(done - 1, -1, -1):  # T^2 / scale^2 = other + error, ||error||_F <= (m + 4) u ||T / scale||_F^2 = (m + 4) u
+    for s in range(
+        done - 1, -1, -1
+    ):  # T^2 / scale^2 = other + error, ||error||_F <= (m + 4) u ||T / scale||_F^2 = (m + 4) u
         value = scale[s] * math.sqrt(value + (m + 8) * ADD / 16.0) * GROW
     value += (wide + 8) * ADD / 16.0 * first  # of T itself
     return math.sqrt(value) * top * GROW

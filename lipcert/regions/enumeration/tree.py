@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lipcert.ir import Graph
 from lipcert.query import Norm
 from lipcert.regions.enumeration import search as places
 from lipcert.regions.enumeration.exact import Rows, exact_layers, sign_on
 from lipcert.regions.enumeration.net import BEST, CLOSED, OFF, Memory, Net, Stack, flat, memory
-from lipcert.regions.enumeration.program import Program
+from lipcert.regions.enumeration.program import Layer, Program
 from lipcert.regions.enumeration.search import probe, search
 
 ROUND = 16  # cells searched between two looks at the best value: the same on any number of threads
@@ -216,13 +217,20 @@ def searched(
     """One search from one cell."""
     _load(net, mine, stack, cell)
     mine.best[:, : net.n], mine.best[:, CLOSED], mine.best[:, BEST] = witness, 0.0, best
-    stamp = mine.count[places.STAMP]
-    mine.count[:] = 0
-    mine.count[places.STAMP], mine.count[places.TOP], mine.count[places.FORCED] = stamp, 1, cell.forced
+    stamp = mine.counts[places.STAMP]
+    mine.counts[:] = 0
+    mine.counts[places.STAMP], mine.counts[places.TOP], mine.counts[places.FORCED] = stamp, 1, cell.forced
     search(net, mine, stack, rtol, budget)
     left = _unload(net, mine, stack)
-    stuck = left.pop() if mine.count[places.STATUS] == places.STUCK else None
-    return Outcome(left, mine.best[:, CLOSED].copy(), mine.best[:, BEST].copy(), mine.best[:, : net.n].copy(), mine.count.copy(), stuck)
+    stuck = left.pop() if mine.counts[places.STATUS] == places.STUCK else None
+    return Outcome(
+        left,
+        mine.best[:, CLOSED].copy(),
+        mine.best[:, BEST].copy(),
+        mine.best[:, : net.n].copy(),
+        mine.counts.copy(),
+        stuck,
+    )
 
 
 def _load(net: Net, mine: Memory, stack: Stack, cell: Cell) -> None:
@@ -238,7 +246,7 @@ def _load(net: Net, mine: Memory, stack: Stack, cell: Cell) -> None:
 
 def _unload(net: Net, mine: Memory, stack: Stack) -> list[Cell]:
     cells, used = [], 0
-    for f in range(int(mine.count[places.TOP])):
+    for f in range(int(mine.counts[places.TOP])):
         layer, count = int(stack.place[f, 0]), int(stack.place[f, 1])
         before = int(net.shape[OFF][layer])
         after = int(net.shape[OFF][layer + 1]) if layer < net.layers else before
@@ -262,3 +270,10 @@ def _unload(net: Net, mine: Memory, stack: Stack) -> list[Cell]:
     return cells
 
 
+def prepare() -> None:
+    """Machine code is made or read by searching |t| <= 1 for relu(t)."""
+    one = np.ones(1)
+    hinge = Layer(((-1, np.ones((1, 1)), None),), np.zeros(1), np.zeros(1), np.zeros(1), one)
+    output = Layer(((0, np.ones((1, 1)), None),), np.zeros(1), np.zeros(1), one, one)
+    program = Program((hinge, output), np.zeros(1), one, one, np.zeros(1, dtype=np.int64), np.zeros(1), Graph((), 0))
+    Tree(program, [0, 1], Norm("inf", "inf"), 1e-3).run(None)
