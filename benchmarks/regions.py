@@ -212,6 +212,55 @@ def acasxu(repeat: int, smoke: bool) -> Measured:
     return done
 
 
+XU = ("acasxu_run2a_1_1", "acasxu_run2a_3_3", "acasxu_dnnv_N_5_3")
+POINTS = ([0.0] * 5, [-0.263, -0.165, -0.159, -0.194, 0.034])
+
+
+def pieces(repeat: int, smoke: bool) -> Measured:
+    """Linear regions: three ACAS Xu networks at two points (radius 0.02 to 1e-6, 0.1 to 1 %), the plane of two moons, rl_cartpole."""
+    import torch
+
+    import lipcert
+    from lipcert.query import Norm
+    from lipcert.ranges.cells import Cells
+    from lipcert.regions.enumeration.constant import constant
+    from lipcert.regions.enumeration.tree import prepare
+
+    done = Measured()
+    folder = Path(os.environ.get("LIPCERT_SHARED", ROOT.parent / "shared")) / "models"
+    done.clock("machine code", prepare)
+    done.values["brackets"] = []
+
+    def measure(file: Path, words: dict[str, Any], cells: Any, p: str, rtol: float, limit: float) -> None:
+        graph = lipcert.load(file).graph
+        step = ", ".join([file.stem, f"l{p}", *(f"{name} {value:g}" for name, value in words.items())])
+        done.targets.append(Target(step, limit))
+        for _ in range(repeat):
+            end = time.monotonic() + (20.0 if smoke else 300.0)
+            found = done.clock(step, lambda end=end: constant(graph, cells, Norm(p, p), rtol, end))
+        done.values["brackets"].append(
+            {"network": file.stem, "norm": p, "point": "", "eps": ""}
+            | words
+            | {"lower": found.lower, "upper": found.upper, "leaves": found.cells, "closed": bool(found.closed)}
+        )
+
+    for p in ("inf", "2"):
+        box = Cells.boxes(*(torch.tensor([[side[i] for side in BOX]], dtype=torch.float64) for i in (0, 1)))
+        measure(MOONS, {}, box, p, 1e-6, 2.0)
+        if not folder.is_dir():
+            continue
+        cube = Cells(torch.zeros(1, 4, dtype=torch.float64), torch.ones(1, 4, dtype=torch.float64))
+        measure(folder / "rl_cartpole.onnx", {}, cube, p, 1e-6, 10.0)
+        for name in XU[:1] if smoke else XU:
+            for k, centre in enumerate(POINTS):
+                for eps, rtol, limit in ((0.02, 1e-6, 2.0), (0.1, 0.01, 40.0)):
+                    x = torch.tensor([centre], dtype=torch.float64)
+                    words = {"point": k, "eps": eps}
+                    measure(folder / f"{name}.onnx", words, Cells(x, torch.full_like(x, eps)), p, rtol, limit)
+    done.peak_gb = peak_gb()
+    return done
+
+
 def _auto_lirpa(graph: Any, centres: Any, eps: Any, regions: int) -> tuple[Attempt, list[float] | None]:
     import numpy as np
     import torch
@@ -251,4 +300,5 @@ CASES: dict[str, Callable[[int, bool], Measured]] = {
     "auto-lirpa": lirpa,
     "mnist-logit": logit,
     "acasxu": acasxu,
+    "linear-regions": pieces,
 }

@@ -102,7 +102,7 @@ def _sampling_row(name: str, v: dict[str, Any]) -> list[str]:
 
 def _bracket_rows(name: str, v: dict[str, Any]) -> list[list[str]]:
     return [
-        [name, f"l{b['norm']}", str(b["point"]), f"{b['eps']:g}", f"{b['lower']:.6g}", f"{b['upper']:.6g}",
+        [b.get("network", name), f"l{b['norm']}", str(b["point"]), f"{b['eps']:g}" if b["eps"] else "", f"{b['lower']:.6g}", f"{b['upper']:.6g}",
          f"{b['leaves']:,}", "yes" if b["closed"] else "no"]
         for b in v.get("brackets", [])
     ]  # fmt: skip

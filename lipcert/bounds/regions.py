@@ -15,8 +15,7 @@ from lipcert.bound import Bound, Refusal, Result, Side
 from lipcert.bounds.jacobian import no_region
 from lipcert.bounds.problem import Problem
 from lipcert.errors import RefusedModel
-from lipcert.ranges.cells import Cells
-from lipcert.regions.enumeration.constant import constant, reads
+from lipcert.regions.enumeration.constant import cells_of, constant, reads
 
 COMPILATION = 120.0  # seconds, on a slow machine
 
@@ -36,7 +35,7 @@ class Regions:
             try:
                 import numba  # noqa: F401
 
-                reads(problem.graph, Cells.of(problem.region))
+                reads(problem.graph, cells_of(problem.region))
             except ImportError:
                 reason = "it needs Numba: pip install 'lipcert[fast]'"
             except RefusedModel as refused:
@@ -61,7 +60,7 @@ class Regions:
         def tell(upper: float, lower: float) -> None:
             problem.say(f"regions: {lower:.6g} .. {upper:.6g}")
 
-        found = constant(problem.graph, Cells.of(problem.region), problem.norm, problem.rtol, deadline, report=tell)
+        found = constant(problem.graph, cells_of(problem.region), problem.norm, problem.rtol, deadline, report=tell)
         seconds = time.perf_counter() - start
         counts = {"cells": found.cells, "leaves": found.leaves, "open": found.open, "exact": found.exact}
         witness = {"x": found.point.tolist(), "shape": list(problem.graph.input_shape)}

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lipcert.errors import RefusedModel
 from lipcert.ir import Graph
-from lipcert.query import Norm
+from lipcert.query import Box, Norm, Region
 from lipcert.ranges.cells import Cells
 from lipcert.regions.enumeration.program import INPUTS, Program, program
+from lipcert.rounding import norm_up, up
 
 MARGIN = 0.9  # of rtol for the search: the rest is for the rounding of what is attained
 
@@ -31,6 +32,7 @@ class Constant:
     leaves: int
     open: int
     exact: int
+    cramped: int
 
 
 def reads(graph: Graph, cells: Cells) -> Program:
@@ -42,9 +44,32 @@ def reads(graph: Graph, cells: Cells) -> Program:
         )
     if moving == 0:
         raise RefusedModel("the region is one point")
-    low, high = cells.ends()
-    radius = torch.maximum(high[0] - cells.centre[0], cells.centre[0] - low[0])
-    return program(graph, cells.centre[0], torch.nextafter(radius, radius + 1) * (cells.radius[0] > 0))
+    return program(graph, cells.centre[0], cells.radius[0])
+
+
+def cells_of(region: Region) -> Cells:
+    """The one cell of a region: a box exactly where floats hold its centre and radius. Rounded outward, a box whose sides
+    lie on hyperplanes of the network would be cut into slivers as thin as the rounding."""
+    if isinstance(region, Box):
+        low, high = region.lower.reshape(1, -1).double(), region.upper.reshape(1, -1).double()
+        centre = low / 2 + high / 2
+        radius = high - centre
+        # Sterbenz and TwoSum: both differences are floats, and they are equal
+        exact = (
+            (centre - low == radius)
+            & (centre + radius == high)
+            & (centre - radius == low)
+            & _exact(high, centre, radius)
+        )
+        if bool((exact & _exact(centre, low, radius)).all()):
+            return Cells(centre, radius)
+    return Cells.of(region)
+
+
+def _exact(a: Tensor, b: Tensor, difference: Tensor) -> Tensor:
+    """a - b is the float `difference` (the error that TwoSum finds is 0)."""
+    t = difference - a
+    return (a - (difference - t)) + (-b - t) == 0
 
 
 def constant(
@@ -73,10 +98,18 @@ def constant(
     lower = attained(graph, point, norm, cells.moving[0])
     upper = float(found.upper[0])
     closed = upper <= lower * (1 + rtol)
-    return Constant(upper, lower, point, closed, found.cells, found.leaves, found.open, found.stuck)
+    return Constant(upper, lower, point, closed, found.cells, found.leaves, found.open, found.stuck, found.cramped)
 
 
 def _inside(x: Tensor, cells: Cells) -> Tensor:
-    """The region's box is rounded outward; a witness must lie in what was asked."""
-    room = (cells.radius[0] * (1 - 1e-12) - 2.0**-50 * cells.centre[0].abs()).clamp(min=0.0)
-    return torch.minimum(torch.maximum(x, cells.centre[0] - room), cells.centre[0] + room)
+    """A point of the search, which rounds, drawn into what was asked."""
+    centre, radius = cells.centre[0], cells.radius[0]
+    if cells.norm == "inf":
+        room = (radius * (1 - 1e-12) - 2.0**-50 * centre.abs()).clamp(min=0.0)
+        return torch.minimum(torch.maximum(x, centre - room), centre + room)
+    for _ in range(64):
+        away = norm_up(up((x - centre).abs()), cells.norm)
+        if float(away) <= float(radius.amax()):
+            return x
+        x = centre + (x - centre) * (1 - 1e-9)
+    return centre

@@ -12,8 +12,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
+import torch
 
-from lipcert.regions.enumeration.program import Layer, Program
+from lipcert.ir import Add, Concat, Graph, Linear, Offset
+from lipcert.linops import Operator
+from lipcert.parts import linear_ancestors
+from lipcert.regions.enumeration.program import Program
 
 NEAR = 1e-7  # a facet through the vertex, as far as floats tell
 SUBSETS = 300
@@ -22,9 +26,11 @@ Row = list[Fraction]  # n slopes and a constant
 
 
 def exact_layers(program: Program) -> bool:
-    """Every weight is a float, none is only enclosed."""
-    for layer in program.layers[:-1]:
-        if layer.plain_bias is None or any(error is not None for _, _, error in layer.blocks):
+    """Every coefficient is a float, none is only enclosed."""
+    for node in program.graph.nodes:
+        if isinstance(node.what, Linear) and node.what.operator.radius_operator() is not None:
+            return False
+        if isinstance(node.what, Offset) and node.what.radius is not None and bool(node.what.radius.any()):
             return False
     return True
 
@@ -36,8 +42,13 @@ class Rows:
         self.program = program
         self.n = len(program.radius)
         self.off = np.cumsum([0, *(layer.size for layer in program.layers)])
-        self.weights = [[(source, _ints(matrix)) for source, matrix, _ in layer.blocks] for layer in program.layers]
-        self.bias = [_bias(program, layer) for layer in program.layers]
+        nodes = {program.input: -1} | {node: k for k, node in enumerate(program.nodes[:-1])}
+        parts = [_part(program.graph, read) for read in program.reads]
+        self.weights = [
+            [(nodes[source], *_on_t(program, nodes[source], matrix, k)) for source, (matrix, k) in weights.items()]
+            for weights, _ in parts
+        ]
+        self.bias = [_bias(program, weights.get(program.input), bias) for weights, bias in parts]
         self.pre: list[np.ndarray] = []  # object arrays (n + 1, size)
         self.exponent: list[int] = []  # entries are times 2^-exponent
         self.sign = np.zeros(0, dtype=np.int8)
@@ -57,15 +68,15 @@ class Rows:
 
     def _enter(self, deep: int) -> None:
         terms = []
-        for source, (matrix, k) in self.weights[deep]:
+        for source, matrix, k in self.weights[deep]:
             z, e = self._signal(source)
-            terms.append((z @ matrix.T, k + e))
+            terms.append((z @ matrix, k + e))
         numerators, k = self.bias[deep]
         bias = np.zeros((self.n + 1, len(numerators)), dtype=object)
         bias[-1] = numerators
         terms.append((bias, k))
-        most = max(k for _, k in terms)
-        self.pre.append(sum(part * (1 << (most - k)) for part, k in terms))
+        total, most = _total(terms)
+        self.pre.append(total)
         self.exponent.append(most)
 
     def _signal(self, source: int) -> tuple[np.ndarray, int]:
@@ -94,17 +105,77 @@ class Rows:
         return row
 
 
-def _bias(program: Program, layer: Layer) -> tuple[list[int], int]:
-    """b + M c, numerators over 2^k."""
-    assert layer.plain_bias is not None
-    totals = [Fraction(float(b)) for b in layer.plain_bias]
-    if layer.front is not None:
-        for i in np.flatnonzero(program.still):
-            c = Fraction(float(program.still[i]))
-            for k, weight in enumerate(layer.front[:, i]):
-                totals[k] += c * Fraction(float(weight))
-    k = max((t.denominator.bit_length() - 1 for t in totals), default=0)
-    return [int(t * (1 << k)) for t in totals], k
+Dyadic = tuple[np.ndarray, int]  # integers, and k: they are times 2^-k
+
+
+def _part(graph: Graph, target: int) -> tuple[dict[int, Dyadic], Dyadic]:
+    """What `target` is of its sources, composed exactly: source -> matrix (source size, size), and the bias (1, size)."""
+    sources, nodes = linear_ancestors(graph, target)
+    matrices = {}
+    for source in sources:
+        one = np.zeros((graph.nodes[source].size,) * 2, dtype=object)
+        np.fill_diagonal(one, 1)
+        matrices[source] = _carried(graph, nodes, {source: (one, 0)}, len(one), False)[target]
+    return matrices, _carried(graph, nodes, {}, 1, True)[target]
+
+
+def _carried(
+    graph: Graph, nodes: tuple[int, ...], values: dict[int, Dyadic], rows: int, offsets: bool
+) -> dict[int, Dyadic]:
+    def zero(i: int) -> Dyadic:
+        return np.zeros((rows, graph.nodes[i].size), dtype=object), 0
+
+    for i in nodes:
+        node = graph.nodes[i]
+        args = [values.get(p, zero(p)) for p in node.parents]
+        match node.what:
+            case Linear(operator):
+                values[i] = _through(operator, args[0])
+            case Add():
+                values[i] = _total(args)
+            case Concat():
+                most = max(k for _, k in args)
+                values[i] = np.concatenate([_shifted(a, most) for a in args], axis=1), most
+            case Offset(value, _):
+                numbers, k = _ints(value.numpy())
+                shift = (np.repeat(numbers[None], rows, axis=0), k)
+                values[i] = _total([*args, shift]) if offsets else (args[0] if args else zero(i))
+    return values
+
+
+def _through(operator: Operator, u: Dyadic) -> Dyadic:
+    """Rows of the unit matrix are read, not summed: the dense form is exact (program.py)."""
+    dense = operator.mv(torch.eye(operator.in_size, dtype=torch.float64))
+    numbers, k = _ints(dense.numpy())
+    return u[0] @ numbers, u[1] + k
+
+
+def _shifted(a: Dyadic, k: int) -> np.ndarray:
+    return a[0] * (1 << (k - a[1]))
+
+
+def _total(parts: list[Dyadic]) -> Dyadic:
+    most = max(k for _, k in parts)
+    total = _shifted(parts[0], most)
+    for part in parts[1:]:
+        total = total + _shifted(part, most)
+    return total, most
+
+
+def _on_t(program: Program, source: int, matrix: np.ndarray, k: int) -> Dyadic:
+    """The matrix on t, where it reads x."""
+    if source >= 0:
+        return matrix, k
+    scale, e = _ints(program.scale)
+    return matrix[program.moving] * scale[:, None], k + e
+
+
+def _bias(program: Program, matrix: Dyadic | None, bias: Dyadic) -> Dyadic:
+    """b + M c."""
+    if matrix is not None:
+        centre, e = _ints(program.still)
+        bias = _total([bias, ((centre @ matrix[0])[None], matrix[1] + e)])
+    return bias[0][0], bias[1]
 
 
 def _ints(a: np.ndarray) -> tuple[np.ndarray, int]:

@@ -53,6 +53,12 @@ class Program:
     moving: np.ndarray  # their positions in the input
     still: np.ndarray  # (inputs,): the centre of the region, all coordinates
     graph: Graph = field(repr=False)  # of hinges
+    nodes: tuple[int, ...] = ()  # of the layers' signals in it
+    reads: tuple[int, ...] = ()  # and of what they read
+
+    @property
+    def input(self) -> int:
+        return self.graph.input
 
     @property
     def hinges(self) -> int:
@@ -74,6 +80,7 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
     scale = 2 * power_of_two_scale(radius[moving])
     sources = {new.input: -1}
     layers: list[Layer] = []
+    nodes: list[tuple[int, int]] = []
     entries = 0
     for i in (*new.nonlinear, new.output):
         last = i == new.output
@@ -108,8 +115,10 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
         numbers = (_array(value), _array(slack), _array(left), _array(right))
         layers.append(Layer(tuple(blocks), *numbers, front, plain))
         sources[i] = len(layers) - 1
+        nodes.append((i, read))
     box = (_array(centre[moving]), _array(scale), _array(radius[moving] / scale))
-    return Program(tuple(layers), *box, moving.numpy(), _array(centre), new)
+    places = tuple(i for i, _ in nodes), tuple(read for _, read in nodes)
+    return Program(tuple(layers), *box, moving.numpy(), _array(centre), new, *places)
 
 
 def _matters(graph: Graph, i: int) -> bool:

@@ -93,7 +93,13 @@ def settle(net, memory, layer, live, count, stamp, a):  # type: ignore[no-untype
                     undecided += 1
                     memory.counts[FAILED] += 1
                 continue
-        memory.sign[k] = 1 if low >= 0.0 else -1
+        if low >= 0.0:
+            memory.sign[k] = 1
+        elif high <= 0.0:
+            memory.sign[k] = -1
+        else:  # NaN
+            memory.pre[LOW, k], memory.pre[HIGH, k] = -np.inf, np.inf
+            undecided += 1
     return choice, undecided
 
 
@@ -154,9 +160,7 @@ def inner_point(net, memory, count, a):  # type: ignore[no-untyped-def]
         far = from_centre(net, memory.x[i])
         if far < nearest:
             nearest, vertex = far, i
-    share = 1.0
     for _ in range(12):
-        share *= 0.7
         for d in range(n):
             a[d] = memory.x[vertex, d] + 0.7 * (a[d] - memory.x[vertex, d])
         if from_centre(net, a) < net.ball * (1.0 - 1e-12):
@@ -184,10 +188,10 @@ def leaf(net, memory, count, u, a, matrices):  # type: ignore[no-untyped-def]
 
 @compiled
 def pruned(memory, u, rtol):  # type: ignore[no-untyped-def]
+    done = True
     for question in range(len(u)):
-        if not (u[question] <= memory.best[question, BEST] * (1.0 + rtol)):
-            return False
-    return True
+        done = done and u[question] <= memory.best[question, BEST] * (1.0 + rtol)
+    return done
 
 
 @compiled

@@ -14,7 +14,8 @@ from lipcert.ir import Graph
 from lipcert.query import Norm
 from lipcert.regions.enumeration import search as places
 from lipcert.regions.enumeration.exact import Rows, exact_layers, sign_on
-from lipcert.regions.enumeration.net import BEST, CLOSED, OFF, Memory, Net, Stack, flat, memory
+from lipcert.regions.enumeration.flat import flat, memory
+from lipcert.regions.enumeration.net import BEST, CLOSED, OFF, Memory, Net, Stack
 from lipcert.regions.enumeration.program import Layer, Program
 from lipcert.regions.enumeration.search import probe, search
 
@@ -100,7 +101,7 @@ class Tree:
         return Cell(0, np.zeros(int(first), dtype=np.int8), x, mask, live, np.arange(2 * n), facets, box, u)
 
     def _sample(self) -> None:
-        """Floating norms at random points, and around the best of them."""
+        """Floating norms at random points, and around the best of them; drawn into the ball where that is the region."""
         n, radius = self.net.n, self.program.radius
         dice = np.random.default_rng(0)
         points = dice.uniform(-1, 1, (1024, n)) * radius
@@ -112,11 +113,9 @@ class Tree:
 
     def _probe(self, points: np.ndarray) -> None:
         if np.isfinite(self.net.ball):
-            scaled = points * self.program.scale
             order = 1 if self.net.ball_norm == 1 else 2
-            points = points[np.linalg.norm(scaled, ord=order, axis=1) < self.net.ball * (1 - 1e-12)]
-        if not len(points):
-            return
+            length = np.linalg.norm(points * self.program.scale, ord=order, axis=1, keepdims=True)
+            points = points * np.minimum(1.0, self.net.ball * (1 - 1e-9) / np.maximum(length, 1e-300))
         values = np.zeros((len(points), len(self.closed)))
         probe(self.net, self.memories[0][0], points, values)
         for question, column in enumerate(values.T):
