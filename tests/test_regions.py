@@ -145,10 +145,13 @@ def check(seed: int) -> tuple[str, float]:
 
 @pytest.mark.parametrize("part", range(4))
 def test_fuzzed_networks_are_sound_and_close(part: int) -> None:
+    """Every bracket holds; those on boxes close, on degenerate networks too (on balls the cells are cut by the box only)."""
+    count = 300 if os.environ.get("LIPCERT_FULL") == "1" else 8
     ratios: dict[str, list[float]] = {}
-    for seed in range(part, 1200 if os.environ.get("LIPCERT_FULL") == "1" else 32, 4):
+    for seed in range(count * part, count * (part + 1)):
         kind, ratio = check(seed)
-        ratios.setdefault(kind, []).append(ratio)
+        if seed % 4 < 2:
+            ratios.setdefault(kind, []).append(ratio)
     for kind, found in ratios.items():
         assert np.median(found) <= 1.001, (kind, sorted(found))
 
