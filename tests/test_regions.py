@@ -83,6 +83,8 @@ def fuzzed(seed: int) -> tuple[nn.Module, int, str]:
         parts.append(linear(width, size))
         size = width
     parts += [nn.ReLU(), linear(int(dice.integers(1, 4)), size)]
+    if seed % 3 == 2:
+        parts.append([nn.ReLU(), nn.LeakyReLU(-0.5)][seed % 2])  # a network may end in a hinge
     return nn.Sequential(*parts), n, kind
 
 
@@ -169,9 +171,12 @@ def test_pruning_loses_nothing() -> None:
         assert found.upper <= whole.upper[0] * (1 + 2e-6) + 1e-300, seed
 
 
-def triangle(x: float) -> float:
-    """relu(2 x) - relu(4 x - 2) on [0, 1]: slope 2, then -2."""
-    return 2 * x if x <= 0.5 else 2 - 2 * x
+@pytest.mark.parametrize("last", [nn.ReLU(), nn.LeakyReLU(-3.0), nn.Hardtanh(), MaxPair(), nn.Identity()])
+def test_networks_that_end_in_a_hinge(last: nn.Module) -> None:
+    graph = lipcert.load(nn.Sequential(last), input_shape=(1, 2)).graph
+    cells = Cells(torch.zeros(1, 2).double(), torch.ones(1, 2).double())
+    want = 3.0 if isinstance(last, nn.LeakyReLU) else 1.0
+    assert answer(graph, cells, Norm("inf", "inf")).upper == pytest.approx(want, rel=1e-9)
 
 
 @pytest.mark.parametrize("norm", NORMS)

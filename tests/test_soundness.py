@@ -33,6 +33,7 @@ from lipcert.bounds.linear import Linear
 from lipcert.bounds.lipsdp import Lipsdp
 from lipcert.bounds.problem import Method, Problem
 from lipcert.bounds.product import Product
+from lipcert.bounds.regions import Regions
 from lipcert.bounds.sampled import Sampled
 from lipcert.ir import Graph
 from lipcert.lower import RULES
@@ -41,7 +42,7 @@ from lipcert.query import Box, Norm, Region
 
 MIXED = [("1", "2"), ("2", "inf"), ("inf", "2"), ("inf", "1"), ("2", "1"), ("1", "inf")]
 FAST: tuple[Method, ...] = (Product(), Absolute())
-LOCAL: tuple[Method, ...] = (Jacobian(), Linear(), Branch(seconds=0.3))
+LOCAL: tuple[Method, ...] = (Jacobian(), Linear(), Regions(seconds=0.5), Branch(seconds=0.3))
 DEEPER: tuple[Method, ...] = (Cplip(),)
 SWEEPS = 60  # any multipliers give a true bound: soundness does not need the optimum
 SDP: tuple[Method, ...] = (Eclipse(), *(Lipsdp(kind, sweeps=SWEEPS) for kind in ("neuron", "channel", "layer")))

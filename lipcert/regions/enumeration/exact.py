@@ -116,7 +116,8 @@ def _part(graph: Graph, target: int) -> tuple[dict[int, Dyadic], Dyadic]:
         one = np.zeros((graph.nodes[source].size,) * 2, dtype=object)
         np.fill_diagonal(one, 1)
         matrices[source] = _carried(graph, nodes, {source: (one, 0)}, len(one), False)[target]
-    return matrices, _carried(graph, nodes, {}, 1, True)[target]
+    zeros = {source: (np.zeros((1, graph.nodes[source].size), dtype=object), 0) for source in sources}
+    return matrices, _carried(graph, nodes, zeros, 1, True)[target]
 
 
 def _carried(

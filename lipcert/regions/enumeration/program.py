@@ -82,8 +82,7 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
     layers: list[Layer] = []
     nodes: list[tuple[int, int]] = []
     entries = 0
-    for i in (*new.nonlinear, new.output):
-        last = i == new.output
+    for i, last in (*((i, False) for i in new.nonlinear), (new.output, True)):  # the output may be a hinge itself
         node = new.nodes[i]
         read = i if last else node.parents[0]
         if not last and not _matters(new, i):
@@ -92,8 +91,6 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
         blocks, front = [], None
         plain = None if bool(bias[1].any()) else _array(bias[0])
         for source, matrix in matrices.items():
-            if source not in sources:
-                continue
             centre_rows, error = matrix
             if source == new.input:
                 bias = _moved(matrix, bias, centre)
