@@ -119,11 +119,11 @@ class _Rewriter:
 
 def hinged(graph: Graph) -> Graph:
     """Raises RefusedModel, which names the node, where a nonlinearity is not piecewise linear."""
-    if "hinged" not in graph.memo:
+    if ("hinged",) not in graph.memo:
         maxima_free = without_maxima(graph)
         new = _Rewriter(maxima_free)
-        graph.memo["hinged"] = Graph(tuple(new.nodes), new.place[maxima_free.output], new.place[maxima_free.input])
-    return graph.memo["hinged"]
+        graph.memo["hinged",] = Graph(tuple(new.nodes), new.place[maxima_free.output], new.place[maxima_free.input])
+    return graph.memo["hinged",]
 
 
 def is_hinge(block: Pointwise) -> bool:

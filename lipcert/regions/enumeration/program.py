@@ -120,13 +120,13 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
 
 def _matters(graph: Graph, i: int) -> bool:
     """The output reads it, directly or not."""
-    if "matters" not in graph.memo:
+    if ("matters",) not in graph.memo:
         wanted = {graph.output}
         for k in range(graph.output, -1, -1):
             if k in wanted:
                 wanted.update(graph.nodes[k].parents)
-        graph.memo["matters"] = wanted
-    return i in graph.memo["matters"]
+        graph.memo["matters",] = wanted
+    return i in graph.memo["matters",]
 
 
 def _array(t: Tensor) -> np.ndarray:
