@@ -92,7 +92,7 @@ def test_help_and_version(typed: Callable[..., Ran]) -> None:
         page = typed(name, "--help")
         assert page.status == 0
         assert command.example in page.out
-        assert command.example.startswith(f"lipcert {name} ")
+        assert f"{command.example} ".startswith(f"lipcert {name} ")
 
 
 def test_completion_is_on(typed: Callable[..., Ran]) -> None:

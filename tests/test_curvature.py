@@ -52,6 +52,17 @@ SLOPES: dict[str, Callable] = {
     "sin": mpmath.cos,
     "cos": lambda x: -mpmath.sin(x),
     "exp": mpmath.exp,
+    "expm1": mpmath.exp,
+    "log": lambda x: 1 / x if x else mpmath.inf,
+    "log1p": lambda x: 1 / (1 + x) if 1 + x else mpmath.inf,
+    "sqrt": lambda x: 1 / (2 * mpmath.sqrt(x)) if x else mpmath.inf,
+    "rsqrt": lambda x: -1 / (2 * x * mpmath.sqrt(x)) if x else -mpmath.inf,
+    "reciprocal": lambda x: -1 / (x * x) if x else -mpmath.inf,
+    "square": lambda x: 2 * x,
+    "pow": lambda x, p: p * x ** (p - 1) if x or p >= 1 else mpmath.inf,
+    "pow_int": lambda x, n: n * x ** (n - 1) if x or n >= 1 else mpmath.inf,
+    "sinh": mpmath.cosh,
+    "cosh": mpmath.sinh,
 }
 
 
