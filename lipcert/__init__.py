@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lipcert.query import Norm as Norm
     from lipcert.report.comparison import Comparison as Comparison
     from lipcert.report.report import Report as Report
+
+    Progress = Callable[[str, float | None, float | None], None]  # what is done, how far, of how much
 
 __version__ = "0.1.0"
 
@@ -81,6 +83,7 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Model:
     """Read a model soundly: an .onnx, TorchScript or .pt2 file, or an nn.Module.
 
@@ -100,7 +103,7 @@ def load(
             shape = given.as_array(example, "the example input").shape
             input_shape = (1, *shape[1:]) if len(shape) > 1 else shape
         names = {"input_name": input_name, "output_name": output_name, "reader": reader}
-        return pipeline.load(model, input_shape=input_shape, mean=mean, std=std, seed=seed, **names)  # type: ignore[arg-type]
+        return pipeline.load(model, input_shape=input_shape, mean=mean, std=std, seed=seed, progress=progress, **names)  # type: ignore[arg-type]
 
 
 def bound(
@@ -120,6 +123,7 @@ def bound(
     multipliers: str | None = None,
     solver: str | None = None,
     resume: str | Path | Report | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Certified interval `report.lower <= L <= report.upper` in the norms p -> q of `norm` ("1", "2", "inf", "1->2").
 
@@ -149,6 +153,7 @@ def bound(
             multipliers=multipliers,
             solver=solver,
             resume=resume,
+            progress=progress,
         )
 
 
@@ -169,6 +174,7 @@ def local(
     resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
+    progress: Progress | None = None,
 ) -> Report:
     """Certified constants in the balls of radii `eps`, in `ball_norm`, around the rows of x (k, ...): `report.points`.
 
@@ -194,6 +200,7 @@ def local(
             resume=resume,
             seed=seed,
             device=device,
+            progress=progress,
         )
 
 
@@ -213,6 +220,7 @@ def local_grid(
     resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
+    progress: Progress | None = None,
 ) -> Report:
     """Certified constants in each cell of a grid over `box`: `report.summary["grid"]`, and `report.plot()`.
 
@@ -239,6 +247,7 @@ def local_grid(
             resume=resume,
             seed=seed,
             device=device,
+            progress=progress,
         )
 
 
@@ -284,6 +293,7 @@ def jacobian(
     resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
+    progress: Progress | None = None,
 ) -> Report:
     """Statistics of Jacobian norms at the data x (k, ...), or at `samples` random points of the box `region`.
 
@@ -313,6 +323,7 @@ def jacobian(
             resume=resume,
             seed=seed,
             device=device,
+            progress=progress,
         )
 
 
@@ -322,13 +333,14 @@ def layers(
     *,
     input_shape: Sequence[int] | None = None,
     norm: str | float | Norm = "2",
+    progress: Progress | None = None,
 ) -> Report:
     """The constant of each layer in `report.layers`: lower and upper of linear layers, upper of nonlinearities."""
     from lipcert import pipeline
     from lipcert.tasks import given
 
     with given.python_words():
-        return pipeline.layers(given.as_model(model, example, input_shape), norm=given.as_norm(norm))
+        return pipeline.layers(given.as_model(model, example, input_shape), norm=given.as_norm(norm), progress=progress)
 
 
 def radius(
@@ -345,6 +357,7 @@ def radius(
     adversarial: str | Path | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Report:
     """Certified robustness radii of samples x (k, ...) with labels y (k,), in the norm of `norm`: `report.points`.
 
@@ -368,6 +381,7 @@ def radius(
             adversarial=adversarial,
             resume=resume,
             seed=seed,
+            progress=progress,
         )
 
 
@@ -385,6 +399,7 @@ def track(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Report:
     """Layer constants, `methods` and, at data `x` (k, *input_shape), Jacobian statistics along training.
 
@@ -404,6 +419,7 @@ def track(
             y=given.as_labels(y),
             budget=budget,
             seed=seed,
+            progress=progress,
             **asked,  # type: ignore[arg-type]
         )
 
@@ -421,6 +437,7 @@ def verify(
     std: Sequence[float] | None = None,
     reader: str = "own",
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Report:
     """Prove the claim of a certificate file again, without any solver: `report.summary["verdict"]`.
 
@@ -443,4 +460,5 @@ def verify(
             std=std,
             reader=reader,
             seed=seed,
+            progress=progress,
         )

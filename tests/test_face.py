@@ -64,7 +64,7 @@ def test_signatures_are_spelled_out(name: str) -> None:
     """Nothing that the function below takes is missing or has another default, and nothing is **options."""
     face, below = (inspect.signature(function).parameters for function in (getattr(lipcert, name), BELOW[name]))
     assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in face.values())
-    wanted = {"model" if key == "path_or_module" else key for key in below} - {"progress"}
+    wanted = {"model" if key == "path_or_module" else key for key in below}
     missing = wanted - set(face) - ({"reader"} if name == "track" else set())
     assert missing == set()
     assert set(face) - wanted <= ONLY_HERE

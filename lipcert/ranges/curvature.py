@@ -59,7 +59,8 @@ def curved(graph: Graph, cells: Cells, toward: Tensor, adjoints: Mapping[int, Te
     if adjoints is not None:
         size = (stack[0].abs() + stack[1])[:, 2 + n + 2 * k :].unflatten(1, (k, n)).sum(dim=(1, 3))
         score = (size * cells.radius).nan_to_num(0.0, 0.0, 0.0)
-    return Sweep(stack[0][:, J], stack[1][:, J], lower, upper, state.slopes, score, uphill=_uphill(stack[0], cells, k))
+    uphill = _uphill(stack[0], cells, k)
+    return Sweep(stack[0][:, J], stack[1][:, J], lower, upper, state.slopes, score, state.culprit, uphill)
 
 
 def _uphill(centre: Tensor, cells: Cells, k: int) -> Tensor:
@@ -104,11 +105,14 @@ class Bent(Carried):
     start: Stack
     directions: int
     slopes: dict[int, Range] = field(default_factory=dict)
+    culprit: int | None = None  # the first node where a slope is not bounded
 
 
 def _nonlinear(at: Step, stack: Stack) -> Stack:
-    cells, k = at.state.cells, at.state.directions
-    found, at.state.slopes[at.i] = _bent(at.what.block, _met(stack, cells, k), cells, k)
+    state, cells, k = at.state, at.state.cells, at.state.directions
+    found, state.slopes[at.i] = _bent(at.what.block, _met(stack, cells, k), cells, k)
+    if state.culprit is None and not bool(torch.isfinite(found[1][:, 2 + cells.centre.shape[1] :]).all()):
+        state.culprit = at.i
     return found
 
 
