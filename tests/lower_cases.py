@@ -442,3 +442,17 @@ REFUSED: list[tuple[str, Callable[..., Any], tuple[int, ...], bool, str]] = [
 for name in ("gt", "lt", "ge", "le", "eq", "ne"):  # steps, multiplied with what they compare
     case(f"compare {name}", lambda x, op=getattr(A, name): op.Scalar(x, 0.5) * x, (3,))
     case(f"compare {name} tensor", lambda x, op=getattr(A, name): op.Tensor(x, x * 2) * x, (3,))
+for word, op in (("var", A.var), ("std", A.std)):
+    case(f"{word} of all", lambda x, op=op: op.default(x), (2, 3))
+    case(f"{word} along", lambda x, op=op: op.dim(x, [1], True, True), (2, 3))
+    case(f"{word} corrected", lambda x, op=op: op.correction(x, [1], correction=0, keepdim=True), (2, 3))
+for op in (A.var_mean, A.std_mean):
+    case(f"{op} first", lambda x, op=op: op.correction(x, [1], correction=1)[0], (2, 3))
+    case(f"{op} second", lambda x, op=op: op.correction(x, [1], correction=1)[1], (2, 3))
+LOW = lambda x: A.gt.Scalar(x, -0.5)  # noqa: E731
+HIGH = lambda x: A.lt.Scalar(x, 0.5)  # noqa: E731
+for op in (A.logical_and.default, A.logical_or.default, A.bitwise_and.Tensor, A.bitwise_or.Tensor):
+    case(f"{op}", lambda x, op=op: op(LOW(x), HIGH(x)) * x, (3,))
+for op in (A.logical_not.default, A.bitwise_not.default):
+    case(f"{op}", lambda x, op=op: op(LOW(x)) * x, (3,))
+case("where of numbers", lambda x: A.where.Scalar(LOW(x), 2.0, -1.0) * x, (3,))

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 # GitHub: ::error:: at the start of a line; ##[error] anywhere. Azure: ##vso[..]. TeamCity: ##teamcity[..].
 COMMANDS = re.compile(r"^[^\S\n]*::|##(?=\w*\[)", re.MULTILINE)
@@ -20,9 +20,9 @@ COMMANDS = re.compile(r"^[^\S\n]*::|##(?=\w*\[)", re.MULTILINE)
 class Stream:
     """Like the text stream that it stands for. `problem`: why something was lost. `closed_early`: nobody can read it."""
 
-    def __init__(self, stream: IO[str] | None, name: str):
+    def __init__(self, stream: Any, name: str):  # a text stream, or None
         self.closed_early = stream is None
-        self._stream: IO[str] = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
+        self._stream: Any = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
         self.name, self.problem = name, None if stream is not None else "it is closed"
         self.failed = False
 
