@@ -98,7 +98,7 @@ def negative(record: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("change", [other_model, other_norm, other_region, other_units, other_command])
 def test_another_question_is_refused(model: lipcert.Model, whole: lipcert.Report, tmp_path: Path, change: Any) -> None:
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(UsageError, match="resume"):
         lipcert.bound(model, methods=METHODS, output="pairs", resume=partial(whole, tmp_path / "r", 4, change))
 
 
@@ -114,9 +114,9 @@ def test_damaged_pairs_are_done_again(model: lipcert.Model, whole: lipcert.Repor
 def test_not_a_report(model: lipcert.Model, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no json")
     for path in (tmp_path / "text", tmp_path / "absent"):
-        with pytest.raises(UsageError, match="--resume"):
+        with pytest.raises(UsageError, match="resume"):
             lipcert.bound(model, output="pairs", resume=path)
-    with pytest.raises(UsageError, match="only --output pairs"):
+    with pytest.raises(UsageError, match="only output pairs"):
         lipcert.bound(model, resume=tmp_path / "text")
 
 
@@ -129,5 +129,5 @@ def test_options_of_methods(model: lipcert.Model) -> None:
     assert values[1] <= values[2] * (1 + 1e-6)
     assert values[0] < values[2]
     for options in ({"solver": "SCS"}, {"multipliers": "row"}, {"methods": ["product"], "multipliers": "layer"}):
-        with pytest.raises(UsageError, match="--"):
+        with pytest.raises(UsageError, match="multipliers|solver"):
             lipcert.bound(model, **options)
