@@ -129,5 +129,5 @@ def test_options_of_methods(model: lipcert.Model) -> None:
     assert values[1] <= values[2] * (1 + 1e-6)
     assert values[0] < values[2]
     for options in ({"solver": "SCS"}, {"multipliers": "row"}, {"methods": ["product"], "multipliers": "layer"}):
-        with pytest.raises(UsageError, match="multipliers|solver"):
+        with pytest.raises(UsageError, match=r"multipliers|solver"):
             lipcert.bound(model, **options)
