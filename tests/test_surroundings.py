@@ -25,11 +25,14 @@ from lipcert.cli import main, paths, signals
 from lipcert.cli.failure import error_object
 from lipcert.cli.run import Run, execute
 from lipcert.errors import UsageError
+from lipcert.network.question import Question
+from lipcert.query import Norm
 from lipcert.report.report import Report
 from lipcert.report.to_json import to_json
 
 FULL = "LIPCERT_FULL" in os.environ
-DONE = Report("bound", {"path": "m.onnx"}, results=[Bound("product", "upper", "proved", 3.5)])
+ASKED = Question.of("bound", {"path": "m.onnx"}, "graph", Norm(), {"kind": "global"}, "vector", {})
+DONE = Report("bound", {"path": "m.onnx"}, results=[Bound("product", "upper", "proved", 3.5)], question=ASKED)
 POLICY = "[[rule]]\nmax_upper = 4.0\n"
 
 
