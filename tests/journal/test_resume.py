@@ -149,7 +149,7 @@ def test_every_other_question_is_refused_by_name(
 ) -> None:
     path = written(reports[task].to_dict(), tmp_path)
     for change, word in CHANGES[task]:
-        with pytest.raises(UsageError, match=rf"^resume \S+: another question: its \S*{word}"):
+        with pytest.raises(UsageError, match=rf"^(--)?resume \S+: another question: its \S*{word.lstrip('-')}"):
             TASKS[task](model, resume=path, **change)
 
 
@@ -159,7 +159,7 @@ def test_other_models_and_units_are_refused_by_name(
 ) -> None:
     folder = tmp_path_factory.mktemp("others")
     for options, word in (({"std": [0.01]}, "std"), ({"mean": [0.5]}, "mean")):
-        with pytest.raises(UsageError, match=f"another question: its {word} is None, here it is"):
+        with pytest.raises(UsageError, match=f"another question: its (--)?{word} is None, here it is"):
             TASKS[task](loaded(folder, **options), resume=reports[task])
     with pytest.raises(UsageError, match="another question: its model file"):
         TASKS[task](lipcert.load(two(folder, second=200.0)), resume=reports[task])
@@ -200,11 +200,11 @@ JUNK: list[str] = ["", "null", "3", "[]", "{", "{}", "NaN", "[" * 100_000, '"x"'
 def test_whatever_is_no_report_is_a_usage_error(task: str, model: Model, tmp_path: Path) -> None:
     for text in JUNK:
         (tmp_path / "r.json").write_text(text)
-        with pytest.raises(UsageError, match=r"^resume "):
+        with pytest.raises(UsageError, match=r"^(--)?resume "):
             TASKS[task](model, resume=tmp_path / "r.json")
     (tmp_path / "r.json").write_bytes(b"\xff\xfe{}")
     for path in (tmp_path / "r.json", tmp_path / "absent", tmp_path):
-        with pytest.raises(UsageError, match=r"^resume "):
+        with pytest.raises(UsageError, match=r"^(--)?resume "):
             TASKS[task](model, resume=path)
 
 
