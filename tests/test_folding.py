@@ -424,3 +424,36 @@ def test_created_numbers_have_the_type_of_the_file() -> None:
     line = fold(aten.linspace.default, [0.0, 1.0, 4], {}, [], torch.empty(4, dtype=torch.float32))
     assert torch.allclose(line.centre.float(), torch.linspace(0, 1, 4), atol=1e-7)
     assert folding.fold(aten.arange.default, [5], {}, [], torch.empty(5, dtype=torch.int64)).tolist() == [0, 1, 2, 3, 4]
+
+
+# --- numbers that are not negative: an enclosure that would reach below 0 is cut there, and the root exists
+NEAR_ZERO = Constant(*torch.tensor([[0.0, 1e-17, -3e-16, 0.25], [0.0, 1e-16, 1e-15, 1e-16]], dtype=torch.float64))
+NOT_NEGATIVE: dict[str, tuple[Callable[[Constant], Constant], Callable[[Any], Any]]] = {
+    "|v|": (lambda v: folded("aten.abs.default", v), abs),
+    "v v": (lambda v: folded("aten.mul.Tensor", v, v), lambda v: v * v),
+    "v^2": (lambda v: folded("aten.square.default", v), lambda v: v * v),
+    "pow(v, 2)": (lambda v: fold(operator("aten.pow.Tensor_Scalar"), [v, 2], {}, [v.centre]), lambda v: v * v),
+    "relu": (lambda v: folded("aten.relu.default", v), lambda v: max(v, 0)),
+    "|v| + v v": (lambda v: folded("aten.add.Tensor", folded("aten.abs.default", v), folded("aten.mul.Tensor", v, v)), lambda v: abs(v) + v * v),
+    "|v| v v": (lambda v: folded("aten.mul.Tensor", folded("aten.abs.default", v), folded("aten.mul.Tensor", v, v)), lambda v: abs(v) * v * v),
+    "sqrt |v|": (lambda v: folded("aten.sqrt.default", folded("aten.abs.default", v)), lambda v: MP.sqrt(abs(v))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_NEGATIVE)
+def test_roots_of_constants_that_may_be_zero(name: str) -> None:
+    build, true = NOT_NEGATIVE[name]
+    found, dice = build(NEAR_ZERO), random.Random(0)
+    assert bool((found.lower >= 0).all())
+    root = folded("aten.sqrt.default", found)
+    for _ in range(4):
+        values = _each(true)(mp(drawn(NEAR_ZERO, dice)))
+        assert holds(found, values)
+        assert holds(root, _each(MP.sqrt)(values))
+
+
+def test_the_root_of_a_constant_that_may_be_negative_is_refused() -> None:
+    with pytest.raises(RefusedModel, match="leaves the domain of sqrt"):
+        folded("aten.sqrt.default", NEAR_ZERO)
+    with pytest.raises(RefusedModel, match="leaves the domain of sqrt"):  # two different numbers with one enclosure
+        folded("aten.sqrt.default", folded("aten.mul.Tensor", NEAR_ZERO, Constant(NEAR_ZERO.centre, NEAR_ZERO.radius)))

@@ -7,6 +7,7 @@ functions are in `functions`, matrices in `matrices`, casts in `casts`, and `fol
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +40,9 @@ class Constant:
     def lower(self) -> Tensor:
         if self.radius is None:
             return self.centre
-        return torch.where(self.radius == 0, self.centre, down(self.centre - self.radius))
+        exact = (self.radius == 0) | (self.radius == self.centre)  # the difference is the centre, or 0
+        least = self.centre - self.radius
+        return torch.where(exact, least, down(least))
 
     @property
     def upper(self) -> Tensor:
@@ -67,7 +70,20 @@ def constant(value: Any) -> Constant:
 
 def from_range(lower: Tensor, upper: Tensor) -> Constant:
     centre = lower / 2 + upper / 2
-    return Constant(centre, up(torch.maximum(upper - centre, centre - lower)))
+    return cut(Constant(centre, up(torch.maximum(upper - centre, centre - lower))), lower >= 0)
+
+
+def cut(value: Constant, positive: Tensor) -> Constant:
+    """Where the number is known not to be negative, an enclosure that reaches below 0 starts at 0: its root exists."""
+    below = positive & (value.lower < 0)
+    if value.radius is None or not bool(below.any()):
+        return value
+    half = up(value.upper / 2)  # centre = radius: the lower end is 0 exactly
+    return Constant(torch.where(below, half, value.centre), torch.where(below, half, value.radius))
+
+
+def _positive(*values: Constant) -> Tensor:
+    return functools.reduce(torch.logical_and, [v.lower >= 0 for v in values])
 
 
 def from_ends(lower: Tensor, upper: Tensor) -> Constant:
@@ -89,7 +105,8 @@ def add(a: Any, b: Any, alpha: float = 1) -> Constant:
     if a.radius is None and b.radius is None and bool((error == 0).all()):
         return Constant(centre)
     reach = a.reach() + b.reach()
-    return _exact_where((error == 0) & (reach == 0), _rounded(centre, reach + error.abs()))
+    exact = (error == 0) & (reach == 0)
+    return cut(_exact_where(exact, _rounded(centre, reach + error.abs())), _positive(a, b))
 
 
 def negative(a: Any) -> Constant:
@@ -133,6 +150,7 @@ def _product_is_exact(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
 
 
 def multiply(a: Any, b: Any) -> Constant:
+    square = a is b
     a, b = constant(a), constant(b)
     centre = a.centre * b.centre
     if a.radius is None and b.radius is None:
@@ -143,7 +161,8 @@ def multiply(a: Any, b: Any) -> Constant:
             return Constant(centre)
     radius = a.reach() * (b.centre.abs() + b.reach()) + a.centre.abs() * b.reach()
     exact = _product_is_exact(a.centre, b.centre, centre) & (a.reach() == 0) & (b.reach() == 0)
-    return _exact_where(exact, _rounded(centre, radius * (1 + 8 * EPS)))
+    value = _exact_where(exact, _rounded(centre, radius * (1 + 8 * EPS)))
+    return cut(value, torch.ones_like(exact) if square else _positive(a, b))
 
 
 def reciprocal(b: Any) -> Constant:
@@ -168,17 +187,17 @@ def divide(a: Any, b: Any) -> Constant:
 
 
 def increasing(
-    function: Callable[[Tensor], Tensor], low: float = -math.inf, high: float = math.inf
+    function: Callable[[Tensor], Tensor], low: float = -math.inf, high: float = math.inf, least: float = -math.inf
 ) -> Callable[[Any], Constant]:
-    """Enclosure through the end points of an increasing function, defined from `low` to `high`."""
+    """Enclosure through the end points of an increasing function, defined from `low` to `high`, nowhere below `least`."""
 
     def rule(a: Any) -> Constant:
         a = constant(a)
         if bool(((a.lower < low) | (a.upper > high)).any()):
             raise RefusedModel(f"a constant leaves the domain of {getattr(function, '__name__', 'a function')}")
-        least, most = function(a.lower), function(a.upper)
-        least, most = least - SLACK * least.abs() - TINY, most + SLACK * most.abs() + TINY
-        return from_range(down(least), up(most))
+        first, last = function(a.lower), function(a.upper)
+        first, last = first - SLACK * first.abs() - TINY, last + SLACK * last.abs() + TINY
+        return from_range(down(first).clamp(min=least), up(last))
 
     return rule
 
@@ -199,13 +218,14 @@ def power(a: Any, exponent: Any) -> Constant:
                 result = multiply(result, a)
             return result if n > 0 else reciprocal(result)
     if bool((a.lower > TINY).all()) and bool(torch.isfinite(e.centre).all()):  # x^e = exp(e log x)
-        return increasing(torch.exp)(multiply(e, increasing(torch.log)(a)))
+        return increasing(torch.exp, least=0.0)(multiply(e, increasing(torch.log)(a)))
     raise RefusedModel(f"a constant raised to the power {exponent}")
 
 
 def absolute(a: Any) -> Constant:
     a = constant(a)
-    return Constant(a.centre.abs(), a.radius)  # ||x| - |c|| <= |x - c|
+    size = Constant(a.centre.abs(), a.radius)  # ||x| - |c|| <= |x - c|
+    return cut(size, torch.ones_like(size.centre, dtype=torch.bool))
 
 
 def _sum_of(a: Constant, n: int, centre: Tensor, mass: Tensor, reach: Tensor) -> Constant:
@@ -222,7 +242,8 @@ def total(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | N
     centre = a.centre.sum(dims, keepdim=keepdim)
     if a.radius is None and whole:  # integers add up exactly
         return Constant(centre)
-    return _sum_of(a, n, centre, a.centre.abs().sum(dims, keepdim=keepdim), a.reach().sum(dims, keepdim=keepdim))
+    sizes, reaches = (t.sum(dims, keepdim=keepdim) for t in (a.centre.abs(), a.reach()))
+    return cut(_sum_of(a, n, centre, sizes, reaches), ~(a.lower < 0).sum(dims, keepdim=keepdim).bool())
 
 
 def mean(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Constant:
@@ -253,7 +274,7 @@ def matmul(a: Any, b: Any) -> Constant:
 def _root_of_squares(a: Constant) -> Constant:
     """The root of a number that is not negative, whatever its enclosure says."""
     least, most = (torch.sqrt(end.clamp(min=0.0)) for end in (a.lower, a.upper))
-    return from_range(down(least - SLACK * least - TINY), up(most + SLACK * most + TINY))
+    return from_range(down(least - SLACK * least - TINY).clamp(min=0.0), up(most + SLACK * most + TINY))
 
 
 def norm2(a: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Constant:
@@ -282,7 +303,7 @@ def clamp(a: Any, min: Any = None, max: Any = None) -> Constant:
     return result if max is None else minimum(result, max)
 
 
-square_root = increasing(torch.sqrt, 0.0)
+square_root = increasing(torch.sqrt, 0.0, least=0.0)
 
 ARITHMETIC: dict[str, Callable[..., Constant]] = {
     "aten.add.Tensor": add,

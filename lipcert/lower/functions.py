@@ -80,19 +80,19 @@ def _log_add_exp(a: Any, b: Any) -> Constant:
     return add(maximum(a, b), increasing(torch.log1p)(exponential(negative(absolute(subtract(a, b))))))
 
 
-exponential = increasing(torch.exp)
+exponential = increasing(torch.exp, least=0.0)
 logarithm = increasing(torch.log, TINY)
 _LN2, _LN10 = (Constant(torch.tensor(v, dtype=torch.float64), torch.tensor(v * 2.0**-52, dtype=torch.float64)) for v in (math.log(2.0), math.log(10.0)))  # fmt: skip
 
 FUNCTIONS: dict[str, Rule] = {
     "aten.exp.default": exponential,
-    "aten.exp2.default": increasing(torch.exp2),
+    "aten.exp2.default": increasing(torch.exp2, least=0.0),
     "aten.expm1.default": increasing(torch.expm1),
     "aten.log.default": logarithm,
     "aten.log2.default": lambda a: divide(logarithm(a), _LN2),
     "aten.log10.default": lambda a: divide(logarithm(a), _LN10),
     "aten.log1p.default": increasing(torch.log1p, -1.0 + 2.0**-53),
-    "aten.sigmoid.default": increasing(torch.sigmoid),
+    "aten.sigmoid.default": increasing(torch.sigmoid, least=0.0),
     "aten.tanh.default": increasing(torch.tanh),
     "aten.sinh.default": increasing(torch.sinh),
     "aten.cosh.default": _cosh,
