@@ -110,9 +110,9 @@ def _asked(rule: Rule) -> str:
 
 
 def _near(rule: Rule, reports: Sequence[Given]) -> str:
-    """Reports of the right command, with the first field in which each asks something else."""
-    command = _commands(rule)
-    near = [r for r in reports if r.unfit is None and (command is None or r.data["command"] in command)]
+    """Reports of the right command (if there are none, of others), with the first field in which each asks something else."""
+    command, fit = _commands(rule), [report for report in reports if report.unfit is None]
+    near = [r for r in fit if command is None or r.data["command"] in command] or fit
     found = [f"{report.path}: {_miss(rule, report)}" for report in near[:NEAR]]
     found += ["..."] if len(near) > NEAR else []
     return f"; near it: {'; '.join(found)}" if found else ""

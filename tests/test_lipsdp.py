@@ -28,6 +28,7 @@ from lipcert.ir import Graph
 from lipcert.lmi import INPUT, coefficients, prove
 from lipcert.normalform import normal_form
 from lipcert.query import Norm
+from lipcert.sdp.solve import Settings, solve
 
 
 def bound(method: Method, graph: Graph) -> Bound:
@@ -200,6 +201,17 @@ def test_groups_only_loosen() -> None:
         fine, middle, coarse = (lipsdp(replace(net, grouping=g)).value for g in ("neuron", "channel", "layer"))
         assert fine <= middle * (1 + 1e-7)
         assert middle <= coarse * (1 + 1e-7)
+
+
+def test_proofs_that_never_close_are_given_up() -> None:
+    """Weights of 1e150 and 1e-150: the multipliers settle, and underflow leaves no proof of them."""
+    random = torch.Generator().manual_seed(0)
+    A, B = (torch.randn(*shape, generator=random, dtype=torch.float64) for shape in ((5, 3), (2, 5)))
+    form = normal_form(Net("far", 3, (Layer({0: 1e150 * A}),), {1: 1e-150 * B}).graph(), "neuron", None)
+    solution = solve(form, coefficients(form), Settings())
+    assert not solution.multipliers
+    assert solution.info.sweeps < 200
+    assert solution.info.proofs < 200  # one after the other until the sweeps were used up: 8607
 
 
 def test_sixty_four_layers_have_no_floor() -> None:

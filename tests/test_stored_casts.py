@@ -129,3 +129,24 @@ def test_a_cast_that_overflows_is_refused(tmp_path: Path) -> None:
     path = onnx_file(tmp_path, chain(TensorProto.FLOAT16, TensorProto.FLOAT), {"w": WEIGHT * 1e6})
     with pytest.raises(RefusedModel, match="finite"):
         lipcert.load(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(-1.7, TensorProto.UINT8), (-300.0, TensorProto.INT8), (3e9, TensorProto.INT32), (2.0**63, TensorProto.INT64)],
+)
+def test_a_cast_beyond_an_integer_type_is_refused(number: float, kind: int, tmp_path: Path) -> None:
+    """ONNX leaves open what it gives: some machines wrap, others saturate."""
+    path = onnx_file(tmp_path, chain(kind, TensorProto.FLOAT), {"w": np.array([[number, 0.0], [0.0, 1.0]], np.float32)})
+    with pytest.raises(RefusedModel, match="range"):
+        lipcert.load(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "true"),
+    [(-0.9, TensorProto.UINT8, 0.0), (255.9, TensorProto.UINT8, 255.0), (-128.9, TensorProto.INT8, 128.0), (-(2.0**63), TensorProto.INT64, 2.0**63)],
+)  # fmt: skip
+def test_a_cast_to_the_ends_of_an_integer_type(number: float, kind: int, true: float, tmp_path: Path) -> None:
+    path = onnx_file(tmp_path, chain(kind, TensorProto.FLOAT), {"w": np.array([[number, 0.0], [0.0, 0.5]], np.float32)})
+    report = lipcert.bound(lipcert.load(path))
+    assert report.lower <= true <= report.upper <= true * (1 + 1e-9)

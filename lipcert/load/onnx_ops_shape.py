@@ -115,10 +115,19 @@ def _cast_to(node: Node, x: Tensor, target: int) -> Tensor:
     if x.is_floating_point():
         if node.on_data[0]:
             node.refuse(f"casts values to {type_name(target)}, which is a step", unbounded=True)
+        if (held := node.known[0]) is not None and kind is not torch.bool:
+            _refuse_outside(node, held, kind, type_name(target))
         return x.to(kind)
     if kind is torch.float64 and not node.on_data[0] and target in NARROW:
         return x.to(NARROW[target]).to(torch.float64)
     return x.to(kind)
+
+
+def _refuse_outside(node: Node, x: Tensor, kind: torch.dtype, name: str) -> None:
+    """ONNX leaves open what a number becomes that its integer type does not hold: machines saturate or wrap."""
+    ends, info = x.numpy(), torch.iinfo(kind)  # numpy: shapes are found first, without values
+    if ends.size and not info.min - 1 < math.trunc(ends.min()) <= math.trunc(ends.max()) <= info.max:
+        node.refuse(f"casts a constant to {name}, whose range it leaves: what it becomes there is not defined")
 
 
 def _dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:

@@ -80,13 +80,19 @@ class Wanted:
         words = [] if self.norm is None else [f"l{self.norm.input} -> l{self.norm.output}"]
         words += [] if region == ANY else [f"over {'the whole input space' if region == 'global' else region}"]
         words += [] if self.output == ANY else [f"output {self.output or 'vector'}"]
-        words += {"model": ["in the model's own units"], "raw": ["in raw units"], ANY: []}.get(
-            str(self.units), [f"in units {self.units}"]
-        )
+        words += [] if self.units == ANY else [f"in {units_words(self.units)}"]
         return ", ".join(words + ([] if self.input is None else [f"input {self.input}"]))
 
 
 UNITS = ("model", "raw", ANY)
+
+
+def units_words(units: str | tuple[tuple[float, ...] | None, tuple[float, ...] | None]) -> str:
+    if isinstance(units, str):
+        return "raw units" if units == "raw" else "the model's own units"
+    sides = zip(("mean", "std"), units, strict=True)
+    said = [f"{name} {', '.join(map(repr, side))}" for name, side in sides if side is not None]
+    return f"raw units, {' and '.join(said)}" if said else "the model's own units"
 
 
 class _Everything:

@@ -69,6 +69,8 @@ class Settings:
 
 STILL = 25  # sweeps without growth after which sweeping is over
 ENOUGH = 300  # sweeps after which a gap of 1e-4 will do
+SETTLED = 1e-12  # a residual at which more sweeps change nothing
+HOPELESS = 3  # failed proofs of settled multipliers: the rounding is too large for any
 
 
 class Solver:
@@ -99,6 +101,7 @@ class Solver:
         history: list[float] = []
         newest: Swept | None = None
         aim, overdue = wanted / 5, 60  # a residual that promises the gap; the sweep at which to look in any case
+        failed = 0
         while self.info.sweeps < self.settings.sweeps and self.proofs_left > 1 and not self.out_of_time():
             start = time.perf_counter()
             swept = dual.sweep(state)
@@ -120,8 +123,11 @@ class Solver:
                 still = len(history) > STILL and history[-1] <= history[-1 - STILL] * (1 + 1e-11)
                 if self.info.gap <= wanted * 1.01 or (self.info.gap <= 1e-4 and (still or self.info.sweeps > ENOUGH)):
                     break
+                failed += not self.best and anderson.residual <= SETTLED
+                if failed == HOPELESS:
+                    break
                 # the gap shrinks about as the residual does
-                share = min(0.5, 0.8 * wanted / self.info.gap) if self.info.gap > 0 else 0.5
+                share = min(0.5, 0.8 * wanted / self.info.gap) if 0 < self.info.gap < math.inf else 0.5
                 aim, overdue = share * min(aim, anderson.residual), self.info.sweeps * 3 // 2
             newest = swept
         if self.info.gap > 1e-4:
