@@ -21,6 +21,7 @@ from lipcert.rounding import EPS, TINY, div_up, gamma, mul_up, norm_down, norm_u
 
 Range = tuple[Tensor, Tensor]
 SLACK = 16 * EPS  # relative error granted to one exp, log, sqrt or division
+WIDE, AT_ONCE = 64, 2**20  # windows of so many entries are wide; entries that are gathered in one step
 
 
 def down(x: Tensor) -> Tensor:
@@ -134,11 +135,18 @@ class Selection(Block):
     def _pick(self, u: Tensor) -> Tensor:
         absent = math.inf if self.minimum else -math.inf
         best: Tensor | None = None
-        for column in self.windows.T:  # one column at a time: (r, out_size) of memory, not (r, out_size, width)
-            entry = torch.where(column >= 0, u.index_select(1, column.clamp(min=0)), absent)
+        for columns in self.windows.split(self._at_once(u), dim=1):
+            entry = u.index_select(1, columns.clamp(min=0).reshape(-1)).reshape(u.shape[0], *columns.shape)
+            entry = torch.where(columns >= 0, entry, absent)
+            entry = entry[:, :, 0] if columns.shape[1] == 1 else entry.amin(2) if self.minimum else entry.amax(2)
             best = entry if best is None else (torch.minimum if self.minimum else torch.maximum)(best, entry)
         assert best is not None
         return best
+
+    def _at_once(self, u: Tensor) -> int:
+        """Columns that are taken in one step: one of a pool, (r, out_size) of memory; many of a maximum over thousands."""
+        out_size, width = self.windows.shape
+        return 1 if width <= WIDE else max(1, AT_ONCE // max(1, u.shape[0] * out_size))
 
     def __call__(self, u: Tensor) -> Tensor:  # type: ignore[override]
         return self._pick(u)
