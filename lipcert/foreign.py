@@ -84,11 +84,16 @@ def _serve(path: Path, options: dict[str, Any]) -> dict[str, Answer]:
         "record": lambda: _record(captured),
         "evaluate": lambda number, points: source.references[number].evaluate(points),
         "rounding": lambda number, points: (source.references[number].rounding or _unknown)(points),
+        "definition": lambda number, points: (source.references[number].definition or _nothing)(points),
     }
 
 
 def _unknown(points: np.ndarray) -> float:
     return 0.0
+
+
+def _nothing(points: np.ndarray) -> np.ndarray:
+    return np.full(len(points), np.nan)
 
 
 def _record(captured: Captured) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def _record(captured: Captured) -> dict[str, Any]:
         "format": source.format,
         "input_name": source.input_name,
         "output_name": source.output_name,
-        "references": [[r.name, r.dtype, r.rounding is not None] for r in source.references],
+        "references": [[r.name, r.dtype, r.rounding is not None, r.definition is not None] for r in source.references],
         "warnings": list(source.warnings),
         "assumptions": list(source.assumptions),
     }
@@ -134,16 +139,20 @@ def _judged(record: Any, child: Child) -> Captured:
     return Captured(program, fingerprint, source, labels)
 
 
-def _reference(child: Child, number: int, name: str, dtype: str, measured: bool) -> Reference:
+def _reference(child: Child, number: int, name: str, dtype: str, measured: bool, defined: bool) -> Reference:
     def evaluate(points: np.ndarray) -> np.ndarray:
         return np.asarray(child.ask("evaluate", number, points), dtype=np.float64)
 
     def rounding(points: np.ndarray) -> float:
         return float(child.ask("rounding", number, points))
 
+    def definition(points: np.ndarray) -> np.ndarray:
+        return np.asarray(child.ask("definition", number, points), dtype=np.float64)
+
     if dtype not in _ARITHMETIC:
         raise ValueError(dtype)
-    return Reference(_text(name), evaluate, dtype, rounding if measured is True else None)
+    measure, define = (rounding if measured is True else None), (definition if defined is True else None)
+    return Reference(_text(name), evaluate, dtype, measure, define)
 
 
 def _shape(sizes: list[int]) -> list[int]:

@@ -137,7 +137,7 @@ def lies(record: dict[str, Any]) -> dict[str, Any]:
         "another dtype": at("dtype", value="int64"),
         "another format": at("format", value="exe"),
         "a reference of words": at("references", value=["x"]),
-        "a reference in no arithmetic": at("references", value=[["x", "int8", True]]),
+        "a reference in no arithmetic": at("references", value=[["x", "int8", True, True]]),
         "warnings of numbers": at("warnings", value=[3]),
         "labels of numbers": at("labels", value={"a": 3}),
     }

@@ -125,6 +125,14 @@ def test_every_kind_of_report_is_shown() -> None:
     assert "2 &le; <i>L</i> &le; 3" in page
 
 
+def test_radii_without_an_attack() -> None:
+    radii = {"samples": 1, "status": {}, "accuracy": 1.0, "radius": {"mean": 0.2}, "certified": []}
+    page = html_page(
+        [("r.json", Report("radius", model("m"), points=[point(0, 0.2, None, "m")], summary=radii).to_dict())]
+    )
+    assert "Certified accuracy" in page
+
+
 def test_it_is_self_contained() -> None:
     page = html_page(reports("net.onnx"))
     assert not re.search(r"(?:src|href)=\"(?!#|data:,)", page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -130,6 +131,28 @@ def test_scales_where_the_original_overflows_are_skipped_and_said() -> None:
     assert "overflows" in records[2].note
     with pytest.raises(RefusedModel, match="no finite output"):
         check_parity([Reference("torch", lambda x: x / 0.0 * np.nan)], lambda x: x, (3,))
+
+
+def test_kernels_that_leave_the_definition_far_out() -> None:
+    """onnxruntime's float32 sigmoid is constant below -18; elsewhere the runtime's word counts, and a wrong reading shows."""
+
+    def exact(x: np.ndarray) -> np.ndarray:
+        return -np.logaddexp(0.0, -x)
+
+    kernel = Reference("onnxruntime", lambda x: exact(np.maximum(x, -18.0)), definition=exact)
+    records = check_parity([kernel], exact, (64,))
+    assert ["definition" in record.note for record in records] == [False, False, True, False]
+    with pytest.raises(RefusedModel, match="scale 10"):
+        check_parity([replace(kernel, definition=None)], exact, (64,))
+    with pytest.raises(RefusedModel, match="scale 10"):  # wrong by the definition too
+        check_parity([kernel], lambda x: exact(np.maximum(x, -17.0)), (64,))
+    with pytest.raises(RefusedModel, match="scale 10"):  # what the runtime does is not what is read
+        check_parity([replace(kernel, definition=lambda x: exact(x) * np.nan)], exact, (64,))
+    with pytest.raises(RefusedModel, match="parity"):
+        check_parity([kernel], lambda x: exact(1.01 * x), (64,))
+    near = Reference("onnxruntime", lambda x: exact(np.maximum(x, 0.0)), definition=exact)
+    with pytest.raises(RefusedModel, match=r"scale 0\.01"):
+        check_parity([near], exact, (64,))
 
 
 def test_a_function_that_vanishes_is_compared_absolutely() -> None:

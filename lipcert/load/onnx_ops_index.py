@@ -1,4 +1,4 @@
-"""ONNX gathers and scatters. Indices are constants: an index that depends on the input is a step function."""
+"""ONNX gathers, scatters and sorts. Indices are constants: an index that depends on the input is a step function."""
 
 from __future__ import annotations
 
@@ -113,10 +113,25 @@ def _scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -
     return torch.scatter(x, axis, index, updates)
 
 
+def _top_k(node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
+    """The k largest (or smallest) entries of an axis in order: over the whole axis it sorts."""
+    if len(node.outputs) > 1 and node.outputs[1]:
+        node.refuse("its indices are read, which are a step function of the input", unbounded=node.on_data[0])
+    axis = node.axis(-1 if node["axis"] is None else node["axis"], x.dim())
+    count = node["k"] if k is None else (node.ints(1, "K") or [0])[0]
+    if count is None or not 0 <= count <= x.shape[axis]:
+        node.refuse(f"takes {count} of {x.shape[axis]} entries")
+    if node.version >= 11 and not node["sorted"] and count > 1:
+        node.refuse("sorted=0 leaves the order of its results open")
+    largest = node.version < 11 or bool(node["largest"])
+    return torch.topk(x, count, axis, largest, True).values
+
+
 TABLE: dict[str, Op] = {
     "Gather": Op(_gather, (1, 11, 13), "axis", kind="moves"),
     "GatherElements": Op(_gather_elements, (11, 13), "axis", kind="moves"),
     "GatherND": Op(_gather_nd, (11, 12, 13), "batch_dims", kind="moves"),
+    "TopK": Op(_top_k, (1, 10, 11, 24), "axis k largest sorted", outputs="Indices"),
     "ScatterND": Op(_scatter_nd, (11, 13, 16, 18), "reduction"),
     "ScatterElements": Op(_scatter_elements, (11, 13, 16, 18), "axis reduction"),
 }

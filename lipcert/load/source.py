@@ -25,6 +25,8 @@ class Reference:
     dtype: str = "float32"  # arithmetic of the original; sets the tolerance of the comparison
     # (k, *input_shape) -> the largest error that this arithmetic makes at the points, measured; None: it cannot be
     rounding: Callable[[np.ndarray], float] | None = None
+    # as `evaluate`, by the format's own definition: where large inputs leave what kernels of `evaluate` can do; None: none
+    definition: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

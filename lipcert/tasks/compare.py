@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcert.errors import SelfCheckFailed, UnreadableError, UsageError
-from lipcert.gate import read_report
+from lipcert.gate import UNASKED, read_report
 from lipcert.report.comparison import Change, Comparison, Quantity
 from lipcert.report.plain import printable
 from lipcert.report.report import Report
@@ -64,6 +64,9 @@ def _given(report: str | Path | Report, place: str) -> _Given:
 
 
 def _pair(before: _Given, after: _Given, tolerance: float, other_names: bool) -> Comparison:
+    asked = [given.data.get("question") is not None for given in (before, after)]
+    if asked[0] != asked[1]:
+        raise UsageError(f"compare: {(before if asked[1] else after).name}: {UNASKED}")
     different = first_difference(before.data, after.data, names=not other_names)
     if different is not None:
         field, old, new = different

@@ -100,7 +100,7 @@ def accuracy_curve(points: Sequence[Mapping[str, Any]], norm: str) -> dict[str, 
     found = sorted(p["attacked"] for p in right if p["attacked"] is not None)
     end = (found[int(0.9 * (len(found) - 1))] if found else radii[-1]) * 1.1 or 1.0
     x, n = (0.0, end), len(points)
-    picture = frame(x, (0.0, 1.0), f"eps (l{norm})", "share of samples")
+    picture = {**frame(x, (0.0, 1.0), f"eps (l{norm})", "share of samples"), "attacked": None}
     at = [0.0, *(r for r in radii if r <= end)]
     picture["certified"] = steps(at, [1 - (n - len(radii) + k) / n for k in range(len(at))], x)
     if found:
