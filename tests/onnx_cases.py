@@ -318,7 +318,7 @@ def rows() -> Iterator[Case]:
     for upper, k in ((1, None), (0, None), (1, 1), (0, -1)):
         yield case("Trilu", X, *(() if k is None else (scalar(k, np.int64),)), upper=upper)
 
-    # --- gathers and scatters
+    # --- gathers, scatters and sorts
     for axis, index in ((0, i(1, 0, 1)), (2, i([0, 3], [2, 2])), (1, scalar(2, np.int64))):
         yield case("Gather", X, index, axis=axis)
     yield case("Gather", X, i(-1, 0), axis=1, low=11)
@@ -333,6 +333,14 @@ def rows() -> Iterator[Case]:
     yield case("ScatterND", X, i([0, 1], [0, 1]), updates, low=16, reduction="add")
     yield case("ScatterElements", X, i([[0, 1, 0, 2]], [[2, 2, 1, 0]]), f(2, 1, 4), axis=1)
     yield case("ScatterElements", X, i([[0, 1, 0, 2], [0, -1, 0, 2]]), f(1, 2, 4), axis=1, low=16, reduction="add")
+
+    for axis in (-1, 1):
+        yield case("TopK", X, high=9, outputs=2, k=2, axis=axis)
+        yield case("TopK", X, i(2), low=10, outputs=2, axis=axis)
+    for options in ({}, {"largest": 0}, {"axis": 0, "largest": 0}):
+        yield case("TopK", X, i(2), low=11, outputs=2, **options)
+    yield case("TopK", X, i(1), low=11, outputs=2, sorted=0)
+    yield case("TopK", X, i(4), low=11, outputs=2)
 
     # --- windows
     for options in (

@@ -132,6 +132,9 @@ TRAPS: list[tuple[str, Case, int, str]] = [
     ("pool pads", case("MaxPool", "x", shape=IMAGE, kernel_shape=[2, 2], auto_pad="SAME_UPPER", pads=[1, 1, 1, 1]), 13, "pads beside auto_pad"),
     ("pool dilations", case("AveragePool", "x", shape=IMAGE, kernel_shape=[2, 2], dilations=[2, 2]), 19, "dilations"),
     ("resize outside", case("Resize", "x", None, np.array([1, 1, 2, 2], np.float32), shape=IMAGE, mode="linear", exclude_outside=1), 13, "exclude_outside"),
+    ("topk unsorted", case("TopK", "x", np.array([2]), shape=(1, 4), outputs=2, sorted=0), 13, "sorted=0"),
+    ("topk of too many", case("TopK", "x", np.array([5]), shape=(1, 4), outputs=2), 13, "5 of 4"),
+    ("topk indices", case("TopK", "x", np.array([2]), shape=(1, 4), outputs=2, read=1, integral=True), 13, "step function"),
     ("split twice", case("Split", "x", np.array([1, 3]), outputs=2, axis=2, num_outputs=2), 18, "num_outputs"),
     ("sparse", case("Constant", sparse_value=helper.make_sparse_tensor(numpy_helper.from_array(f(1)), numpy_helper.from_array(np.array([0])), [3]), shape=(2, 3), integral=True), 13, "sparse_value"),
 ]  # fmt: skip
