@@ -176,7 +176,7 @@ def _definition(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callabl
         others, points = _others(graph), np.asarray(rows, dtype=np.float64).reshape(-1, *shape)
         try:
             with step("onnx's reference evaluator", 60.0), np.errstate(all="ignore"):
-                run = ReferenceEvaluator(str(path)).run
+                run: Callable[..., Any] = ReferenceEvaluator(str(path)).run
                 feeds = [{**others, graph.raw_input: row.astype(_NUMPY[graph.input_type])} for row in points]
                 return np.stack([np.asarray(run([graph.raw_output], feed)[0], dtype=np.float64) for feed in feeds])
         except LipcertError:
