@@ -8,31 +8,31 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lipcert.terms.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
 
     from lipcert.bound import Bound as Bound
     from lipcert.bound import Refusal as Refusal
-    from lipcert.pipeline import Model as Model
+    from lipcert.load.model import Model as Model
     from lipcert.query import Ball as Ball
     from lipcert.query import Box as Box
     from lipcert.query import Norm as Norm
     from lipcert.report.comparison import Comparison as Comparison
     from lipcert.report.report import Report as Report
+    from lipcert.terms.progress import Progress
 
-    Progress = Callable[[str, float | None, float | None], None]  # what is done, how far, of how much
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "Ball": "lipcert.query",
     "Bound": "lipcert.bound",
     "Box": "lipcert.query",
     "Comparison": "lipcert.report.comparison",
-    "Model": "lipcert.pipeline",
+    "Model": "lipcert.load.model",
     "Norm": "lipcert.query",
     "Refusal": "lipcert.bound",
     "Report": "lipcert.report.report",
@@ -93,7 +93,7 @@ def load(
 
     Raises `UnreadableError` and `UsageError` (a file, an argument), and `RefusedModel`, which names the node.
     """
-    from lipcert import pipeline
+    from lipcert.load.model import load
     from lipcert.tasks import given
 
     with given.python_words():
@@ -103,7 +103,7 @@ def load(
             shape = given.as_array(example, "the example input").shape
             input_shape = (1, *shape[1:]) if len(shape) > 1 else shape
         names = {"input_name": input_name, "output_name": output_name, "reader": reader}
-        return pipeline.load(model, input_shape=input_shape, mean=mean, std=std, seed=seed, progress=progress, **names)  # type: ignore[arg-type]
+        return load(model, input_shape=input_shape, mean=mean, std=std, seed=seed, progress=progress, **names)  # type: ignore[arg-type]
 
 
 def bound(
@@ -135,11 +135,11 @@ def bound(
     `upper` is proved in real arithmetic for the stored weights, or None: then `report.status` says unbounded or refused,
     and `report.results` why. Interrupted, it raises KeyboardInterrupt with `partial_report`.
     """
-    from lipcert import pipeline
     from lipcert.tasks import given
+    from lipcert.tasks.bound import bound
 
     with given.python_words():
-        return pipeline.bound(
+        return bound(
             given.as_model(model, example, input_shape),
             norm=given.as_norm(norm),
             methods=methods,
@@ -268,11 +268,11 @@ def inspect(
     model: str | Path | nn.Module | Model, example: Any = None, *, input_shape: Sequence[int] | None = None
 ) -> Report:
     """What was read: `report.parts`, and what each method can do with it: `report.methods`."""
-    from lipcert import pipeline
     from lipcert.tasks import given
+    from lipcert.tasks.inspect import inspect
 
     with given.python_words():
-        return pipeline.inspect(given.as_model(model, example, input_shape))
+        return inspect(given.as_model(model, example, input_shape))
 
 
 def jacobian(
@@ -336,11 +336,11 @@ def layers(
     progress: Progress | None = None,
 ) -> Report:
     """The constant of each layer in `report.layers`: lower and upper of linear layers, upper of nonlinearities."""
-    from lipcert import pipeline
     from lipcert.tasks import given
+    from lipcert.tasks.layers import layers
 
     with given.python_words():
-        return pipeline.layers(given.as_model(model, example, input_shape), norm=given.as_norm(norm), progress=progress)
+        return layers(given.as_model(model, example, input_shape), norm=given.as_norm(norm), progress=progress)
 
 
 def radius(
@@ -444,11 +444,11 @@ def verify(
     What is said here of the question is compared with the certificate; the rest is read from it, was chosen by the
     prover, and is listed in `report.summary["prover_chose"]`. A module is read with the shape of the certificate.
     """
-    from lipcert import pipeline
     from lipcert.tasks import given
+    from lipcert.tasks.verify import verify
 
     with given.python_words():
-        return pipeline.verify(
+        return verify(
             certificate,
             model,
             norm=norm,

@@ -26,7 +26,7 @@ from lipcert.report.plain import printable
 from lipcert.terms.files import check_regular, reason
 
 if TYPE_CHECKING:
-    from lipcert.pipeline import Model
+    from lipcert.load.model import Model
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 COPIES = 3  # of the data in float64 while they are read

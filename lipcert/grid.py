@@ -21,7 +21,8 @@ from lipcert.ir import Graph
 from lipcert.journal.resume import Earlier, Resumed
 from lipcert.journal.resume import resume as go_on
 from lipcert.journal.seal import Seal
-from lipcert.pipeline import Model, Progress, checked_region, describe
+from lipcert.load.model import Model
+from lipcert.network.scope import checked_region, describe
 from lipcert.plane import Plane
 from lipcert.query import Box, Norm, Output
 from lipcert.ranges.branching import Effort, bracket
@@ -30,6 +31,7 @@ from lipcert.ranges.device import available
 from lipcert.report.report import Report
 from lipcert.rounding import div_down, keeps_subnormals, mul_up
 from lipcert.stats.pairs import Found, largest_jacobians, largest_ratios, nothing
+from lipcert.terms.progress import Progress
 from lipcert.transform import with_output
 
 CELLS = 2500  # those of the paper, 50 x 50

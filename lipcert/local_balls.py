@@ -25,7 +25,7 @@ from lipcert.errors import UsageError
 from lipcert.ir import Graph
 from lipcert.journal.resume import Earlier
 from lipcert.journal.resume import resume as go_on
-from lipcert.pipeline import Model, Progress
+from lipcert.load.model import Model
 from lipcert.query import Ball, Norm, Output, P
 from lipcert.ranges.cells import Cells
 from lipcert.ranges.device import available
@@ -34,6 +34,7 @@ from lipcert.ranges.slope import lipschitz_on, sweep
 from lipcert.report.report import Report
 from lipcert.rounding import keeps_subnormals
 from lipcert.stats.pairs import jacobian_norms, largest_jacobians
+from lipcert.terms.progress import Progress
 from lipcert.transform import with_output
 
 EVERYWHERE = ("product", "absolute", "cplip", "lipsdp")  # over the whole space, once

@@ -18,7 +18,8 @@ from lipcert.errors import UsageError
 from lipcert.ir import Graph, Nonlinear
 from lipcert.journal.resume import Earlier
 from lipcert.journal.resume import resume as go_on
-from lipcert.pipeline import Model, Progress, checked_region, describe
+from lipcert.load.model import Model
+from lipcert.network.scope import checked_region, describe
 from lipcert.query import Box, Norm, Region
 from lipcert.ranges.device import available
 from lipcert.report.report import Report
@@ -29,6 +30,7 @@ from lipcert.stats.laplacian import most_samples, smoothness
 from lipcert.stats.pairs import jacobian_norms
 from lipcert.stats.points import Points, batches, point_sets
 from lipcert.stats.subnet import cut, find, layers, prefix
+from lipcert.terms.progress import Progress
 
 AT_POINTS = (
     "Jacobians are those of automatic differentiation, in float64 without an error term; at a kink, what autograd says; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lipcert.data import fingerprint
 from lipcert.errors import UsageError
 from lipcert.journal.resume import Earlier, Resumed
 from lipcert.journal.resume import resume as go_on
-from lipcert.pipeline import Model
+from lipcert.load.model import Model
 from lipcert.query import Norm
 from lipcert.radius.constants import GLOBAL, Constant, Constants, norm_for
 from lipcert.radius.margins import read_labels
@@ -28,6 +28,7 @@ from lipcert.ranges.adjoint import obstacle
 from lipcert.report.report import Report
 from lipcert.report.to_json import write_atomically
 from lipcert.rounding import keeps_subnormals
+from lipcert.terms.progress import Progress
 
 METHODS = ("pairs", "local", "global", "sqrt2")
 DEFAULT = ("pairs", "local")
@@ -36,8 +37,6 @@ EXECUTION = (
     "margins are less a bound of the error of a float32 evaluation at the sample; float evaluation elsewhere in the "
     "ball is not covered"
 )
-
-Progress = Callable[[str, float | None, float | None], None]
 
 
 @keeps_subnormals

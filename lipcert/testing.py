@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lipcert
-from lipcert.pipeline import Model
+from lipcert.load.model import Model
 from lipcert.report.report import Report
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from mutants import mutant
 from torch import nn
 
 from lipcert.errors import LipcertError
-from lipcert.pipeline import bound, load
+from lipcert.load.model import load
+from lipcert.tasks.bound import bound
 
 SHAPE = (1, 4)
 SECONDS = 120.0  # for one mutant; a file's own code may take 60

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from lipcert import pipeline
 from lipcert.bounds.cplip import Cplip
 from lipcert.bounds.problem import Problem
 from lipcert.certificate import digest, from_bytes
 from lipcert.certify import certify
 from lipcert.check import check
 from lipcert.errors import CertificateRejected
+from lipcert.load.model import Model, load
 from lipcert.query import Norm, Output
+from lipcert.tasks.bound import bound
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "audit"))
@@ -34,18 +35,18 @@ METHODS = ("product", "absolute", "cplip", "lipsdp-layer", "lipsdp")
 FULL = bool(os.environ.get("LIPCERT_FULL"))
 
 
-def made(model: pipeline.Model, method: str, norm: str, file: Path) -> str | None:
+def made(model: Model, method: str, norm: str, file: Path) -> str | None:
     """The text of a genuine certificate; None where the method has none."""
     if method == "cplip":
         asked = Norm.parse(norm)
         result = Cplip().run(Problem(model.graph, asked))
         certify(file, [result], model.graph, model.info, asked, Output())
     else:
-        pipeline.bound(model, methods=[method], norm=norm, certificate=file)
+        bound(model, methods=[method], norm=norm, certificate=file)
     return file.read_text() if file.exists() else None
 
 
-def verified(fields: dict[str, Any], model: pipeline.Model) -> bool:
+def verified(fields: dict[str, Any], model: Model) -> bool:
     try:
         check(from_bytes(json.dumps(fields).encode()), model.graph, model.info)
     except CertificateRejected:
@@ -80,8 +81,8 @@ def forged(fields: dict[str, Any], rng: random.Random) -> dict[str, Any]:
 
 def agree(path: Path, tmp_path: Path) -> Counter[str]:
     found = Counter[str]()
-    model, rng = pipeline.load(path), random.Random(0)
-    attained = {norm: pipeline.bound(model, methods=["sampled"], norm=norm).lower for norm in ("1", "2", "inf")}
+    model, rng = load(path), random.Random(0)
+    attained = {norm: bound(model, methods=["sampled"], norm=norm).lower for norm in ("1", "2", "inf")}
     for method in METHODS:
         for norm in ("2",) if method.startswith("lipsdp") else ("1", "2", "inf"):
             text = made(model, method, norm, tmp_path / f"{path.stem}.{method}.{norm}")
@@ -138,6 +139,6 @@ def test_shared_models(shared: Path, tmp_path: Path) -> None:
     files = [shared / "models" / f"{name}.onnx" for name in names]
     total = Counter[str]()
     for path in sorted((shared / "models").glob("*.onnx")) if FULL else files:
-        if pipeline.load(path).graph.neurons <= 2000:
+        if load(path).graph.neurons <= 2000:
             total += agree(path, tmp_path)
     assert total["accepted"] >= 20

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from two import run, two
 
 import lipcert
-from lipcert import pipeline
 from lipcert.bound import Bound
 from lipcert.bounds.cplip import Cplip
 from lipcert.bounds.problem import Problem
@@ -29,9 +28,12 @@ from lipcert.certify import certify, least_with_proof
 from lipcert.chain import links
 from lipcert.check import check
 from lipcert.errors import CertificateRejected, UnreadableError, UsageError
+from lipcert.load.model import Model, load
 from lipcert.network.claimed import question_of
 from lipcert.query import Box, Norm, Output
 from lipcert.segments import cut
+from lipcert.tasks.bound import bound
+from lipcert.tasks.verify import verify
 
 PACKAGE = Path(lipcert.__file__).parent
 MOONS = Path(__file__).resolve().parents[1] / "examples" / "two_moons.onnx"
@@ -80,18 +82,18 @@ WITHOUT = {("softmax", "absolute")}  # refused: softmax is not elementwise
 
 
 @pytest.fixture(scope="session")
-def networks() -> dict[str, tuple[nn.Module, pipeline.Model]]:
+def networks() -> dict[str, tuple[nn.Module, Model]]:
     torch.manual_seed(0)
     found = {}
     for name, (make, shape) in NETWORKS.items():
         module = make()
-        found[name] = module, pipeline.load(module, input_shape=shape)
+        found[name] = module, load(module, input_shape=shape)
     return found
 
 
 @pytest.fixture(scope="session")
 def written(
-    networks: dict[str, tuple[nn.Module, pipeline.Model]], tmp_path_factory: pytest.TempPathFactory
+    networks: dict[str, tuple[nn.Module, Model]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
     """The certificate file of one method for one network, made once."""
     folder, made = tmp_path_factory.mktemp("certificates"), {}
@@ -100,7 +102,7 @@ def written(
         key = name, method, output, norm
         if key not in made:
             path = folder / f"{len(made)}.json"
-            report = pipeline.bound(networks[name][1], methods=[method], output=output, norm=norm, certificate=path)
+            report = bound(networks[name][1], methods=[method], output=output, norm=norm, certificate=path)
             assert report.upper is not None, f"{key}: {report.results}"
             assert (path.exists(), report.warnings) == (True, []), key
             row = report.to_dict()["results"][0]
@@ -115,12 +117,12 @@ def written(
 @pytest.mark.parametrize("method", UPPER)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_genuine(
-    name: str, method: str, networks: dict[str, tuple[nn.Module, pipeline.Model]], written: Callable[..., Path]
+    name: str, method: str, networks: dict[str, tuple[nn.Module, Model]], written: Callable[..., Path]
 ) -> None:
     if (name, method) in WITHOUT:
         return
     path = written(name, method)
-    report = pipeline.verify(path, networks[name][1])
+    report = verify(path, networks[name][1])
     assert (report.summary["verdict"], report.exit_code) == ("accepted", 0), report.summary
     claim = read(path).claim
     assert report.upper == claim
@@ -135,22 +137,22 @@ def test_genuine_of_one_output(
     name: str,
     output: str,
     method: str,
-    networks: dict[str, tuple[nn.Module, pipeline.Model]],
+    networks: dict[str, tuple[nn.Module, Model]],
     written: Callable[..., Path],
 ) -> None:
     if (name, method) in WITHOUT:
         return
     path = written(name, method, output)
-    assert pipeline.verify(path, networks[name][1]).exit_code == 0
+    assert verify(path, networks[name][1]).exit_code == 0
 
 
 @pytest.mark.parametrize("method", ["product", "absolute"])
 @pytest.mark.parametrize("norm", ["1", "inf", "1->2", "2->inf", "inf->1", "inf->2"])
 def test_genuine_in_other_norms(
-    norm: str, method: str, networks: dict[str, tuple[nn.Module, pipeline.Model]], written: Callable[..., Path]
+    norm: str, method: str, networks: dict[str, tuple[nn.Module, Model]], written: Callable[..., Path]
 ) -> None:
     for name in ("mlp", "max pool"):
-        assert pipeline.verify(written(name, method, norm=norm), networks[name][1]).exit_code == 0
+        assert verify(written(name, method, norm=norm), networks[name][1]).exit_code == 0
 
 
 @pytest.mark.parametrize("method", UPPER)
@@ -158,14 +160,14 @@ def test_genuine_with_normalisation(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, path = NETWORKS["conv"][0](), tmp_path / "c"
     units = {"mean": (0.5, -0.25), "std": (0.25, 0.3)}
-    model = pipeline.load(module, input_shape=(1, 2, 4, 4), **units)
-    pipeline.bound(model, methods=[method], certificate=path)
-    report = pipeline.verify(path, module)  # shape, names and normalisation come from the file
+    model = load(module, input_shape=(1, 2, 4, 4), **units)
+    bound(model, methods=[method], certificate=path)
+    report = verify(path, module)  # shape, names and normalisation come from the file
     assert (report.exit_code, report.model["units"]["std"]) == (0, [0.25, 0.3])
-    plain = pipeline.load(module, input_shape=(1, 2, 4, 4))
-    other = pipeline.load(module, input_shape=(1, 2, 4, 4), mean=units["mean"], std=(0.25, 0.31))
-    assert pipeline.verify(path, plain).summary["place"] == "model.mean"
-    assert pipeline.verify(path, other).summary["place"] == "model.std"
+    plain = load(module, input_shape=(1, 2, 4, 4))
+    other = load(module, input_shape=(1, 2, 4, 4), mean=units["mean"], std=(0.25, 0.31))
+    assert verify(path, plain).summary["place"] == "model.mean"
+    assert verify(path, other).summary["place"] == "model.std"
 
 
 ASKED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
@@ -186,9 +188,9 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 def test_what_the_verifier_says_is_compared(name: str, tmp_path: Path) -> None:
     """relu(diag(1, 2) x) in units of a million: "L <= 2e-06" is true of that question alone."""
     net, path = two(tmp_path), tmp_path / "c"
-    pipeline.bound(pipeline.load(net, std=[1e6]), methods=["product"], certificate=path)
+    bound(load(net, std=[1e6]), methods=["product"], certificate=path)
     right, wrong, place = ASKED[name]
-    accepted, rejected = pipeline.verify(path, net, **right), pipeline.verify(path, net, **wrong)
+    accepted, rejected = verify(path, net, **right), verify(path, net, **wrong)
     assert (accepted.exit_code, rejected.exit_code) == (0, 1)
     assert rejected.summary["place"] == place
     assert "was asked for" in rejected.summary["reason"]
@@ -199,7 +201,7 @@ def test_what_the_verifier_says_is_compared(name: str, tmp_path: Path) -> None:
 
 def test_the_whole_question_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     net, path = two(tmp_path), tmp_path / "c"
-    pipeline.bound(pipeline.load(net, std=[1e6]), methods=["product"], certificate=path)
+    bound(load(net, std=[1e6]), methods=["product"], certificate=path)
     assert run("verify", path, net, "--quiet") == 0
     shown = " ".join(capfd.readouterr().out.split())
     for words in ("raw units", "1000000.0", "x, shape 1x2", "y, the whole vector", "l2 -> l2", "the whole input space"):
@@ -214,8 +216,8 @@ def test_the_whole_question_is_printed(tmp_path: Path, capfd: pytest.CaptureFixt
 
 
 def test_the_question_of_a_certificate_is_that_of_the_model(tmp_path: Path) -> None:
-    model, path = pipeline.load(two(tmp_path), std=[2.0]), tmp_path / "c"
-    pipeline.bound(model, methods=["product"], output="1-0", certificate=path)
+    model, path = load(two(tmp_path), std=[2.0]), tmp_path / "c"
+    bound(model, methods=["product"], output="1-0", certificate=path)
     asked = model.question("verify", Norm(), output="1-0")
     assert question_of(read(path)) in (asked, replace(asked, graph=""))
 
@@ -228,23 +230,23 @@ def test_genuine_of_files_of_torch(kind: str, tmp_path: Path) -> None:
         torch.jit.trace(module, torch.zeros(1, 4)).save(file)
     else:
         torch.export.save(torch.export.export(module, (torch.zeros(1, 4),)), file)
-    pipeline.bound(pipeline.load(file, input_shape=(1, 4)), methods=["lipsdp"], certificate=tmp_path / "c")
-    report = pipeline.verify(tmp_path / "c", file)
+    bound(load(file, input_shape=(1, 4)), methods=["lipsdp"], certificate=tmp_path / "c")
+    report = verify(tmp_path / "c", file)
     assert report.exit_code == 0, report.summary
 
 
 @pytest.mark.parametrize("norm", ["2", "inf", "1->2"])
-def test_genuine_of_cplip(norm: str, networks: dict[str, tuple[nn.Module, pipeline.Model]], tmp_path: Path) -> None:
+def test_genuine_of_cplip(norm: str, networks: dict[str, tuple[nn.Module, Model]], tmp_path: Path) -> None:
     for name in ("mlp", "conv", "residual", "gelu", "leaky", "softmax", "overlapping max pool", "affine"):
         model, asked = networks[name][1], Norm.parse(norm)
         result = Cplip().run(Problem(model.graph, asked))
         assert isinstance(result, Bound)
         certify(tmp_path / "c", [result], model.graph, model.info, asked, Output())
-        assert pipeline.verify(tmp_path / "c", model).exit_code == 0, name
+        assert verify(tmp_path / "c", model).exit_code == 0, name
 
 
 def test_least_upper_value_is_the_one_written(networks: dict, tmp_path: Path) -> None:
-    report = pipeline.bound(networks["mlp"][1], methods=list(UPPER), certificate=tmp_path / "c")
+    report = bound(networks["mlp"][1], methods=list(UPPER), certificate=tmp_path / "c")
     certificate = read(tmp_path / "c")
     least = min(r.value for r in report.results)
     assert certificate.proof.method == "lipsdp"
@@ -255,8 +257,8 @@ def test_least_upper_value_is_the_one_written(networks: dict, tmp_path: Path) ->
 def test_nothing_is_written_without_a_proof(tmp_path: Path) -> None:
     """A product of two bounded signals: finite on the range of the signals only, which has no certificate."""
     torch.manual_seed(0)
-    model = pipeline.load(Gated(), input_shape=(1, 3))
-    report = pipeline.bound(model, methods=["product"], certificate=tmp_path / "c")
+    model = load(Gated(), input_shape=(1, 3))
+    report = bound(model, methods=["product"], certificate=tmp_path / "c")
     assert report.upper is not None
     assert not (tmp_path / "c").exists()
     assert "no certificate" in report.warnings[-1]
@@ -273,7 +275,7 @@ def test_scopes_without_certificate_are_usage(networks: dict, tmp_path: Path) ->
     one = torch.ones(1, 4)
     for scope in ({"region": Box(-one, one)}, {"output": "pairs"}):
         with pytest.raises(UsageError, match="--certificate"):
-            pipeline.bound(model, certificate=tmp_path / "c", **scope)
+            bound(model, certificate=tmp_path / "c", **scope)
 
 
 # The format.
@@ -371,7 +373,7 @@ def test_a_file_too_large_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.
 
 # Trust.
 
-FORBIDDEN = ("bounds", "sdp", "ranges", "pipeline", "certify", "attack")
+FORBIDDEN = ("bounds", "sdp", "ranges", "tasks", "certify", "attack")
 
 
 def reached(start: str) -> set[str]:
@@ -411,7 +413,7 @@ def test_the_checker_imports_no_bound_and_no_solver() -> None:
 
 
 def test_forbidden_imports_would_be_seen() -> None:
-    assert {"bounds.lipsdp", "sdp.solve", "ranges.interval"} <= reached("pipeline")
+    assert {"bounds.lipsdp", "sdp.solve", "ranges.interval"} <= reached("tasks.bound")
 
 
 def test_the_format_is_light() -> None:
@@ -485,7 +487,7 @@ def test_command_line(tmp_path: Path) -> None:
 def test_statuses(certificate: str, model: str, status: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from lipcert.cli.main import main
 
-    pipeline.bound(pipeline.load(MOONS), methods=["absolute"], certificate=tmp_path / "genuine")
+    bound(load(MOONS), methods=["absolute"], certificate=tmp_path / "genuine")
     (tmp_path / "text").write_text("no model, no certificate")
     (tmp_path / "truncated").write_text((tmp_path / "genuine").read_text()[:-40])
     models = {"moons": MOONS, "digits": MOONS.with_name("digits.onnx")}

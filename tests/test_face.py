@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import inspect as reflection
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,17 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert import grid, local_balls, measure, pipeline, robustness
+from lipcert import grid, local_balls, measure, robustness
 from lipcert.bound import Bound, Refusal
 from lipcert.errors import UsageError
+from lipcert.load.model import load
 from lipcert.report.report import Report
 from lipcert.tasks import track as tracking
+from lipcert.tasks.bound import bound
 from lipcert.tasks.given import as_array, in_python
+from lipcert.tasks.inspect import inspect
+from lipcert.tasks.layers import layers
+from lipcert.tasks.verify import verify
 
 matplotlib.use("agg")
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m$x^2$"
@@ -44,11 +49,11 @@ def model(net: nn.Module) -> lipcert.Model:
 # Signatures
 
 BELOW: dict[str, Callable[..., Any]] = {
-    "bound": pipeline.bound,
-    "layers": pipeline.layers,
-    "inspect": pipeline.inspect,
-    "verify": pipeline.verify,
-    "load": pipeline.load,
+    "bound": bound,
+    "layers": layers,
+    "inspect": inspect,
+    "verify": verify,
+    "load": load,
     "local": local_balls.local,
     "local_grid": grid.grid,
     "jacobian": measure.jacobian,
@@ -62,7 +67,7 @@ ONLY_HERE = {"example", "input_shape"}
 @pytest.mark.parametrize("name", BELOW)
 def test_signatures_are_spelled_out(name: str) -> None:
     """Nothing that the function below takes is missing or has another default, and nothing is **options."""
-    face, below = (inspect.signature(function).parameters for function in (getattr(lipcert, name), BELOW[name]))
+    face, below = (reflection.signature(function).parameters for function in (getattr(lipcert, name), BELOW[name]))
     assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in face.values())
     wanted = {"model" if key == "path_or_module" else key for key in below}
     missing = wanted - set(face) - ({"reader"} if name == "track" else set())
@@ -74,9 +79,9 @@ def test_signatures_are_spelled_out(name: str) -> None:
 
 
 def test_defaults_that_are_written_twice() -> None:
-    assert inspect.signature(lipcert.jacobian).parameters["samples"].default == measure.SAMPLES
-    assert inspect.signature(lipcert.local).parameters["budget"].default == local_balls.BUDGET
-    assert tuple(inspect.signature(lipcert.track).parameters["methods"].default) == tracking.METHODS
+    assert reflection.signature(lipcert.jacobian).parameters["samples"].default == measure.SAMPLES
+    assert reflection.signature(lipcert.local).parameters["budget"].default == local_balls.BUDGET
+    assert tuple(reflection.signature(lipcert.track).parameters["methods"].default) == tracking.METHODS
 
 
 # What can be given

@@ -14,24 +14,25 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert import pipeline
 from lipcert.bound import Bound, NotABound, Refusal, Result, Side
 from lipcert.bounds import METHODS, Problem
 from lipcert.bounds.layers import layer_row, layers_of
 from lipcert.bounds.run import run
 from lipcert.grid import grid
+from lipcert.load.model import Model
 from lipcert.query import Box, Norm
 from lipcert.report.report import Report
 from lipcert.robustness import radius
 from lipcert.stats.directions import no_derivative
 from lipcert.stats.jacobian import norms_at
+from lipcert.tasks.bound import bound
 
 MOONS = Path(__file__).resolve().parents[1] / "examples" / "two_moons.onnx"
 UPPER = Bound("product", "upper", "proved", 3.0)
 
 
 @pytest.fixture(scope="module")
-def moons() -> pipeline.Model:
+def moons() -> Model:
     return lipcert.load(MOONS)
 
 
@@ -79,10 +80,10 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_method_that_fails_is_refused(name: str, moons: pipeline.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_fails_is_refused(name: str, moons: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     error, says = FAILURES[name]
     monkeypatch.setitem(METHODS, "cplip", Fails(error, "cplip"))
-    report = pipeline.bound(moons, methods=["product", "cplip"])
+    report = bound(moons, methods=["product", "cplip"])
     good, bad = report.results
     assert isinstance(good, Bound)
     assert isinstance(bad, Refusal)
@@ -92,7 +93,7 @@ def test_a_method_that_fails_is_refused(name: str, moons: pipeline.Model, monkey
     assert report.status == "bounded"
 
 
-def test_errors_of_ours_are_not_refusals(moons: pipeline.Model) -> None:
+def test_errors_of_ours_are_not_refusals(moons: Model) -> None:
     for error in (ValueError("shapes"), RuntimeError("size mismatch"), KeyError("k"), AssertionError()):
         with pytest.raises(type(error)):
             run(Fails(error), Problem(moons.graph, Norm()))
@@ -104,7 +105,7 @@ def test_nan_is_not_a_bound() -> None:
             Bound("x", "upper", "proved", value)
 
 
-def test_a_layer_without_memory(moons: pipeline.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_without_memory(moons: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> float:
         raise MemoryError
 
@@ -140,9 +141,9 @@ def test_precedence_of_statuses(results: list[Result], status: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.side == "upper"])
-def test_no_time_is_said_by_every_method(name: str, moons: pipeline.Model) -> None:
+def test_no_time_is_said_by_every_method(name: str, moons: Model) -> None:
     region = Box(torch.full((1, 2), -1.0), torch.full((1, 2), 1.0))
-    found = pipeline.bound(moons, methods=[name], region=region, budget=0.0)
+    found = bound(moons, methods=[name], region=region, budget=0.0)
     assert (found.status, found.results[0].status) == ("timeout", "timeout")  # type: ignore[union-attr]
     assert "--budget" in found.results[0].reason  # type: ignore[union-attr]
 
@@ -155,11 +156,11 @@ def test_numbers_that_end_early_are_not_a_lack_of_time() -> None:
         for weights in module.parameters():
             weights.mul_(1e152)
     model = lipcert.load(module, input_shape=(1, 2))
-    for result in pipeline.bound(model, methods=["lipsdp", "lipsdp-layer", "product"]).results:
+    for result in bound(model, methods=["lipsdp", "lipsdp-layer", "product"]).results:
         assert isinstance(result, Bound) or result.status == "refused", result
 
 
-def test_a_partial_grid_is_no_refusal(moons: pipeline.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_grid_is_no_refusal(moons: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     box = Box(torch.full((1, 2), -1.0), torch.full((1, 2), 1.0))
 
     def stop(text: str, done: float | None, total: float | None) -> None:
@@ -218,7 +219,7 @@ def test_nan_gradients_are_not_zeros(outputs: int) -> None:
     assert 0.5 * true < found.lower <= true
 
 
-def test_gradients_that_are_known_are_not_mentioned(moons: pipeline.Model) -> None:
+def test_gradients_that_are_known_are_not_mentioned(moons: Model) -> None:
     report = lipcert.jacobian(moons, np.zeros((2, 2)))
     assert not any("NaN" in line for line in report.warnings)
 
@@ -226,7 +227,7 @@ def test_gradients_that_are_known_are_not_mentioned(moons: pipeline.Model) -> No
 # A sample that is none
 
 
-def test_a_nan_row_is_a_result(moons: pipeline.Model) -> None:
+def test_a_nan_row_is_a_result(moons: Model) -> None:
     x = np.array([[0.3, 0.2], [np.nan, 0.0], [1.0, 0.5], [0.0, np.inf]])
     report = radius(moons, x, np.array([0, 1, 1, 0]))
     rows = report.points
@@ -254,7 +255,7 @@ def test_two_threads_ask_independent_questions() -> None:
 
     def answer(place: int) -> list[tuple[str, object]]:
         model, norm, output = asked[place]
-        report = pipeline.bound(model, norm=norm, output=output, methods=methods, seed=place)
+        report = bound(model, norm=norm, output=output, methods=methods, seed=place)
         return [(row["method"], row["value"]) for row in report.to_dict()["results"]]
 
     alone = [answer(place) for place in range(len(asked))]

@@ -19,10 +19,11 @@ from lipcert.capture import capture, constants
 from lipcert.errors import LipcertError, UnreadableError
 from lipcert.foreign import _judged, read_file
 from lipcert.load.flat import from_plain, to_plain
+from lipcert.load.model import load
 from lipcert.load.read import read
 from lipcert.lower import lower
-from lipcert.pipeline import bound, load
 from lipcert.sandbox.child import Child
+from lipcert.tasks.bound import bound
 
 
 def net() -> nn.Sequential:

@@ -22,8 +22,8 @@ from lipcert.cli.local import bare_grid, read_grid, split_places
 from lipcert.cli.main import main
 from lipcert.errors import UsageError
 from lipcert.ir import Graph
+from lipcert.load.model import Model
 from lipcert.local_balls import local
-from lipcert.pipeline import Model
 from lipcert.plane import through_coordinates, through_points
 from lipcert.query import Box, Norm
 from lipcert.report.report import Report

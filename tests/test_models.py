@@ -17,7 +17,7 @@ from conftest import shared_folder
 import lipcert
 from lipcert.bound import Refusal
 from lipcert.errors import LipcertError
-from lipcert.pipeline import Model
+from lipcert.load.model import Model
 
 # What is refused, or has no finite constant, and the words that must say why.
 REFUSED = {

@@ -19,14 +19,16 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from lipcert import pipeline
 from lipcert.bounds.cplip import Cplip
 from lipcert.bounds.problem import Problem
 from lipcert.certificate import Certificate, digest, from_bytes
 from lipcert.certify import certify
 from lipcert.check import check
 from lipcert.errors import CertificateRejected
+from lipcert.load.model import Model, load
 from lipcert.query import Norm, Output
+from lipcert.tasks.bound import bound
+from lipcert.tasks.verify import verify
 
 MOONS = Path(__file__).resolve().parents[1] / "examples" / "two_moons.onnx"
 Where = tuple[str | int, ...]
@@ -37,7 +39,7 @@ class Case:
     """A genuine certificate and the model it is about. `lower`: an attained value, so no claim below it is true."""
 
     text: str
-    model: pipeline.Model
+    model: Model
     lower: float
     weights: tuple[Tensor, ...] = ()  # of a ReLU network, for the slow oracle
 
@@ -79,14 +81,14 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     found = {}
     for name, (module, options, question) in asked.items():
         shape = (1, 2, 4, 4) if module is conv else (1, 4)
-        model = pipeline.load(module, input_shape=shape, **options)
+        model = load(module, input_shape=shape, **options)
         file = folder / name
         if question["methods"] == ["cplip"]:
             norm = Norm.parse(question.get("norm", "2"))
             certify(file, [Cplip().run(Problem(model.graph, norm))], model.graph, model.info, norm, Output())
         else:
-            pipeline.bound(model, certificate=file, **question)
-        lower = pipeline.bound(model, **{**question, "methods": ["sampled"]}).lower
+            bound(model, certificate=file, **question)
+        lower = bound(model, **{**question, "methods": ["sampled"]}).lower
         assert lower is not None
         weights = tuple(w.detach().double() for w in module.parameters() if w.ndim == 2) if module is mlp else ()
         found[name] = Case(file.read_text(), model, lower, weights)
@@ -255,7 +257,7 @@ def test_other_norms_and_scopes_are_proved_anew(cases: dict[str, Case]) -> None:
                 if fields == case.fields or case.rejection(resealed(fields)) is not None:
                     continue
                 norm, scope = f"{fields['norm']['input']}->{fields['norm']['output']}", fields["scope"]["output"]
-                lower = pipeline.bound(case.model, methods=["sampled"], norm=norm, output=scope).lower
+                lower = bound(case.model, methods=["sampled"], norm=norm, output=scope).lower
                 assert lower is not None
                 assert lower <= fields["claim"], (name, where, value)
                 accepted[name] += 1
@@ -422,12 +424,12 @@ def tensor_type(factor: float) -> Any:
 def test_tampered_weights(method: str, tmp_path: Path) -> None:
     """Rejected by the hash; with the hashes recomputed, by the proof exactly where the claim has become false."""
     file = tmp_path / "c"
-    pipeline.bound(pipeline.load(MOONS), methods=[method], certificate=file)
+    bound(load(MOONS), methods=[method], certificate=file)
     fields = json.loads(file.read_text())
     for factor, accepted in ((1.001, False), (2.0, False), (0.5, True)):
         tampered = with_last_layer_times(factor, tmp_path / f"{factor}.onnx")
-        model = pipeline.load(tampered)
-        report = pipeline.verify(file, tampered)
+        model = load(tampered)
+        report = verify(file, tampered)
         assert (report.exit_code, report.summary["place"]) == (1, "model.sha256")
         only_file = put(fields, ("model", "sha256"), model.info["sha256"])
         case = Case(file.read_text(), model, 0.0)
@@ -440,7 +442,7 @@ def test_tampered_weights(method: str, tmp_path: Path) -> None:
 def test_what_the_certificate_says_of_reading_is_its_fault(tmp_path: Path) -> None:
     """The file is the one named, but it cannot be read as the certificate wants: rejected, not a usage error."""
     file = tmp_path / "c"
-    pipeline.bound(pipeline.load(MOONS), methods=["absolute"], certificate=file)
+    bound(load(MOONS), methods=["absolute"], certificate=file)
     fields = json.loads(file.read_text())
     for where, value in (
         (("model", "input_shape"), [1, 3]),
@@ -455,7 +457,7 @@ def test_what_the_certificate_says_of_reading_is_its_fault(tmp_path: Path) -> No
         (("model", "std"), [0.5]),
     ):
         file.write_text(json.dumps(put(fields, where, value)))
-        report = pipeline.verify(file, MOONS)
+        report = verify(file, MOONS)
         assert report.exit_code == 1, (where, value, report.summary)
         assert report.summary["verdict"] == "rejected"
         # other units are another network, of which the proof shows less

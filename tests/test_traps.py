@@ -17,10 +17,10 @@ from lipcert.bounds import METHODS
 from lipcert.errors import RefusedModel
 from lipcert.ir import Graph, Input, Linear, Node, Nonlinear
 from lipcert.linops import Conv, Dense, Scale
+from lipcert.load.model import Model
 from lipcert.load.source import Reference
 from lipcert.norms import matrix_norm_upper
 from lipcert.parity import check_parity
-from lipcert.pipeline import Model
 from lipcert.query import Box, Region
 from lipcert.report.report import Report
 

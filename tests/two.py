@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import lipcert
 from lipcert.cli.main import main
 from lipcert.ir import Graph
-from lipcert.pipeline import Model
+from lipcert.load.model import Model
 
 
 def two(folder: Path, second: float = 2.0) -> Path:

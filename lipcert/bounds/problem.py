@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
@@ -14,12 +13,11 @@ from lipcert.disproof import disproof
 from lipcert.ir import Graph
 from lipcert.query import Norm, Region
 from lipcert.ranges.interval import interval_ranges
-
-Progress = Callable[[str, float | None, float | None], None]
+from lipcert.terms.progress import Progress
 
 
 class OutOfTime(Exception):
-    """The budget is spent; `pipeline` turns it into a Refusal with status timeout."""
+    """The budget is spent; `methods.run` turns it into a Refusal with status timeout."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from lipcert.query import Output, Region
 from lipcert.report.report import Report
 
 if TYPE_CHECKING:
-    from lipcert.pipeline import Model
+    from lipcert.load.model import Model
 
 REGION = "Region (none: the whole input space)"
 
@@ -76,10 +76,11 @@ def bound(
     region = asked_region(box, at, eps, ball_norm)
 
     def work(progress: Progress) -> Report:
-        from lipcert import pipeline
+        from lipcert.load.model import load
+        from lipcert.tasks.bound import bound
 
-        loaded = pipeline.load(model, **arguments, progress=progress)
-        report = pipeline.bound(
+        loaded = load(model, **arguments, progress=progress)
+        report = bound(
             loaded,
             norm=norms,
             methods=method or None,

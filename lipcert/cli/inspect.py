@@ -25,8 +25,9 @@ def inspect(
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
 
     def work(progress: Progress) -> Report:
-        from lipcert import pipeline
+        from lipcert.load.model import load
+        from lipcert.tasks.inspect import inspect
 
-        return pipeline.inspect(pipeline.load(model, **arguments, progress=progress))
+        return inspect(load(model, **arguments, progress=progress))
 
     return execute(Run("inspect", model, json, quiet, threads), work)

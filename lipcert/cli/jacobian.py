@@ -14,7 +14,7 @@ from lipcert.errors import UsageError
 from lipcert.report.report import Report
 
 if TYPE_CHECKING:
-    from lipcert.pipeline import Model
+    from lipcert.load.model import Model
 
 WHERE = "Where (--data or --box)"
 WHAT = "Which part of the network"
@@ -85,10 +85,11 @@ def jacobian(
     where = o.read_device(device)
 
     def work(progress: Progress) -> Report:
-        from lipcert import measure, pipeline
+        from lipcert import measure
         from lipcert.data import parse_region
+        from lipcert.load.model import load
 
-        loaded = pipeline.load(model, **arguments, progress=progress)
+        loaded = load(model, **arguments, progress=progress)
         return measure.jacobian(
             loaded,
             **_points(loaded, data, raw),

@@ -29,9 +29,10 @@ def layers(
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
 
     def work(progress: Progress) -> Report:
-        from lipcert import pipeline
+        from lipcert.load.model import load
+        from lipcert.tasks.layers import layers
 
-        loaded = pipeline.load(model, **arguments, progress=progress)
-        return pipeline.layers(loaded, norm=norms, progress=progress)
+        loaded = load(model, **arguments, progress=progress)
+        return layers(loaded, norm=norms, progress=progress)
 
     return execute(Run("layers", model, json, quiet, threads, {"norm": norms}), work)

@@ -18,7 +18,7 @@ from lipcert.report.report import Report
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lipcert.pipeline import Model
+    from lipcert.load.model import Model
     from lipcert.plane import Plane
     from lipcert.query import Box
 
@@ -119,9 +119,9 @@ def local(
 
         def work(progress: Progress) -> Report:
             from lipcert import grid as grids
-            from lipcert import pipeline
+            from lipcert.load.model import load
 
-            loaded = pipeline.load(model, **arguments, progress=progress)
+            loaded = load(model, **arguments, progress=progress)
             where = read_plane(loaded, plane, through, raw, norms)
             points, labels = read_points(loaded, data, raw, where)
             region = read_box(loaded, box, points, where)
@@ -147,10 +147,11 @@ def local(
         centres = str(at)
 
         def work(progress: Progress) -> Report:
-            from lipcert import local_balls, pipeline
+            from lipcert import local_balls
             from lipcert.data import read_data
+            from lipcert.load.model import load
 
-            loaded = pipeline.load(model, **arguments, progress=progress)
+            loaded = load(model, **arguments, progress=progress)
             path, places = split_places(centres)
             found = read_data(path, loaded.input_shape, raw=raw)
             rows = list(range(len(found.x))) if places is None else places

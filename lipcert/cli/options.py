@@ -77,7 +77,7 @@ def load_arguments(
     reader: str,
     seed: int,
 ) -> dict[str, Any]:
-    """The flags of `Reading the model` as arguments of `pipeline.load`."""
+    """The flags of `Reading the model` as arguments of `lipcert.load.model.load`."""
     if reader not in READERS:
         raise UsageError(f"--reader {reader}: readers are {' and '.join(READERS)}")
     return {

@@ -20,7 +20,7 @@ PATIENCE = 5.0  # seconds between two lines of a log about a stage that counts
 
 @runtime_checkable
 class Progress(Protocol):
-    """What the pipeline calls: stages with how much of them is done, and each result as soon as it is known."""
+    """What a task calls: stages with how much of them is done, and each result as soon as it is known."""
 
     def __call__(self, text: str, done: float | None = None, total: float | None = None) -> None: ...
 

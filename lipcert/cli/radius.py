@@ -72,9 +72,10 @@ def radius(
 
     def work(progress: Progress) -> Report:
         from lipcert import data as files
-        from lipcert import pipeline, robustness
+        from lipcert import robustness
+        from lipcert.load.model import load
 
-        loaded = pipeline.load(model, **arguments, progress=progress)
+        loaded = load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, raw=raw, gaps=True)
         return robustness.radius(
             loaded,

@@ -57,14 +57,14 @@ def track(
 
     def work(progress: Progress) -> Report:
         from lipcert import data as files
-        from lipcert import pipeline
+        from lipcert.load.model import load
         from lipcert.tasks.checkpoints import series_of
         from lipcert.tasks.track import METHODS
         from lipcert.tasks.track import track as task
 
         found = None
         if data is not None:  # in the layout of the first checkpoint: all of one training have one input
-            shape = pipeline.load(series_of(checkpoints)[0].files[0], **arguments).input_shape
+            shape = load(series_of(checkpoints)[0].files[0], **arguments).input_shape
             found = files.read_data(data, shape, raw=raw)
         return task(
             checkpoints,

@@ -46,8 +46,8 @@ def verify(
         question["output"] = Output.parse(output)
 
     def work(progress: Progress) -> Report:
-        from lipcert import pipeline
+        from lipcert.tasks.verify import verify
 
-        return pipeline.verify(certificate, model, **question, progress=progress)
+        return verify(certificate, model, **question, progress=progress)
 
     return execute(Run("verify", model, json, quiet, threads), work)

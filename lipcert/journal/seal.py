@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lipcert import __version__
 from lipcert.network.question import Question
 from lipcert.report.plain import plain
+from lipcert.terms.version import __version__
 
 FIELD = "seal"
 TIMES = ("seconds", FIELD)  # not covered: two runs of one question give one seal

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lipcert import __version__
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.errors import LipcertError, RefusedModel, UnreadableError
 from lipcert.network.question import Question
 from lipcert.query import Norm
 from lipcert.report.digits import digits
 from lipcert.report.plain import plain, printable
+from lipcert.terms.version import __version__
 
 SCHEMA = "lipcert.report/1"
 ASKS_FOR_A_BOUND = ("bound", "local")  # commands that are not done (exit 3) without a finite certified value

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from lipcert import __version__
 from lipcert.report.plain import printable
+from lipcert.terms.version import __version__
 from lipcert.verdict import Verdict
 
 LEVELS = {"violated": "error", "not proved": "warning"}

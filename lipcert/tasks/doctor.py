@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lipcert import __version__
 from lipcert.sandbox.confine import described
+from lipcert.terms.version import __version__
 
 NEEDED = ("torch", "numpy", "onnx", "typer", "rich", "jinja2")
 OPTIONAL = {  # package -> what it is for, and the extra that brings it
@@ -120,13 +120,14 @@ def _bound() -> str:
 def _measured() -> tuple[float | None, float | None]:
     import torch
 
-    from lipcert import pipeline
+    from lipcert.load.model import load
+    from lipcert.tasks.bound import bound
 
     class Known(torch.nn.Module):
         def forward(self, x: Any) -> Any:
             return torch.relu(TESTED * x)
 
-    report = pipeline.bound(pipeline.load(Known(), input_shape=(1, 2)), methods=["product", "sampled"])
+    report = bound(load(Known(), input_shape=(1, 2)), methods=["product", "sampled"])
     return report.lower, report.upper
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipcert import pipeline
 from lipcert.errors import UsageError
-from lipcert.pipeline import Model
+from lipcert.load.model import Model, load
 from lipcert.query import Norm
 
 # Flags whose Python name is another one; all others are their own name with underscores.
@@ -47,7 +46,7 @@ def as_model(model: Any, example: Any = None, input_shape: Sequence[int] | None 
         raise UsageError(
             "an nn.Module does not record its input shape: give an example input after it, or input_shape=(1, 3, 32, 32)"
         )
-    return pipeline.load(model, input_shape=shape)
+    return load(model, input_shape=shape)
 
 
 def as_model_for(model: Any, x: Any, input_shape: Sequence[int] | None) -> Model:

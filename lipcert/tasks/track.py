@@ -10,15 +10,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lipcert import measure, pipeline
+from lipcert import measure
 from lipcert.bound import Bound, Refusal, Result
 from lipcert.data import fingerprint
 from lipcert.errors import LipcertError, RefusedModel, UsageError
+from lipcert.load.model import Model, load
 from lipcert.network.question import Question
-from lipcert.pipeline import Model, Progress
 from lipcert.query import Norm
 from lipcert.report.report import Report
+from lipcert.tasks.bound import bound
 from lipcert.tasks.checkpoints import Series, series_of
+from lipcert.tasks.layers import layers
+from lipcert.terms.progress import Progress
 
 METHODS = ("product", "sampled", "lipsdp")
 QUANTILES = {"low": "0.05", "median": "0.5", "high": "0.95"}
@@ -78,7 +81,7 @@ def track(
                     progress(f"checkpoint {file.name}", len(rows), count)
                 place = {"series": one.name, "step": step, "path": str(file)}
                 try:
-                    model = pipeline.load(
+                    model = load(
                         file,
                         input_shape=input_shape,
                         input_name=input_name,
@@ -117,8 +120,8 @@ def _measured(
     budget: float | None,
     seed: int,
 ) -> dict[str, Any]:
-    found = pipeline.bound(model, norm=norm, methods=methods, budget=budget, seed=seed)
-    layers = pipeline.layers(model, norm=norm).layers
+    found = bound(model, norm=norm, methods=methods, budget=budget, seed=seed)
+    rows = layers(model, norm=norm).layers
     why = next((r for r in found.results if isinstance(r, Refusal) and r.side == "upper"), None)
     row = {
         "status": found.status,
@@ -126,7 +129,7 @@ def _measured(
         "lower": found.lower,
         "upper": found.upper,
         "methods": {r.method: r.value for r in found.results if isinstance(r, Bound)},
-        "layers": [{key: layer[key] for key in ("name", "kind", "lower", "upper", "status")} for layer in layers],
+        "layers": [{key: layer[key] for key in ("name", "kind", "lower", "upper", "status")} for layer in rows],
         "jacobian": None,
         "accuracy": None,
         "self_check": found.self_check()["passed"],

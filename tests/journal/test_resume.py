@@ -21,8 +21,8 @@ from lipcert.errors import UsageError
 from lipcert.grid import grid
 from lipcert.journal import resume as resuming
 from lipcert.journal.seal import Seal
+from lipcert.load.model import Model
 from lipcert.network.question import Question
-from lipcert.pipeline import Model
 from lipcert.plane import through_coordinates
 from lipcert.report.report import Report
 

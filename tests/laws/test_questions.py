@@ -14,7 +14,7 @@ from two import fresh, loaded, two
 import lipcert
 from lipcert.errors import UsageError
 from lipcert.ir import Graph, Node
-from lipcert.pipeline import Model
+from lipcert.load.model import Model
 
 QUESTIONS = 50
 NORMS = ("1", "2", "inf", "1->2", "2->inf", "inf->1")

@@ -1,0 +1,191 @@
+"""file -> load -> capture -> lower -> graph: each step is one call."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipcert.capture import Captured, capture, constants, quiet
+from lipcert.errors import UnreadableError
+from lipcert.foreign import read_file
+from lipcert.ir import Graph
+from lipcert.load.read import read
+from lipcert.lower import lower
+from lipcert.network.question import Question
+from lipcert.network.scope import describe
+from lipcert.parity import check_parity
+from lipcert.query import Norm
+from lipcert.report.plain import plain, printable
+from lipcert.rounding import keeps_subnormals
+from lipcert.sandbox.confine import described
+from lipcert.terms.progress import Progress
+from lipcert.transform import normalised
+
+REAL_ARITHMETIC = (
+    "bounds hold for the network in real arithmetic with the stored weights; float execution is not covered"
+)
+
+
+_LOADING = threading.RLock()  # torch.export keeps global state, and a fork takes all of it along
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network that every node of which was claimed by a rule, and that agrees with the original at sampled points.
+
+    `graph` is in the units of the report (input normalisation included). `info`: the report's "model" object.
+    """
+
+    graph: Graph
+    info: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = field(default=(REAL_ARITHMETIC,))
+
+    def __repr__(self) -> str:
+        shapes = " -> ".join("x".join(map(str, shape)) or "scalar" for shape in (self.input_shape, self.output_shape))
+        sizes = f"{self.info['parameters']:,} parameters, {self.info['neurons']:,} neurons"
+        return printable(f"Model({self.name}, {shapes}, {sizes})")
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
+
+    @property
+    def name(self) -> str:
+        """The file's name, or "module"."""
+        return Path(self.info["path"]).name if self.info["path"] else "module"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.graph.input_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.graph.output_shape
+
+    def question(
+        self,
+        task: str,
+        norm: Norm,
+        region: Mapping[str, Any] | None = None,
+        output: str = "vector",
+        options: Mapping[str, Any] | None = None,
+    ) -> Question:
+        """All of what is asked. `region`: as in the report (None: the whole space); `options`: see `Question`."""
+        about = plain(region or describe(None)), output, plain(options or {})
+        return Question.of(task, self.info, self.graph.fingerprint(), norm, *about)
+
+
+@keeps_subnormals
+def load(
+    path_or_module: str | Path | torch.nn.Module,
+    *,
+    input_shape: Sequence[int] | torch.Tensor | None = None,
+    input_name: str | None = None,
+    output_name: str | None = None,
+    reader: str = "own",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Model:
+    """Read a model file or an nn.Module. `mean`, `std`: the network becomes f((x - mean) / std), in raw input units.
+
+    Files are read in a sandbox (`info["sandbox"]` says which); modules in this process. One thread loads at a time.
+    Raises UnreadableError (exit 2), UsageError (exit 2) or RefusedModel (exit 3, names the node).
+    """
+    with _LOADING:
+        return _load(
+            path_or_module,
+            input_shape,
+            input_name,
+            output_name,
+            reader,
+            mean=mean,
+            std=std,
+            seed=seed,
+            progress=progress,
+        )
+
+
+def _load(
+    path_or_module: str | Path | torch.nn.Module,
+    input_shape: Sequence[int] | torch.Tensor | None,
+    input_name: str | None,
+    output_name: str | None,
+    reader: str,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    seed: int,
+    progress: Progress | None,
+) -> Model:
+    say = progress or (lambda text, done, total: None)
+    shape = input_shape if input_shape is None or isinstance(input_shape, torch.Tensor) else tuple(input_shape)
+    say("reading", None, None)
+    with quiet(), torch.no_grad():
+        names = {"input_name": input_name, "output_name": output_name, "reader": reader}
+        captured = _captured(path_or_module, shape, names)
+        source = captured.source
+        graph, assumptions = lower(captured.program, labels=captured.labels)
+        say("comparing with the original", None, None)
+        records = check_parity(
+            source.references,
+            lambda x: graph.evaluate(torch.from_numpy(x)).numpy().reshape(x.shape[0], *graph.output_shape),
+            graph.input_shape,
+            seed,
+        )
+    is_module = isinstance(path_or_module, torch.nn.Module)
+    info = {
+        "path": None if is_module else str(path_or_module),
+        "format": source.format,
+        "sha256": captured.fingerprint if is_module else file_sha256(Path(path_or_module)),  # type: ignore[arg-type]
+        "input_shape": list(graph.input_shape),
+        "output_shape": list(graph.output_shape),
+        "parameters": _parameters(captured),
+        "neurons": graph.neurons,
+        "graph": captured.fingerprint,
+        "input_name": source.input_name,
+        "output_name": source.output_name,
+        "parity": [record.to_dict() for record in records],
+        "units": {"input": "raw" if mean or std else "model", "mean": _plain(mean), "std": _plain(std)},
+        "sandbox": None if is_module else described(),
+    }
+    noted = tuple(dict.fromkeys((REAL_ARITHMETIC, *source.assumptions, *assumptions)))
+    return Model(normalised(graph, mean, std), info, tuple(source.warnings), noted)
+
+
+def _captured(path_or_module: Any, shape: Any, names: dict[str, Any]) -> Captured:
+    """A file by way of the sandbox, a module in this process."""
+    if not isinstance(path_or_module, str | Path):
+        return capture(read(path_or_module, input_shape=shape, **names))
+    given = tuple(shape.shape) if isinstance(shape, torch.Tensor) else shape
+    try:
+        return read_file(Path(path_or_module), input_shape=given, **names)
+    except OSError as problem:  # too few descriptors or processes, for instance
+        raise UnreadableError(f"{path_or_module}: {problem.strerror or problem}") from problem
+
+
+def _plain(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [float(v) for v in values]
+
+
+def _parameters(captured: Captured) -> int:
+    """Float coefficients that the captured graph reads, shared ones once."""
+    found = {
+        (t.data_ptr(), tuple(t.shape)): t.numel()
+        for t in constants(captured.program).values()
+        if t.dtype.is_floating_point
+    }
+    return sum(found.values())
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
