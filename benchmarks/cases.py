@@ -102,7 +102,7 @@ def layer_norm(repeat: int, smoke: bool) -> Measured:
     """One square layer: the same proof in floating point and in exact integers."""
     import torch
 
-    from lipcert.norms import matrix_norm_upper
+    from lipcert.rigor.matrix_norms import matrix_norm_upper
 
     done = Measured(against="norm")
     n = 16 if smoke else 64
@@ -126,8 +126,8 @@ def residual(name: str, ending: str) -> Callable[[int, bool], Measured]:
 
     def run(repeat: int, smoke: bool) -> Measured:
         import lipcert
-        from lipcert.ir import Linear
-        from lipcert.linops import Conv, Dense
+        from lipcert.network.graph import Linear
+        from lipcert.operators.linear import Conv, Dense
 
         done = Measured(against="product")
         shape = (1, 3, 32, 32) if smoke else (1, 3, 224, 224)
@@ -184,7 +184,7 @@ def conv_floor(operator: Any) -> Floor:
     """The torus lemma without screening: for each frequency (half of them, by symmetry) the Gram symbol of n x n complex
     numbers from its lags, one Cholesky (4/3 n^3), the product that checks it (4 n^3); the symbol written and read once.
     """
-    from lipcert.convnorm import _prepare
+    from lipcert.operators.conv_norm import _prepare
 
     conv = _prepare(operator.weight, operator.radius, operator.geometry)
     if conv is None:
@@ -233,8 +233,8 @@ def conv_norm(channels: tuple[int, int], side: int, kernel: int, stride: int) ->
     def run(repeat: int, smoke: bool) -> Measured:
         import torch
 
-        from lipcert.convnorm import DENSE_SIZE, ConvGeometry
-        from lipcert.linops import Conv
+        from lipcert.operators.conv_norm import DENSE_SIZE, ConvGeometry
+        from lipcert.operators.linear import Conv
 
         done = Measured(against="norm")
         size = min(side, 8) if smoke else side

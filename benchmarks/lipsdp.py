@@ -74,8 +74,8 @@ def inflation(graph: Any, found: Any) -> float | None:
     """What the proof adds: proved value over the value of the same multipliers in plain floating point, minus 1."""
     import math
 
-    from lipcert.lmi import INPUT, assemble, coefficients, eliminate, elimination_order, leading_eigenvalue
-    from lipcert.normalform import normal_form
+    from lipcert.proofs.lmi import INPUT, assemble, coefficients, eliminate, elimination_order, leading_eigenvalue
+    from lipcert.proofs.normal_form import normal_form
 
     form = normal_form(graph, found.proof["grouping"])
     table = coefficients(form)
@@ -89,8 +89,8 @@ def inflation(graph: Any, found: Any) -> float | None:
 
 def floor(graph: Any, found: Any) -> Floor:
     """Every sweep multiplies r rows by each coefficient once forward and once back; proofs are block Choleskys."""
-    from lipcert.lmi import coefficients
-    from lipcert.normalform import normal_form
+    from lipcert.proofs.lmi import coefficients
+    from lipcert.proofs.normal_form import normal_form
     from lipcert.sdp.solve import factorisation_flops
 
     form = normal_form(graph, found.proof["grouping"])
@@ -104,7 +104,7 @@ def floor(graph: Any, found: Any) -> Floor:
 
 
 def operators(graph: Any) -> list[Any]:
-    from lipcert.ir import Linear
+    from lipcert.network.graph import Linear
 
     return [node.what.operator for node in graph.nodes if isinstance(node.what, Linear)]
 
@@ -113,8 +113,8 @@ def solver(name: str, graph: Any) -> Attempt:
     """One rival in a process of its own."""
     import numpy as np
 
-    from lipcert.lmi import coefficients
-    from lipcert.normalform import normal_form
+    from lipcert.proofs.lmi import coefficients
+    from lipcert.proofs.normal_form import normal_form
     from lipcert.sdp.via_cvxpy import primal
 
     kind, claim = SOLVERS[name]
@@ -149,8 +149,8 @@ def solver(name: str, graph: Any) -> Attempt:
 
 def weights(graph: Any) -> list[Any]:
     """The matrices of a chain of dense layers and ReLU; none for other graphs."""
-    from lipcert.ir import Linear, Nonlinear
-    from lipcert.linops import Dense
+    from lipcert.network.graph import Linear, Nonlinear
+    from lipcert.operators.linear import Dense
 
     found = []
     for node in graph.nodes[1:]:

@@ -27,10 +27,10 @@ def sweep(repeat: int, smoke: bool) -> Measured:
     import torch
 
     import lipcert
-    from lipcert.ir import Linear
-    from lipcert.query import Norm
-    from lipcert.ranges.cells import Cells
-    from lipcert.ranges.slope import lipschitz_on
+    from lipcert.network.graph import Linear
+    from lipcert.regions.cells import Cells
+    from lipcert.regions.forward.slope import lipschitz_on
+    from lipcert.terms.query import Norm
 
     graph = lipcert.load(MOONS).graph
     cells = Cells.boxes(*_grid(10 if smoke else 100))
@@ -53,7 +53,7 @@ def grid(name: str, limit: float) -> Callable[[int, bool], Measured]:
         import torch
 
         import lipcert
-        from lipcert.query import Box
+        from lipcert.terms.query import Box
 
         module = MOONS if name == "relu" else networks.two_moons(torch.nn.Tanh)
         low, high = (torch.tensor([[side[i] for side in BOX]], dtype=torch.float64) for i in (0, 1))
@@ -81,9 +81,9 @@ def exact(repeat: int, smoke: bool) -> Measured:
     import torch
 
     import lipcert
-    from lipcert.query import Norm
-    from lipcert.ranges.branching import Effort, bracket
-    from lipcert.ranges.cells import Cells
+    from lipcert.regions.branch_and_bound.branching import Effort, bracket
+    from lipcert.regions.cells import Cells
+    from lipcert.terms.query import Norm
 
     low, high = (torch.tensor([[side[i] for side in BOX]], dtype=torch.float64) for i in (0, 1))
     done = Measured(targets=[Target(f"l{p}", 1.0) for p in NORMS])
@@ -107,9 +107,9 @@ def lirpa(repeat: int, smoke: bool) -> Measured:
     import torch
 
     import lipcert
-    from lipcert.query import Box, Norm
-    from lipcert.ranges.cells import Cells
-    from lipcert.ranges.slope import lipschitz_on
+    from lipcert.regions.cells import Cells
+    from lipcert.regions.forward.slope import lipschitz_on
+    from lipcert.terms.query import Box, Norm
 
     model = lipcert.load(MOONS)
     graph, norm = model.graph, Norm("inf", "inf")
@@ -156,7 +156,7 @@ def logit(repeat: int, smoke: bool) -> Measured:
     import torch
 
     import lipcert
-    from lipcert.query import Ball
+    from lipcert.terms.query import Ball
 
     model = lipcert.load(networks.mlp([784, 256, 256, 10]), input_shape=(1, 784))
     points = torch.rand(1 if smoke else 4, 784, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -183,9 +183,9 @@ def acasxu(repeat: int, smoke: bool) -> Measured:
     import torch
 
     import lipcert
-    from lipcert.query import Norm
-    from lipcert.ranges.branching import Effort, bracket
-    from lipcert.ranges.cells import Cells
+    from lipcert.regions.branch_and_bound.branching import Effort, bracket
+    from lipcert.regions.cells import Cells
+    from lipcert.terms.query import Norm
 
     done = Measured()
     file = Path(os.environ.get("LIPCERT_SHARED", ROOT.parent / "shared")) / "models" / "acasxu_run2a_1_1.onnx"
@@ -221,10 +221,10 @@ def pieces(repeat: int, smoke: bool) -> Measured:
     import torch
 
     import lipcert
-    from lipcert.query import Norm
-    from lipcert.ranges.cells import Cells
+    from lipcert.regions.cells import Cells
     from lipcert.regions.enumeration.constant import constant
     from lipcert.regions.enumeration.tree import prepare
+    from lipcert.terms.query import Norm
 
     done = Measured()
     folder = Path(os.environ.get("LIPCERT_SHARED", ROOT.parent / "shared")) / "models"
@@ -266,7 +266,7 @@ def _auto_lirpa(graph: Any, centres: Any, eps: Any, regions: int) -> tuple[Attem
     import torch
     from lipsdp import weights
 
-    from lipcert.ir import Offset
+    from lipcert.network.graph import Offset
 
     name = "auto_LiRPA, one region at a time"
     python = os.environ.get(LIRPA)

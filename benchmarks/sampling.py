@@ -23,9 +23,9 @@ def pairs(repeat: int, smoke: bool) -> Measured:
     import torch
 
     import lipcert
-    from lipcert.query import Norm
-    from lipcert.stats.forward import Forward
-    from lipcert.stats.pairs import largest_ratios
+    from lipcert.sampling.forward import Forward
+    from lipcert.sampling.pairs import largest_ratios
+    from lipcert.terms.query import Norm
 
     side = 3 if smoke else 50
     module = networks.mlp(list(WIDE))
@@ -108,7 +108,7 @@ def jacobians(make: Callable[[], Any], count: int, doc: str) -> Callable[[int, b
         import torch
 
         import lipcert
-        from lipcert.stats.jacobian import batch, norms_at
+        from lipcert.sampling.jacobian import batch, norms_at
 
         module, shape = make()
         graph = lipcert.load(module, input_shape=shape).graph

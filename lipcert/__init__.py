@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from lipcert.bound import Bound as Bound
-    from lipcert.bound import Refusal as Refusal
     from lipcert.load.model import Model as Model
-    from lipcert.query import Ball as Ball
-    from lipcert.query import Box as Box
-    from lipcert.query import Norm as Norm
     from lipcert.report.comparison import Comparison as Comparison
     from lipcert.report.report import Report as Report
     from lipcert.terms.progress import Progress
+    from lipcert.terms.query import Ball as Ball
+    from lipcert.terms.query import Box as Box
+    from lipcert.terms.query import Norm as Norm
+    from lipcert.terms.result import Bound as Bound
+    from lipcert.terms.result import Refusal as Refusal
 
 
 _LAZY = {
-    "Ball": "lipcert.query",
-    "Bound": "lipcert.bound",
-    "Box": "lipcert.query",
+    "Ball": "lipcert.terms.query",
+    "Bound": "lipcert.terms.result",
+    "Box": "lipcert.terms.query",
     "Comparison": "lipcert.report.comparison",
     "Model": "lipcert.load.model",
-    "Norm": "lipcert.query",
-    "Refusal": "lipcert.bound",
+    "Norm": "lipcert.terms.query",
+    "Refusal": "lipcert.terms.result",
     "Report": "lipcert.report.report",
 }
 __all__ = [
@@ -66,9 +66,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'lipcert' has no attribute {name!r}")
 
 
-# `lipcert.bound` and `lipcert.load` are also submodules. Importing a submodule for the first time sets it as attribute
+# `lipcert.terms.result` and `lipcert.load` are also submodules. Importing a submodule for the first time sets it as attribute
 # of the package; done here, before the functions of those names exist, it cannot replace them later.
-for _name in ("lipcert.bound", "lipcert.load", "lipcert.radius"):
+for _name in ("lipcert.terms.result", "lipcert.load", "lipcert.tasks.radius"):
     import_module(_name)
 
 
@@ -181,7 +181,7 @@ def local(
     `y`: labels, for the report. `indices`: the numbers of the rows there. `budget`: seconds per point and radius;
     `rtol`: brackets closer than this need no further method.
     """
-    from lipcert import local_balls
+    from lipcert.tasks import balls as local_balls
     from lipcert.tasks import given
 
     with given.python_words():
@@ -225,11 +225,10 @@ def local_grid(
     """Certified constants in each cell of a grid over `box`: `report.summary["grid"]`, and `report.plot()`.
 
     `shape`: cells along each input (about 2500 in all by default). `pairs`, `jacobians`: samples per cell that raise the
-    lower values. `plane`: a `lipcert.plane.Plane` in which the box lies. A module takes the shape of the box with a
+    lower values. `plane`: a `lipcert.network.plane.Plane` in which the box lies. A module takes the shape of the box with a
     batch of 1, unless `input_shape` says another.
     """
-    from lipcert import grid
-    from lipcert.tasks import given
+    from lipcert.tasks import given, grid
 
     with given.python_words():
         example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
@@ -302,8 +301,8 @@ def jacobian(
     `report.summary["jacobian"]`, and a row per point in `report.points`. They are measurements; `report.lower` alone is
     a bound of L.
     """
-    from lipcert import measure
     from lipcert.tasks import given
+    from lipcert.tasks import jacobian as measure
 
     with given.python_words():
         loaded = given.as_model(model, None, input_shape) if x is None else given.as_model_for(model, x, input_shape)
@@ -363,10 +362,10 @@ def radius(
 
     Every input closer to a sample than its radius keeps the class; radii are rounded down. `eps`: certified accuracy at
     these radii, in `report.summary["certified"]`. `tolerance`: regression, each output moves by at most this much.
-    `attack`: a `lipcert.attack.Pgd` beside it, which bounds the radii from above.
+    `attack`: a `lipcert.sampling.attack.Pgd` beside it, which bounds the radii from above.
     """
-    from lipcert import robustness
     from lipcert.tasks import given
+    from lipcert.tasks.radius import task as robustness
 
     with given.python_words():
         return robustness.radius(

@@ -28,7 +28,7 @@ def assert_lipschitz(
     load: dict[str, Any] | None = None,
     **options: Any,
 ) -> Report:
-    """A proved upper value <= `at_most`. `load`: options of `lipcert.load`; the others are those of `lipcert.bound`.
+    """A proved upper value <= `at_most`. `load`: options of `lipcert.load`; the others are those of `lipcert.terms.result`.
 
     Returns the report. AssertionError says whether the constant is larger (a witness attains more) or only not proved.
     """
@@ -55,7 +55,7 @@ def assert_certified_accuracy(
     load: dict[str, Any] | None = None,
     **options: Any,
 ) -> Report:
-    """At least this share of the samples is right and certified at `eps`. Options: those of `lipcert.radius`."""
+    """At least this share of the samples is right and certified at `eps`. Options: those of `lipcert.tasks.radius`."""
     report = lipcert.radius(_loaded(model, load), x, y, norm=norm, eps=[eps], **options)
     (found,) = report.summary["certified"]
     certified = found["certified_accuracy"]

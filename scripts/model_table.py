@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
 
-from lipcert.report.digits import digits
-from lipcert.report.plain import printable
+from lipcert.terms.digits import digits
+from lipcert.terms.printable import printable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"

@@ -15,18 +15,18 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert.bound import Bound
-from lipcert.bounds import METHODS
-from lipcert.bounds.problem import Problem
-from lipcert.errors import UsageError
-from lipcert.ir import Graph, Input, Linear, Node, Offset
-from lipcert.linops import Dense
-from lipcert.query import Box, Norm
-from lipcert.ranges import branching
-from lipcert.ranges.branching import Effort, bracket
-from lipcert.ranges.cells import Cells
-from lipcert.ranges.device import available
-from lipcert.ranges.slope import lipschitz_on
+from lipcert.methods import METHODS
+from lipcert.methods.problem import Problem
+from lipcert.network.graph import Graph, Input, Linear, Node, Offset
+from lipcert.operators.linear import Dense
+from lipcert.regions.branch_and_bound import branching
+from lipcert.regions.branch_and_bound.branching import Effort, bracket
+from lipcert.regions.cells import Cells
+from lipcert.regions.device import available
+from lipcert.regions.forward.slope import lipschitz_on
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Box, Norm
+from lipcert.terms.result import Bound
 
 
 class Residual(nn.Module):

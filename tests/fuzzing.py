@@ -11,9 +11,9 @@ import torch
 from mutants import mutant
 from torch import nn
 
-from lipcert.errors import LipcertError
 from lipcert.load.model import load
 from lipcert.tasks.bound import bound
+from lipcert.terms.errors import LipcertError
 
 SHAPE = (1, 4)
 SECONDS = 120.0  # for one mutant; a file's own code may take 60

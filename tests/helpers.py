@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.blocks import Pointwise, Selection
-from lipcert.convnorm import ConvGeometry
-from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
-from lipcert.linops import Adjoint, Conv, Dense, Operator, Scale, Select
+from lipcert.blocks.kinds import Pointwise, Selection
+from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
+from lipcert.operators.conv_norm import ConvGeometry
+from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select
 
 Matrix = np.ndarray  # of Fraction, (out_size, in_size)
 NORMS = ("1", "2", "inf")

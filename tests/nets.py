@@ -17,10 +17,10 @@ from helpers import f64, floats, matrix
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.blocks import Pointwise
-from lipcert.convnorm import ConvGeometry
-from lipcert.ir import Add, Graph, Input, Linear, Node, Nonlinear, Offset
-from lipcert.linops import Conv, Dense, Operator
+from lipcert.blocks.kinds import Pointwise
+from lipcert.network.graph import Add, Graph, Input, Linear, Node, Nonlinear, Offset
+from lipcert.operators.conv_norm import ConvGeometry
+from lipcert.operators.linear import Conv, Dense, Operator
 
 Map = Tensor | Operator
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lipcert.load.onnx_ops import TABLE
+from lipcert.load.onnx.ops import TABLE
 
 X = "x"  # stands for the network's input among a node's inputs
 _RNG = np.random.default_rng(7)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.activations import ACTIVATIONS
-from lipcert.ir import Graph
-from lipcert.lower import RULES
-from lipcert.lower.builder import Builder, Signal
-from lipcert.lower.constants import Constant
-from lipcert.lower.nonlinear import pointwise
+from lipcert.load.lower import RULES
+from lipcert.load.lower.builder import Builder, Signal
+from lipcert.load.lower.nonlinear import pointwise
+from lipcert.network.graph import Graph
+from lipcert.rigor.constants import Constant
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from lipcert.activations import ACTIVATIONS, Activation, Elementwise
 from lipcert.activations.curve import Curve, chords, no_landmarks
-from lipcert.errors import RefusedModel
+from lipcert.terms.errors import RefusedModel
 
 mp.dps = 60
 INF = math.inf

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from lipcert.bounds.cplip import Cplip
-from lipcert.bounds.problem import Problem
-from lipcert.certificate import digest, from_bytes
-from lipcert.certify import certify
-from lipcert.check import check
-from lipcert.errors import CertificateRejected
 from lipcert.load.model import Model, load
-from lipcert.query import Norm, Output
+from lipcert.methods.cplip import Cplip
+from lipcert.methods.problem import Problem
+from lipcert.proofs.check import check
+from lipcert.proofs.file import digest, from_bytes
 from lipcert.tasks.bound import bound
+from lipcert.tasks.certify import certify
+from lipcert.terms.errors import CertificateRejected
+from lipcert.terms.query import Norm, Output
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "audit"))

@@ -11,9 +11,9 @@ import pytest
 import torch
 from helpers import NORMS, f64, pointwise
 
-from lipcert import blocks
 from lipcert.activations import ACTIVATIONS
-from lipcert.blocks import (
+from lipcert.blocks import kinds as blocks
+from lipcert.blocks.kinds import (
     Axis,
     Block,
     LogSoftmax,

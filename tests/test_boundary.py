@@ -15,8 +15,8 @@ from regions import boundary_distance, pieces
 from torch import nn
 
 import lipcert
-from lipcert.radius.boundary import Effort, boundary_radii
-from lipcert.radius.margins import margins
+from lipcert.tasks.radius.boundary import Effort, boundary_radii
+from lipcert.tasks.radius.margins import margins
 
 ORDER = {"1": 1.0, "2": 2.0, "inf": math.inf}
 RAYS, FAR = 720, 3.0

@@ -12,17 +12,17 @@ from helpers import pointwise
 from torch import Tensor
 
 import lipcert
-from lipcert.bound import Bound
-from lipcert.bounds.branch import Branch
-from lipcert.bounds.jacobian import Jacobian
-from lipcert.bounds.problem import Problem
-from lipcert.ir import Graph, Input, Linear, Node, Offset
-from lipcert.linops import Dense
-from lipcert.query import Ball, Box, Norm
-from lipcert.ranges import branching
-from lipcert.ranges.branching import Brackets, Effort, bracket
-from lipcert.ranges.cells import Cells
-from lipcert.ranges.directions import ORDER
+from lipcert.methods.branch import Branch
+from lipcert.methods.jacobian import Jacobian
+from lipcert.methods.problem import Problem
+from lipcert.network.graph import Graph, Input, Linear, Node, Offset
+from lipcert.operators.linear import Dense
+from lipcert.regions.branch_and_bound import branching
+from lipcert.regions.branch_and_bound.branching import Brackets, Effort, bracket
+from lipcert.regions.cells import Cells
+from lipcert.regions.forward.directions import ORDER
+from lipcert.terms.query import Ball, Box, Norm
+from lipcert.terms.result import Bound
 
 SAME = ["1", "2", "inf"]
 DUAL = {"1": math.inf, "2": 2.0, "inf": 1.0}

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from lipcert import capture as capture_module
-from lipcert.capture import capture, constants
-from lipcert.decompose import KEPT, OWN, table
-from lipcert.errors import RefusedModel, UsageError
+from lipcert.load.capture import capture as capture_module
+from lipcert.load.capture.capture import capture, constants
+from lipcert.load.capture.decompose import KEPT, OWN, table
 from lipcert.load.read import read
 from lipcert.load.source import Source
+from lipcert.terms.errors import RefusedModel, UsageError
 
 
 class Of(nn.Module):

@@ -19,21 +19,21 @@ from torch import Tensor, nn
 from two import run, two
 
 import lipcert
-from lipcert.bound import Bound
-from lipcert.bounds.cplip import Cplip
-from lipcert.bounds.problem import Problem
-from lipcert.certificate import Certificate, Chain, Lmi, Network, Nonnegative, digest, from_bytes, read, to_text
-from lipcert.certificate import Cplip as CplipProof
-from lipcert.certify import certify, least_with_proof
-from lipcert.chain import links
-from lipcert.check import check
-from lipcert.errors import CertificateRejected, UnreadableError, UsageError
 from lipcert.load.model import Model, load
-from lipcert.network.claimed import question_of
-from lipcert.query import Box, Norm, Output
-from lipcert.segments import cut
+from lipcert.methods.cplip import Cplip
+from lipcert.methods.problem import Problem
+from lipcert.proofs.chain import links
+from lipcert.proofs.check import check
+from lipcert.proofs.claimed import question_of
+from lipcert.proofs.file import Certificate, Chain, Lmi, Network, Nonnegative, digest, from_bytes, read, to_text
+from lipcert.proofs.file import Cplip as CplipProof
+from lipcert.proofs.segments import cut
 from lipcert.tasks.bound import bound
+from lipcert.tasks.certify import certify, least_with_proof
 from lipcert.tasks.verify import verify
+from lipcert.terms.errors import CertificateRejected, UnreadableError, UsageError
+from lipcert.terms.query import Box, Norm, Output
+from lipcert.terms.result import Bound
 
 PACKAGE = Path(lipcert.__file__).parent
 MOONS = Path(__file__).resolve().parents[1] / "examples" / "two_moons.onnx"
@@ -363,7 +363,7 @@ def test_malformed(data: bytes, place: str, reason: str) -> None:
 
 
 def test_a_file_too_large_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lipcert.certificate.MAX_BYTES", 100)
+    monkeypatch.setattr("lipcert.proofs.file.MAX_BYTES", 100)
     (tmp_path / "c").write_bytes(b" " * 101)
     with pytest.raises(CertificateRejected, match="larger"):
         read(tmp_path / "c")
@@ -373,7 +373,7 @@ def test_a_file_too_large_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.
 
 # Trust.
 
-FORBIDDEN = ("bounds", "sdp", "ranges", "tasks", "certify", "attack")
+FORBIDDEN = ("methods", "sdp", "regions", "sampling", "tasks")
 
 
 def reached(start: str) -> set[str]:
@@ -403,21 +403,22 @@ def reached(start: str) -> set[str]:
 
 
 def test_the_checker_imports_no_bound_and_no_solver() -> None:
-    found = reached("check")
+    found = reached("proofs.check")
     assert {name for name in found if name.split(".")[0] in FORBIDDEN} == set()
-    assert {"lmi", "chain", "nonnegative", "norms", "rounding", "certificate"} <= found
-    code = "import sys, lipcert.check; print(*sorted(m for m in sys.modules))"
+    needed = {"lmi", "chain", "nonnegative", "file"}
+    assert {f"proofs.{name}" for name in needed} | {"rigor.matrix_norms", "rigor.rounding"} <= found
+    code = "import sys, lipcert.proofs.check; print(*sorted(m for m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not any(f"lipcert.{name}" in loaded for name in FORBIDDEN)
     assert not {"cvxpy", "scs", "clarabel", "scipy.optimize"} & set(loaded)
 
 
 def test_forbidden_imports_would_be_seen() -> None:
-    assert {"bounds.lipsdp", "sdp.solve", "ranges.interval"} <= reached("tasks.bound")
+    assert {"methods.lipsdp", "sdp.solve", "regions.forward.slope"} <= reached("tasks.bound")
 
 
 def test_the_format_is_light() -> None:
-    code = "import sys, lipcert.certificate; print(*({'torch', 'numpy'} & sys.modules.keys()))"
+    code = "import sys, lipcert.proofs.file; print(*({'torch', 'numpy'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 

@@ -12,10 +12,10 @@ from nets import Layer, Net
 from torch import Tensor, nn
 
 import lipcert
-from lipcert.bound import Bound, Refusal
-from lipcert.bounds.clever import Clever, _ks, _likelihood, fit, sample
-from lipcert.bounds.problem import Problem
-from lipcert.query import Ball, Box, Norm
+from lipcert.methods.clever import Clever, _ks, _likelihood, fit, sample
+from lipcert.methods.problem import Problem
+from lipcert.terms.query import Ball, Box, Norm
+from lipcert.terms.result import Bound, Refusal
 
 
 def reverse_weibull(end: float, shape: float, scale: float, count: int, seed: int = 0) -> Tensor:

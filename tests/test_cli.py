@@ -18,14 +18,14 @@ import pytest
 from jsonschema import Draft202012Validator
 from rich.console import Console
 
-from lipcert.bound import Bound, Refusal
 from lipcert.cli import main
 from lipcert.cli.options import read_norm, read_numbers, read_shape
 from lipcert.cli.progress import Live, Progress, ShownProgress
 from lipcert.cli.run import Run, execute
-from lipcert.errors import RefusedModel, SelfCheckFailed, UnreadableError, UsageError
-from lipcert.query import Norm
 from lipcert.report.report import Report
+from lipcert.terms.errors import RefusedModel, SelfCheckFailed, UnreadableError, UsageError
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Bound, Refusal
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MOONS = str(EXAMPLES / "two_moons.onnx")

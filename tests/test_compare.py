@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 import lipcert
-from lipcert.bound import Bound, Refusal
 from lipcert.cli.main import main
-from lipcert.errors import SelfCheckFailed, UnreadableError, UsageError
-from lipcert.network.question import Question
-from lipcert.query import Norm
 from lipcert.report.comparison import WORDS, Change, Quantity, Verdict
 from lipcert.report.of_comparison import ORDER, comparison_markdown
 from lipcert.report.report import Report
 from lipcert.tasks.quantities import QUANTITIES, quantities
+from lipcert.terms.errors import SelfCheckFailed, UnreadableError, UsageError
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question
+from lipcert.terms.result import Bound, Refusal
 
 EVIL = "x|y<script>\x1b[31m\u202e[a](http://e.vil) `b` @all\n"
 MODEL = {"input_shape": [1, 2], "output_shape": [1, 1], "input_name": "x", "output_name": "y", "units": {"mean": None}}

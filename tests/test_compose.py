@@ -10,9 +10,9 @@ import pytest
 import torch
 from helpers import exact, f64, matrix
 
-from lipcert.compose import COMPOSE, add, compose
-from lipcert.convnorm import ConvGeometry
-from lipcert.linops import Adjoint, Conv, Dense, Operator, Scale, Select
+from lipcert.operators.compose import COMPOSE, add, compose
+from lipcert.operators.conv_norm import ConvGeometry
+from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select
 
 torch.manual_seed(2)
 

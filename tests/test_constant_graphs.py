@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import lipcert
-from lipcert.ir import Enclosure
+from lipcert.network.graph import Enclosure
 
 SHAPE = (3, 4)
 IN_ONE_FILE = 20

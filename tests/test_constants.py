@@ -14,10 +14,10 @@ import pytest
 import torch
 from helpers import exact, f64, member
 
-from lipcert.errors import RefusedModel
-from lipcert.lower import constants as k
-from lipcert.lower.constants import Constant
-from lipcert.lower.functions import FUNCTIONS
+from lipcert.load.lower.functions import FUNCTIONS
+from lipcert.rigor import constants as k
+from lipcert.rigor.constants import Constant
+from lipcert.terms.errors import RefusedModel
 
 MP = mpmath.mp.clone()
 MP.dps = 60

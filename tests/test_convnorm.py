@@ -12,12 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lipcert import convnorm, norms
-from lipcert import torus as torus_module
-from lipcert.convnorm import ConvGeometry, conv_norm_upper
-from lipcert.norms import matrix_norm_upper
-from lipcert.query import NORMS
-from lipcert.torus import PHASE, Axis, gram_symbols, kernel_lags, phases, polyphase, torus_norm_upper
+from lipcert.operators import conv_norm as convnorm
+from lipcert.operators import torus_norm as torus_module
+from lipcert.operators.conv_norm import ConvGeometry, conv_norm_upper
+from lipcert.operators.torus_norm import PHASE, Axis, gram_symbols, kernel_lags, phases, polyphase, torus_norm_upper
+from lipcert.rigor import matrix_norms as norms
+from lipcert.rigor.matrix_norms import matrix_norm_upper
+from lipcert.terms.query import NORMS
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

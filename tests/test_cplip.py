@@ -13,14 +13,14 @@ from nets import KINDS, Layer, Net, dense
 from oracles import attained
 from torch import Tensor
 
-from lipcert import segments
-from lipcert.bound import Bound, Refusal
-from lipcert.bounds.cplip import Cplip, levels, spans
-from lipcert.bounds.problem import Problem, RangesOf
-from lipcert.bounds.product import Product
-from lipcert.chain import links, start
-from lipcert.ir import Graph
-from lipcert.query import Box, Norm
+from lipcert.methods.cplip import Cplip, levels, spans
+from lipcert.methods.problem import Problem, RangesOf
+from lipcert.methods.product import Product
+from lipcert.network.graph import Graph
+from lipcert.proofs import segments
+from lipcert.proofs.chain import links, start
+from lipcert.terms.query import Box, Norm
+from lipcert.terms.result import Bound, Refusal
 
 PAIRS = [*((p, p) for p in NORMS), ("1", "2"), ("2", "inf"), ("inf", "2"), ("1", "inf")]
 

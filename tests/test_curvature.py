@@ -16,15 +16,16 @@ from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Activation, Elementwise
 from lipcert.activations.curve import no_landmarks
-from lipcert.ir import Graph, Linear, Node
-from lipcert.linops import Dense
-from lipcert.query import Norm
-from lipcert.ranges import branching, curvature
-from lipcert.ranges.branching import Effort, bracket
-from lipcert.ranges.cells import Cells
-from lipcert.ranges.curvature import curved, is_curved
-from lipcert.ranges.directions import directions, norms_above
-from lipcert.ranges.slope import sweep
+from lipcert.network.graph import Graph, Linear, Node
+from lipcert.operators.linear import Dense
+from lipcert.regions.branch_and_bound import branching
+from lipcert.regions.branch_and_bound.branching import Effort, bracket
+from lipcert.regions.cells import Cells
+from lipcert.regions.forward import curvature
+from lipcert.regions.forward.curvature import curved, is_curved
+from lipcert.regions.forward.directions import directions, norms_above
+from lipcert.regions.forward.slope import sweep
+from lipcert.terms.query import Norm
 
 SMOOTH = sorted(name for name, row in ACTIVATIONS.items() if row.curvatures_on is not None)
 

@@ -12,14 +12,14 @@ from nets import Layer, Net, chain, conv, residual
 from torch import Tensor
 
 import lipcert
-from lipcert.bound import Bound, Refusal
-from lipcert.bounds import DEFAULT, METHODS
-from lipcert.bounds.lipsdp import Lipsdp
-from lipcert.bounds.lipsdp_cvxpy import LipsdpCvxpy
-from lipcert.bounds.lipsdp_network import LipsdpNetwork
-from lipcert.bounds.problem import Problem
-from lipcert.query import Norm
+from lipcert.methods import DEFAULT, METHODS
+from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.lipsdp_cvxpy import LipsdpCvxpy
+from lipcert.methods.lipsdp_network import LipsdpNetwork
+from lipcert.methods.problem import Problem
 from lipcert.sdp import via_cvxpy
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Bound, Refusal
 
 
 def run(method: LipsdpCvxpy | Lipsdp, net: Net) -> Bound | Refusal:

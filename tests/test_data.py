@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from lipcert.data import parse_region, read_data
-from lipcert.errors import UnreadableError, UsageError
-from lipcert.query import Ball, Box
+from lipcert.load.data import parse_region, read_data
+from lipcert.terms.errors import UnreadableError, UsageError
+from lipcert.terms.query import Ball, Box
 
 RNG = np.random.default_rng(0)
 

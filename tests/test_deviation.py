@@ -11,13 +11,13 @@ import torch
 from helpers import exact, f64, pointwise, random_graph, run_exactly
 from torch import Tensor
 
-from lipcert.blocks import Product
-from lipcert.bounds.deviation import evaluate_within
-from lipcert.bounds.problem import Problem
-from lipcert.bounds.sampled import Sampled, gap_below
-from lipcert.ir import Enclosure, Graph, Input, Linear, Node, Nonlinear
-from lipcert.linops import Dense, Scale
-from lipcert.query import Norm
+from lipcert.blocks.kinds import Product
+from lipcert.methods.deviation import evaluate_within
+from lipcert.methods.problem import Problem
+from lipcert.methods.sampled import Sampled, gap_below
+from lipcert.network.graph import Enclosure, Graph, Input, Linear, Node, Nonlinear
+from lipcert.operators.linear import Dense, Scale
+from lipcert.terms.query import Norm
 
 ORDERS = {"1": lambda v: sum(v), "2": lambda v: math.sqrt(sum(x * x for x in v)), "inf": lambda v: max(v, default=0.0)}
 

@@ -9,8 +9,8 @@ import torch
 from helpers import f64
 from test_lower import graph_of
 
-from lipcert.disproof import disproof
-from lipcert.query import Box
+from lipcert.proofs.disproof import disproof
+from lipcert.terms.query import Box
 
 A = torch.ops.aten
 T = torch.Tensor

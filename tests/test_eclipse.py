@@ -11,15 +11,15 @@ from helpers import f64
 from nets import KINDS, Layer, Net, chain
 from torch import Tensor
 
-from lipcert.bound import Bound, Refusal
-from lipcert.bounds.eclipse import Eclipse
-from lipcert.bounds.lipsdp import Lipsdp
-from lipcert.bounds.problem import Problem
-from lipcert.lmi import INPUT, coefficients, prove
-from lipcert.normalform import normal_form
-from lipcert.query import Norm
+from lipcert.methods.eclipse import Eclipse
+from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.problem import Problem
+from lipcert.proofs.lmi import INPUT, coefficients, prove
+from lipcert.proofs.normal_form import normal_form
 from lipcert.sdp.mirror import mirrored_closed_form, transposed
 from lipcert.sdp.multipliers import closed_form
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Bound, Refusal
 
 
 def run(method: Eclipse | Lipsdp, net: Net) -> Bound:

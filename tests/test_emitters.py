@@ -18,12 +18,12 @@ import pytest
 import xmlschema
 
 from lipcert.cli.main import main
-from lipcert.report.to_github import to_github
-from lipcert.report.to_junit import to_junit
-from lipcert.report.to_markdown import to_markdown
-from lipcert.report.to_sarif import relative_uri, to_sarif
-from lipcert.report.to_verdicts import to_verdicts, verdict_table
-from lipcert.verdict import Verdict
+from lipcert.gate.formats.to_github import to_github
+from lipcert.gate.formats.to_junit import to_junit
+from lipcert.gate.formats.to_markdown import to_markdown
+from lipcert.gate.formats.to_sarif import relative_uri, to_sarif
+from lipcert.gate.formats.to_verdicts import to_verdicts, verdict_table
+from lipcert.gate.verdict import Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 EMITTERS: dict[str, Callable[[list[Verdict]], str]] = {

@@ -14,17 +14,20 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert import grid, local_balls, measure, robustness
-from lipcert.bound import Bound, Refusal
-from lipcert.errors import UsageError
 from lipcert.load.model import load
 from lipcert.report.report import Report
+from lipcert.tasks import balls as local_balls
+from lipcert.tasks import grid
+from lipcert.tasks import jacobian as measure
 from lipcert.tasks import track as tracking
 from lipcert.tasks.bound import bound
 from lipcert.tasks.given import as_array, in_python
 from lipcert.tasks.inspect import inspect
 from lipcert.tasks.layers import layers
+from lipcert.tasks.radius import task as robustness
 from lipcert.tasks.verify import verify
+from lipcert.terms.errors import UsageError
+from lipcert.terms.result import Bound, Refusal
 
 matplotlib.use("agg")
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m$x^2$"

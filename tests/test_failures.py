@@ -14,18 +14,18 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert.bound import Bound, NotABound, Refusal, Result, Side
-from lipcert.bounds import METHODS, Problem
-from lipcert.bounds.layers import layer_row, layers_of
-from lipcert.bounds.run import run
-from lipcert.grid import grid
 from lipcert.load.model import Model
-from lipcert.query import Box, Norm
+from lipcert.methods import METHODS, Problem
+from lipcert.methods.layers import layer_row, layers_of
+from lipcert.methods.run import run
 from lipcert.report.report import Report
-from lipcert.robustness import radius
-from lipcert.stats.directions import no_derivative
-from lipcert.stats.jacobian import norms_at
+from lipcert.sampling.directions import no_derivative
+from lipcert.sampling.jacobian import norms_at
 from lipcert.tasks.bound import bound
+from lipcert.tasks.grid import grid
+from lipcert.tasks.radius.task import radius
+from lipcert.terms.query import Box, Norm
+from lipcert.terms.result import Bound, NotABound, Refusal, Result, Side
 
 MOONS = Path(__file__).resolve().parents[1] / "examples" / "two_moons.onnx"
 UPPER = Bound("product", "upper", "proved", 3.0)
@@ -177,7 +177,7 @@ def test_a_partial_grid_is_no_refusal(moons: Model, monkeypatch: pytest.MonkeyPa
     def at_once(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lipcert.grid._bracketed", at_once)
+    monkeypatch.setattr("lipcert.tasks.grid._bracketed", at_once)
     with pytest.raises(KeyboardInterrupt) as stopped:
         grid(moons, box, (2, 2), rtol=0)
     assert stopped.value.partial_report.status == "timeout"  # type: ignore[attr-defined]

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from test_gate import CASES
 
-from lipcert.errors import LipcertError, UnreadableError, UsageError
-from lipcert.gate import judge
-from lipcert.gate import read_report as read_given
-from lipcert.journal.resume import read_earlier
-from lipcert.policy import read_policy, read_rule
+from lipcert.gate.policy import read_policy, read_rule
+from lipcert.gate.rules import judge
+from lipcert.gate.rules import read_report as read_given
+from lipcert.tasks.journal.resume import read_earlier
+from lipcert.terms.errors import LipcertError, UnreadableError, UsageError
 from lipcert.terms.files import DEEPEST, depth, read_json
 
 DEEP = "[" * 5000 + "]" * 5000

@@ -15,13 +15,13 @@ import torch
 from helpers import f64
 from torch import Tensor
 
-from lipcert.errors import RefusedModel
-from lipcert.lower import folding
-from lipcert.lower.casts import cast
-from lipcert.lower.constants import ARITHMETIC, Constant
-from lipcert.lower.folding import LINEAR, MATRICES, MOVES, NONDECREASING, ORDERS, POSITIONS, Undecided, fold
-from lipcert.lower.functions import FUNCTIONS
-from lipcert.rounding import FORMATS, rounded
+from lipcert.load.lower import folding
+from lipcert.load.lower.casts import cast
+from lipcert.load.lower.folding import LINEAR, MATRICES, MOVES, NONDECREASING, ORDERS, POSITIONS, Undecided, fold
+from lipcert.load.lower.functions import FUNCTIONS
+from lipcert.rigor.constants import ARITHMETIC, Constant
+from lipcert.rigor.rounding import FORMATS, rounded
+from lipcert.terms.errors import RefusedModel
 
 MP = mpmath.mp.clone()
 MP.dps = 50

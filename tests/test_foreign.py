@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-from lipcert.capture import capture, constants
-from lipcert.errors import LipcertError, UnreadableError
-from lipcert.foreign import _judged, read_file
+from lipcert.load.capture.capture import capture, constants
 from lipcert.load.flat import from_plain, to_plain
+from lipcert.load.foreign import _judged, read_file
+from lipcert.load.lower import lower
 from lipcert.load.model import load
 from lipcert.load.read import read
-from lipcert.lower import lower
 from lipcert.sandbox.child import Child
 from lipcert.tasks.bound import bound
+from lipcert.terms.errors import LipcertError, UnreadableError
 
 
 def net() -> nn.Sequential:
@@ -147,7 +147,7 @@ def lies(record: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_child_that_lies_is_refused() -> None:
     captured = capture(read(net(), input_shape=(1, 1, 4, 4)))
-    from lipcert.foreign import _record
+    from lipcert.load.foreign import _record
 
     record = _record(captured) | {"format": "onnx"}
     child = Child(dict)

@@ -11,14 +11,14 @@ import pytest
 from two import two
 
 from lipcert.cli.main import main
-from lipcert.errors import UnreadableError, UsageError
-from lipcert.gate import COMMANDS, RULES, judge, read_report
-from lipcert.network.question import Question
-from lipcert.network.wanted import Wanted
-from lipcert.policy import CHECKS, TEMPLATE, WITH, Rule, read_policy, read_rule
-from lipcert.query import Norm
-from lipcert.report.to_sarif import RULES as SARIF_RULES
-from lipcert.verdict import Verdict, passed
+from lipcert.gate.formats.to_sarif import RULES as SARIF_RULES
+from lipcert.gate.policy import CHECKS, TEMPLATE, WITH, Rule, read_policy, read_rule
+from lipcert.gate.rules import COMMANDS, RULES, judge, read_report
+from lipcert.gate.verdict import Verdict, passed
+from lipcert.gate.wanted import Wanted
+from lipcert.terms.errors import UnreadableError, UsageError
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question
 
 
 def result(value: float, side: str = "upper", rigor: str = "proved", method: str = "product") -> dict[str, Any]:

@@ -10,15 +10,15 @@ from helpers import f64, floats, matrix, operators, random_graph
 from nets import KINDS, Layer, Net, clarabel, dead
 from torch import Tensor
 
-from lipcert.bound import Bound
-from lipcert.bounds.lipsdp import Lipsdp
-from lipcert.bounds.problem import Problem
-from lipcert.idle import idle, pattern
-from lipcert.ir import VALUES, Graph, Nonlinear
-from lipcert.linops import Conv
+from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.problem import Problem
+from lipcert.network.graph import VALUES, Graph, Nonlinear
+from lipcert.network.idle import idle, pattern
 from lipcert.network.walk import Step, forward
-from lipcert.normalform import normal_form
-from lipcert.query import Norm
+from lipcert.operators.linear import Conv
+from lipcert.proofs.normal_form import normal_form
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Bound
 
 
 def signals(graph: Graph, x: Tensor, frozen: dict[int, Tensor] | None = None) -> dict[int, Tensor]:
@@ -91,9 +91,9 @@ def test_the_smallest_float_is_heard() -> None:
 
 def test_blocks_move_as_a_whole() -> None:
     """An entry of a softmax whose own input never moves does move."""
-    from lipcert.blocks import Softmax
-    from lipcert.ir import Input, Linear, Node
-    from lipcert.linops import Dense
+    from lipcert.blocks.kinds import Softmax
+    from lipcert.network.graph import Input, Linear, Node
+    from lipcert.operators.linear import Dense
 
     a, b = torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[0.0, 1.0]]).double()
     graph = Graph(
@@ -129,7 +129,9 @@ def test_a_wrong_mask_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Taking one live neuron for idle moves the value away from Clarabel's."""
     net = Net("positive", 3, (Layer({0: f64(4, 3).abs()}),), {1: f64(2, 4).abs()})
     assert not any(bool(mask.any()) for mask in idle(net.graph()).values())
-    monkeypatch.setattr("lipcert.normalform.idle", lambda graph: {i: torch.arange(4) == 0 for i in graph.nonlinear})
+    monkeypatch.setattr(
+        "lipcert.proofs.normal_form.idle", lambda graph: {i: torch.arange(4) == 0 for i in graph.nonlinear}
+    )
     found = Lipsdp().run(Problem(net.graph(), Norm()))
     assert isinstance(found, Bound)
     assert found.value < clarabel(net) * (1 - 1e-3)

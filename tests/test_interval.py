@@ -10,11 +10,11 @@ import pytest
 import torch
 from helpers import exact, f64, matrix, operators, pointwise, product, random_graph, run_exactly
 
-from lipcert.blocks import Product, Range, Softmax
-from lipcert.ir import Graph, Input, Linear, Node, Nonlinear
-from lipcert.linops import Dense, Operator, Scale
-from lipcert.query import Ball, Box, Region
-from lipcert.ranges.interval import box_of, interval_ranges, linear_range
+from lipcert.blocks.kinds import Product, Range, Softmax
+from lipcert.network.graph import Graph, Input, Linear, Node, Nonlinear
+from lipcert.network.intervals import box_of, interval_ranges, linear_range
+from lipcert.operators.linear import Dense, Operator, Scale
+from lipcert.terms.query import Ball, Box, Region
 
 torch.manual_seed(4)
 ALL = dict(operators())

@@ -15,10 +15,10 @@ import torch
 from helpers import contains, exact, f64, pointwise, random_graph, run_exactly
 from torch import nn
 
-from lipcert.blocks import LogSoftmax, Normalise, Product, Softmax
-from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
-from lipcert.linops import Dense, Scale
-from lipcert.lower import lower
+from lipcert.blocks.kinds import LogSoftmax, Normalise, Product, Softmax
+from lipcert.load.lower import lower
+from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
+from lipcert.operators.linear import Dense, Scale
 
 SEEDS = range(60)
 
@@ -99,7 +99,7 @@ FUNCTIONS: dict[str, tuple[type[nn.Module], Callable]] = {
 
 
 def lowered(module: nn.Module, *shape: int) -> Graph:
-    from lipcert.capture import capture
+    from lipcert.load.capture.capture import capture
     from lipcert.load.read import read
 
     return lower(capture(read(module.eval(), input_shape=shape)).program)[0]
@@ -252,8 +252,8 @@ FINGERPRINT = """
 import torch
 from lipcert.activations import ACTIVATIONS, Elementwise
 from lipcert.blocks import Pointwise, Softmax
-from lipcert.ir import Graph, Input, Linear, Node, Nonlinear
-from lipcert.linops import Dense
+from lipcert.network.graph import Graph, Input, Linear, Node, Nonlinear
+from lipcert.operators.linear import Dense
 def graph(name, first, eps=0.0):
     row = ACTIVATIONS[name]
     act = Pointwise(Elementwise(row, tuple(row.parameters.values())), 2)

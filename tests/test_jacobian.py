@@ -22,17 +22,17 @@ from nets import KINDS, Layer, Net
 from torch import Tensor, nn
 
 import lipcert
-from lipcert.bound import Bound
 from lipcert.cli import main
-from lipcert.errors import UsageError
-from lipcert.ir import Graph
-from lipcert.query import Box
+from lipcert.network.graph import Graph
+from lipcert.network.subnet import cut, find, layers, prefix
 from lipcert.report.report import Report
-from lipcert.stats import jacobian as measured
-from lipcert.stats.jacobian import QUANTITIES, extreme_singular_values, norms_at, summary
-from lipcert.stats.laplacian import smoothness
-from lipcert.stats.points import batches, point_sets
-from lipcert.stats.subnet import cut, find, layers, prefix
+from lipcert.sampling import jacobian as measured
+from lipcert.sampling.jacobian import QUANTITIES, extreme_singular_values, norms_at, summary
+from lipcert.sampling.laplacian import smoothness
+from lipcert.sampling.points import batches, point_sets
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Box
+from lipcert.terms.result import Bound
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MOONS = str(EXAMPLES / "two_moons.onnx")

@@ -14,21 +14,22 @@ from torch import Tensor
 
 import lipcert
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.bound import Bound, Refusal
-from lipcert.bounds.linear import Linear, linear_on
-from lipcert.bounds.problem import Problem
-from lipcert.ir import Add, Concat, Graph, Input, Node, Offset
-from lipcert.ir import Linear as Affine
-from lipcert.linops import DUAL, Dense
-from lipcert.query import Ball, Box, Norm
-from lipcert.ranges import backward, relaxed
-from lipcert.ranges.adjoint import ball_ranges, local_constants, obstacle, slopes_on
-from lipcert.ranges.backward import linear_ranges
-from lipcert.ranges.branching import Effort, bracket
-from lipcert.ranges.cells import Cells
-from lipcert.ranges.directions import ORDER
-from lipcert.ranges.lines import Lines, lines, products
-from lipcert.ranges.relaxed import at_vertices, gradient_norms
+from lipcert.methods.linear import Linear, linear_on
+from lipcert.methods.problem import Problem
+from lipcert.network.graph import Add, Concat, Graph, Input, Node, Offset
+from lipcert.network.graph import Linear as Affine
+from lipcert.operators.linear import DUAL, Dense
+from lipcert.regions.backward import linear as backward
+from lipcert.regions.backward import relaxed
+from lipcert.regions.backward.adjoint import ball_ranges, local_constants, obstacle, slopes_on
+from lipcert.regions.backward.linear import linear_ranges
+from lipcert.regions.backward.lines import Lines, lines, products
+from lipcert.regions.backward.relaxed import at_vertices, gradient_norms
+from lipcert.regions.branch_and_bound.branching import Effort, bracket
+from lipcert.regions.cells import Cells
+from lipcert.regions.forward.directions import ORDER
+from lipcert.terms.query import Ball, Box, Norm
+from lipcert.terms.result import Bound, Refusal
 
 REGIONS = ("inf", "2", "1")
 BENT = ("relu", "leaky_relu", "abs", "tanh", "gelu_erf", "elu", "hardtanh")
@@ -280,7 +281,7 @@ def test_slopes_of_the_centre_alone_are_caught(monkeypatch: pytest.MonkeyPatch) 
     def wrong(graph: Graph, cells: Cells, work: float = 0.0) -> object:
         return linear_ranges(graph, Cells(cells.centre, cells.radius * 0.1, cells.norm, cells.free))
 
-    for module in (relaxed, __import__("lipcert.bounds.linear", fromlist=["linear"])):
+    for module in (relaxed, __import__("lipcert.methods.linear", fromlist=["linear"])):
         monkeypatch.setattr(module, "linear_ranges", wrong, raising=False)
     dice = torch.Generator().manual_seed(3)
     torch.manual_seed(5)

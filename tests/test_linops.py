@@ -9,11 +9,11 @@ import pytest
 import torch
 from helpers import NORMS, exact, f64, floats, matrix, norm_below, operators, product
 
-from lipcert import linops
-from lipcert.convnorm import ConvGeometry
-from lipcert.ir import Enclosure, enclose_linear
-from lipcert.linops import Adjoint, Conv, Dense, Operator, Scale, Select, copies_factor
-from lipcert.parts import apply_up
+from lipcert.network.affine import apply_up
+from lipcert.network.graph import Enclosure, enclose_linear
+from lipcert.operators import linear as linops
+from lipcert.operators.conv_norm import ConvGeometry
+from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select, copies_factor
 
 torch.manual_seed(1)
 ALL = dict(operators())

@@ -18,17 +18,17 @@ from nets import KINDS, Layer, Net, by_layer, chain, clarabel, concat, conv, den
 from oracles import jacobian
 from torch import Tensor
 
-from lipcert import lmi
-from lipcert.bound import Bound
-from lipcert.bounds.eclipse import Eclipse
-from lipcert.bounds.lipsdp import Lipsdp
-from lipcert.bounds.problem import Method, Problem
-from lipcert.bounds.product import Product
-from lipcert.ir import Graph
-from lipcert.lmi import INPUT, coefficients, prove
-from lipcert.normalform import normal_form
-from lipcert.query import Norm
-from lipcert.sdp.solve import Settings, solve
+from lipcert.methods.eclipse import Eclipse
+from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.problem import Method, Problem
+from lipcert.methods.product import Product
+from lipcert.network.graph import Graph
+from lipcert.proofs import lmi
+from lipcert.proofs import lmi
+from lipcert.proofs.lmi import INPUT, coefficients, prove
+from lipcert.proofs.normal_form import normal_form
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Bound
 
 
 def bound(method: Method, graph: Graph) -> Bound:

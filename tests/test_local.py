@@ -17,16 +17,16 @@ from test_branch import DUAL, chain, gradients
 from torch import Tensor
 
 import lipcert
-from lipcert import grid as grids
 from lipcert.cli.local import bare_grid, read_grid, split_places
 from lipcert.cli.main import main
-from lipcert.errors import UsageError
-from lipcert.ir import Graph
 from lipcert.load.model import Model
-from lipcert.local_balls import local
-from lipcert.plane import through_coordinates, through_points
-from lipcert.query import Box, Norm
+from lipcert.network.graph import Graph
+from lipcert.network.plane import through_coordinates, through_points
 from lipcert.report.report import Report
+from lipcert.tasks import grid as grids
+from lipcert.tasks.balls import local
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Box, Norm
 
 SCHEMA = json.loads((Path(lipcert.__file__).parent / "report/schema/lipcert.report-1.json").read_text())
 MOONS = Path(__file__).parents[1] / "examples/two_moons.onnx"
@@ -222,7 +222,7 @@ def test_balls_hold_and_curves_are_monotone(name: str, n: int, ball: str) -> Non
 
 
 def test_interrupted_balls_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lipcert import local_balls
+    from lipcert.tasks import balls as local_balls
 
     graph = chain(3, [2, 8, 8, 2], "relu")
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from helpers import f64
 from lower_cases import CASES, REFUSED
 
-from lipcert import decompose
-from lipcert.capture import _drop_checks
-from lipcert.errors import RefusedModel
-from lipcert.ir import Enclosure, Graph
-from lipcert.lower import RULES, lower
+from lipcert.load.capture import decompose
+from lipcert.load.capture.capture import _drop_checks
+from lipcert.load.lower import RULES, lower
+from lipcert.network.graph import Enclosure, Graph
+from lipcert.terms.errors import RefusedModel
 
 A = torch.ops.aten
 

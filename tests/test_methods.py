@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import lipcert
-from lipcert.bound import Bound
-from lipcert.bounds import LOCAL, METHODS
-from lipcert.query import Box
+from lipcert.methods import LOCAL, METHODS
+from lipcert.terms.query import Box
+from lipcert.terms.result import Bound
 
 
 class Against(nn.Module):

@@ -15,9 +15,9 @@ import pytest
 from conftest import shared_folder
 
 import lipcert
-from lipcert.bound import Refusal
-from lipcert.errors import LipcertError
 from lipcert.load.model import Model
+from lipcert.terms.errors import LipcertError
+from lipcert.terms.result import Refusal
 
 # What is refused, or has no finite constant, and the words that must say why.
 REFUSED = {

@@ -10,11 +10,11 @@ import torch
 from helpers import f64
 from test_lower import graph_of, same
 
-from lipcert.bound import Bound
-from lipcert.bounds import METHODS
-from lipcert.bounds.problem import Problem
-from lipcert.ir import Graph
-from lipcert.query import Box, Norm
+from lipcert.methods import METHODS
+from lipcert.methods.problem import Problem
+from lipcert.network.graph import Graph
+from lipcert.terms.query import Box, Norm
+from lipcert.terms.result import Bound
 
 T = torch.Tensor
 EPS = 1e-3

@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipcert import norms, psd
-from lipcert.norms import NORM_RULES, matrix_norm_upper, matrix_norms_upper, perron_upper
-from lipcert.psd import Hermitian, eigenvalues_below, largest_eigenvalue_upper
-from lipcert.query import NORMS
-from lipcert.rounding import matmul_up, norm_down, norm_up
+from lipcert.rigor import matrix_norms as norms
+from lipcert.rigor import psd
+from lipcert.rigor.matrix_norms import NORM_RULES, matrix_norm_upper, matrix_norms_upper, perron_upper
+from lipcert.rigor.psd import Hermitian, eigenvalues_below, largest_eigenvalue_upper
+from lipcert.rigor.rounding import matmul_up, norm_down, norm_up
+from lipcert.terms.query import NORMS
 
 INF = math.inf
 ORDER = {"1": 1.0, "2": 2.0, "inf": INF}

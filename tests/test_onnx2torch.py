@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import FOOTPRINTS
 
-from lipcert.errors import RefusedModel, UsageError
-from lipcert.load.from_onnx import read_onnx
+from lipcert.load.onnx.from_onnx import read_onnx
+from lipcert.terms.errors import RefusedModel, UsageError
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("onnx2torch") is None, reason="the extra lipcert[onnx2torch] is not installed"

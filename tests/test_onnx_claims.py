@@ -17,12 +17,12 @@ from onnx_cases import Case, case, f, graphs, model, sample, scalar
 from test_onnx_ops import by_onnxruntime, by_reference
 
 import lipcert
-from lipcert.errors import RefusedModel
-from lipcert.load import onnx_module
-from lipcert.load.onnx_file import read_graph
-from lipcert.load.onnx_module import build
-from lipcert.load.onnx_node import Node, Op
-from lipcert.load.onnx_ops import TABLE
+from lipcert.load.onnx import module as onnx_module
+from lipcert.load.onnx.file import read_graph
+from lipcert.load.onnx.module import build
+from lipcert.load.onnx.node import Node, Op
+from lipcert.load.onnx.ops import TABLE
+from lipcert.terms.errors import RefusedModel
 
 FORMAL = onnx.defs.OpSchema.FormalParameterOption
 HISTORY: dict[str, dict[int, Any]] = defaultdict(dict)

@@ -13,10 +13,10 @@ import torch
 from conftest import FOOTPRINTS, require_shared
 from onnx import TensorProto, helper, numpy_helper
 
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
-from lipcert.load.from_onnx import read_onnx
-from lipcert.load.onnx_file import looks_like_onnx
+from lipcert.load.onnx.file import looks_like_onnx
+from lipcert.load.onnx.from_onnx import read_onnx
 from lipcert.load.source import Source
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError
 
 
 def value(name: str, shape: list | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:

@@ -12,10 +12,10 @@ import torch
 from onnx import TensorProto, helper
 from onnx_cases import Case, graphs, model, sample
 
-from lipcert.errors import RefusedModel
-from lipcert.load.onnx_file import read_graph
-from lipcert.load.onnx_module import build
-from lipcert.load.onnx_ops import REFUSED, TABLE
+from lipcert.load.onnx.file import read_graph
+from lipcert.load.onnx.module import build
+from lipcert.load.onnx.ops import REFUSED, TABLE
+from lipcert.terms.errors import RefusedModel
 
 GRAPHS = list(graphs())
 

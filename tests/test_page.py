@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from browser import CHROMIUM, Page, browser
 
-from lipcert.bound import Bound, Refusal
 from lipcert.cli.main import main
-from lipcert.errors import UnreadableError
 from lipcert.report.next_steps import next_step
 from lipcert.report.page.geometry import Track, bars, heat_map, histogram, shade, ticks
 from lipcert.report.page.write import html_page
 from lipcert.report.report import Report
+from lipcert.terms.errors import UnreadableError
+from lipcert.terms.result import Bound, Refusal
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert.errors import UsageError
+from lipcert.terms.errors import UsageError
 
 METHODS = ["product", "sampled", "lipsdp-layer"]
 

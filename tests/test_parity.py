@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert.errors import RefusedModel
+from lipcert.load.capture.parity import SCALES, check_parity
 from lipcert.load.read import read
 from lipcert.load.source import Reference
-from lipcert.parity import SCALES, check_parity
+from lipcert.terms.errors import RefusedModel
 
 SHAPE = (1, 16)
 

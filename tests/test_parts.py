@@ -10,10 +10,20 @@ import pytest
 import torch
 from helpers import NORMS, contains, exact, f64, floats, norm_below, random_graph, run_exactly
 
-from lipcert.convnorm import ConvGeometry
-from lipcert.ir import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
-from lipcert.linops import Adjoint, Conv, Dense, Operator, Scale, Select
-from lipcert.parts import ENCLOSED, UPWARD, Path, closed_forms, concat_norm, embed, lanczos, linear_ancestors, targets
+from lipcert.network.affine import (
+    ENCLOSED,
+    UPWARD,
+    Path,
+    closed_forms,
+    concat_norm,
+    embed,
+    lanczos,
+    linear_ancestors,
+    targets,
+)
+from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
+from lipcert.operators.conv_norm import ConvGeometry
+from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select
 
 SEEDS = range(40)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipcert.errors import UsageError
-from lipcert.plots import Panel, _range, accuracy_curve, bins, check_plot, curves, heat_maps, histograms
+from lipcert.report.plots import Panel, _range, accuracy_curve, bins, check_plot, curves, heat_maps, histograms
+from lipcert.terms.errors import UsageError
 
 
 def maps(seed: int = 0) -> tuple[list[Panel], np.ndarray, np.ndarray]:

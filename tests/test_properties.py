@@ -11,14 +11,14 @@ from families import FAMILIES
 from programs import Maker, Program, Step
 from torch import Tensor
 
-from lipcert.bound import Bound, Refusal
-from lipcert.bounds.absolute import Absolute
-from lipcert.bounds.lipsdp import Lipsdp
-from lipcert.bounds.problem import Method, Problem
-from lipcert.bounds.product import Product
-from lipcert.bounds.sampled import Sampled
-from lipcert.ir import Graph
-from lipcert.query import Box, Norm, Region
+from lipcert.methods.absolute import Absolute
+from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.problem import Method, Problem
+from lipcert.methods.product import Product
+from lipcert.methods.sampled import Sampled
+from lipcert.network.graph import Graph
+from lipcert.terms.query import Box, Norm, Region
+from lipcert.terms.result import Bound, Refusal
 
 METHODS: dict[str, Method] = {"product": Product(), "absolute": Absolute()}
 NORMS = ("1", "2", "inf", "1->2", "inf->1")

@@ -17,11 +17,11 @@ from torch import nn
 from torch.export import Dim
 from torch.export.pt2_archive._package import PT2ArchiveWriter
 
-from lipcert.capture import capture
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
+from lipcert.load.capture.capture import capture
+from lipcert.load.capture.parity import check_parity
 from lipcert.load.exported_schema import is_arithmetic
 from lipcert.load.read import read
-from lipcert.parity import check_parity
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError
 
 MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"

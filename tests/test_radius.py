@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 import lipcert
-from lipcert import robustness
-from lipcert.attack import Goal, Pgd, project, within
-from lipcert.bounds.problem import Problem
-from lipcert.errors import UsageError
-from lipcert.query import Norm
-from lipcert.radius.constants import Constant, Constants
-from lipcert.radius.local import linear_constants, shell_radii
-from lipcert.radius.margins import execution_error, margins
-from lipcert.radius.samples import How, treat
-from lipcert.ranges.adjoint import local_constants
+from lipcert.methods.problem import Problem
+from lipcert.regions.backward.adjoint import local_constants
+from lipcert.sampling.attack import Goal, Pgd, project, within
+from lipcert.tasks.radius import task as robustness
+from lipcert.tasks.radius.constants import Constant, Constants
+from lipcert.tasks.radius.local import linear_constants, shell_radii
+from lipcert.tasks.radius.margins import execution_error, margins
+from lipcert.tasks.radius.samples import How, treat
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Norm
 
 NORMS = ("1", "2", "inf")
 ORDER = {"1": 1.0, "2": 2.0, "inf": math.inf}
@@ -202,7 +202,7 @@ def test_linear_bounds_only_add_to_radii(monkeypatch: pytest.MonkeyPatch) -> Non
     for norm in NORMS:
         finer = shell_radii(model.graph, x, found, norm, whole)[0]
         with monkeypatch.context() as patch:
-            patch.setattr(importlib.import_module("lipcert.radius.local"), "FINER", ())
+            patch.setattr(importlib.import_module("lipcert.tasks.radius.local"), "FINER", ())
             plain = shell_radii(model.graph, x, found, norm, whole)[0]
         assert bool((finer >= plain * (1 - 1e-12)).all())
         assert bool((finer > plain * 1.01).any())

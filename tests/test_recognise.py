@@ -10,8 +10,8 @@ import torch
 from helpers import f64
 from test_lower import graph_of, same
 
-from lipcert.blocks import Pointwise
-from lipcert.ir import Graph
+from lipcert.blocks.kinds import Pointwise
+from lipcert.network.graph import Graph
 
 A = torch.ops.aten
 T = torch.Tensor

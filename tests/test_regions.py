@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert.errors import RefusedModel
-from lipcert.ir import Graph
-from lipcert.query import Norm
-from lipcert.ranges.cells import Cells
+from lipcert.network.graph import Graph
+from lipcert.regions.cells import Cells
+from lipcert.terms.errors import RefusedModel
+from lipcert.terms.query import Norm
 
 pytest.importorskip("numba")
 from lipcert.regions.enumeration import search as compiled_search
@@ -297,7 +297,7 @@ def test_acasxu_small_box(shared: object, norm: str) -> None:
 
 def test_mixed_norms_and_outputs_agree_with_branch() -> None:
     graph, cells, _, _ = question(15)
-    from lipcert.ranges.branching import Effort, bracket
+    from lipcert.regions.branch_and_bound.branching import Effort, bracket
 
     for p in NORMS:
         for q in NORMS:

@@ -20,14 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lipcert.bound import Bound, Refusal
-from lipcert.errors import RefusedModel, UnreadableError
-from lipcert.query import Norm
-from lipcert.report.digits import digits
-from lipcert.report.plain import plain, printable
 from lipcert.report.report import Report
 from lipcert.report.to_json import to_json, write_atomically
 from lipcert.report.to_table import bar, to_table
+from lipcert.terms.digits import digits
+from lipcert.terms.errors import RefusedModel, UnreadableError
+from lipcert.terms.printable import plain, printable
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Bound, Refusal
 
 MODEL = {
     "path": "m.onnx",

@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lipcert import rounding as r
+from lipcert.rigor import rounding as r
 
 LARGEST = 1.7976931348623157e308
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)

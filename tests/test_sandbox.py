@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 import torch
 
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
 from lipcert.sandbox.child import Child, step
 from lipcert.sandbox.confine import described, support
 from lipcert.sandbox.wire import NotData, pack, unpack
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError
 
 
 def guarded(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

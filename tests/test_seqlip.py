@@ -13,11 +13,11 @@ from helpers import f64
 from nets import Layer, Net, residual
 
 import lipcert
-from lipcert.bound import Bound, Refusal
-from lipcert.bounds.problem import Problem
-from lipcert.bounds.product import Product
-from lipcert.bounds.seqlip import Seqlip, climb
-from lipcert.query import Norm
+from lipcert.methods.problem import Problem
+from lipcert.methods.product import Product
+from lipcert.methods.seqlip import Seqlip, climb
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Bound, Refusal
 
 
 def seqlip(net: Net) -> Bound:

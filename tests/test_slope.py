@@ -13,17 +13,17 @@ from helpers import pointwise, random_graph
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS
-from lipcert.blocks import Block, MatMul, Selection
-from lipcert.ir import Add, Graph, Input, Linear, Node, Nonlinear, Offset
-from lipcert.linops import Dense
-from lipcert.query import Norm
-from lipcert.radial import Radial
-from lipcert.ranges import slope, slope_rules, stack, telescope
-from lipcert.ranges.cells import Cells
-from lipcert.ranges.directions import ORDER, directions, norms_above, norms_below, orthonormal
-from lipcert.ranges.slope import lipschitz_on, sweep
-from lipcert.ranges.telescope import is_chain, telescoped
-from lipcert.ranges.vertices import elementwise_only, unsettled, vertex_norms
+from lipcert.blocks.kinds import Block, MatMul, Selection
+from lipcert.blocks.radial import Radial
+from lipcert.network.graph import Add, Graph, Input, Linear, Node, Nonlinear, Offset
+from lipcert.operators.linear import Dense
+from lipcert.regions.cells import Cells
+from lipcert.regions.forward import slope, slope_rules, stack, telescope
+from lipcert.regions.forward.directions import ORDER, directions, norms_above, norms_below, orthonormal
+from lipcert.regions.forward.slope import lipschitz_on, sweep
+from lipcert.regions.forward.telescope import is_chain, telescoped
+from lipcert.regions.forward.vertices import elementwise_only, unsettled, vertex_norms
+from lipcert.terms.query import Norm
 
 NORMS = [("1", "1"), ("2", "2"), ("inf", "inf"), ("1", "2"), ("2", "inf"), ("inf", "2"), ("inf", "1"), ("2", "1")]
 CHECKS = {"done": 0}

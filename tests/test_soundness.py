@@ -21,24 +21,24 @@ from torch import Tensor
 
 import lipcert
 from lipcert.activations import ACTIVATIONS
-from lipcert.blocks import Selection, Sort
-from lipcert.bound import Bound, Refusal
-from lipcert.bounds import METHODS
-from lipcert.bounds.absolute import Absolute
-from lipcert.bounds.branch import Branch
-from lipcert.bounds.cplip import Cplip
-from lipcert.bounds.eclipse import Eclipse
-from lipcert.bounds.jacobian import Jacobian
-from lipcert.bounds.linear import Linear
-from lipcert.bounds.lipsdp import Lipsdp
-from lipcert.bounds.problem import Method, Problem
-from lipcert.bounds.product import Product
-from lipcert.bounds.regions import Regions
-from lipcert.bounds.sampled import Sampled
-from lipcert.ir import Graph
-from lipcert.lower import RULES
-from lipcert.lower.builder import Builder, Signal
-from lipcert.query import Box, Norm, Region
+from lipcert.blocks.kinds import Selection, Sort
+from lipcert.load.lower import RULES
+from lipcert.load.lower.builder import Builder, Signal
+from lipcert.methods import METHODS
+from lipcert.methods.absolute import Absolute
+from lipcert.methods.branch import Branch
+from lipcert.methods.cplip import Cplip
+from lipcert.methods.eclipse import Eclipse
+from lipcert.methods.jacobian import Jacobian
+from lipcert.methods.linear import Linear
+from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.problem import Method, Problem
+from lipcert.methods.product import Product
+from lipcert.methods.regions import Regions
+from lipcert.methods.sampled import Sampled
+from lipcert.network.graph import Graph
+from lipcert.terms.query import Box, Norm, Region
+from lipcert.terms.result import Bound, Refusal
 
 MIXED = [("1", "2"), ("2", "inf"), ("inf", "2"), ("inf", "1"), ("2", "1"), ("1", "inf")]
 FAST: tuple[Method, ...] = (Product(), Absolute())
@@ -322,7 +322,7 @@ def test_the_oracle_catches_a_concatenation_by_its_largest_part(monkeypatch: pyt
     m.add("cat.default", [a, b], 1)
     program = m.program()
     assert product_of(program.graph()) >= found(program) * SLACK
-    monkeypatch.setattr("lipcert.parts.concat_norm", lambda parts, p: max(parts))
+    monkeypatch.setattr("lipcert.network.affine.concat_norm", lambda parts, p: max(parts))
     assert product_of(program.graph()) < found(program)
 
 

@@ -12,15 +12,15 @@ from helpers import exact, f64, pointwise, random_graph, run_exactly
 from nets import KINDS, Layer, Net, chain
 from torch import Tensor
 
-from lipcert.ir import Graph, Input, Linear, Node, Offset, What
-from lipcert.linops import Dense
-from lipcert.query import Norm
-from lipcert.stats import pairs
-from lipcert.stats.directions import jacobians
-from lipcert.stats.forward import Forward
-from lipcert.stats.forward import chain as stages
-from lipcert.stats.pairs import Found, jacobian_norms, largest_jacobians, largest_ratios, quotients
-from lipcert.stats.reduced import Reduced, reduced, reducible
+from lipcert.network.graph import Graph, Input, Linear, Node, Offset, What
+from lipcert.operators.linear import Dense
+from lipcert.sampling import pairs
+from lipcert.sampling.directions import jacobians
+from lipcert.sampling.forward import Forward
+from lipcert.sampling.forward import chain as stages
+from lipcert.sampling.pairs import Found, jacobian_norms, largest_jacobians, largest_ratios, quotients
+from lipcert.sampling.reduced import Reduced, reduced, reducible
+from lipcert.terms.query import Norm
 
 NORMS = [Norm(p, q) for p in ("1", "2", "inf") for q in ("1", "2", "inf")]
 SIZE = {"1": lambda v: sum(v), "2": lambda v: math.sqrt(sum(x * x for x in v)), "inf": lambda v: max(v, default=0)}

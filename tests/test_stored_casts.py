@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 import lipcert
-from lipcert.errors import RefusedModel
+from lipcert.terms.errors import RefusedModel
 
 HALF = float(np.float16(0.3334))  # 0.33349609375
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch import nn
 
-from lipcert.errors import LipcertError, UnreadableError
 from lipcert.load.archive import open_archive
 from lipcert.load.read import kind_of, read
 from lipcert.load.script_archive import rebuilt
+from lipcert.terms.errors import LipcertError, UnreadableError
 
 
 class Net(nn.Module):

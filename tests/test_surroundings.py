@@ -20,15 +20,15 @@ import numpy as np
 import pytest
 from test_cli import MOONS, Ran, shell, typed  # noqa: F401 - the fixture `typed`
 
-from lipcert.bound import Bound
 from lipcert.cli import main, paths, signals
 from lipcert.cli.failure import error_object
 from lipcert.cli.run import Run, execute
-from lipcert.errors import UsageError
-from lipcert.network.question import Question
-from lipcert.query import Norm
 from lipcert.report.report import Report
 from lipcert.report.to_json import to_json
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question
+from lipcert.terms.result import Bound
 
 FULL = "LIPCERT_FULL" in os.environ
 ASKED = Question.of("bound", {"path": "m.onnx"}, "graph", Norm(), {"kind": "global"}, "vector", {})

@@ -19,16 +19,16 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from lipcert.bounds.cplip import Cplip
-from lipcert.bounds.problem import Problem
-from lipcert.certificate import Certificate, digest, from_bytes
-from lipcert.certify import certify
-from lipcert.check import check
-from lipcert.errors import CertificateRejected
 from lipcert.load.model import Model, load
-from lipcert.query import Norm, Output
+from lipcert.methods.cplip import Cplip
+from lipcert.methods.problem import Problem
+from lipcert.proofs.check import check
+from lipcert.proofs.file import Certificate, digest, from_bytes
 from lipcert.tasks.bound import bound
+from lipcert.tasks.certify import certify
 from lipcert.tasks.verify import verify
+from lipcert.terms.errors import CertificateRejected
+from lipcert.terms.query import Norm, Output
 
 MOONS = Path(__file__).resolve().parents[1] / "examples" / "two_moons.onnx"
 Where = tuple[str | int, ...]

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipcert.capture import capture
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
-from lipcert.foreign import read_file
+from lipcert.load.capture.capture import capture
+from lipcert.load.capture.parity import check_parity
+from lipcert.load.foreign import read_file
 from lipcert.load.read import read
-from lipcert.parity import check_parity
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError
 
 # file of ../shared/bad -> (error, words of its message); no shape is given where the file cannot need one
 REFUSED = {

@@ -12,9 +12,9 @@ from onnx import helper, numpy_helper
 
 import lipcert
 from lipcert.cli.main import main
-from lipcert.errors import UnreadableError, UsageError
 from lipcert.report.of_track import linear_layers
 from lipcert.tasks.checkpoints import natural, series_of
+from lipcert.terms.errors import UnreadableError, UsageError
 
 
 def touched(folder: Path, *names: str) -> Path:

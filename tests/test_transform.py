@@ -9,12 +9,12 @@ import pytest
 import torch
 from helpers import contains, exact, f64, pointwise
 
-from lipcert.errors import UsageError
-from lipcert.ir import Enclosure, Graph, Input, Linear, Node
-from lipcert.linops import Dense
-from lipcert.parts import Path
-from lipcert.query import Output
-from lipcert.transform import all_pairs, normalised, with_output
+from lipcert.network.affine import Path
+from lipcert.network.edit import all_pairs, normalised, with_output
+from lipcert.network.graph import Enclosure, Graph, Input, Linear, Node
+from lipcert.operators.linear import Dense
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Output
 
 
 def network(*shape: int) -> Graph:

@@ -12,17 +12,17 @@ from torch.nn import functional as F
 from zoo import Run, linear
 
 import lipcert
-from lipcert.bound import Bound, Refusal
-from lipcert.bounds import METHODS
-from lipcert.errors import RefusedModel
-from lipcert.ir import Graph, Input, Linear, Node, Nonlinear
-from lipcert.linops import Conv, Dense, Scale
+from lipcert.load.capture.parity import check_parity
 from lipcert.load.model import Model
 from lipcert.load.source import Reference
-from lipcert.norms import matrix_norm_upper
-from lipcert.parity import check_parity
-from lipcert.query import Box, Region
+from lipcert.methods import METHODS
+from lipcert.network.graph import Graph, Input, Linear, Node, Nonlinear
+from lipcert.operators.linear import Conv, Dense, Scale
 from lipcert.report.report import Report
+from lipcert.rigor.matrix_norms import matrix_norm_upper
+from lipcert.terms.errors import RefusedModel
+from lipcert.terms.query import Box, Region
+from lipcert.terms.result import Bound, Refusal
 
 DOUBLE = torch.float64
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert import norms, rounding
-from lipcert.convnorm import ConvGeometry, conv_norm_upper
-from lipcert.rounding import gradual_underflow, subnormals_kept
+from lipcert.operators.conv_norm import ConvGeometry, conv_norm_upper
+from lipcert.rigor import matrix_norms as norms
+from lipcert.rigor import rounding
+from lipcert.rigor.rounding import gradual_underflow, subnormals_kept
 
 TINY = 1e-310  # subnormal
 
@@ -82,7 +83,7 @@ torch.set_num_threads(4)
 if torch.set_flush_denormal(True):
     (torch.ones(10**6) + 1).sum()
     torch.set_flush_denormal(False)
-    from lipcert.rounding import gradual_underflow, subnormals_kept
+    from lipcert.rigor.rounding import gradual_underflow, subnormals_kept
     here, everywhere = subnormals_kept()
     assert here
     with gradual_underflow():

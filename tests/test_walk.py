@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers import random_graph
 
-from lipcert.errors import RefusedModel
-from lipcert.ir import VALUES, Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset
-from lipcert.linops import Scale
+from lipcert.network.graph import VALUES, Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.network.walk import Rules, Step, backward, forward, last_use
+from lipcert.operators.linear import Scale
+from lipcert.terms.errors import RefusedModel
 
 KINDS = (Input, Linear, Add, Concat, Offset, Nonlinear)
 

@@ -11,12 +11,12 @@ from zoo import ZOO
 
 import lipcert
 from lipcert.activations import ACTIVATIONS, Activation
-from lipcert.bound import Bound
-from lipcert.bounds.absolute import Absolute
-from lipcert.bounds.problem import Problem
-from lipcert.bounds.product import Product
-from lipcert.bounds.sampled import Sampled
-from lipcert.query import Norm
+from lipcert.methods.absolute import Absolute
+from lipcert.methods.problem import Problem
+from lipcert.methods.product import Product
+from lipcert.methods.sampled import Sampled
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Bound
 
 FINITE = [
     name

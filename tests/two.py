@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lipcert
 from lipcert.cli.main import main
-from lipcert.ir import Graph
 from lipcert.load.model import Model
+from lipcert.network.graph import Graph
 
 
 def two(folder: Path, second: float = 2.0) -> Path:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.rounding import EPS, down, up
+from lipcert.rigor.rounding import EPS, down, up
 
 ULP = 2 * EPS  # 2^-52: one unit in the last place of x is between ULP |x| / 2 and ULP |x|
 TINY = 1e-200  # absolute slack for underflow; the parameters of inexact rows lie within 1e-30 .. 1e30, see `moderate`

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lipcert.activations.admit import moderate, not_negative, positive
 from lipcert.activations.curve import ULP, Curve, Landmark, Pair, always, enclose, nearest, real, turn
 from lipcert.activations.row import Activation, row
-from lipcert.errors import RefusedModel
+from lipcert.terms.errors import RefusedModel
 
 INF = math.inf
 INV_SQRT_PI = 0.56418958354775628694808

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lipcert.activations.curve import Pair
 from lipcert.activations.row import Elementwise
-from lipcert.rounding import down, up
+from lipcert.rigor.rounding import down, up
 
 
 @dataclass(frozen=True)

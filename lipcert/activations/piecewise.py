@@ -14,7 +14,7 @@ from lipcert.activations.admit import finite, moderate, not_negative, positive
 from lipcert.activations.corner import Corner
 from lipcert.activations.curve import Curve, Landmark, Pair, always, enclose, exact, hull, kink, real, turn
 from lipcert.activations.row import Activation, row
-from lipcert.rounding import mul_down, mul_up
+from lipcert.rigor.rounding import mul_down, mul_up
 
 INF = math.inf
 ZERO, ONE = exact(0.0), exact(1.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lipcert.activations.corner import Corner
 from lipcert.activations.curve import Curve, Pair, chords
-from lipcert.errors import RefusedModel
+from lipcert.terms.errors import RefusedModel
 
 Params = tuple[float | Tensor, ...]
 Range = Callable[..., Pair]  # (lo, hi, *params) -> enclosure

@@ -10,9 +10,9 @@ import typer
 from lipcert.cli import options as o
 from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run, execute
-from lipcert.errors import UsageError
-from lipcert.query import Output, Region
 from lipcert.report.report import Report
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Output, Region
 
 if TYPE_CHECKING:
     from lipcert.load.model import Model
@@ -105,7 +105,7 @@ def bound(
 def read_region(loaded: Model, box: str | None, at: str | None, eps: float | None, ball_norm: str | None) -> Region:
     if box is None and at is None:
         return None
-    from lipcert import data
+    from lipcert.load import data
 
     return data.parse_region(loaded, box=box, at=at, eps=eps, ball_norm=ball_norm)
 

@@ -12,8 +12,8 @@ import typer
 
 from lipcert.cli import options as o
 from lipcert.cli.run import render, write_text
-from lipcert.errors import UsageError
 from lipcert.report.to_json import for_stdout
+from lipcert.terms.errors import UsageError
 
 if TYPE_CHECKING:
     from lipcert.report.comparison import Comparison

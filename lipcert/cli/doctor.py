@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipcert.cli.run import render, stdout_reserved, write_text
-from lipcert.report.plain import printable
+from lipcert.terms.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lipcert.report.plain import plain, printable
 from lipcert.report.to_json import write_atomically
+from lipcert.terms.printable import plain, printable
 
 OURS = (b'"schema": "lipcert.', b'"error": {')  # in the first bytes of every file that --json writes
 

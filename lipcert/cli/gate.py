@@ -10,18 +10,18 @@ from typing import Annotated
 import typer
 
 from lipcert.cli.run import write_text
-from lipcert.errors import UnwritableError, UsageError
-from lipcert.gate import judge, read_report
-from lipcert.policy import read_policy, write_template
-from lipcert.report.plain import printable
-from lipcert.report.to_github import to_github
+from lipcert.gate.formats.to_github import to_github
+from lipcert.gate.formats.to_junit import to_junit
+from lipcert.gate.formats.to_markdown import to_markdown
+from lipcert.gate.formats.to_sarif import to_sarif
+from lipcert.gate.formats.to_verdicts import to_verdicts, verdict_table
+from lipcert.gate.policy import read_policy, write_template
+from lipcert.gate.rules import judge, read_report
+from lipcert.gate.verdict import passed
 from lipcert.report.to_json import for_stdout
-from lipcert.report.to_junit import to_junit
-from lipcert.report.to_markdown import to_markdown
-from lipcert.report.to_sarif import to_sarif
-from lipcert.report.to_verdicts import to_verdicts, verdict_table
+from lipcert.terms.errors import UnwritableError, UsageError
 from lipcert.terms.files import reason
-from lipcert.verdict import passed
+from lipcert.terms.printable import printable
 
 
 def gate(

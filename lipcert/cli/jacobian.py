@@ -10,8 +10,8 @@ import typer
 from lipcert.cli import options as o
 from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run, execute
-from lipcert.errors import UsageError
 from lipcert.report.report import Report
+from lipcert.terms.errors import UsageError
 
 if TYPE_CHECKING:
     from lipcert.load.model import Model
@@ -77,7 +77,7 @@ def jacobian(
     if box is None and samples is not None:
         raise UsageError("--samples: of a box; data have their own number")
     if plot is not None:
-        from lipcert.plots import check_plot
+        from lipcert.report.plots import check_plot
 
         check_plot("--plot", plot)
     norms = o.read_norm(norm, norm_in, norm_out)
@@ -85,9 +85,9 @@ def jacobian(
     where = o.read_device(device)
 
     def work(progress: Progress) -> Report:
-        from lipcert import measure
-        from lipcert.data import parse_region
+        from lipcert.load.data import parse_region
         from lipcert.load.model import load
+        from lipcert.tasks import jacobian as measure
 
         loaded = load(model, **arguments, progress=progress)
         return measure.jacobian(
@@ -116,7 +116,7 @@ def jacobian(
 def _points(loaded: Model, data: str | None, raw: bool) -> dict[str, Any]:
     if data is None:
         return {}
-    from lipcert.data import read_data
+    from lipcert.load.data import read_data
 
     found = read_data(data, loaded.input_shape, raw=raw)
     return {"x": found.x, "y": found.y}
@@ -126,8 +126,8 @@ def draw(report: Report, path: str) -> None:
     """One histogram per quantity, in it one outline per set of points."""
     import numpy as np
 
-    from lipcert.plots import histograms
     from lipcert.report.of_jacobian import PLACES, WORDS
+    from lipcert.report.plots import histograms
 
     found = report.summary["jacobian"]
     values = {

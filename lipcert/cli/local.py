@@ -11,16 +11,16 @@ import typer
 from lipcert.cli import options as o
 from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run, execute
-from lipcert.errors import UsageError
-from lipcert.query import Norm, Output
 from lipcert.report.report import Report
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Norm, Output
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lipcert.load.model import Model
-    from lipcert.plane import Plane
-    from lipcert.query import Box
+    from lipcert.network.plane import Plane
+    from lipcert.terms.query import Box
 
 GRID = "Over a grid (--grid)"
 AT = "Around data points (--at)"
@@ -113,13 +113,13 @@ def local(
         if (plane is None) != (through is None) and not _three(through):
             raise UsageError("--plane I,J and --through DATA#K go together; --through DATA#K,L,M stands alone")
         if plot is not None:
-            from lipcert.plots import check_plot
+            from lipcert.report.plots import check_plot
 
             check_plot("--plot", plot)
 
         def work(progress: Progress) -> Report:
-            from lipcert import grid as grids
             from lipcert.load.model import load
+            from lipcert.tasks import grid as grids
 
             loaded = load(model, **arguments, progress=progress)
             where = read_plane(loaded, plane, through, raw, norms)
@@ -147,9 +147,9 @@ def local(
         centres = str(at)
 
         def work(progress: Progress) -> Report:
-            from lipcert import local_balls
-            from lipcert.data import read_data
+            from lipcert.load.data import read_data
             from lipcert.load.model import load
+            from lipcert.tasks import balls as local_balls
 
             loaded = load(model, **arguments, progress=progress)
             path, places = split_places(centres)
@@ -229,8 +229,8 @@ def read_plane(model: Model, plane: str | None, through: str | None, raw: bool, 
         return None
     import torch
 
-    from lipcert.data import read_data
-    from lipcert.plane import parse_plane, through_coordinates, through_points
+    from lipcert.load.data import read_data
+    from lipcert.network.plane import parse_plane, through_coordinates, through_points
 
     path, places = split_places(through)
     x = torch.from_numpy(read_data(path, model.input_shape, raw=raw).x)
@@ -248,7 +248,7 @@ def read_points(model: Model, data: str | None, raw: bool, plane: Plane | None) 
         return None, None
     import torch
 
-    from lipcert.data import read_data
+    from lipcert.load.data import read_data
 
     found = read_data(data, model.input_shape, raw=raw)
     x = torch.from_numpy(found.x).reshape(len(found.x), -1)
@@ -258,8 +258,8 @@ def read_points(model: Model, data: str | None, raw: bool, plane: Plane | None) 
 def read_box(model: Model, box: str | None, points: Tensor | None, plane: Plane | None) -> Box:
     import torch
 
-    from lipcert.data import intervals
-    from lipcert.query import Box
+    from lipcert.load.data import intervals
+    from lipcert.terms.query import Box
 
     size = model.graph.nodes[model.graph.input].size if plane is None else 2
     if box is not None:
@@ -277,7 +277,7 @@ def draw(report: Report, path: str, points: Tensor | None = None, labels: Any = 
     """Lower, upper and their ratio, side by side."""
     import numpy as np
 
-    from lipcert.plots import Panel, heat_maps
+    from lipcert.report.plots import Panel, heat_maps
 
     found = report.summary["grid"]
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-import lipcert
 from lipcert.cli import paths, streams
 from lipcert.cli.bound import bound
 from lipcert.cli.compare import compare
@@ -27,7 +26,8 @@ from lipcert.cli.report import report
 from lipcert.cli.run import FAILED_TO_WRITE, INTERNAL_ERROR, internal_error, show_debug_trace
 from lipcert.cli.track import track
 from lipcert.cli.verify import verify
-from lipcert.errors import LipcertError
+from lipcert.terms.errors import LipcertError
+from lipcert.terms.version import __version__
 
 EXIT_STATUS = """\
 Exit status: 0 done and every gate met, 1 a gate is not met or a certificate is rejected,
@@ -89,7 +89,7 @@ for _name, _command in COMMANDS.items():
 
 def _print_version(asked: bool) -> bool:
     if asked:
-        typer.echo(f"lipcert {lipcert.__version__}")
+        typer.echo(f"lipcert {__version__}")
         raise typer.Exit
     return asked
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lipcert.errors import UsageError
-from lipcert.query import NORMS, Norm
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import NORMS, Norm
 
 MODEL = "Reading the model"
 RUN = "Running"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lipcert.errors import UnreadableError, UsageError
+from lipcert.terms.errors import UnreadableError, UsageError
 from lipcert.terms.files import reason
 
 # parameter, or command.parameter -> how the user calls it
@@ -62,7 +62,7 @@ def _of_radius(asked: Mapping[str, Any]) -> tuple[Named, Named]:
 
 
 def _of_gate(asked: Mapping[str, Any]) -> tuple[Named, Named]:
-    from lipcert.policy import FILES
+    from lipcert.gate.policy import FILES
 
     if asked["init"]:
         return [], []  # it never replaces a file, and nothing else is written
@@ -122,7 +122,7 @@ def _old_verdicts(command: str, asked: Mapping[str, Any]) -> list[str]:
     """`lipcert gate *.json --json v.json` for the second time: old verdicts are skipped, not read, and new ones replace them."""
     if command != "gate":
         return []
-    from lipcert.gate import read_report
+    from lipcert.gate.rules import read_report
 
     found = []
     for path in asked.get("reports") or ():

@@ -7,9 +7,9 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from lipcert.bound import Bound, Result
-from lipcert.report.digits import digits
-from lipcert.report.plain import printable
+from lipcert.terms.digits import digits
+from lipcert.terms.printable import printable
+from lipcert.terms.result import Bound, Result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

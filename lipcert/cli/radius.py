@@ -11,11 +11,11 @@ from lipcert.cli import options as o
 from lipcert.cli.paths import adversarial_file
 from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run, execute
-from lipcert.errors import UsageError
 from lipcert.report.report import Report
+from lipcert.terms.errors import UsageError
 
 if TYPE_CHECKING:
-    from lipcert.attack import Pgd
+    from lipcert.sampling.attack import Pgd
 
 ATTACK = "Attack"
 
@@ -66,14 +66,14 @@ def radius(
     where = o.read_device(device)
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     if plot is not None:
-        from lipcert.plots import check_plot
+        from lipcert.report.plots import check_plot
 
         check_plot("--plot", plot)
 
     def work(progress: Progress) -> Report:
-        from lipcert import data as files
-        from lipcert import robustness
+        from lipcert.load import data as files
         from lipcert.load.model import load
+        from lipcert.tasks.radius import task as robustness
 
         loaded = load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, raw=raw, gaps=True)
@@ -95,7 +95,7 @@ def radius(
         )
 
     def picture(report: Report) -> None:
-        from lipcert.plots import accuracy_curve
+        from lipcert.report.plots import accuracy_curve
 
         accuracy_curve(str(plot), report.points, norm=report.norm.input, title=model.name)
 
@@ -116,7 +116,7 @@ def read_clip(text: str | None) -> tuple[float, float] | None:
 
 
 def read_attack(restarts: int, steps: int, clip: tuple[float, float] | None, seed: int, device: str) -> Pgd:
-    from lipcert.attack import Pgd
-    from lipcert.ranges.device import available
+    from lipcert.regions.device import available
+    from lipcert.sampling.attack import Pgd
 
     return Pgd(restarts, steps, clip=clip, seed=seed, device=available(device))

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from lipcert.cli.run import write_text
-from lipcert.errors import UsageError
-from lipcert.report.plain import plain, printable
+from lipcert.terms.errors import UsageError
 from lipcert.terms.files import read_json
+from lipcert.terms.printable import plain, printable
 
 
 def report(

@@ -16,16 +16,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lipcert
 from lipcert.cli import signals
 from lipcert.cli.failure import complain
 from lipcert.cli.progress import Progress, ShownProgress
 from lipcert.cli.signals import Moment
-from lipcert.errors import LipcertError, RefusedModel, UnwritableError
 from lipcert.report.report import Report
 from lipcert.report.to_json import for_stdout, pieces, write_atomically
+from lipcert.terms.errors import LipcertError, RefusedModel, UnwritableError
 from lipcert.terms.files import reason
 from lipcert.terms.memory import out_of_memory
+from lipcert.terms.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -209,7 +209,7 @@ def show_debug_trace(error: BaseException) -> None:
 
 def internal_error(error: BaseException) -> str:
     """What to say of it; versions and the traceback are in a new file that is named."""
-    versions = {"lipcert": lipcert.__version__, "python": sys.version, "platform": platform.platform()}
+    versions = {"lipcert": __version__, "python": sys.version, "platform": platform.platform()}
     for name in ("torch", "numpy", "onnx", "onnxruntime"):
         if name in sys.modules:
             versions[name] = getattr(sys.modules[name], "__version__", "?")

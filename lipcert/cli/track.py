@@ -51,12 +51,12 @@ def track(
     norms = o.read_norm(norm, norm_in, norm_out)
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     if plot is not None:
-        from lipcert.plots import check_plot
+        from lipcert.report.plots import check_plot
 
         check_plot("--plot", plot)
 
     def work(progress: Progress) -> Report:
-        from lipcert import data as files
+        from lipcert.load import data as files
         from lipcert.load.model import load
         from lipcert.tasks.checkpoints import series_of
         from lipcert.tasks.track import METHODS

@@ -10,8 +10,8 @@ import typer
 from lipcert.cli import options as o
 from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run, execute
-from lipcert.query import Output
 from lipcert.report.report import Report
+from lipcert.terms.query import Output
 
 
 def verify(

@@ -1,1 +1,1 @@
-"""Readers: a model file or an nn.Module becomes a `Source` that capture can export."""
+"""From a file or a module to a lowered graph: readers, capture, parity, lowering; and data files."""

@@ -7,7 +7,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lipcert.errors import UnreadableError
+from lipcert.terms.errors import UnreadableError
 
 MEMBER_LIMIT = 200_000
 TOTAL_LIMIT = 64 * 2**30  # bytes after decompression

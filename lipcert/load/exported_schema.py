@@ -19,8 +19,8 @@ from typing import Annotated, Any
 from torch._export.serde import schema
 from torch._export.serde.union import _Union
 
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, printable
 from lipcert.load.pure import EXPORTED, PRIMS, why_not
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, printable
 
 _NAME = re.compile(r"[A-Za-z_0-9.]{0,1000}", re.ASCII)
 _STRING = re.compile(r"[ -~]{0,1000}", re.ASCII)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.fx import Graph, Node
 
-from lipcert.errors import RefusedModel, UnreadableError, printable
+from lipcert.terms.errors import RefusedModel, UnreadableError, printable
 
 MAX_NODES = 200_000
 _ATEN = re.compile(r"(aten|prims)\.([A-Za-z_]\w{0,100})\.([A-Za-z_]\w{0,100})", re.ASCII)

@@ -22,7 +22,6 @@ import torch
 from torch._export.serde import schema
 from torch.export import ExportedProgram
 
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError, printable
 from lipcert.load.archive import TENSOR_GLOBALS, TEXT_LIMIT, TOTAL_LIMIT, Archive, check_pickle, open_archive
 from lipcert.load.exported_schema import checked
 from lipcert.load.fingerprint import quiet
@@ -30,6 +29,7 @@ from lipcert.load.original import references, rows
 from lipcert.load.pick import Pick, pick
 from lipcert.load.source import Source
 from lipcert.sandbox.child import step
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError, printable
 
 _WEIGHTS = "data/weights/"
 _CONSTANTS = "data/constants/"

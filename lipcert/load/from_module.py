@@ -7,10 +7,10 @@ import copy
 import numpy as np
 import torch
 
-from lipcert.errors import RefusedModel, UsageError
 from lipcert.load.original import references, rows
 from lipcert.load.pick import Pick, pick
 from lipcert.load.source import Source
+from lipcert.terms.errors import RefusedModel, UsageError
 
 
 def read_module(

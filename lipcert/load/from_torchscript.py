@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError
 from lipcert.load.archive import open_archive
 from lipcert.load.fingerprint import graph_fingerprint, quiet
 from lipcert.load.original import references, rows
@@ -24,6 +23,7 @@ from lipcert.load.pick import pick
 from lipcert.load.script_archive import rebuilt
 from lipcert.load.source import Source
 from lipcert.sandbox.child import step
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 
-from lipcert.capture import Captured, capture, constants, quiet
-from lipcert.errors import UnreadableError
-from lipcert.foreign import read_file
-from lipcert.ir import Graph
+from lipcert.load.capture.capture import Captured, capture, constants, quiet
+from lipcert.load.capture.parity import check_parity
+from lipcert.load.foreign import read_file
+from lipcert.load.lower import lower
 from lipcert.load.read import read
-from lipcert.lower import lower
-from lipcert.network.question import Question
+from lipcert.network.edit import normalised
+from lipcert.network.graph import Graph
 from lipcert.network.scope import describe
-from lipcert.parity import check_parity
-from lipcert.query import Norm
-from lipcert.report.plain import plain, printable
-from lipcert.rounding import keeps_subnormals
+from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.sandbox.confine import described
+from lipcert.terms.errors import UnreadableError
+from lipcert.terms.printable import plain, printable
 from lipcert.terms.progress import Progress
-from lipcert.transform import normalised
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question
 
 REAL_ARITHMETIC = (
     "bounds hold for the network in real arithmetic with the stored weights; float execution is not covered"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from lipcert.errors import UsageError
+from lipcert.terms.errors import UsageError
 
 
 class Pick(torch.nn.Module):

@@ -9,9 +9,9 @@ from typing import Literal
 
 import torch
 
-from lipcert.errors import UnreadableError, UsageError
 from lipcert.load.archive import open_archive
 from lipcert.load.source import Source
+from lipcert.terms.errors import UnreadableError, UsageError
 
 _ZIP = b"PK"
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -61,7 +61,7 @@ def read(
         from lipcert.load.from_exported import read_exported
 
         return read_exported(path, input_shape=shape, input_name=input_name, output_name=output_name, seconds=seconds)
-    from lipcert.load.from_onnx import read_onnx
+    from lipcert.load.onnx.from_onnx import read_onnx
 
     return read_onnx(path, input_shape=shape, input_name=input_name, output_name=output_name, reader=reader)
 
@@ -89,7 +89,7 @@ def kind_of(path: Path) -> Kind:
         return _kind_of_zip(path)
     if head.startswith(_PICKLE):
         raise UnreadableError(f"{path}: a file of torch.save from before torch 1.6, or a pickle. {_HOW_TO_EXPORT}")
-    from lipcert.load.onnx_file import looks_like_onnx
+    from lipcert.load.onnx.file import looks_like_onnx
 
     if looks_like_onnx(path):
         return "onnx"

@@ -11,10 +11,10 @@ import io
 import re
 import zipfile
 
-from lipcert.errors import UnreadableError, printable
 from lipcert.load.archive import TOTAL_LIMIT, Archive
 from lipcert.load.script_code import rewritten
 from lipcert.load.script_pickle import Found, read_pickle
+from lipcert.terms.errors import UnreadableError, printable
 
 _CODE = re.compile(r"code/__torch__(?:/[A-Za-z0-9_]+)*\.py", re.ASCII)
 _KEY = re.compile(r"\d{1,9}", re.ASCII)

@@ -10,8 +10,8 @@ import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from lipcert.errors import LipcertError, UnreadableError, printable
 from lipcert.load.script_grammar import SPECIAL, Checker
+from lipcert.terms.errors import LipcertError, UnreadableError, printable
 
 Definition = ast.ClassDef | ast.FunctionDef
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, printable
 from lipcert.load.pure import PRIM, SCRIPT, why_not
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, printable
 
 if TYPE_CHECKING:
     from lipcert.load.script_code import Definition, Module, Program

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, printable
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, printable
 
 STORAGE_DTYPES: dict[str, torch.dtype] = {
     "torch FloatStorage": torch.float32,

@@ -1,1 +1,1 @@
-"""What is asked of a network (`question`), and what a rule asks of reports (`wanted`). Nothing numerical."""
+"""The network as a graph of linear operators and nonlinearities, and the one walk over it."""

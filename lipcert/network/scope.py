@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from lipcert.errors import UsageError
-from lipcert.ir import Graph
-from lipcert.query import Ball, Box, Norm, Region
+from lipcert.network.graph import Graph
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Ball, Box, Norm, Region
 
 
 def checked_region(region: Region, graph: Graph) -> Region:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lipcert.errors import RefusedModel
+from lipcert.terms.errors import RefusedModel
 
 if TYPE_CHECKING:
-    from lipcert.ir import Graph, Node
+    from lipcert.network.graph import Graph, Node
 
 Rules = dict[type, Callable[..., Any]]  # by the type of Node.what
 

@@ -1,1 +1,1 @@
-"""What the network is on regions of its input space."""
+"""Enclosures on boxes and balls: forward sweeps, backward linear bounds, branch and bound."""

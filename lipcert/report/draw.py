@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lipcert.bound import Bound
-from lipcert.errors import UsageError
+from lipcert.terms.errors import UsageError
+from lipcert.terms.result import Bound
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lipcert.errors import UsageError
+from lipcert.terms.errors import UsageError
 
 if TYPE_CHECKING:
     from lipcert.report.report import Report

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lipcert.report.comparison import Change, Comparison, Quantity, Verdict
-from lipcert.report.digits import digits
-from lipcert.report.plain import printable
-from lipcert.report.to_markdown import escaped
+from lipcert.terms.digits import digits
+from lipcert.terms.markdown import escaped
+from lipcert.terms.printable import printable
 
 STYLES: dict[Verdict, str] = {
     "worse": "bold red",

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lipcert.report.plain import printable
+from lipcert.terms.printable import printable
 
 WORDS = {
     "spectral": "spectral norm",

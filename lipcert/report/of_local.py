@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lipcert.report.digits import digits
-from lipcert.report.plain import printable
+from lipcert.terms.digits import digits
+from lipcert.terms.printable import printable
 
 MOST_ROWS = 40
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)

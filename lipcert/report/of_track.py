@@ -9,10 +9,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lipcert.bound import Side
-from lipcert.report.digits import digits
-from lipcert.report.plain import printable
 from lipcert.report.radius_table import percent
+from lipcert.terms.digits import digits
+from lipcert.terms.printable import printable
+from lipcert.terms.result import Side
 
 COUNT = 4  # significant digits: what moves along training moves by more
 MOST_LAYERS = 8  # columns of the second table

@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from lipcert.report.digits import digits
-from lipcert.report.plain import printable
+from lipcert.terms.digits import digits
+from lipcert.terms.printable import printable
 
 
 def radius_table(summary: Mapping[str, Any], norm: str, inside: list[int]) -> RenderableType:

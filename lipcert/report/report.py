@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lipcert.bound import Bound, Refusal, Result
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError
-from lipcert.network.question import Question
-from lipcert.query import Norm
-from lipcert.report.digits import digits
-from lipcert.report.plain import plain, printable
+from lipcert.terms.digits import digits
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError
+from lipcert.terms.printable import plain, printable
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question
+from lipcert.terms.result import Bound, Refusal, Result
 from lipcert.terms.version import __version__
 
 SCHEMA = "lipcert.report/1"

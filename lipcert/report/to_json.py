@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lipcert.report.plain import plain
 from lipcert.report.report import Report
+from lipcert.terms.printable import plain
 
 POINTS = '\n "points": []'  # a line break is escaped inside strings, so this is the field itself
 

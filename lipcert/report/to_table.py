@@ -11,17 +11,16 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from lipcert.bound import Bound, Result
-from lipcert.network.claimed import FLAGS
-from lipcert.network.question import Question, region_words
-from lipcert.report.digits import digits
 from lipcert.report.next_steps import next_step
 from lipcert.report.of_jacobian import jacobian_tables
 from lipcert.report.of_local import local_tables
 from lipcert.report.of_track import track_tables
-from lipcert.report.plain import printable
 from lipcert.report.radius_table import radius_table
 from lipcert.report.report import Report
+from lipcert.terms.digits import digits
+from lipcert.terms.printable import printable
+from lipcert.terms.question import FLAGS, Question, region_words
+from lipcert.terms.result import Bound, Result
 
 STYLES = {
     "bounded": "bold green",

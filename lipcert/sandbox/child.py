@@ -25,9 +25,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from lipcert.errors import LipcertError, RefusedModel, UnreadableError, UsageError, printable
 from lipcert.sandbox.confine import confine, die_with_parent
 from lipcert.sandbox.wire import NotData, pack, unpack
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError, printable
 
 Answer = Callable[..., Any]
 

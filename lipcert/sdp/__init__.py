@@ -1,1 +1,1 @@
-"""LipSDP at full scale: the dual sweep (sweep.py), its certificate (riccati.py), and the loop that joins them (solve.py)."""
+"""LipSDP at full scale: a dual sweep proposes multipliers, `proofs` proves them."""

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import torch
 
-from lipcert.ir import Enclosure
-from lipcert.lmi import Coefficients
-from lipcert.normalform import NormalForm
+from lipcert.network.graph import Enclosure
+from lipcert.proofs.lmi import Coefficients
+from lipcert.proofs.normal_form import NormalForm
 from lipcert.sdp.multipliers import Restored, closed_form
 
 

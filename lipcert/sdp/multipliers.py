@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.lmi import INPUT, Coefficients
-from lipcert.normalform import NormalForm
+from lipcert.proofs.lmi import INPUT, Coefficients
+from lipcert.proofs.normal_form import NormalForm
 
 
 @dataclass

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcert.lmi import INPUT, Coefficients, last_variable, prove
-from lipcert.normalform import NormalForm
-from lipcert.rounding import EPS
+from lipcert.proofs.lmi import INPUT, Coefficients, last_variable, prove
+from lipcert.proofs.normal_form import NormalForm
+from lipcert.rigor.rounding import EPS
 from lipcert.sdp.multipliers import closed_form, depths, inflated, positive, restored
 from lipcert.sdp.sweep import Anderson, Dual, Swept
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcert.normalform import Layer, NormalForm
-from lipcert.parts import PLAIN, linear_ancestors, pull, push
+from lipcert.network.affine import PLAIN, linear_ancestors, pull, push
+from lipcert.proofs.normal_form import Layer, NormalForm
 
 MEMORY = 8  # of the Anderson acceleration
 RIDGE = 1e-10

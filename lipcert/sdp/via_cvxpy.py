@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcert.lmi import Coefficients
-from lipcert.normalform import NormalForm
+from lipcert.proofs.lmi import Coefficients
+from lipcert.proofs.normal_form import NormalForm
 from lipcert.sdp.multipliers import closed_form
 
 # Rows of the matrix: Clarabel factors n^2 / 2 by n^2 / 2 entries (minutes and 4 GB at 160, 24 GB at 300), SCS the matrix.

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lipcert.bound import Result
-from lipcert.bounds import Problem
-from lipcert.bounds.run import choose, run, tell
-from lipcert.certify import certify, check_scope
-from lipcert.errors import UsageError
-from lipcert.journal.resume import Earlier
-from lipcert.journal.resume import resume as go_on
 from lipcert.load.model import Model
+from lipcert.methods import Problem
+from lipcert.methods.run import choose, run, tell
+from lipcert.network.edit import with_output
 from lipcert.network.scope import checked_region, describe
-from lipcert.pairs import bound_pairs, methods_asked, resumed
-from lipcert.query import Norm, Output, Region
-from lipcert.ranges.device import available
+from lipcert.regions.device import available
 from lipcert.report.report import Report
-from lipcert.rounding import keeps_subnormals
+from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.tasks.certify import certify, check_scope
+from lipcert.tasks.journal.resume import Earlier
+from lipcert.tasks.journal.resume import resume as go_on
+from lipcert.tasks.pairs import bound_pairs, methods_asked, resumed
+from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
-from lipcert.transform import with_output
+from lipcert.terms.query import Norm, Output, Region
+from lipcert.terms.result import Result
 
 
 @keeps_subnormals

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from lipcert.errors import UnreadableError
+from lipcert.terms.errors import UnreadableError
 
 ENDINGS = (".onnx", ".pt", ".pth", ".pt2", ".ts")
 

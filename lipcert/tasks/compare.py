@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lipcert.errors import SelfCheckFailed, UnreadableError, UsageError
-from lipcert.gate import UNASKED, read_report
+from lipcert.gate.rules import UNASKED, read_report
 from lipcert.report.comparison import Change, Comparison, Quantity
-from lipcert.report.plain import printable
 from lipcert.report.report import Report
 from lipcert.tasks.quantities import first_difference, quantities
+from lipcert.terms.errors import SelfCheckFailed, UnreadableError, UsageError
+from lipcert.terms.printable import printable
 
 SHOWN = 120  # characters of a value in an error
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipcert.errors import UsageError
 from lipcert.load.model import Model, load
-from lipcert.query import Norm
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Norm
 
 # Flags whose Python name is another one; all others are their own name with underscores.
 PYTHON_NAMES = {

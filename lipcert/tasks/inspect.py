@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lipcert.bounds import METHODS, Problem
-from lipcert.bounds.layers import kind_of, operators, surely_infinite
-from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.load.model import Model
-from lipcert.parts import Path as LinearPath
-from lipcert.parts import linear_ancestors, targets
-from lipcert.query import Norm
+from lipcert.methods import METHODS, Problem
+from lipcert.methods.layers import kind_of, operators, surely_infinite
+from lipcert.network.affine import Path as LinearPath
+from lipcert.network.affine import linear_ancestors, targets
+from lipcert.network.graph import Graph, Input, Nonlinear
 from lipcert.report.report import Report
-from lipcert.rounding import keeps_subnormals
+from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.terms.query import Norm
 
 
 @keeps_subnormals

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from lipcert.bounds import Problem
-from lipcert.bounds.layers import layer_row, layers_of
 from lipcert.load.model import Model
-from lipcert.query import Norm
+from lipcert.methods import Problem
+from lipcert.methods.layers import layer_row, layers_of
 from lipcert.report.report import Report
-from lipcert.rounding import keeps_subnormals
+from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.terms.progress import Progress
+from lipcert.terms.query import Norm
 
 
 @keeps_subnormals

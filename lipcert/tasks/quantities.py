@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from lipcert.errors import UsageError
 from lipcert.report.comparison import Better, Quantity
 from lipcert.report.report import Report
+from lipcert.terms.errors import UsageError
 
 Data = Mapping[str, Any]
 RIGHT = ("certified", "not certified")

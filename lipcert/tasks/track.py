@@ -10,18 +10,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lipcert import measure
-from lipcert.bound import Bound, Refusal, Result
-from lipcert.data import fingerprint
-from lipcert.errors import LipcertError, RefusedModel, UsageError
+from lipcert.load.data import fingerprint
 from lipcert.load.model import Model, load
-from lipcert.network.question import Question
-from lipcert.query import Norm
 from lipcert.report.report import Report
+from lipcert.tasks import jacobian as measure
 from lipcert.tasks.bound import bound
 from lipcert.tasks.checkpoints import Series, series_of
 from lipcert.tasks.layers import layers
+from lipcert.terms.errors import LipcertError, RefusedModel, UsageError
 from lipcert.terms.progress import Progress
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question
+from lipcert.terms.result import Bound, Refusal, Result
 
 METHODS = ("product", "sampled", "lipsdp")
 QUANTILES = {"low": "0.05", "median": "0.5", "high": "0.95"}

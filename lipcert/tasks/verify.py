@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from lipcert.bound import Bound, Refusal, Result
-from lipcert.certificate import Certificate
-from lipcert.certificate import read as read_certificate
-from lipcert.check import check
-from lipcert.errors import CertificateRejected, LipcertError, UsageError
 from lipcert.load.model import Model, file_sha256, load
-from lipcert.network.claimed import Asked, question_of
-from lipcert.query import Norm, Output
+from lipcert.proofs.check import check
+from lipcert.proofs.claimed import Asked, question_of
+from lipcert.proofs.file import Certificate
+from lipcert.proofs.file import read as read_certificate
 from lipcert.report.report import Report, unread
-from lipcert.rounding import keeps_subnormals
+from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.terms.errors import CertificateRejected, LipcertError, UsageError
 from lipcert.terms.progress import Progress
+from lipcert.terms.query import Norm, Output
+from lipcert.terms.result import Bound, Refusal, Result
 
 
 @keeps_subnormals

@@ -1,1 +1,1 @@
-"""Words and small tools that every room uses; nothing numerical."""
+"""Words that every room uses: norms, results, questions, errors, files. Nothing numerical."""

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lipcert.errors import UnreadableError
+from lipcert.terms.errors import UnreadableError
 
 DEEPEST = 100  # nested lists and objects; a report has about six
 DIGITS = 300  # of a whole number; float64 ends at 309

@@ -16,15 +16,15 @@ import torch
 from two import loaded, run, two
 
 import lipcert
-from lipcert.attack import Pgd
-from lipcert.errors import UsageError
-from lipcert.grid import grid
-from lipcert.journal import resume as resuming
-from lipcert.journal.seal import Seal
 from lipcert.load.model import Model
-from lipcert.network.question import Question
-from lipcert.plane import through_coordinates
+from lipcert.network.plane import through_coordinates
 from lipcert.report.report import Report
+from lipcert.sampling.attack import Pgd
+from lipcert.tasks.grid import grid
+from lipcert.tasks.journal import resume as resuming
+from lipcert.tasks.journal.seal import Seal
+from lipcert.terms.errors import UsageError
+from lipcert.terms.question import Question
 
 X = np.array([[0.5, 0.5], [1.0, 3.0], [2.0, 0.1]])
 Y = np.array([1, 1, 0])

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lipcert.journal import seal as seals
-from lipcert.journal.seal import Seal, key_file, user_key
-from lipcert.network.question import Question
-from lipcert.query import Norm
+from lipcert.tasks.journal import seal as seals
+from lipcert.tasks.journal.seal import Seal, key_file, user_key
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question
 
 QUESTION = Question.of("radius", {"sha256": "ab" * 32}, "cd" * 32, Norm(), {"kind": "global"}, "pairs", {"seed": 0})
 ROW = {"index": 0, "radius": 0.5, "results": [{"seconds": 1.0, "value": 2.0}]}

@@ -12,9 +12,9 @@ import torch
 from two import fresh, loaded, two
 
 import lipcert
-from lipcert.errors import UsageError
-from lipcert.ir import Graph, Node
 from lipcert.load.model import Model
+from lipcert.network.graph import Graph, Node
+from lipcert.terms.errors import UsageError
 
 QUESTIONS = 50
 NORMS = ("1", "2", "inf", "1->2", "2->inf", "inf->1")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lipcert.network.question import Question, Record, effective, frozen, thawed
-from lipcert.query import Norm
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question, Record, effective, frozen, thawed
 
 MODEL = {
     "sha256": "ab" * 32,

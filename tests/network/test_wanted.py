@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from lipcert.errors import UsageError
-from lipcert.network.question import Question, frozen
-from lipcert.network.wanted import Wanted
-from lipcert.query import Norm
+from lipcert.gate.wanted import Wanted
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question, frozen
 
 MODEL = {"sha256": "ab" * 32, "input_name": "x", "input_shape": [1, 2], "output_name": "y", "units": {}}
 PLAIN = Question.of("bound", MODEL, "cd" * 32, Norm(), {"kind": "global"}, "vector", {})

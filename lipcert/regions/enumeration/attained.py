@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lipcert.ir import Graph
-from lipcert.query import Norm
-from lipcert.ranges.cells import Cells
-from lipcert.ranges.directions import directions, norms_below
-from lipcert.ranges.slope import sweep
+from lipcert.network.graph import Graph
+from lipcert.regions.cells import Cells
+from lipcert.regions.forward.directions import directions, norms_below
+from lipcert.regions.forward.slope import sweep
+from lipcert.terms.query import Norm
 
 
 def attained(graph: Graph, x: Tensor, norm: Norm, moving: Tensor) -> float:

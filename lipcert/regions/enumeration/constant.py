@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.errors import RefusedModel
-from lipcert.ir import Graph
-from lipcert.query import Box, Norm, Region
-from lipcert.ranges.cells import Cells
+from lipcert.network.graph import Graph
+from lipcert.regions.cells import Cells
 from lipcert.regions.enumeration.program import INPUTS, Program, program
-from lipcert.rounding import norm_up, up
+from lipcert.rigor.rounding import norm_up, up
+from lipcert.terms.errors import RefusedModel
+from lipcert.terms.query import Box, Norm, Region
 
 MARGIN = 0.9  # of rtol for the search: the rest is for the rounding of what is attained
 

@@ -14,9 +14,9 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from lipcert.ir import Add, Concat, Graph, Linear, Offset
-from lipcert.linops import Operator
-from lipcert.parts import linear_ancestors
+from lipcert.network.affine import linear_ancestors
+from lipcert.network.graph import Add, Concat, Graph, Linear, Offset
+from lipcert.operators.linear import Operator
 from lipcert.regions.enumeration.program import Program
 
 NEAR = 1e-7  # a facet through the vertex, as far as floats tell

@@ -22,7 +22,7 @@ from lipcert.regions.enumeration.net import (
     Stack,
 )
 from lipcert.regions.enumeration.program import Layer, Program
-from lipcert.rounding import EPS
+from lipcert.rigor.rounding import EPS
 
 
 def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, str] | None) -> Net:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.blocks import Pointwise, Sort
-from lipcert.errors import RefusedModel
-from lipcert.ir import Add, Graph, Linear, Node, Nonlinear, Offset, What
-from lipcert.linops import Scale, Select
-from lipcert.normalform import without_maxima
+from lipcert.blocks.kinds import Pointwise, Sort
+from lipcert.network.graph import Add, Graph, Linear, Node, Nonlinear, Offset, What
+from lipcert.operators.linear import Scale, Select
+from lipcert.proofs.normal_form import without_maxima
+from lipcert.terms.errors import RefusedModel
 
 LONGEST = 16  # entries to sort
 CORNER = 16 * 2.0**-53  # relative width granted to a kink that is not a float

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.blocks import Pointwise
-from lipcert.errors import RefusedModel
-from lipcert.ir import Add, Concat, Enclosure, Graph, Linear, Nonlinear, Offset, enclose_linear
-from lipcert.linops import Operator
-from lipcert.parts import is_source, linear_ancestors
+from lipcert.blocks.kinds import Pointwise
+from lipcert.network.affine import is_source, linear_ancestors
+from lipcert.network.graph import Add, Concat, Enclosure, Graph, Linear, Nonlinear, Offset, enclose_linear
+from lipcert.operators.linear import Operator
 from lipcert.regions.enumeration.hinges import hinged, sides
-from lipcert.rounding import EPS, TINY, gamma, power_of_two_scale, up
+from lipcert.rigor.rounding import EPS, TINY, gamma, power_of_two_scale, up
+from lipcert.terms.errors import RefusedModel
 
 INPUTS = 7  # that move: a box of n has 2^n vertices
 ENTRIES = 2**24  # of all matrices together

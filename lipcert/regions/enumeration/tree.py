@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lipcert.ir import Graph
-from lipcert.query import Norm
+from lipcert.network.graph import Graph
 from lipcert.regions.enumeration import search as places
 from lipcert.regions.enumeration.exact import Rows, exact_layers, sign_on
 from lipcert.regions.enumeration.flat import flat, memory
 from lipcert.regions.enumeration.net import BEST, CLOSED, OFF, Memory, Net, Stack
 from lipcert.regions.enumeration.program import Layer, Program
 from lipcert.regions.enumeration.search import probe, search
+from lipcert.terms.query import Norm
 
 ROUND = 16  # cells searched between two looks at the best value: the same on any number of threads
 FIRST, MOST = 128, 4096  # cells of one search, at first and later

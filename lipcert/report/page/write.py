@@ -17,9 +17,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from lipcert.errors import LipcertError, UnreadableError
 from lipcert.report.page.sections import section
-from lipcert.report.plain import printable
+from lipcert.terms.errors import LipcertError, UnreadableError
+from lipcert.terms.printable import printable
 from lipcert.terms.version import __version__
 
 Given = tuple[str, Mapping[str, Any]]  # the name of a file and its JSON object

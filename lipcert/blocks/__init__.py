@@ -1,0 +1,1 @@
+"""What one nonlinear node does: elementwise functions, selections, softmax, products, normalisation."""

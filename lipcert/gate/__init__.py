@@ -1,0 +1,1 @@
+"""Rules over reports: policies, verdicts, and the formats that CI reads."""

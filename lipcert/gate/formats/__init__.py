@@ -1,0 +1,1 @@
+"""Verdicts for GitHub, GitLab, JUnit, SARIF and Markdown."""

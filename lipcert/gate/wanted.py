@@ -1,0 +1,148 @@
+"""What a gate's rule asks for: a question in part. Unsaid, it means the whole space, the vector output, and the model's
+own units; a report that answers something else is not about the rule, and the first field that differs is named."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Norm, Output
+from lipcert.terms.question import Question, Record, effective, frozen, output_words, region_words, thawed
+
+ANY = "any"
+KINDS = ("global", "box", "ball", "balls")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """`norm`, `input` None, `region`, `output`, `units` "any": whatever the report has. `region`: a kind, or the whole
+    object of a report. `units`: "model", "raw" (some), or (mean, std)."""
+
+    norm: Norm | None
+    region: str | Record
+    output: str
+    units: str | tuple[tuple[float, ...] | None, tuple[float, ...] | None]
+    input: str | None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], of_values: bool = True) -> Wanted:
+        """From the fields of a rule. `of_values`: the rule is about a constant or a radius; others are about any report
+        unless they say more. UsageError for fields that make no sense."""
+        norm = None if "norm" not in options else Norm.parse(options["norm"])
+        return cls(
+            norm,
+            read_region(options.get("region", "global" if of_values else ANY)),
+            _output(options.get("output", "" if of_values else ANY)),
+            read_units(options.get("units", "model" if of_values else ANY)),
+            options.get("input"),
+        )
+
+    def miss(self, question: Question) -> str | None:
+        """The first field in which the question is not the one asked for, in words; None: it is."""
+        has, region = question.scope(), thawed(question.region)
+        if self.norm not in (None, question.norm):
+            return f"its norm is {has['norm']}"
+        if not self._over(region):
+            return f"it is over {has['region']}" + ("" if region["kind"] != "box" else ", not the one asked for")
+        if question.output not in self._outputs(question.task):
+            return f"its output is {output_words(question.output)}"
+        mine = effective(question.mean, 0.0), effective(question.std, 1.0)
+        raw = mine != (None, None)
+        if (self.units == "model" and raw) or (self.units == "raw" and not raw) or self.units not in (*UNITS, mine):
+            return f"it is in {question.units()}"
+        if self.input not in (None, question.input_name):
+            return f"its input is {question.input_name}"
+        if question.fixed and self.input is None:
+            return f"it holds the input {question.fixed[0][0]} (a rule about that names its `input`)"
+        return None
+
+    def _over(self, region: Mapping[str, Any]) -> bool:
+        if isinstance(self.region, str):
+            return self.region in (ANY, region.get("kind"))
+        wanted = thawed(self.region)
+        if wanted.get("kind") == "box" and region.get("kind") == "box":
+            sides = [(wanted[side], region.get(side) or []) for side in ("lower", "upper")]
+            return all(mine * (len(theirs) if len(mine) == 1 else 1) == theirs for mine, theirs in sides)
+        return wanted == dict(region)
+
+    def _outputs(self, task: str) -> Any:
+        """Radii are about the class, whatever the functionals behind it: they have no output unless the rule says so."""
+        if self.output == ANY or (not self.output and task == "radius"):
+            return _Everything()
+        return (self.output or "vector",)
+
+    def __str__(self) -> str:
+        region = self.region if isinstance(self.region, str) else region_words(thawed(self.region))
+        words = [] if self.norm is None else [f"l{self.norm.input} -> l{self.norm.output}"]
+        words += [] if region == ANY else [f"over {'the whole input space' if region == 'global' else region}"]
+        words += [] if self.output == ANY else [f"output {self.output or 'vector'}"]
+        words += [] if self.units == ANY else [f"in {units_words(self.units)}"]
+        return ", ".join(words + ([] if self.input is None else [f"input {self.input}"]))
+
+
+UNITS = ("model", "raw", ANY)
+
+
+def units_words(units: str | tuple[tuple[float, ...] | None, tuple[float, ...] | None]) -> str:
+    if isinstance(units, str):
+        return "raw units" if units == "raw" else "the model's own units"
+    sides = zip(("mean", "std"), units, strict=True)
+    said = [f"{name} {', '.join(map(repr, side))}" for name, side in sides if side is not None]
+    return f"raw units, {' and '.join(said)}" if said else "the model's own units"
+
+
+class _Everything:
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+def read_region(value: Any) -> str | Record:
+    """ "global", "any", "box", "ball", "balls", "box LO:HI[,LO:HI...]", or the object that reports have."""
+    if isinstance(value, Mapping):
+        if value.get("kind") not in KINDS or not _plain(value):
+            raise UsageError(f"region = {value!r}: write it as reports do, with the kind {', '.join(KINDS)}")
+        return frozen(value)
+    if value in (ANY, *KINDS):
+        return str(value)
+    ends = re.fullmatch(r"box\s+(\S+)", value) if isinstance(value, str) else None
+    try:
+        pairs = [tuple(float(end) for end in part.split(":")) for part in ends[1].split(",")] if ends else []
+    except ValueError:
+        pairs = []
+    if not pairs or any(len(pair) != 2 or not -math.inf < pair[0] <= pair[1] < math.inf for pair in pairs):
+        raise UsageError(f"region = {value!r}: write global, any, box, ball, balls, or such as 'box -1:1,0:2'")
+    lower, upper = zip(*pairs, strict=True)
+    return frozen({"kind": "box", "lower": lower, "upper": upper})
+
+
+def _plain(value: Mapping[str, Any]) -> bool:
+    """Boxes with their ends; nothing that JSON does not hold."""
+    try:
+        frozen(value)
+    except ValueError:
+        return False
+    return value["kind"] != "box" or all(isinstance(value.get(side), list) for side in ("lower", "upper"))
+
+
+def read_units(value: Any) -> str | tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """ "model", "raw", "any", or {mean, std} with numbers or lists of them."""
+    if isinstance(value, Mapping) and value and set(value) <= {"mean", "std"}:
+        sides = [value.get(name) for name in ("mean", "std")]
+        lists = [side if isinstance(side, list) or side is None else [side] for side in sides]
+        if all(side is None or all(_number(v) for v in side) for side in lists):
+            return effective(lists[0], 0.0), effective(lists[1], 1.0)
+    elif value in UNITS:
+        return str(value)
+    raise UsageError(f"units = {value!r}: write model, raw, any, or a table such as {{mean = [0.5], std = [0.25]}}")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _output(value: Any) -> str:
+    return value if value in ("", ANY) else str(Output.parse(value))

@@ -1,0 +1,131 @@
+"""Gate 5: our evaluation of the lowered graph against the original object, at random points of several scales.
+
+It catches a wrong reading (a transposed weight, a wrong default, cross-wired inputs), not rounding: the original runs
+in its own arithmetic, so the two can only be asked to agree to the accuracy of that arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lipcert.load.source import Reference
+from lipcert.terms.errors import RefusedModel
+
+POINTS = 4  # of each scale: 16 in all
+SCALES: tuple[tuple[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]], ...] = (
+    ("0.01", lambda draw, shape: 1e-2 * draw.standard_normal(shape)),
+    ("1", lambda draw, shape: draw.standard_normal(shape)),
+    ("10", lambda draw, shape: 10.0 * draw.standard_normal(shape)),
+    ("[0, 1]", lambda draw, shape: draw.uniform(0.0, 1.0, shape)),
+)
+
+# Difference, relative to the largest output, that the arithmetic of the original explains. Its unit roundoff is u. A
+# sum of n products errs by up to n u sum|terms|, in practice by sqrt(n) u; tens of layers with n up to 1e4 and some
+# cancellation give about 300 u for float32. 16-bit originals accumulate in more bits, but round in every layer.
+# Originals in float64 may compute parts in 32 bits (casts inside, coefficients of an interpolation): some u of float32.
+#
+# Where terms cancel, the output is small beside what is added up to it, and 300 u of the output is too little. Then the
+# error of this network in this arithmetic is measured (`Reference.rounding`), and a multiple of it is allowed: another
+# order of summation errs as much. Never beyond `_MEASURED` of the output: a wrong weight shows there.
+#
+# Kernels of a runtime leave the operator's definition for large arguments (onnxruntime's float32 sigmoid is constant below
+# -18, and its logarithm with it). Where inputs of the largest scale alone show a difference, the definition decides.
+_MULTIPLE = 8.0
+_MEASURED = 5e-4
+_FAR = ("10",)
+_TOLERANCE = {"float64": 1e-6, "float32": 2e-5, "float16": 3e-2, "bfloat16": 1e-1}
+
+
+@dataclass(frozen=True)
+class ParityRecord:
+    """Comparison with one reference at one scale of inputs.
+
+    `difference`: largest |ours - theirs|; `allowed`: what it may be. `points` is 0 where the original overflowed, and
+    then nothing was compared (`note` says so).
+    """
+
+    reference: str
+    dtype: str
+    scale: str
+    points: int
+    difference: float
+    allowed: float
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_parity(
+    references: Sequence[Reference],
+    evaluate: Callable[[np.ndarray], np.ndarray],
+    shape: tuple[int, ...],
+    seed: int = 0,
+) -> list[ParityRecord]:
+    """`evaluate`: (k, *shape) float64 -> (k, *out) float64, our own graph. `shape`: of one input.
+
+    The points are rounded to the reference's dtype first, so that both sides see the same input. At each scale the
+    difference may reach a tolerance of the dtype times max |theirs| over its points, or a multiple of the error that the
+    dtype was measured to make there. Raises RefusedModel at the first scale
+    where it is larger, or where no scale could be compared.
+    """
+    records = []
+    for reference in references:
+        draw = np.random.default_rng(seed)
+        compared = [_compare(reference, evaluate, name, sample(draw, (POINTS, *shape))) for name, sample in SCALES]
+        if not any(record.points for record in compared):
+            raise RefusedModel(f"{reference.name}: the original gives no finite output at any point that was tried")
+        records += compared
+    return records
+
+
+def _compare(
+    reference: Reference, evaluate: Callable[[np.ndarray], np.ndarray], scale: str, points: np.ndarray
+) -> ParityRecord:
+    points = _rounded(points, reference.dtype)
+    theirs = np.asarray(reference.evaluate(points), dtype=np.float64)
+    ours = np.asarray(evaluate(points), dtype=np.float64)
+    where = f"{reference.name}, inputs of scale {scale}"
+    if ours.shape != theirs.shape:
+        raise RefusedModel(
+            f"parity with {where}: the original's output has shape {theirs.shape[1:]}, ours {ours.shape[1:]}"
+        )
+    finite = np.isfinite(theirs).reshape(len(points), -1).all(axis=1)
+    if not finite.any():
+        return ParityRecord(reference.name, reference.dtype, scale, 0, 0.0, 0.0, "not compared: the original overflows")
+    theirs, ours, points = theirs[finite], ours[finite], points[finite]
+    note = "" if finite.all() else f"{int((~finite).sum())} points not compared: the original overflows"
+    difference, allowed = _difference(reference, ours, theirs, points)
+    if not difference <= allowed and reference.definition is not None and scale in _FAR:
+        defined = _difference(reference, ours, np.asarray(reference.definition(points), dtype=np.float64), points)
+        if defined[0] <= defined[1]:
+            note = f"{reference.name} is {difference:.3g} off there; the format's own definition agrees"
+            return ParityRecord(reference.name, reference.dtype, scale, len(points), *defined, note)
+    if not difference <= allowed:  # a NaN of ours fails too
+        raise RefusedModel(
+            f"parity with {where}: the graph lipcert read differs from the original by {difference:.3g}, where "
+            f"{allowed:.3g} is explained by {reference.dtype}. The model was not read correctly; please report it"
+        )
+    return ParityRecord(reference.name, reference.dtype, scale, len(points), difference, allowed, note)
+
+
+def _difference(reference: Reference, ours: np.ndarray, theirs: np.ndarray, points: np.ndarray) -> tuple[float, float]:
+    """The largest there is, and what the arithmetic of the original explains."""
+    if ours.shape != theirs.shape:
+        return np.inf, 0.0
+    difference = float(np.max(np.abs(ours - theirs), initial=0.0))
+    largest = float(np.max(np.abs(theirs), initial=0.0))
+    allowed = _TOLERANCE[reference.dtype] * largest
+    if difference > allowed and reference.rounding is not None:
+        allowed = max(allowed, min(_MULTIPLE * reference.rounding(points), _MEASURED * largest))
+    return difference, allowed
+
+
+def _rounded(points: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":  # numpy has none: keep the upper 16 bits of float32
+        return (points.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+    return points.astype(dtype).astype(np.float64)

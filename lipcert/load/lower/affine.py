@@ -1,0 +1,412 @@
+"""Affine operations: sums, scales, matrix products, convolutions, BatchNorm, average pooling, linear interpolation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipcert.blocks.kinds import MatMul
+from lipcert.load.lower.builder import Builder, Signal, broadcast
+from lipcert.load.lower.layout import cast as _cast
+from lipcert.load.lower.nonlinear import Decision, chosen, pointwise, product
+from lipcert.operators.conv_norm import ConvGeometry
+from lipcert.operators.linear import Adjoint, Conv, Dense, Scale
+from lipcert.rigor import constants
+from lipcert.rigor.constants import Constant, constant
+from lipcert.rigor.rounding import EPS
+
+aten = torch.ops.aten
+
+
+def _add(b: Builder, x: Any, y: Any, alpha: Any = 1) -> Signal:
+    x, y = broadcast(b, [x, y])
+    if alpha != 1:
+        y = b.scale(y, constant(alpha)) if isinstance(y, Signal) else constants.multiply(y, alpha)
+    if isinstance(x, Signal) and isinstance(y, Signal):
+        return b.sum([x, y])
+    return b.offset(x, y) if isinstance(x, Signal) else b.offset(y, x)
+
+
+def negate(b: Builder, x: Any) -> Any:
+    return b.scale(x, constant(-1.0)) if isinstance(x, Signal) else constants.negative(x)
+
+
+def _sub(b: Builder, x: Any, y: Any, alpha: Any = 1) -> Signal:
+    return _add(b, x, negate(b, y), alpha)
+
+
+def _rsub(b: Builder, x: Any, y: Any, alpha: Any = 1) -> Signal:
+    return _add(b, y, negate(b, x), 1) if alpha == 1 else _add(b, y, b.scale(x, constant(-alpha)))
+
+
+def _mul(b: Builder, x: Any, y: Any) -> Signal:
+    for decision, other in ((x, y), (y, x)):
+        if isinstance(decision, Decision) and not isinstance(other, Decision):
+            return chosen(b, decision, other, 0.0)
+    x, y = broadcast(b, [x, y])
+    if isinstance(x, Signal) and isinstance(y, Signal):
+        return product(b, x, y)
+    return b.scale(x, y) if isinstance(x, Signal) else b.scale(y, x)
+
+
+def _div(b: Builder, x: Any, y: Any) -> Signal:
+    x, y = broadcast(b, [x, y])
+    if not isinstance(y, Signal):
+        uniform = y.radius is None and y.centre.numel() > 0 and bool((y.centre == y.centre.reshape(-1)[0]).all())
+        return b.scale(x, constants.reciprocal(y), float(y.centre.reshape(-1)[0]) if uniform else None)
+    inverse = pointwise(b, y, "reciprocal")
+    return product(b, x, inverse) if isinstance(x, Signal) else b.scale(inverse, x)
+
+
+def _weight(value: Constant) -> tuple[Tensor, Tensor | None]:
+    return value.centre.contiguous(), None if value.radius is None else value.radius.contiguous()
+
+
+def _linear(b: Builder, x: Any, weight: Any, bias: Any = None) -> Signal:
+    y: Any
+    if not isinstance(weight, Signal) and not isinstance(x, Signal):
+        y = constants.matmul(x, constant(weight).map(lambda t: t.transpose(-1, -2)))
+    elif isinstance(weight, Signal) or not isinstance(x, Signal):
+        flipped = b.move(weight, lambda t: t.transpose(-1, -2)) if isinstance(weight, Signal) else None
+        y = matmul(b, x, flipped if flipped is not None else constant(weight).map(lambda t: t.transpose(-1, -2)))
+    else:
+        w, radius = _weight(b.finite(constant(weight)))
+        if w.dim() == 1:
+            return matmul(b, x, constant(weight))
+        shape = (*x.shape[:-1], w.shape[0])
+        y = b.linear(x, Dense(w[None], math.prod(x.shape[:-1]), 1, None if radius is None else radius[None]), shape)
+    return y if bias is None else _add(b, y, bias)
+
+
+def matmul(b: Builder, x: Any, y: Any) -> Signal:
+    """torch.matmul of (.., m, k) and (.., k, n), either side a signal, batch dimensions broadcast."""
+    x, y = (v if isinstance(v, Signal) else b.finite(constant(v)) for v in (x, y))
+    left, right = len(x.shape) == 1, len(y.shape) == 1
+    x = _reshape(b, x, (1, *x.shape)) if left else x
+    y = _reshape(b, y, (*y.shape, 1)) if right else y
+    (m, k), n = x.shape[-2:], y.shape[-1]
+    batch = tuple(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
+    shape = (*batch, m, n)
+    if isinstance(x, Signal) and isinstance(y, Signal):
+        x, y = b.expand(x, (*batch, m, k)), b.expand(y, (*batch, k, n))
+        result = b.block(MatMul(math.prod(batch), m, k, n), [x, y], shape)
+    elif isinstance(y, Signal):
+        result = _matrix_times_signal(b, x, y, batch, shape)
+    else:  # x W = (W' x')'
+        flipped = y.map(lambda t: t.transpose(-1, -2))
+        if len(y.shape) == 2:
+            w, radius = _weight(flipped)
+            rows = math.prod(x.shape[:-1])
+            result = b.linear(x, Dense(w[None], rows, 1, None if radius is None else radius[None]), (*x.shape[:-1], n))
+        else:
+            turned = b.move(x, lambda t: t.transpose(-1, -2))
+            result = _matrix_times_signal(b, flipped, turned, batch, (*batch, n, m))
+            result = b.move(result, lambda t: t.transpose(-1, -2))
+    final = tuple(
+        size for size, drop in zip(result.shape, [False] * len(batch) + [left, right], strict=True) if not drop
+    )
+    return Signal(result.node, final)
+
+
+def _matrix_times_signal(b: Builder, a: Constant, x: Signal, batch: tuple[int, ...], shape: Sequence[int]) -> Signal:
+    if len(a.shape) > 2 and math.prod(a.shape[:-2]) > 1:
+        a = a.map(lambda t: t.expand(*batch, *t.shape[-2:]).reshape(-1, *t.shape[-2:]))
+        outer = 1
+    else:
+        a = a.map(lambda t: t.reshape(1, *t.shape[-2:]))
+        outer = math.prod(batch)
+    x = b.expand(x, (*batch, *x.shape[-2:]))
+    w, radius = _weight(a)
+    return b.linear(x, Dense(w, outer, x.shape[-1], radius), shape)
+
+
+def _reshape(b: Builder, value: Any, shape: Sequence[int]) -> Any:
+    if isinstance(value, Signal):
+        return Signal(b.plain(value).node, tuple(shape))
+    return value.map(lambda t: t.reshape(tuple(shape)))
+
+
+def _addmm(b: Builder, bias: Any, x: Any, y: Any, beta: Any = 1, alpha: Any = 1) -> Signal:
+    out = matmul(b, x, y) if isinstance(x, Signal) or isinstance(y, Signal) else constants.matmul(x, y)
+    return _add(b, _times(b, out, alpha), _times(b, bias, beta))
+
+
+def _times(b: Builder, value: Any, factor: float) -> Any:
+    if factor == 1:
+        return value
+    return b.scale(value, constant(factor)) if isinstance(value, Signal) else constants.multiply(value, factor)
+
+
+def _convolution(
+    b: Builder,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Signal:
+    if not isinstance(x, Signal) or isinstance(weight, Signal):
+        b.refuse("a convolution whose kernel depends on the input")
+    w, radius = _weight(b.finite(constant(weight)))
+    dims = w.dim() - 2
+    stride, padding, dilation, extra = (
+        tuple(values) * (dims if len(values) == 1 else 1) for values in (stride, padding, dilation, output_padding)
+    )
+    batched = x if len(x.shape) == dims + 2 else Signal(b.plain(x).node, (1, *x.shape))
+    count, spatial = batched.shape[0], batched.shape[2:]
+    sides = tuple((p, p) for p in padding)
+    operator: Conv | Adjoint
+    if transposed:
+        large = tuple(
+            (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+            for n, s, p, d, k, e in zip(spatial, stride, padding, dilation, w.shape[2:], extra, strict=True)
+        )
+        operator = Adjoint(Conv(w, ConvGeometry(large, stride, sides, dilation, groups), count, radius))
+        channels, out = w.shape[1] * groups, large
+        if operator.of.out_shape != tuple(spatial):  # type: ignore[attr-defined]
+            b.refuse(f"transposed convolution with output_padding {extra}")
+    else:
+        operator = Conv(w, ConvGeometry(tuple(spatial), stride, sides, dilation, groups), count, radius)
+        channels, out = w.shape[0], operator.out_shape
+    shape = (count, channels, *out)
+    y = b.linear(batched, operator, shape)
+    if bias is not None:
+        y = _add(b, y, constant(bias).map(lambda t: t.reshape(-1, *([1] * dims))))
+    return y if batched is x else Signal(y.node, shape[1:])
+
+
+def _batch_norm(
+    b: Builder, x: Signal, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+) -> tuple[Signal, None, None]:
+    """weight (x - mean) / sqrt(var + eps) + bias per channel: one scale with an enclosure, and an offset."""
+    factor = constants.reciprocal(constants.square_root(constants.add(var, eps)))
+    factor = factor if weight is None else constants.multiply(factor, weight)
+    shift = constants.negative(constants.multiply(mean, factor))
+    shift = shift if bias is None else constants.add(shift, bias)
+
+    def wide(value: Constant) -> Constant:
+        return value.map(lambda t: t.reshape(1, -1, *([1] * (len(x.shape) - 2))))
+
+    return b.offset(b.scale(x, wide(factor)), wide(shift)), None, None
+
+
+def along_axis(b: Builder, x: Signal, matrix: Constant, axis: int) -> Signal:
+    """Apply an (m, n) matrix along one axis."""
+    axis %= len(x.shape)
+    w, radius = _weight(matrix)
+    outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    operator = Dense(w[None], outer, inner, None if radius is None else radius[None])
+    return b.linear(x, operator, (*x.shape[:axis], w.shape[0], *x.shape[axis + 1 :]))
+
+
+def _windows_mean(spans: Sequence[tuple[int, int]], counts: Sequence[int], n: int) -> Constant:
+    rows = torch.zeros(len(spans), n, dtype=torch.float64)
+    for row, (start, stop) in enumerate(spans):
+        rows[row, start:stop] = 1.0
+    return constants.divide(rows, torch.tensor(counts, dtype=torch.float64)[:, None])
+
+
+def pool_spans(n: int, k: int, s: int, p: int, d: int, ceil: bool) -> list[tuple[int, int]]:
+    """Unclipped (start, stop) of each window along an axis, as torch counts them; stop - start <= d (k - 1) + 1."""
+    reach = d * (k - 1) + 1
+    count = (n + 2 * p - reach + (s - 1 if ceil else 0)) // s + 1
+    if ceil and (count - 1) * s >= n + p:  # the last window must start inside the input or the left padding
+        count -= 1
+    return [(i * s - p, i * s - p + reach) for i in range(count)]
+
+
+def _avg_pool(dims: int) -> Callable[..., Signal]:
+    def rule(
+        b: Builder,
+        x: Signal,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Signal:
+        kernel, padding = (tuple(v) * (dims if len(v) == 1 else 1) for v in (kernel, padding))
+        stride = tuple(stride or kernel) * (dims if len(stride or kernel) == 1 else 1)
+        for axis in range(dims):
+            place = len(x.shape) - dims + axis
+            n, p = x.shape[place], padding[axis]
+            spans = pool_spans(n, kernel[axis], stride[axis], p, 1, ceil_mode)
+            inside = [(max(a, 0), max(min(z, n), 0)) for a, z in spans]
+            padded = [min(z, n + p) - a for a, z in spans]
+            counts = padded if count_include_pad else [z - a for a, z in inside]
+            x = along_axis(b, x, _windows_mean(inside, [1] * len(spans) if divisor_override else counts, n), place)
+        return x if divisor_override is None else b.scale(x, constants.reciprocal(float(divisor_override)))
+
+    return rule
+
+
+def _adaptive_avg_pool(dims: int) -> Callable[..., Signal]:
+    def rule(b: Builder, x: Signal, size: Sequence[int]) -> Signal:
+        for axis, m in enumerate(size):
+            place = len(x.shape) - dims + axis
+            n = x.shape[place]
+            spans = [(i * n // m, -((-(i + 1) * n) // m)) for i in range(m)]
+            x = along_axis(b, x, _windows_mean(spans, [z - a for a, z in spans], n), place)
+        return x
+
+    return rule
+
+
+def _interpolation(dims: int, reach: int, matrix_of: Callable[..., Tensor]) -> Callable[..., Signal]:
+    """Linear and cubic interpolation act axis by axis. The weights that torch computes in float64 are off by at most
+    a few units of the source coordinate (n + m) u times the slope of the kernel (below 2); a neighbour may enter."""
+
+    def rule(b: Builder, x: Signal, size: Sequence[int], align_corners: bool, *scales: float | None) -> Signal:
+        for axis, m in enumerate(size):
+            place = len(x.shape) - dims + axis
+            n = x.shape[place]
+            weights = matrix_of(n, int(m), align_corners, scales[axis] if axis < len(scales) else None)
+            near = torch.nn.functional.max_pool1d((weights != 0).double()[None], 2 * reach + 1, 1, reach)[0]
+            x = along_axis(b, x, Constant(weights, near * 64 * (n + m) * EPS), place)
+        return x
+
+    return rule
+
+
+def _linear_matrix(n: int, m: int, align: bool, scale: float | None) -> Tensor:
+    return aten.upsample_linear1d.default(torch.eye(n, dtype=torch.float64)[None], [m], align, scale)[0].T.contiguous()
+
+
+def _cubic_matrix(n: int, m: int, align: bool, scale: float | None) -> Tensor:
+    columns = torch.eye(n, dtype=torch.float64)[None, :, :, None]
+    return aten.upsample_bicubic2d.default(columns, [m, 1], align, scale, None)[0, :, :, 0].T.contiguous()
+
+
+def _gather_last(b: Builder, x: Signal, dims: Sequence[int]) -> tuple[Signal, list[int]]:
+    """x with the given axes last and joined into one."""
+    rest = [d for d in range(len(x.shape)) if d not in dims]
+    joined = b.move(x, lambda t: t.permute(*rest, *dims).reshape(*[t.shape[d] for d in rest], -1))
+    return joined, rest
+
+
+def _reduce(average: bool) -> Callable[..., Signal]:
+    def rule(b: Builder, x: Signal, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Signal:
+        dims = list(range(len(x.shape))) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
+        dims = sorted(d % len(x.shape) for d in dims) if x.shape else []
+        if not dims:
+            return _cast(b, x, dtype)
+        x = _cast(b, x, dtype)
+        n = math.prod(x.shape[d] for d in dims)
+        joined, rest = _gather_last(b, x, dims)
+        y = along_axis(b, joined, Constant(torch.ones(1, n, dtype=torch.float64)), -1)
+        if average:  # the exact divisor is what tells a mean from a sum with rounded weights
+            y = b.scale(y, constants.reciprocal(float(n)), float(n))
+        kept = [1 if d in dims else x.shape[d] for d in range(len(x.shape))]
+        return Signal(y.node, tuple(kept if keepdim else [x.shape[d] for d in rest]))
+
+    return rule
+
+
+def _variance(root: bool, mean_too: bool = False) -> Callable[..., Any]:
+    """sum (x - mean x)^2 / (n - correction) over some axes, or its root: a norm of the centred signal."""
+
+    def rule(
+        b: Builder, x: Signal, dim: Any = None, unbiased: bool = True, keepdim: bool = False, correction: Any = None
+    ) -> Any:
+        correction = (1 if unbiased else 0) if correction is None else correction
+        dims = list(range(len(x.shape))) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
+        n = math.prod(x.shape[d] for d in dims)
+        if n - correction <= 0:
+            b.refuse(f"the variance of {n} entries with correction {correction}")
+        mean = _reduce(True)(b, x, dims, True)
+        centred = _sub(b, x, mean)
+        total = _reduce(False)(b, pointwise(b, centred, "square"), dims, keepdim)
+        divisor = float(n - correction)
+        spread = b.scale(total, constants.reciprocal(divisor), divisor)
+        spread = pointwise(b, spread, "sqrt") if root else spread
+        return (spread, mean if keepdim else _reshape(b, mean, spread.shape)) if mean_too else spread
+
+    return rule
+
+
+def _corrected(root: bool, mean_too: bool = False) -> Callable[..., Any]:
+    rule = _variance(root, mean_too)
+    return lambda b, x, dim=None, correction=None, keepdim=False: rule(
+        b, x, dim, keepdim=keepdim, correction=1 if correction is None else correction
+    )
+
+
+def _cumsum(b: Builder, x: Signal, dim: int, dtype: Any = None) -> Signal:
+    x = _cast(b, x, dtype)
+    if not x.shape:
+        return x
+    n = x.shape[dim]
+    return along_axis(b, x, Constant(torch.ones(n, n, dtype=torch.float64).tril()), dim)
+
+
+def _fold(b: Builder, x: Signal, *args: Any) -> Signal:
+    """col2im adds patches back: the transpose of im2col."""
+    size, *rest = args
+    squeezed = x.shape if len(x.shape) == 3 else (1, *x.shape)
+    channels = squeezed[1] // math.prod(rest[0])
+    image = torch.arange(1, squeezed[0] * channels * math.prod(size) + 1, dtype=torch.float64)
+    patches = aten.im2col.default(image.reshape(squeezed[0], channels, *size), *rest)
+    from lipcert.operators.linear import Select
+
+    back = Adjoint(Select(patches.reshape(-1).to(torch.int64) - 1, image.numel()))
+    shape = (squeezed[0], channels, *size)
+    return b.linear(x, back, shape if len(x.shape) == 3 else shape[1:])
+
+
+AFFINE: dict[str, Callable[..., Any]] = {
+    "aten.add.Tensor": _add,
+    "aten.add.Scalar": _add,
+    "aten.sub.Tensor": _sub,
+    "aten.sub.Scalar": _sub,
+    "aten.rsub.Scalar": _rsub,
+    "aten.rsub.Tensor": _rsub,
+    "aten.neg.default": negate,
+    "aten.mul.Tensor": _mul,
+    "aten.mul.Scalar": _mul,
+    "aten.div.Tensor": _div,
+    "aten.div.Scalar": _div,
+    "aten.linear.default": _linear,
+    "aten.matmul.default": matmul,
+    "aten.mm.default": matmul,
+    "aten.bmm.default": matmul,
+    "aten.mv.default": matmul,
+    "aten.dot.default": matmul,
+    "aten.addmm.default": _addmm,
+    "aten.baddbmm.default": _addmm,
+    "aten.addmv.default": _addmm,
+    "aten.convolution.default": _convolution,
+    "aten._native_batch_norm_legit_no_training.default": _batch_norm,
+    "aten.avg_pool1d.default": _avg_pool(1),
+    "aten.avg_pool2d.default": _avg_pool(2),
+    "aten.avg_pool3d.default": _avg_pool(3),
+    "aten._adaptive_avg_pool2d.default": _adaptive_avg_pool(2),
+    "aten._adaptive_avg_pool3d.default": _adaptive_avg_pool(3),
+    "aten.upsample_linear1d.default": _interpolation(1, 1, _linear_matrix),
+    "aten.upsample_bilinear2d.default": _interpolation(2, 1, _linear_matrix),
+    "aten.upsample_trilinear3d.default": _interpolation(3, 1, _linear_matrix),
+    "aten.upsample_bicubic2d.default": _interpolation(2, 2, _cubic_matrix),
+    "aten.sum.default": lambda b, x, dtype=None: _reduce(False)(b, x, None, False, dtype),
+    "aten.sum.dim_IntList": _reduce(False),
+    "aten.mean.default": lambda b, x, dtype=None: _reduce(True)(b, x, None, False, dtype),
+    "aten.mean.dim": _reduce(True),
+    "aten.var.correction": _corrected(False),
+    "aten.std.correction": _corrected(True),
+    "aten.var_mean.correction": _corrected(False, True),
+    "aten.std_mean.correction": _corrected(True, True),
+    "aten.var.dim": _variance(False),
+    "aten.std.dim": _variance(True),
+    "aten.var.default": lambda b, x, unbiased=True: _variance(False)(b, x, None, unbiased),
+    "aten.std.default": lambda b, x, unbiased=True: _variance(True)(b, x, None, unbiased),
+    "aten.cumsum.default": _cumsum,
+    "aten.col2im.default": _fold,
+}
+__all__ = ["AFFINE", "Scale", "along_axis", "matmul", "pool_spans"]

@@ -1,0 +1,1 @@
+"""ONNX read by our own table of operators, each with all its attributes."""

@@ -1,0 +1,94 @@
+"""`lipsdp`: the l2 constant by LipSDP (Fazlyab et al. 2019), found by dual sweeps and proved by one Cholesky (sdp/).
+
+Neurons, channels or layers share a multiplier (MATH section 4b): coarser is cheaper and looser, the engine is the same.
+The value is what lmi.prove says of the multipliers; the dual value only measures how far from optimal they are.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lipcert.methods.problem import Problem
+from lipcert.network.affine import Path
+from lipcert.network.intervals import interval_ranges
+from lipcert.proofs.lmi import INPUT, MEMORY_ENTRIES, coefficients, entries
+from lipcert.proofs.normal_form import GROUPINGS, NormalForm, normal_form, without_maxima
+from lipcert.sdp.solve import Settings, solve
+from lipcert.terms.errors import RefusedModel
+from lipcert.terms.result import Bound, Refusal, Result, Side
+
+
+@dataclass(frozen=True)
+class Lipsdp:
+    """`multipliers`: "neuron", "channel", "layer", or "mixed" (neurons where they fit, channels else).
+    `tolerance` of proved / dual - 1 (0: by size), `sweeps` at most."""
+
+    multipliers: str = "mixed"
+    tolerance: float = 0.0
+    sweeps: int = 1500
+    name: str = "lipsdp"
+
+    side: ClassVar[Side] = "upper"
+
+    def refuses(self, problem: Problem) -> Refusal | None:
+        found = self.form(problem)
+        return found if isinstance(found, Refusal) else None
+
+    def run(self, problem: Problem) -> Result:
+        start = time.perf_counter()
+        form = self.form(problem)
+        if isinstance(form, Refusal):
+            return form
+        graph = form.graph
+        if not form.layers:  # affine on this region
+            value = Path(graph, graph.input, graph.output).norm_upper("2", "2")
+            proof = {"kind": "lmi", "grouping": form.grouping, "last": "input", "multipliers": [], "rho": value**2}
+            return Bound(self.name, self.side, "proved", value, time.perf_counter() - start, proof=proof)
+        table = coefficients(form)
+        settings = Settings(self.tolerance, self.sweeps, problem.seed)
+        solution = solve(form, table, settings, problem.deadline, problem.say)
+        seconds = time.perf_counter() - start
+        info = solution.info
+        if not solution.multipliers:
+            late = problem.deadline is not None and time.monotonic() >= problem.deadline
+            status = "timeout" if late else "refused"
+            reason = f"no multipliers could be proved in {info.sweeps} sweeps"
+            reason += ", and the budget was spent: raise --budget" if status == "timeout" else ""
+            return Refusal(self.name, self.side, status, reason, None, seconds)  # type: ignore[arg-type]
+        details = {
+            "multipliers": form.grouping,
+            "multiplier_count": form.multipliers,
+            "neurons": form.neurons,
+            "dual": info.dual,
+            "gap": info.gap if info.dual > 0 else None,
+            "sweeps": info.sweeps,
+            "proofs": info.proofs,
+            "source": info.source,
+        }
+        proof = {
+            "kind": "lmi",
+            "grouping": form.grouping,
+            "last": "input" if solution.last == INPUT else "output",
+            "multipliers": solution.multipliers,
+            "rho": info.proved**2,
+        }
+        return Bound(self.name, self.side, "proved", info.proved, seconds, None, details, proof)
+
+    def form(self, problem: Problem) -> NormalForm | Refusal:
+        if (problem.norm.input, problem.norm.output) != ("2", "2"):
+            return Refusal(self.name, self.side, "refused", f"LipSDP bounds the l2 constant, not {problem.norm}")
+        wanted = ["neuron", "channel", "layer"] if self.multipliers == "mixed" else [self.multipliers]
+        assert all(grouping in GROUPINGS for grouping in wanted)
+        try:
+            ranges = None if problem.region is None else interval_ranges(without_maxima(problem.graph), problem.region)
+            form = normal_form(problem.graph, wanted[0], ranges)
+            need = entries(form)
+        except RefusedModel as error:
+            return Refusal(self.name, self.side, "refused", str(error), error.node)
+        if need > MEMORY_ENTRIES:
+            gigabytes = need * 8 / 2**30
+            reason = f"{form.neurons} neurons need {gigabytes:.0f} GiB of dense blocks, over the limit of {MEMORY_ENTRIES * 8 / 2**30:.0f}"
+            return Refusal(self.name, self.side, "refused", reason)
+        return form

@@ -1,0 +1,87 @@
+"""One question put to all methods: a graph (input units and output functional included), norms, region, resources."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Protocol, runtime_checkable
+
+from lipcert.blocks.kinds import Range
+from lipcert.network.graph import Graph
+from lipcert.network.intervals import interval_ranges
+from lipcert.proofs.disproof import disproof
+from lipcert.terms.progress import Progress
+from lipcert.terms.query import Norm, Region
+from lipcert.terms.result import Refusal, Result, Side
+
+
+class OutOfTime(Exception):
+    """The budget is spent; `methods.run` turns it into a Refusal with status timeout."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    graph: Graph
+    norm: Norm
+    region: Region = None
+    seed: int = 0
+    device: str = "cpu"
+    deadline: float | None = None  # time.monotonic()
+    progress: Progress | None = None
+    known: list[Result] = field(default_factory=list)  # results of the methods that ran before
+    rtol: float = 1e-6  # of brackets: closed when upper <= lower (1 + rtol)
+    aside: list[Result] = field(default_factory=list)  # what a method found besides its own side
+
+    @cached_property
+    def ranges(self) -> dict[int, Range]:
+        """Interval ranges of all nodes on the region."""
+        return interval_ranges(self.graph, self.region)
+
+    def check_time(self) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise OutOfTime
+
+    def say(self, text: str, done: float | None = None, total: float | None = None) -> None:
+        if self.progress is not None:
+            self.progress(text, done, total)
+
+
+class RangesOf:
+    """Hands out `problem.ranges` and remembers that it did: what needs ranges has no certificate."""
+
+    def __init__(self, problem: Problem):
+        self.problem, self.used = problem, False
+
+    def __call__(self) -> dict[int, Range]:
+        self.used = True
+        return self.problem.ranges
+
+
+def missing(problem: Problem, reason: str, node: str) -> tuple[Literal["refused", "unbounded"], str, str]:
+    """(status, reason, node) of an upper value that does not exist: `unbounded` with a proof that there is none for this
+    very function and scope (disproof.py), else `refused`. `node`: where the method stopped, and `reason` why."""
+    found = disproof(problem.graph, problem.region)
+    if found is not None:
+        return "unbounded", f"not Lipschitz: {found.reason} ({reason})", found.node
+    hint = "" if problem.region is not None else "; on a region (--box, or --at with --eps) there may be one"
+    return "refused", f"no finite bound is known: {reason}{hint}", node
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A frozen dataclass; its fields are its options and go into the report."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def side(self) -> Side: ...
+
+    def refuses(self, problem: Problem) -> Refusal | None:
+        """Why this method cannot treat the model, as far as that is known without computing; None: it can."""
+        ...
+
+    def run(self, problem: Problem) -> Result:
+        """A Bound, or a Refusal that names the node and says why."""
+        ...

@@ -1,0 +1,71 @@
+"""`regions`: the constant on a region exactly, by enumerating linear regions (regions/enumeration).
+
+For piecewise linear networks of up to 7 inputs that move. The upper value covers every cell, pruned and open ones too; the
+lower value is attained at a point. MATH section 9; LipBaB (Bhowmick et al. 2021) has the idea, without proofs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lipcert.methods.jacobian import no_region
+from lipcert.methods.problem import Problem
+from lipcert.regions.enumeration.constant import cells_of, constant, reads
+from lipcert.terms.errors import RefusedModel
+from lipcert.terms.result import Bound, Refusal, Result, Side
+
+COMPILATION = 120.0  # seconds, on a slow machine
+
+
+@dataclass(frozen=True)
+class Regions:
+    """`seconds`: at most, where the problem has no budget of its own."""
+
+    seconds: float = 20.0
+
+    name: ClassVar[str] = "regions"
+    side: ClassVar[Side] = "upper"
+
+    def refuses(self, problem: Problem) -> Refusal | None:
+        reason, node = no_region(problem), None
+        if reason is None:
+            try:
+                import numba  # noqa: F401
+
+                reads(problem.graph, cells_of(problem.region))
+            except ImportError:
+                reason = "it needs Numba: pip install 'lipcert[fast]'"
+            except RefusedModel as refused:
+                reason, node = str(refused), refused.node
+        return None if reason is None else Refusal(self.name, self.side, "refused", reason, node)
+
+    def run(self, problem: Problem) -> Result:
+        start = time.perf_counter()
+        if (refusal := self.refuses(problem)) is not None:
+            return refusal
+        from lipcert.regions.enumeration.compiled import on_disk
+        from lipcert.regions.enumeration.tree import prepare
+
+        if not on_disk():
+            if problem.deadline is not None and problem.deadline < time.monotonic() + COMPILATION:
+                reason = "its machine code is made once, in about a minute: raise --budget, or give none the first time"
+                return Refusal(self.name, self.side, "refused", reason)
+            problem.say("regions: compiling, once")
+        prepare()
+        deadline = problem.deadline if problem.deadline is not None else time.monotonic() + self.seconds
+
+        def tell(upper: float, lower: float) -> None:
+            problem.say(f"regions: {lower:.6g} .. {upper:.6g}")
+
+        found = constant(problem.graph, cells_of(problem.region), problem.norm, problem.rtol, deadline, report=tell)
+        seconds = time.perf_counter() - start
+        counts = {"cells": found.cells, "leaves": found.leaves, "open": found.open, "exact": found.exact}
+        witness = {"x": found.point.tolist(), "shape": list(problem.graph.input_shape)}
+        problem.aside.append(Bound(self.name, "lower", "sampled", found.lower, seconds, witness, dict(counts)))
+        if not math.isfinite(found.upper):
+            return Refusal(self.name, self.side, "timeout", "the budget was spent: raise --budget", None, seconds)
+        details = {"closed": found.closed, "rtol": problem.rtol, "lower": found.lower, **counts}
+        return Bound(self.name, self.side, "proved", found.upper, seconds, None, details)

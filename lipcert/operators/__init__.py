@@ -1,0 +1,1 @@
+"""Linear operators with their norms: dense, convolution, selection, scale, adjoint, and their composition."""

@@ -1,0 +1,84 @@
+"""The question of a certificate, and what whoever verifies it has said of it himself: compared, never taken from the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lipcert.proofs.file import Certificate
+from lipcert.terms.errors import CertificateRejected
+from lipcert.terms.query import Norm, Output
+from lipcert.terms.question import Question, Record, effective, frozen, short
+
+
+def question_of(certificate: Certificate) -> Question:
+    """Every field of the file but the claim and its proof."""
+    network = certificate.network
+    return Question(
+        "verify",
+        network.sha256,
+        network.input_name,
+        network.input_shape,
+        Record(),
+        network.mean,
+        network.std,
+        network.output_name,
+        network.graph or "",  # format 2 names no graph: it is that of the model
+        certificate.norm,
+        frozen({"kind": "global"}),
+        str(certificate.output),
+        Record(),
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the verifier says of the question; None: nothing. Units are one thing: with `mean` or `std` alone, the other
+    is that of the model's own units."""
+
+    norm: Norm | None = None
+    output: Output | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    input_name: str | None = None
+    output_name: str | None = None
+    input_shape: tuple[int, ...] | None = None
+
+    @property
+    def units(self) -> bool:
+        return self.mean is not None or self.std is not None
+
+    def compare(self, question: Question) -> None:
+        """CertificateRejected at the first field that differs."""
+        sides: list[tuple[str, Any, Any]] = [
+            ("model.input_name", self.input_name, question.input_name),
+            ("model.input_shape", self.input_shape, question.input_shape),
+            ("model.output_name", self.output_name, question.output_name),
+            ("norm", self.norm, question.norm),
+            ("scope.output", None if self.output is None else str(self.output), question.output),
+        ]
+        if self.units:
+            sides[2:2] = [
+                ("model.mean", effective(self.mean, 0.0), effective(question.mean, 0.0)),
+                ("model.std", effective(self.std, 1.0), effective(question.std, 1.0)),
+            ]
+        for place, mine, claimed in sides:
+            if mine != claimed and (mine is not None or place in ("model.mean", "model.std")):
+                reason = f"the certificate is about {_words(claimed)}, and {_words(mine)} was asked for"
+                raise CertificateRejected(place, reason)
+
+    def chosen_by_prover(self, question: Question) -> list[str]:
+        """The parts of `question.scope()` that nobody but the certificate says."""
+        said = {
+            "input_name": self.input_name is not None and self.input_shape is not None,
+            "units": self.units,
+            "output_name": self.output_name is not None and self.output is not None,
+            "norm": self.norm is not None,
+        }
+        return [name for name, by_us in said.items() if not by_us]
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "none (the model's own units)"
+    return f"l{value.input} -> l{value.output}" if isinstance(value, Norm) else short(value)

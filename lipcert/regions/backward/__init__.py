@@ -1,0 +1,1 @@
+"""Sweeps against the graph: linear bounds and adjoints."""

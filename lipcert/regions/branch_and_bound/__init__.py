@@ -1,0 +1,1 @@
+"""Which inputs to split, and where."""

@@ -1,0 +1,1 @@
+"""Sweeps along the graph: values, slopes, curvature and Jacobians on a box."""

@@ -1,0 +1,1 @@
+"""Rounding, enclosures, and proofs about matrices: what floating-point arithmetic may claim."""

@@ -1,0 +1,346 @@
+"""`local --at`: certified local constants in balls around data points, by a ladder of methods, over one or several radii.
+
+A ball holds the smaller ones around its centre: upper values are carried down, lower ones up, so curves are monotone.
+Methods over the whole space are run once and hold in every ball.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipcert.load.data import fingerprint
+from lipcert.load.model import Model
+from lipcert.methods import METHODS
+from lipcert.methods.jacobian import too_wide
+from lipcert.methods.problem import Problem
+from lipcert.methods.run import run
+from lipcert.network.edit import with_output
+from lipcert.network.graph import Graph
+from lipcert.regions.cells import Cells
+from lipcert.regions.device import available
+from lipcert.regions.forward.directions import directions, norms_below
+from lipcert.regions.forward.slope import lipschitz_on, sweep
+from lipcert.report.report import Report
+from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.sampling.pairs import jacobian_norms, largest_jacobians
+from lipcert.tasks.journal.resume import Earlier
+from lipcert.tasks.journal.resume import resume as go_on
+from lipcert.terms.errors import UsageError
+from lipcert.terms.progress import Progress
+from lipcert.terms.query import Ball, Norm, Output, P
+from lipcert.terms.result import Bound, Refusal, Result
+
+EVERYWHERE = ("product", "absolute", "cplip", "lipsdp")  # over the whole space, once
+LADDER = ("jacobian", "linear", "lipsdp", "branch")  # on each ball, cheap first
+BUDGET = 1.0  # seconds per point and radius beyond which no further method of the ladder is begun
+SAMPLES = 16  # Jacobians inside each ball
+TOGETHER = 256  # balls that are swept at once
+WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that of all balls together
+NOT_TRIED = {"status": "refused", "reason": "no method of the ladder is for this norm", "node": None}
+
+
+@keeps_subnormals
+def local(
+    model: Model,
+    x: np.ndarray | Tensor,
+    eps: Sequence[float],
+    *,
+    ball_norm: P = "2",
+    norm: str | Norm = "2",
+    output: str | Output = "vector",
+    y: np.ndarray | Sequence[int] | None = None,
+    indices: Sequence[int] | None = None,
+    methods: Sequence[str] = LADDER,
+    rtol: float = 0.01,
+    budget: float = BUDGET,
+    resume: Earlier = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Report:
+    """lower <= L <= upper in the balls of each radius `eps` around each row of `x` (k, *input_shape): `Report.points`.
+
+    `indices`: the numbers of the rows in the report (default: counted from 0). `methods`: the ladder. `budget`: seconds
+    per point and radius; a method that it does not reach says so. `rtol`: brackets closer than this need no further
+    method. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes, as it takes a report file.
+    """
+    norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
+    Norm(ball_norm, ball_norm)
+    if functional.kind == "pairs":
+        raise UsageError("--output pairs: local constants are of one output: vector, I or I-J")
+    unknown = [name for name in methods if name not in METHODS or METHODS[name].side != "upper"]
+    if unknown:
+        raise UsageError(f"--method {unknown[0]}: local constants take {', '.join(LADDER)}")
+    radii = _radii(eps)
+    graph = with_output(model.graph, functional)
+    points = _points(model, x)
+    names = list(range(len(points))) if indices is None else list(indices)
+    labels = None if y is None else np.asarray(y).reshape(-1)
+    asked = {
+        "radii": radii,
+        "norm": ball_norm,
+        "count": len(points),
+        "data": fingerprint(points.numpy(), np.asarray(names), labels),
+        "methods": list(methods),
+        "rtol": float(rtol),
+        "seed": seed,
+    }
+    region = {"kind": "balls", "radius": max(radii), "norm": ball_norm, "count": len(points)}
+    question = model.question("balls", norm, region, str(functional), asked)
+    before = go_on(resume, question)
+    rows = before.rows("points", by=lambda row: (row["index"], row["eps"]))
+    rows = [row for row in rows if row["upper"] is not None]  # what has no value yet is tried again
+    done = {(row["index"], row["eps"]) for row in rows}
+    whole: list[Result] = []
+    start = time.perf_counter()
+
+    def report() -> Report:
+        order = sorted(rows, key=lambda row: (names.index(row["index"]), row["eps"]))
+        return Report(
+            command="local",
+            model=model.info,
+            norm=norm,
+            region=region,
+            output=str(functional),
+            results=_overall(rows, len(points) * len(radii), time.perf_counter() - start),
+            points=order,
+            summary={"local": {**asked, "complete": len(rows) == len(points) * len(radii), "global": _table(whole)}},
+            assumptions=list(model.assumptions),
+            warnings=[*model.warnings, *before.words("balls")],
+            question=question,
+        )
+
+    try:
+        with torch.no_grad():
+            whole += _everywhere(graph, norm, budget, seed, device, progress)
+            for first in range(0, len(points), TOGETHER):
+                some = slice(first, min(first + TOGETHER, len(points)))
+                todo = [k for k in range(some.start, some.stop) if any((names[k], r) not in done for r in radii)]
+                if not todo:
+                    continue
+                swept = _swept(graph, points[todo], radii, ball_norm, norm, "jacobian" in methods, device, progress)
+                for place, k in enumerate(todo):
+                    if progress is not None:
+                        progress("points", k, len(points))
+                    label = None if labels is None else labels[k].item()
+                    about = {"index": names[k], "label": label, "predicted": _predicted(model.graph, points[k])}
+                    ladder = _Ladder(graph, points[k], ball_norm, norm, whole, methods, rtol, budget, seed, device)
+                    rows[:] = [row for row in rows if row["index"] != names[k]]
+                    found = ladder.curve(radii, [at[place] for at in swept])
+                    rows += [before.seal.on(about | row) for row in found]
+    except KeyboardInterrupt as stop:
+        stop.partial_report = report()  # type: ignore[attr-defined]
+        raise
+    return report()
+
+
+def _radii(eps: Sequence[float]) -> list[float]:
+    found = sorted({float(e) for e in eps})
+    if not found or not all(math.isfinite(e) and e >= 0 for e in found):
+        raise UsageError("--eps: give one or more radii, finite and not negative, such as 0.01,0.03")
+    return found
+
+
+def _points(model: Model, x: Any) -> Tensor:
+    given = torch.as_tensor(x, dtype=torch.float64)
+    size = math.prod(model.input_shape)
+    if given.ndim == 0 or given.numel() != given.shape[0] * size or not given.shape[0]:
+        raise UsageError(f"local: data of shape {tuple(given.shape)} are not samples of shape {model.input_shape}")
+    if not bool(torch.isfinite(given).all()):
+        raise UsageError("local: the data hold NaN or infinity")
+    return given.reshape(len(given), size)
+
+
+def _predicted(graph: Graph, x: Tensor) -> int | None:
+    y = graph.evaluate(x[None])
+    return int(y.argmax()) if y.shape[1] > 1 else None
+
+
+def _everywhere(
+    graph: Graph, norm: Norm, budget: float, seed: int, device: str, progress: Progress | None
+) -> list[Result]:
+    """What holds in every ball, as far as it comes within ten budgets."""
+    problem = Problem(graph, norm, None, seed, device, time.monotonic() + 10 * budget, progress)
+    found = []
+    for name in EVERYWHERE:
+        found.append(run(METHODS[name], problem))
+        problem.known.append(found[-1])
+    return found
+
+
+def _swept(
+    graph: Graph,
+    points: Tensor,
+    radii: Sequence[float],
+    ball_norm: P,
+    norm: Norm,
+    asked: bool,
+    device: str,
+    progress: Progress | None,
+) -> list[list[Result | None]]:
+    """Per radius and point: `jacobian` of many balls at once where a sweep is cheap. None leaves it to the ladder."""
+    if not asked or too_wide(graph) is not None or graph.nodes[graph.input].size > 64:
+        return [[None] * len(points) for _ in radii]
+    found: list[list[Result | None]] = []
+    for k, radius in enumerate(radii):
+        if progress is not None:
+            progress("sweeps", k, len(radii))
+        start = time.perf_counter()
+        cells = Cells(points, torch.full_like(points, radius), ball_norm)
+        values = lipschitz_on(graph, cells, norm, device).tolist()
+        each = (time.perf_counter() - start) / len(points)
+        found.append([_upper("jacobian", value, each) for value in values])
+    return found
+
+
+def _upper(name: str, value: float, seconds: float) -> Result:
+    if math.isfinite(value):
+        return Bound(name, "upper", "proved", value, seconds)
+    return Refusal(name, "upper", "refused", "no bounded slope is known in this ball", None, seconds)
+
+
+class _Ladder:
+    """One point: the methods in turn on each ball, largest first, until the bracket is closed or the budget spent."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        x: Tensor,
+        ball_norm: P,
+        norm: Norm,
+        whole: Sequence[Result],
+        methods: Sequence[str],
+        rtol: float,
+        budget: float,
+        seed: int,
+        device: str,
+    ):
+        self.graph, self.x, self.ball_norm, self.norm = graph, x, ball_norm, norm
+        self.methods, self.rtol, self.budget, self.seed, self.device = methods, rtol, budget, seed, device
+        self.top = min((r.value for r in whole if isinstance(r, Bound) and r.rigor == "proved"), default=math.inf)
+        self.best = min(
+            (r for r in whole if isinstance(r, Bound) and r.rigor == "proved"), key=lambda r: r.value, default=None
+        )
+
+    def curve(self, radii: Sequence[float], swept: Sequence[Result | None]) -> list[dict[str, Any]]:
+        """Rows in the order of the radii, which are ascending."""
+        lowers = []
+        lower = 0.0
+        for radius in radii:
+            lower = max(lower, self._lower(radius))
+            lowers.append(lower)
+        rows: list[dict[str, Any]] = []
+        upper, method = self.top, None if self.best is None else f"{self.best.method} (everywhere)"
+        for radius, known, least in zip(reversed(radii), reversed(swept), reversed(lowers), strict=True):
+            results, least = self._run(radius, known, upper, least)
+            for result in results:
+                if isinstance(result, Bound) and result.rigor == "proved" and result.value < upper:
+                    upper, method = result.value, result.method
+            rows.append(
+                {
+                    "eps": radius,
+                    "upper": upper if math.isfinite(upper) else None,
+                    "lower": least,
+                    "method": method,
+                    "results": _table(results),
+                }
+            )
+        rows.reverse()
+        best = 0.0
+        for row in rows:  # what branch attained in a smaller ball is attained in the larger ones
+            best = row["lower"] = max(best, row["lower"])
+        return rows
+
+    def _run(self, radius: float, known: Result | None, upper: float, lower: float) -> tuple[list[Result], float]:
+        results: list[Result] = [] if known is None else [known]
+        if isinstance(known, Bound):
+            upper = min(upper, known.value)
+        deadline = time.monotonic() + self.budget
+        region = Ball(self.x.reshape(self.graph.input_shape), radius, self.ball_norm)
+        problem = Problem(self.graph, self.norm, region, self.seed, self.device, deadline, rtol=self.rtol)
+        for name in self.methods:
+            if known is not None and name == known.method:
+                continue
+            if upper <= lower * (1 + self.rtol):
+                break
+            if name == "lipsdp" and (self.norm.input, self.norm.output) != ("2", "2"):
+                continue
+            result = METHODS[name].refuses(problem) or run(METHODS[name], problem)
+            results.append(result)
+            problem.known.append(result)
+            for aside in problem.aside:
+                if isinstance(aside, Bound) and aside.side == "lower":
+                    lower = max(lower, aside.value)
+            problem.aside.clear()
+            if isinstance(result, Bound) and result.rigor == "proved":
+                upper = min(upper, result.value)
+        return results, lower
+
+    def _lower(self, radius: float) -> float:
+        """Attained inside the ball: Jacobians at the point and at others in the box that it holds."""
+        n = self.x.numel()
+        half = radius * {"inf": 1.0, "2": n**-0.5, "1": 1 / n}[self.ball_norm] * (1 - 1e-12)
+        low, high = (torch.nextafter(self.x + s * half, self.x)[None] for s in (-1, 1))
+        if bool((low < high).any()):
+            found = largest_jacobians(self.graph, low, high, SAMPLES, self.norm, seed=self.seed)
+            found = found.better(jacobian_norms(self.graph, self.x[None], self.norm, lower=low, upper=high))
+            if float(found.value) > 0:
+                return float(found.value)
+        cells = Cells(self.x[None], torch.zeros_like(self.x)[None])
+        if too_wide(self.graph) is not None:
+            return 0.0
+        chosen = directions(self.graph, cells, self.norm)
+        swept = sweep(self.graph, cells, chosen.toward)
+        return float(norms_below(swept.centre, swept.radius, chosen.toward, self.norm))
+
+
+def _table(results: Sequence[Result]) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": result.method,
+            "status": "ok" if isinstance(result, Bound) else result.status,
+            "value": result.value if isinstance(result, Bound) else None,
+            "rigor": result.rigor if isinstance(result, Bound) else None,
+            "reason": None if isinstance(result, Bound) else result.reason,
+            "node": None if isinstance(result, Bound) else result.node,
+            "seconds": result.seconds,
+        }
+        for result in results
+    ]
+
+
+def _overall(rows: Sequence[Mapping[str, Any]], asked: int, seconds: float) -> list[Result]:
+    """The largest of all balls. A row whose own bracket is contradictory is shown to the self-check."""
+    details = {"balls": len(rows)}
+    results: list[Result] = []
+    missing = sum(row["upper"] is None for row in rows)
+    if len(rows) < asked:
+        reason = f"{len(rows)} of {asked} balls are bounded: go on with --resume REPORT"
+        results.append(Refusal("local", "upper", "timeout", reason, None, seconds))
+    elif missing:
+        tried = [r for row in rows if row["upper"] is None for r in row["results"] if r["status"] != "ok"]
+        worst = min(tried, key=lambda r: WORST.index(r["status"]), default=NOT_TRIED)
+        reason = f"no finite value is known in {missing} of {asked} balls: {worst['reason']}"
+        results.append(Refusal("local", "upper", worst["status"], reason, worst["node"], seconds))  # type: ignore[arg-type]
+    else:
+        value = max((row["upper"] for row in rows), default=0.0)
+        results.append(Bound("local", "upper", "proved", value, seconds, None, details))
+    results.append(
+        Bound("local", "lower", "sampled", max((r["lower"] for r in rows), default=0.0), seconds, None, details)
+    )
+    for row in rows:
+        if row["upper"] is not None and row["lower"] > row["upper"]:
+            name = f"point {row['index']}, eps {row['eps']}"
+            results += [
+                Bound(name, "upper", "proved", row["upper"], 0.0),
+                Bound(name, "lower", "sampled", row["lower"], 0.0),
+            ]
+            break
+    return results

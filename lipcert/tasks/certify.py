@@ -1,0 +1,128 @@
+"""From a proved bound to its certificate. No certificate is written that the checker has not accepted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lipcert.network.graph import Graph
+from lipcert.proofs.check import check
+from lipcert.proofs.file import (
+    SMALLEST,
+    Certificate,
+    Chain,
+    Cplip,
+    Lmi,
+    Network,
+    Nonnegative,
+    Proof,
+    from_bytes,
+    to_text,
+)
+from lipcert.report.to_json import write_atomically
+from lipcert.rigor.rounding import mul_up
+from lipcert.terms.errors import CertificateRejected, SelfCheckFailed, UsageError
+from lipcert.terms.query import Norm, Output, Region
+from lipcert.terms.result import Bound, Result
+
+# Claims are raised by this much, so that a machine whose BLAS adds up in another order proves them as well.
+SLACK = 1 + 2.0**-30
+LINK_SLACK = 1 + 2.0**-40  # for each inequality of a chain
+
+
+def check_scope(region: Region, output: Output) -> None:
+    """UsageError for scopes that the file format does not have."""
+    if region is not None:
+        raise UsageError("--certificate: certificates are about the whole input space; leave out --box and --at")
+    if output.kind == "pairs":
+        raise UsageError("--certificate: one file holds one claim; give --output I-J")
+
+
+def certify(
+    path: str | Path, results: Sequence[Result], graph: Graph, model: Mapping[str, Any], norm: Norm, output: Output
+) -> tuple[list[Result], list[str]]:
+    """Write the certificate of the least proved upper value; (results with its path in the row, warnings).
+
+    UsageError where the file cannot be written, SelfCheckFailed where the checker does not accept it.
+    """
+    bound, least = least_with_proof(results)
+    if bound is None or least is None:
+        return list(results), [f"no certificate was written to {path}: there is no proved upper value with a proof"]
+    made = certificate_of(bound, graph, model, norm, output)
+    if not math.isfinite(made.claim):
+        return list(results), [f"no certificate was written to {path}: {bound.value!r} is too close to overflow"]
+    text = to_text(made)
+    try:
+        check(from_bytes(text.encode()), graph, model)
+    except CertificateRejected as problem:
+        raise SelfCheckFailed(f"{bound.method}: its own certificate was not accepted, {problem}") from problem
+    try:
+        write_atomically(text, path)
+    except OSError as problem:
+        raise UsageError(f"--certificate {path}: cannot write it: {problem.strerror}") from problem
+    marked = replace(bound, details={**bound.details, "certificate": str(path), "claim": made.claim})
+    warnings = []
+    if bound.value > least.value:
+        warnings.append(f"the certificate is that of {bound.method}: {least.method}, which is less, has none")
+    return [marked if result is bound else result for result in results], warnings
+
+
+def least_with_proof(results: Sequence[Result]) -> tuple[Bound | None, Bound | None]:
+    """(the bound of least proved upper value that carries a proof, the one of least proved upper value)."""
+    uppers = [r for r in results if isinstance(r, Bound) and r.side == "upper" and r.rigor == "proved"]
+    uppers.sort(key=lambda r: r.value)  # stable: the cheaper method of two equal values
+    return next((r for r in uppers if r.proof is not None), None), next(iter(uppers), None)
+
+
+def certificate_of(bound: Bound, graph: Graph, model: Mapping[str, Any], norm: Norm, output: Output) -> Certificate:
+    """`graph`: the whole network in the units of the report, before the output functional. `model`: the report's."""
+    assert bound.proof is not None
+    units = model["units"]
+    network = Network(
+        model["sha256"],
+        model["input_name"],
+        model["output_name"],
+        tuple(model["input_shape"]),
+        tuple(model["output_shape"]),
+        None if units["mean"] is None else tuple(units["mean"]),
+        None if units["std"] is None else tuple(units["std"]),
+    )
+    proof, shown = MAKERS[bound.proof["kind"]](bound, graph, norm)
+    return Certificate(network, norm, output, max(mul_up(bound.value, SLACK), shown), proof)
+
+
+def _lmi(bound: Bound, graph: Graph, norm: Norm) -> tuple[Lmi, float]:
+    found = bound.proof or {}
+    rows = tuple(tuple(row.tolist()) for row in found["multipliers"])
+    rho = max(float(found["rho"]), SMALLEST)  # no more than a scaling
+    return Lmi(bound.method, found["grouping"], found["last"], rho, rows), bound.value
+
+
+def _chain(bound: Bound, graph: Graph, norm: Norm) -> tuple[Chain, float]:
+    """Each constant has one LINK_SLACK more than those it follows from."""
+    rows, factor = [], 1.0
+    for k, (_, constants) in enumerate((bound.proof or {})["constants"]):
+        factor = mul_up(factor, LINK_SLACK)
+        rows.append((k, {str(r): mul_up(c, factor) for r, c in constants.items()}))
+    return Chain(bound.method, tuple(rows)), rows[-1][1][norm.output]
+
+
+def _cplip(bound: Bound, graph: Graph, norm: Norm) -> tuple[Cplip, float]:
+    chain, shown = _chain(bound, graph, norm)
+    passed = tuple(sorted(graph.nonlinear.index(i) for i in (bound.proof or {})["passed"]))
+    return Cplip(bound.method, passed, chain.constants), shown
+
+
+def _nonnegative(bound: Bound, graph: Graph, norm: Norm) -> tuple[Nonnegative, float]:
+    return Nonnegative(bound.method), bound.value
+
+
+MAKERS: dict[str, Callable[[Bound, Graph, Norm], tuple[Proof, float]]] = {
+    "lmi": _lmi,
+    "chain": _chain,
+    "cplip": _cplip,
+    "nonnegative": _nonnegative,
+}

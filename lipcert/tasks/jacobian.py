@@ -1,0 +1,265 @@
+"""Measurements at data: `jacobian`. Reports of what the network does at points; the one bound in it is a lower value."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipcert.load.data import fingerprint
+from lipcert.load.model import Model
+from lipcert.methods.sampled import stored
+from lipcert.network.graph import Graph, Nonlinear
+from lipcert.network.scope import checked_region, describe
+from lipcert.network.subnet import cut, find, layers, prefix
+from lipcert.regions.device import available
+from lipcert.report.report import Report
+from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.sampling import jacobian as measured
+from lipcert.sampling.directions import no_derivative
+from lipcert.sampling.laplacian import most_samples, smoothness
+from lipcert.sampling.pairs import jacobian_norms
+from lipcert.sampling.points import Points, batches, point_sets
+from lipcert.tasks.journal.resume import Earlier
+from lipcert.tasks.journal.resume import resume as go_on
+from lipcert.terms.errors import UsageError
+from lipcert.terms.progress import Progress
+from lipcert.terms.query import Box, Norm, Region
+from lipcert.terms.result import Bound, Result
+
+AT_POINTS = (
+    "Jacobians are those of automatic differentiation, in float64 without an error term; at a kink, what autograd says; "
+    "singular values below about 1e-15 of the largest are rounding"
+)
+MOST = 1_000_000  # points: a report has a row for each, about 1 kB of memory
+WORST = 4  # points whose Jacobian norm is attained by a pair of points
+SAMPLES = 1000  # of a box
+QUANTITY = {"2": "spectral", "1": "l1", "inf": "linf"}
+
+
+@keeps_subnormals
+def jacobian(
+    model: Model,
+    x: np.ndarray | Tensor | None = None,
+    *,
+    y: np.ndarray | Sequence[int] | None = None,
+    region: Region = None,
+    samples: int = SAMPLES,
+    around: float | None = None,
+    between: bool = False,
+    per_class: bool = False,
+    from_node: str | None = None,
+    to_node: str | None = None,
+    laplacian: bool = False,
+    norm: str | Norm = "2",
+    resume: Earlier = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Report:
+    """Statistics of Jacobian norms at the data `x` (k, *input_shape), or at `samples` random points of a box.
+
+    `around`: also at x + noise of this standard deviation; `between`: also at random points between two data points
+    (the three places of eq. 3 of Rosca et al. 2020). `from_node`, `to_node`: of the part of the network between two
+    signals; points, noise and interpolations are then those of the features. `resume`: a report of the same question
+    whose points are not measured again. Interrupted, it raises KeyboardInterrupt with `partial_report`.
+    """
+    norm = Norm.parse(norm)
+    where = torch.device(available(device))
+    inputs, labels = _data(model, x, y)
+    if (inputs is None) == (region is None):
+        raise UsageError("jacobian: give data, or a box")
+    if region is not None and not isinstance(region, Box):
+        raise UsageError("jacobian: the region is a box")
+    region = checked_region(region, model.graph)
+    if samples < 1:
+        raise UsageError(f"jacobian: {samples} samples; give 1 or more")
+    if around is not None and not (math.isfinite(around) and around >= 0):
+        raise UsageError(f"jacobian: the noise has standard deviation {around}; give a finite number, zero or more")
+    if region is not None and (around is not None or between or laplacian or from_node is not None):
+        raise UsageError("jacobian: noise, interpolations, class graphs and features are about data: give data, no box")
+    if (per_class or laplacian) and labels is None:
+        raise UsageError("jacobian: classes need labels: an array y beside x in an .npz file")
+    start = model.graph.input if from_node is None else find(model.graph, from_node, "--from")
+    stop = model.graph.output if to_node is None else find(model.graph, to_node, "--to")
+    whole = start == model.graph.input and stop == model.graph.output
+    graph = model.graph if whole else cut(model.graph, start, stop)
+    if inputs is not None and start != model.graph.input:
+        inputs = _features(prefix(model.graph, start), inputs)
+    sets = point_sets(inputs, labels, region, samples, around, between, seed)
+    count = sum(group.count for group in sets)
+    if count > MOST:
+        raise UsageError(f"jacobian: {count:,} points; one report holds at most {MOST:,}: split the data")
+    asked: dict[str, Any] = {
+        "from": from_node,
+        "to": to_node,
+        "around": around,
+        "samples": count,
+        "seed": seed,
+        "data": None if inputs is None else fingerprint(inputs.numpy()),
+    }
+    more = {"between": between, "labels": None if labels is None else fingerprint(labels)}
+    question = model.question("jacobian", norm, describe(region), options=asked | more)
+    before = go_on(resume, question)
+    rows: list[dict[str, Any]] = before.rows("points", by=lambda row: (row["set"], row["index"]))
+    done = {(row["set"], row["index"]) for row in rows}
+    lowers: list[Result] = []
+    blind: list[Tensor] = []  # points where automatic differentiation says nothing
+    classes: list[dict[str, Any]] = []
+
+    def report() -> Report:
+        found: dict[str, Any] = {
+            **asked,
+            "complete": len(rows) == count,
+            "size": [graph.nodes[graph.input].size, graph.nodes[graph.output].size],
+            "quantities": measured.meaning(graph),
+            "sets": [_statistics(s, rows, per_class) for s in sets],
+        }
+        warnings = [*model.warnings, *_steps(graph), *_blind(graph, blind), *before.words("points")]
+        return Report(
+            command="jacobian",
+            model=model.info,
+            norm=norm,
+            region=describe(region),
+            results=list(lowers) if whole else [],
+            points=list(rows),
+            summary={"jacobian": found, **({"laplacian": classes} if laplacian else {})},
+            assumptions=[*model.assumptions, AT_POINTS],
+            warnings=warnings,
+            question=question,
+        )
+
+    try:
+        with torch.no_grad():
+            begin = time.perf_counter()
+            for group, first, points in batches(sets, done, measured.batch(graph)):
+                if progress is not None:
+                    progress("jacobian", len(rows), count)
+                rows += [before.seal.on(row) for row in _measure(graph, where, group, first, points)]
+                blind += points[measured.blind(graph, points)]
+            rows.sort(key=lambda row: ([s.name for s in sets].index(row["set"]), row["index"]))
+            if progress is not None:
+                progress("the largest one, as a pair of points", None, None)
+            lowers += _attained(graph, sets, rows, norm, region, time.perf_counter() - begin)
+            if laplacian and inputs is not None and labels is not None:
+                for layer in layers(graph):
+                    if progress is not None:
+                        progress(f"class graph of {graph.nodes[layer].name}", None, None)
+                    features = _features(prefix(graph, layer), inputs[: most_samples(graph.nodes[layer].size)])
+                    classes.append({"layer": graph.nodes[layer].name, **smoothness(features, labels[: len(features)])})
+    except KeyboardInterrupt as interrupt:
+        interrupt.partial_report = report()  # type: ignore[attr-defined]
+        raise
+    return report()
+
+
+def _data(model: Model, x: Any, y: Any) -> tuple[Tensor | None, np.ndarray | None]:
+    if x is None:
+        return None, None
+    given = torch.as_tensor(x, dtype=torch.float64)
+    size = math.prod(model.input_shape)
+    if given.ndim == 0 or given.numel() != given.shape[0] * size or given.shape[0] == 0:
+        raise UsageError(f"jacobian: data of shape {tuple(given.shape)} are not samples of shape {model.input_shape}")
+    if not bool(torch.isfinite(given).all()):
+        raise UsageError("jacobian: the data hold NaN or infinity")
+    labels = None if y is None else np.asarray(y).reshape(-1)
+    if labels is not None and len(labels) != len(given):
+        raise UsageError(f"jacobian: {len(given)} samples but {len(labels)} labels")
+    return given.reshape(len(given), size), labels
+
+
+def _features(graph: Graph, x: Tensor) -> Tensor:
+    step = measured.batch(graph)
+    return torch.cat([graph.evaluate(x[i : i + step]) for i in range(0, len(x), step)])
+
+
+# Rows.
+
+
+def _measure(graph: Graph, device: torch.device, group: Points, first: int, x: Tensor) -> list[dict[str, Any]]:
+    moved = graph.on(device)
+    norms = {name: values.cpu().tolist() for name, values in measured.norms_at(moved, x.to(device)).items()}
+    classes = moved.nodes[moved.output].size > 1
+    predicted = moved.evaluate(x.to(device)).argmax(dim=1).tolist() if classes else [None] * len(x)
+    rows = []
+    for k in range(len(x)):
+        label = None if group.labels is None else group.labels[first + k].item()
+        values = {name: _known(column[k]) for name, column in norms.items()}
+        rows.append({"set": group.name, "index": first + k, "label": label, "predicted": predicted[k], **values})
+    return rows
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _statistics(group: Points, rows: Sequence[Mapping[str, Any]], per_class: bool) -> dict[str, Any]:
+    mine = [row for row in rows if row["set"] == group.name]
+    found: dict[str, Any] = {"set": group.name, "points": group.count, "measured": len(mine)}
+    found["statistics"] = {name: _with_worst(name, mine) for name in measured.QUANTITIES}
+    if per_class and group.labels is not None:
+        labels = sorted({row["label"] for row in mine})
+        found["classes"] = [
+            {
+                "label": label,
+                **{
+                    name: measured.summary([row[name] for row in mine if row["label"] == label])
+                    for name in measured.QUANTITIES
+                },
+            }
+            for label in labels
+        ]
+    return found
+
+
+def _with_worst(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary, and the index of the worst point: the largest norm, the smallest singular value."""
+    known = [row for row in rows if row[name] is not None]
+    sign = 1 if name == "smallest" else -1
+    worst = min(known, key=lambda row: (sign * row[name], row["index"]), default=None)
+    return measured.summary([row[name] for row in rows]) | {"worst": None if worst is None else worst["index"]}
+
+
+def _attained(
+    graph: Graph, sets: Sequence[Points], rows: Sequence[Mapping[str, Any]], norm: Norm, region: Region, seconds: float
+) -> list[Result]:
+    """The largest Jacobian norm as a difference quotient of two points, rounding taken off: a lower value of L."""
+    by_name = {s.name: s for s in sets}
+    quantity = QUANTITY.get(norm.input, "spectral")
+    ranked = sorted((r for r in rows if r[quantity] is not None), key=lambda r: -r[quantity])[:WORST]
+    if not ranked:
+        return []
+    x = torch.cat([by_name[r["set"]].at(r["index"], r["index"] + 1) for r in ranked])
+    bounds = {}
+    if isinstance(region, Box):
+        bounds = {
+            "lower": region.lower.reshape(1, -1).expand(x.shape),
+            "upper": region.upper.reshape(1, -1).expand(x.shape),
+        }
+    found = jacobian_norms(graph, x, norm, **bounds)
+    best = int(found.value.argmax())
+    witness = {"x": stored(found.x[best]), "x2": stored(found.x2[best]), "shape": list(graph.input_shape)}
+    at = {"set": ranked[best]["set"], "index": ranked[best]["index"]}
+    value = float(found.value[best])
+    return [Bound("jacobian", "lower", "sampled", value, seconds, witness if value > 0 else None, at)]
+
+
+def _steps(graph: Graph) -> list[str]:
+    """A function that jumps has derivative 0 almost everywhere, and that is no measure of its smoothness."""
+    jumps = [node.name for node in graph.nodes if isinstance(node.what, Nonlinear) and node.what.block.steps]
+    return [f"{name}: the function jumps there, and derivatives do not see jumps" for name in dict.fromkeys(jumps)]
+
+
+def _blind(graph: Graph, points: Sequence[Tensor]) -> list[str]:
+    """NaN of a gradient says nothing of the function: what was done there, at how many points, and why."""
+    if not points:
+        return []
+    where = no_derivative(graph, torch.stack(list(points[:8])))
+    why = f"the derivative of node {where} is infinite there" if where else "it overflows there"
+    took = "difference quotients were taken"
+    return [f"automatic differentiation gives NaN at {len(points)} points, for {why}: {took} instead"]

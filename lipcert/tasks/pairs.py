@@ -1,0 +1,104 @@
+"""`--output pairs`: every difference of two logits, one after the other; resumed from a partial report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from lipcert.methods import Method, Problem
+from lipcert.methods.run import run
+from lipcert.network.edit import all_pairs, with_output
+from lipcert.tasks.journal.resume import Resumed
+from lipcert.tasks.journal.seal import Seal
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Output
+from lipcert.terms.result import Bound, Refusal, Result
+
+MAX_PAIRS = 4950  # 100 classes
+WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that of the maximum
+
+
+@dataclass
+class Pairs:
+    """`rows`: one object per pair that is done, as the report shows them; `found`: their results, method by method."""
+
+    seal: Seal
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    found: dict[str, list[Result]] = field(default_factory=dict)
+
+    def add(self, pair: str, results: list[Result]) -> None:
+        self.found[pair] = results
+        uppers = [r.value for r in results if isinstance(r, Bound) and r.side == "upper" and r.rigor == "proved"]
+        lowers = [r.value for r in results if isinstance(r, Bound) and r.side == "lower"]
+        row = {"pair": pair, "upper": min(uppers, default=None), "lower": max(lowers, default=None)}
+        self.rows.append(self.seal.on(row | {"results": [_short(result) for result in results]}))
+
+    def largest(self, methods: Sequence[Method], problem: Problem) -> list[Result]:
+        """Each method's largest value over all pairs; a refusal of one pair is a refusal of the maximum."""
+        merged: list[Result] = []
+        for place, method in enumerate(methods):
+            column = {pair: results[place] for pair, results in self.found.items()}
+            seconds = sum(r.seconds for r in column.values())
+            bounds = {pair: r for pair, r in column.items() if isinstance(r, Bound)}
+            refusals = [r for r in column.values() if isinstance(r, Refusal)]
+            if refusals and (method.side == "upper" or not bounds):
+                merged.append(min(refusals, key=lambda refusal: WORST.index(refusal.status)))
+                continue
+            pair, top = max(bounds.items(), key=lambda item: item[1].value)
+            if top.side == "lower" and top.witness is None:  # from a partial report, which keeps no witnesses
+                again = run(method, _on_pair(problem, Output.parse(pair)))
+                top = again if isinstance(again, Bound) else top
+            details = {**top.details, "pair": pair, "pairs": len(column)}
+            merged.append(replace(top, seconds=seconds, details=details, proof=None))
+        return merged
+
+
+def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> None:
+    """Fills `pairs`; what is there already is not computed again. Interrupted, it keeps the pairs that are done."""
+    scopes = all_pairs(problem.graph)
+    if not scopes or len(scopes) > MAX_PAIRS:
+        raise UsageError(f"--output pairs: the model has {len(scopes)} pairs; lipcert takes 1 to {MAX_PAIRS}")
+    for scope in scopes:
+        if str(scope) not in pairs.found:
+            one = _on_pair(problem, scope)
+            for method in methods:
+                one.known.append(run(method, one))
+            pairs.add(str(scope), one.known)
+        problem.say("pairs", len(pairs.rows), len(scopes))
+
+
+def _on_pair(problem: Problem, scope: Output) -> Problem:
+    """The stages of the methods are not shown: pairs are the stage."""
+    return replace(problem, graph=with_output(problem.graph, scope), progress=None, known=[], aside=[])
+
+
+def _short(result: Result) -> dict[str, Any]:
+    if isinstance(result, Bound):
+        return {"method": result.method, "side": result.side, "rigor": result.rigor, "value": result.value}
+    shown = {"method": result.method, "side": result.side, "status": result.status}
+    return shown | {"reason": result.reason, "node": result.node}
+
+
+def _long(row: Mapping[str, Any]) -> Result:
+    if "value" in row:
+        return Bound(row["method"], row["side"], row["rigor"], float(row["value"]))
+    return Refusal(row["method"], row["side"], row["status"], row["reason"], row["node"])
+
+
+def methods_asked(methods: Sequence[Method]) -> list[dict[str, Any]]:
+    """Methods with their options, as the question has them."""
+    return [{"name": method.name, **asdict(method)} for method in methods]  # type: ignore[call-overload]
+
+
+def resumed(before: Resumed) -> Pairs:
+    """The pairs of an earlier report. A pair counts when every method gave a value or a reason; one that ran out of time
+    is done again."""
+    pairs = Pairs(before.seal)
+    for row in before.rows("summary.pairs", by=lambda row: row["pair"]):
+        found = [_long(result) for result in row["results"]]
+        if any(isinstance(result, Refusal) and result.status == "timeout" for result in found):
+            before.note(-1, 0)
+        else:
+            pairs.add(row["pair"], found)
+    return pairs

@@ -1,0 +1,108 @@
+"""Proved global constants of the functionals that occur, each proved once per run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lipcert.methods.problem import Problem
+from lipcert.methods.run import choose, run
+from lipcert.network.edit import with_output
+from lipcert.rigor.rounding import add_up, mul_up, sqrt_up
+from lipcert.tasks.radius.margins import name
+from lipcert.terms.query import Norm, Output, P
+from lipcert.terms.result import Bound, Refusal
+
+# The first group of which a method proves a value is enough: LipSDP is never above the others but for its rounding.
+CHEAP = ("product", "absolute", "cplip")
+GROUPS: dict[P, tuple[tuple[str, ...], ...]] = {"1": (CHEAP,), "2": (("lipsdp",), CHEAP), "inf": (CHEAP,)}
+TSUZUKU = (("product",), CHEAP)  # the whole network, as Tsuzuku et al. 2018 bound it
+# |y_i - y_j| <= factor ||y||_q (Tsuzuku et al. 2018 for q = 2)
+DIFFERENCE = {"1": 1.0, "2": sqrt_up(2.0), "inf": 2.0}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """`value` None: no method proved a finite one, and `reason` says why."""
+
+    value: float | None
+    method: str | None
+    reason: str | None = None
+    node: str | None = None
+    unbounded: bool = False
+
+
+@dataclass(eq=False)
+class Constants:
+    """`known`: by scope ("3-5" with i < j, "3", "vector")."""
+
+    problem: Problem
+    known: dict[str, Constant] = field(default_factory=dict)
+
+    def prove(self, scopes: Iterable[str]) -> None:
+        """Fill `known`."""
+        missing = [scope for scope in dict.fromkeys(scopes) if scope not in self.known]
+        for done, scope in enumerate(missing):
+            if len(missing) > 1:
+                self.problem.say("constants", done, len(missing))
+            groups = TSUZUKU if scope == "vector" else GROUPS[self.problem.norm.input]
+            self.known[scope] = self._proved(scope, groups)
+
+    def _proved(self, scope: str, groups: tuple[tuple[str, ...], ...]) -> Constant:
+        graph = with_output(self.problem.graph, Output.parse(scope))
+        problem = replace(self.problem, graph=graph, progress=None, known=[], aside=[])
+        for group in groups:
+            for method in choose(group):
+                problem.known.append(run(method, problem))
+            bounds = [r for r in problem.known if isinstance(r, Bound) and r.rigor == "proved"]
+            if bounds:
+                best = min(bounds, key=lambda bound: bound.value)
+                return Constant(best.value, best.method)
+        refusals = [r for r in problem.known if isinstance(r, Refusal)]
+        worst = next((r for r in refusals if r.status == "unbounded"), refusals[-1])
+        return Constant(None, None, worst.reason, worst.node, worst.status == "unbounded")
+
+    def table(self, method: str, first: Tensor, second: Tensor) -> Tensor:
+        """Upper values of the constants of the functionals, inf where none is proved. `method`: of GLOBAL."""
+        both = torch.stack([torch.minimum(first, second), torch.maximum(first, second)], -1)
+        rows, place = torch.unique(both.reshape(-1, 2), dim=0, return_inverse=True)
+        wanted = [(int(i), int(j)) for i, j in rows]
+        values = GLOBAL[method](self, wanted)
+        return torch.tensor(values, dtype=torch.float64)[place].reshape(first.shape)
+
+    def value(self, scope: str) -> float:
+        found = self.known[scope].value
+        return math.inf if found is None else found
+
+
+def pairs(constants: Constants, wanted: list[tuple[int, int]]) -> list[float]:
+    """L_ij of f_i - f_j itself."""
+    constants.prove(name(i, j) for i, j in wanted)
+    return [constants.value(name(i, j)) for i, j in wanted]
+
+
+def logits(constants: Constants, wanted: list[tuple[int, int]]) -> list[float]:
+    """L_i + L_j: as many constants as classes."""
+    constants.prove(f"{i}" for pair in wanted for i in pair)
+    value = constants.value
+    return [value(f"{i}") if i == j else add_up(value(f"{i}"), value(f"{j}")) for i, j in wanted]
+
+
+def vector(constants: Constants, wanted: list[tuple[int, int]]) -> list[float]:
+    """sqrt(2) L for l2 (Tsuzuku et al. 2018)."""
+    constants.prove(["vector"])
+    whole = constants.value("vector")
+    return [whole if i == j else mul_up(whole, DIFFERENCE[constants.problem.norm.output]) for i, j in wanted]
+
+
+GLOBAL = {"pairs": pairs, "global": logits, "sqrt2": vector}
+
+
+def norm_for(text: str) -> Norm:
+    """Input norm p; a functional is a number, so the output norm is free."""
+    norm = Norm.parse(text)
+    return Norm(norm.input, norm.input)

@@ -1,0 +1,237 @@
+"""`lipcert radius`: samples in batches, each with its certified radius, into one report. `radius` is the Python API."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lipcert.load.data import fingerprint
+from lipcert.load.model import Model
+from lipcert.methods.problem import Problem
+from lipcert.regions.backward.adjoint import obstacle
+from lipcert.report.report import Report
+from lipcert.report.to_json import write_atomically
+from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.sampling.attack import Pgd
+from lipcert.tasks.journal.resume import Earlier, Resumed
+from lipcert.tasks.journal.resume import resume as go_on
+from lipcert.tasks.radius.constants import GLOBAL, Constant, Constants, norm_for
+from lipcert.tasks.radius.margins import read_labels
+from lipcert.tasks.radius.samples import How, treat_known
+from lipcert.terms.errors import UsageError
+from lipcert.terms.progress import Progress
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Refusal, Result
+
+METHODS = ("pairs", "local", "global", "sqrt2")
+DEFAULT = ("pairs", "local")
+BATCH = 250
+EXECUTION = (
+    "margins are less a bound of the error of a float32 evaluation at the sample; float evaluation elsewhere in the "
+    "ball is not covered"
+)
+
+
+@keeps_subnormals
+def radius(
+    model: Model,
+    x: np.ndarray,
+    y: np.ndarray | None = None,
+    *,
+    norm: str | Norm = "2",
+    methods: Sequence[str] | None = None,
+    eps: Sequence[float] = (),
+    tolerance: float | None = None,
+    attack: Pgd | None = None,
+    adversarial: str | Path | None = None,
+    resume: Earlier = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Certified radii of the samples x (k, *input_shape), labels y (k,) or None: `Report.points`.
+
+    `methods`: of METHODS; the largest radius is taken. `tolerance`: regression, each output moves by at most this much.
+    `attack`: PGD beside it; inputs found inside a certified radius go into the file `adversarial` and make the
+    self-check fail. `resume`: a partial report of the same question, whose rows are taken over where their seals hold.
+    Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
+    """
+    norm = norm_for(str(norm))
+    graph, chosen = model.graph, _chosen(methods)
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        raise UsageError(f"--tolerance {tolerance}: write a finite number above 0")
+    x = np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(graph.input_shape))
+    size = graph.nodes[graph.output].size
+    if size == 0:
+        raise UsageError("lipcert radius: the model has no outputs")
+    labels = read_labels(y, len(x), size, tolerance)
+    blocked = obstacle(graph) if "local" in chosen else None
+    how = How(norm.input, chosen, blocked is None, tolerance, attack)
+    constants = Constants(Problem(graph, norm, seed=seed, progress=progress))
+    asked: dict[str, Any] = {
+        "methods": list(chosen),
+        "tolerance": tolerance,
+        "attack": _attack_words(attack),
+        "samples": len(x),
+    }
+    asked |= {"data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
+    output = "vector" if tolerance is not None or size == 1 else "pairs"
+    question = model.question("radius", norm, None, output, asked)
+    before = go_on(resume, question)
+    done = _resumed(before, constants, len(x))
+    rows: list[dict[str, Any]] = []
+    warnings = [*model.warnings, *before.words("samples")]
+    missing = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if len(missing):
+        named = ", ".join(map(str, missing[:5])) + (", .." if len(missing) > 5 else "")
+        warnings.append(f"{len(missing)} samples hold NaN or infinity and have radius 0: {named}")
+    if blocked is not None:
+        warnings.append(f"no local radii: node {blocked[0]}: {blocked[1]}")
+    inside: list[tuple[int, torch.Tensor]] = []
+    start = time.perf_counter()
+
+    def report() -> Report:
+        spent = time.perf_counter() - start
+        return Report(
+            command="radius",
+            model=model.info,
+            norm=norm,
+            output=output,
+            results=_refusals(rows, constants, spent),
+            points=rows,
+            summary={
+                "asked": asked,
+                **summary(rows, eps, labels is not None, attack is not None),
+                "constants": [before.seal.on(row) for row in _rows(constants)],
+                "seconds": spent,
+            },
+            assumptions=[*model.assumptions, *([] if tolerance is not None else [EXECUTION])],
+            warnings=warnings,
+            question=question,
+        )
+
+    try:
+        with torch.no_grad():
+            for begin in range(0, len(x), BATCH):
+                part = slice(begin, begin + BATCH)
+                if begin in done:
+                    rows += done[begin]
+                    continue
+                batch = treat_known(graph, torch.from_numpy(x[part]), _part(labels, part), begin, constants, how)
+                rows += [before.seal.on(row) for row in batch.rows]
+                inside += batch.inside
+                if progress is not None:
+                    rate = (len(rows) - before.taken) / max(1e-9, time.perf_counter() - start)
+                    progress(f"samples, {rate:.1f} per second", len(rows), len(x))
+    except KeyboardInterrupt as stop:
+        stop.partial_report = report()  # type: ignore[attr-defined]
+        raise
+    if inside and adversarial is not None:
+        _save(adversarial, inside, graph.input_shape)
+        warnings.append(f"inputs found inside certified radii are in {adversarial}")
+    return report()
+
+
+def _part(labels: torch.Tensor | None, part: slice) -> torch.Tensor | None:
+    return None if labels is None else labels[part]
+
+
+def _chosen(methods: Sequence[str] | None) -> tuple[str, ...]:
+    unknown = [name for name in methods or () if name not in METHODS]
+    if unknown:
+        raise UsageError(f"--method {unknown[0]}: radius methods are {', '.join(METHODS)}")
+    return tuple(name for name in METHODS if name in (methods or DEFAULT))
+
+
+def summary(rows: Sequence[dict[str, Any]], eps: Sequence[float], labelled: bool, attacked: bool) -> dict[str, Any]:
+    """Over all samples; a sample that is not certified counts with radius 0."""
+    n = len(rows)
+    radii = np.array([row["radius"] for row in rows]) if n else np.zeros(0)
+    right = np.array([row["status"] in ("certified", "not certified", "tie") for row in rows], dtype=bool)
+    found: dict[str, Any] = {"samples": n, "labelled": labelled}
+    found["accuracy"] = float(right.mean()) if n and labelled else None
+    found["status"] = {word: sum(row["status"] == word for row in rows) for word in sorted({r["status"] for r in rows})}
+    found["radius"] = None if not n else {
+        "mean": float(radii.mean()),
+        "median": float(np.median(radii)),
+        "max": float(radii.max()),
+    }  # fmt: skip
+    methods = rows[0]["radii"] if n else {}
+    found["mean_radius"] = {m: float(np.mean([row["radii"][m] for row in rows])) for m in methods}
+    found["certified"] = [
+        {
+            "eps": e,
+            "certified_accuracy": float(((radii >= e) & (radii > 0)).mean()) if n else None,
+            "attacked_accuracy": float(_survived(rows, e).mean()) if n and attacked else None,
+        }
+        for e in sorted(set(eps))
+    ]
+    return found
+
+
+def _survived(rows: Sequence[dict[str, Any]], eps: float) -> np.ndarray:
+    """Right, and no attack was found within eps: at least the certified, at most the true accuracy."""
+    return np.array(
+        [
+            row["status"] in ("certified", "not certified")
+            and not (row["attacked"] is not None and row["attacked"] <= eps)
+            for row in rows
+        ],
+        dtype=bool,
+    )
+
+
+def _refusals(rows: Sequence[dict[str, Any]], constants: Constants, seconds: float) -> list[Result]:
+    """Where no sample has a radius because no constant is finite: why."""
+    if not rows or any(row["radius"] > 0 for row in rows) or not any(r["status"] == "not certified" for r in rows):
+        return []
+    missing = [c for c in constants.known.values() if c.value is None]
+    worst = next((c for c in missing if c.unbounded), missing[0] if missing else None)
+    if worst is None:
+        return []
+    status = "unbounded" if worst.unbounded else "refused"
+    return [Refusal("pairs", "upper", status, worst.reason or "no finite constant", worst.node, seconds)]  # type: ignore[arg-type]
+
+
+def _rows(constants: Constants) -> list[dict[str, Any]]:
+    return [
+        {"output": scope, "upper": c.value, "method": c.method, "reason": c.reason, "node": c.node, "unbounded": c.unbounded}
+        for scope, c in sorted(constants.known.items())
+    ]  # fmt: skip
+
+
+def _attack_words(attack: Pgd | None) -> dict[str, Any] | None:
+    if attack is None:
+        return None
+    return {name: getattr(attack, name) for name in ("restarts", "steps", "rounds", "sizes", "clip", "seed")}
+
+
+def _resumed(before: Resumed, constants: Constants, count: int) -> dict[int, list[dict[str, Any]]]:
+    """By its first sample: each batch of which every row is sealed, for rounding and random starts go with the batch."""
+    for row in before.rows("summary.constants", by=lambda row: row["output"], count=False):
+        about = (row[name] for name in ("upper", "method", "reason", "node", "unbounded"))
+        constants.known[row["output"]] = Constant(*about)
+    found = {row["index"]: row for row in before.rows("points", by=lambda row: row["index"], count=False)}
+    batches = {}
+    for begin in range(0, count, BATCH):
+        batch = [found[k] for k in range(begin, min(begin + BATCH, count)) if k in found]
+        if len(batch) == min(BATCH, count - begin):
+            batches[begin] = batch
+            before.note(len(batch), 0)
+    return batches
+
+
+def _save(path: str | Path, inside: list[tuple[int, torch.Tensor]], shape: Sequence[int]) -> None:
+    x = np.stack([at.numpy().reshape(tuple(shape)) for _, at in inside])
+    stream = io.BytesIO()
+    np.savez(stream, x=x, index=np.array([index for index, _ in inside]))
+    write_atomically(stream.getvalue(), path)
+
+
+__all__ = ["DEFAULT", "GLOBAL", "METHODS", "radius", "summary"]
