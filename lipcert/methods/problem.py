@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
 
@@ -37,6 +37,10 @@ class Problem:
     def ranges(self) -> dict[int, Range]:
         """Interval ranges of all nodes on the region."""
         return interval_ranges(self.graph, self.region)
+
+    def with_resources(self, deadline: float | None, progress: Progress | None) -> Problem:
+        """The same question with nothing known yet."""
+        return replace(self, deadline=deadline, progress=progress, known=[], aside=[])
 
     def check_time(self) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:

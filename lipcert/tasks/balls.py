@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,9 @@ from lipcert.regions.device import available
 from lipcert.regions.forward.directions import directions, norms_below
 from lipcert.regions.forward.slope import lipschitz_on, sweep
 from lipcert.report.report import Report
-from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.sampling.pairs import jacobian_norms, largest_jacobians
-from lipcert.tasks.journal.resume import Earlier
-from lipcert.tasks.journal.resume import resume as go_on
+from lipcert.tasks.journal.resume import Earlier, Resumed
+from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Ball, Norm, Output, P
@@ -46,7 +46,79 @@ WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that
 NOT_TRIED = {"status": "refused", "reason": "no method of the ladder is for this norm", "node": None}
 
 
-@keeps_subnormals
+@dataclass(eq=False, kw_only=True)
+class Balls(Task):
+    """`points` (k, n) with their `names` in the report and `labels`; `asked`: radii, norm, methods .. as in the report."""
+
+    graph: Graph
+    points: Tensor
+    names: list[int]
+    labels: np.ndarray | None
+    asked: dict[str, Any]
+    seed: int
+    device: str
+    budget: float
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    whole: list[Result] = field(default_factory=list)  # what holds in every ball
+
+    command = "local"
+    rows_are = "balls"
+
+    @property
+    def balls(self) -> int:
+        return len(self.points) * len(self.asked["radii"])
+
+    def take(self, before: Resumed) -> None:
+        rows = before.rows("points", by=lambda row: (row["index"], row["eps"]))
+        self.rows = [row for row in rows if row["upper"] is not None]  # what has no value yet is tried again
+
+    def steps(self) -> Iterator[None]:
+        radii = self.asked["radii"]
+        done = {(row["index"], row["eps"]) for row in self.rows}
+        self.whole += _everywhere(self.graph, self.norm, self.budget, self.seed, self.device, self.session.progress)
+        yield
+        for first in range(0, len(self.points), TOGETHER):
+            some = range(first, min(first + TOGETHER, len(self.points)))
+            todo = [k for k in some if any((self.names[k], r) not in done for r in radii)]
+            if todo:
+                swept = self.swept(self.points[todo])
+                for place, k in enumerate(todo):
+                    self.session.say("points", k, len(self.points))
+                    self.treat(k, [at[place] for at in swept])
+                    yield
+
+    def treat(self, k: int, swept: Sequence[Result | None]) -> None:
+        label = None if self.labels is None else self.labels[k].item()
+        about = {"index": self.names[k], "label": label, "predicted": _predicted(self.model.graph, self.points[k])}
+        found = _Ladder(self, self.points[k]).curve(self.asked["radii"], swept)
+        self.rows = [row for row in self.rows if row["index"] != self.names[k]]
+        self.rows += [self.before.seal.on(about | row) for row in found]
+
+    def swept(self, points: Tensor) -> list[list[Result | None]]:
+        """Per radius and point: `jacobian` of many balls at once where a sweep is cheap. None leaves it to the ladder."""
+        graph, radii = self.graph, self.asked["radii"]
+        asked = "jacobian" in self.asked["methods"]
+        if not asked or too_wide(graph) is not None or graph.nodes[graph.input].size > 64:
+            return [[None] * len(points) for _ in radii]
+        found: list[list[Result | None]] = []
+        for k, radius in enumerate(radii):
+            self.session.say("sweeps", k, len(radii))
+            start = time.perf_counter()
+            cells = Cells(points, torch.full_like(points, radius), self.asked["norm"])
+            values = lipschitz_on(graph, cells, self.norm, self.device).tolist()
+            each = (time.perf_counter() - start) / len(points)
+            found.append([_upper("jacobian", value, each) for value in values])
+        return found
+
+    def answer(self) -> dict[str, Any]:
+        complete = len(self.rows) == self.balls
+        return {
+            "results": _overall(self.rows, self.balls, self.session.seconds),
+            "points": sorted(self.rows, key=lambda row: (self.names.index(row["index"]), row["eps"])),
+            "summary": {"local": {**self.asked, "complete": complete, "global": _table(self.whole)}},
+        }
+
+
 def local(
     model: Model,
     x: np.ndarray | Tensor,
@@ -79,7 +151,6 @@ def local(
     if unknown:
         raise UsageError(f"--method {unknown[0]}: local constants take {', '.join(LADDER)}")
     radii = _radii(eps)
-    graph = with_output(model.graph, functional)
     points = _points(model, x)
     names = list(range(len(points))) if indices is None else list(indices)
     labels = None if y is None else np.asarray(y).reshape(-1)
@@ -93,52 +164,22 @@ def local(
         "seed": seed,
     }
     region = {"kind": "balls", "radius": max(radii), "norm": ball_norm, "count": len(points)}
-    question = model.question("balls", norm, region, str(functional), asked)
-    before = go_on(resume, question)
-    rows = before.rows("points", by=lambda row: (row["index"], row["eps"]))
-    rows = [row for row in rows if row["upper"] is not None]  # what has no value yet is tried again
-    done = {(row["index"], row["eps"]) for row in rows}
-    whole: list[Result] = []
-    start = time.perf_counter()
-
-    def report() -> Report:
-        order = sorted(rows, key=lambda row: (names.index(row["index"]), row["eps"]))
-        return Report(
-            command="local",
-            model=model.info,
-            norm=norm,
-            region=region,
-            output=str(functional),
-            results=_overall(rows, len(points) * len(radii), time.perf_counter() - start),
-            points=order,
-            summary={"local": {**asked, "complete": len(rows) == len(points) * len(radii), "global": _table(whole)}},
-            assumptions=list(model.assumptions),
-            warnings=[*model.warnings, *before.words("balls")],
-            question=question,
-        )
-
-    try:
-        with torch.no_grad():
-            whole += _everywhere(graph, norm, budget, seed, device, progress)
-            for first in range(0, len(points), TOGETHER):
-                some = slice(first, min(first + TOGETHER, len(points)))
-                todo = [k for k in range(some.start, some.stop) if any((names[k], r) not in done for r in radii)]
-                if not todo:
-                    continue
-                swept = _swept(graph, points[todo], radii, ball_norm, norm, "jacobian" in methods, device, progress)
-                for place, k in enumerate(todo):
-                    if progress is not None:
-                        progress("points", k, len(points))
-                    label = None if labels is None else labels[k].item()
-                    about = {"index": names[k], "label": label, "predicted": _predicted(model.graph, points[k])}
-                    ladder = _Ladder(graph, points[k], ball_norm, norm, whole, methods, rtol, budget, seed, device)
-                    rows[:] = [row for row in rows if row["index"] != names[k]]
-                    found = ladder.curve(radii, [at[place] for at in swept])
-                    rows += [before.seal.on(about | row) for row in found]
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
-        raise
-    return report()
+    task = Balls(
+        model,
+        norm,
+        model.question("balls", norm, region, str(functional), asked),
+        region,
+        str(functional),
+        graph=with_output(model.graph, functional),
+        points=points,
+        names=names,
+        labels=labels,
+        asked=asked,
+        seed=seed,
+        device=device,
+        budget=budget,
+    )
+    return carry_out(task, Session(progress), resume)
 
 
 def _radii(eps: Sequence[float]) -> list[float]:
@@ -175,31 +216,6 @@ def _everywhere(
     return found
 
 
-def _swept(
-    graph: Graph,
-    points: Tensor,
-    radii: Sequence[float],
-    ball_norm: P,
-    norm: Norm,
-    asked: bool,
-    device: str,
-    progress: Progress | None,
-) -> list[list[Result | None]]:
-    """Per radius and point: `jacobian` of many balls at once where a sweep is cheap. None leaves it to the ladder."""
-    if not asked or too_wide(graph) is not None or graph.nodes[graph.input].size > 64:
-        return [[None] * len(points) for _ in radii]
-    found: list[list[Result | None]] = []
-    for k, radius in enumerate(radii):
-        if progress is not None:
-            progress("sweeps", k, len(radii))
-        start = time.perf_counter()
-        cells = Cells(points, torch.full_like(points, radius), ball_norm)
-        values = lipschitz_on(graph, cells, norm, device).tolist()
-        each = (time.perf_counter() - start) / len(points)
-        found.append([_upper("jacobian", value, each) for value in values])
-    return found
-
-
 def _upper(name: str, value: float, seconds: float) -> Result:
     if math.isfinite(value):
         return Bound(name, "upper", "proved", value, seconds)
@@ -209,25 +225,11 @@ def _upper(name: str, value: float, seconds: float) -> Result:
 class _Ladder:
     """One point: the methods in turn on each ball, largest first, until the bracket is closed or the budget spent."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        x: Tensor,
-        ball_norm: P,
-        norm: Norm,
-        whole: Sequence[Result],
-        methods: Sequence[str],
-        rtol: float,
-        budget: float,
-        seed: int,
-        device: str,
-    ):
-        self.graph, self.x, self.ball_norm, self.norm = graph, x, ball_norm, norm
-        self.methods, self.rtol, self.budget, self.seed, self.device = methods, rtol, budget, seed, device
-        self.top = min((r.value for r in whole if isinstance(r, Bound) and r.rigor == "proved"), default=math.inf)
-        self.best = min(
-            (r for r in whole if isinstance(r, Bound) and r.rigor == "proved"), key=lambda r: r.value, default=None
-        )
+    def __init__(self, task: Balls, x: Tensor):
+        self.task, self.graph, self.x, self.norm = task, task.graph, x, task.norm
+        self.ball_norm, self.methods, self.rtol = task.asked["norm"], task.asked["methods"], task.asked["rtol"]
+        proved = [r for r in task.whole if isinstance(r, Bound) and r.rigor == "proved"]
+        self.best = min(proved, key=lambda r: r.value, default=None)
 
     def curve(self, radii: Sequence[float], swept: Sequence[Result | None]) -> list[dict[str, Any]]:
         """Rows in the order of the radii, which are ascending."""
@@ -237,7 +239,9 @@ class _Ladder:
             lower = max(lower, self._lower(radius))
             lowers.append(lower)
         rows: list[dict[str, Any]] = []
-        upper, method = self.top, None if self.best is None else f"{self.best.method} (everywhere)"
+        upper, method = math.inf, None
+        if self.best is not None:
+            upper, method = self.best.value, f"{self.best.method} (everywhere)"
         for radius, known, least in zip(reversed(radii), reversed(swept), reversed(lowers), strict=True):
             results, least = self._run(radius, known, upper, least)
             for result in results:
@@ -262,9 +266,9 @@ class _Ladder:
         results: list[Result] = [] if known is None else [known]
         if isinstance(known, Bound):
             upper = min(upper, known.value)
-        deadline = time.monotonic() + self.budget
+        deadline = time.monotonic() + self.task.budget
         region = Ball(self.x.reshape(self.graph.input_shape), radius, self.ball_norm)
-        problem = Problem(self.graph, self.norm, region, self.seed, self.device, deadline, rtol=self.rtol)
+        problem = Problem(self.graph, self.norm, region, self.task.seed, self.task.device, deadline, rtol=self.rtol)
         for name in self.methods:
             if known is not None and name == known.method:
                 continue
@@ -289,7 +293,7 @@ class _Ladder:
         half = radius * {"inf": 1.0, "2": n**-0.5, "1": 1 / n}[self.ball_norm] * (1 - 1e-12)
         low, high = (torch.nextafter(self.x + s * half, self.x)[None] for s in (-1, 1))
         if bool((low < high).any()):
-            found = largest_jacobians(self.graph, low, high, SAMPLES, self.norm, seed=self.seed)
+            found = largest_jacobians(self.graph, low, high, SAMPLES, self.norm, seed=self.task.seed)
             found = found.better(jacobian_norms(self.graph, self.x[None], self.norm, lower=low, upper=high))
             if float(found.value) > 0:
                 return float(found.value)

@@ -2,30 +2,84 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lipcert.load.model import Model
-from lipcert.methods import Problem
+from lipcert.methods import Method, Problem
 from lipcert.methods.run import choose, run, tell
 from lipcert.network.edit import with_output
 from lipcert.network.scope import checked_region, describe
 from lipcert.regions.device import available
 from lipcert.report.report import Report
-from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.tasks.certify import certify, check_scope
-from lipcert.tasks.journal.resume import Earlier
-from lipcert.tasks.journal.resume import resume as go_on
-from lipcert.tasks.pairs import bound_pairs, methods_asked, resumed
+from lipcert.tasks.journal.resume import Earlier, Resumed
+from lipcert.tasks.pairs import Pairs, bound_pairs, methods_asked, resumed
+from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm, Output, Region
 from lipcert.terms.result import Result
 
 
-@keeps_subnormals
+@dataclass(eq=False, kw_only=True)
+class BoundTask(Task):
+    """`problem`: the scope, without resources. `certificate`: file to write."""
+
+    problem: Problem
+    methods: Sequence[Method]
+    certificate: str | Path | None = None
+    results: list[Result] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    command = "bound"
+
+    def steps(self) -> Iterator[None]:
+        problem = self.problem.with_resources(self.session.deadline, self.session.progress)
+        yield from self.bound(problem)
+        if self.certificate is not None:
+            functional = Output.parse(self.output)
+            about = self.model.graph, self.model.info, self.norm, functional
+            self.results, self.warnings = certify(self.certificate, self.results, *about)
+
+    def bound(self, problem: Problem) -> Iterator[None]:
+        for method in self.methods:
+            for result in (run(method, problem), *problem.aside):
+                self.results.append(result)
+                problem.known.append(result)
+                tell(problem.progress, result)
+                yield
+            problem.aside.clear()
+
+    def answer(self) -> dict[str, Any]:
+        warnings = [*self.model.warnings, *self.resumed, *self.warnings]
+        return {"results": list(self.results), "warnings": warnings}
+
+
+@dataclass(eq=False, kw_only=True)
+class PairsTask(BoundTask):
+    """Every difference of two logits; the results are the largest of each method."""
+
+    pairs: Pairs = field(init=False)
+
+    rows_are = "pairs"
+
+    def take(self, before: Resumed) -> None:
+        self.pairs = resumed(before)
+
+    def bound(self, problem: Problem) -> Iterator[None]:
+        for _ in bound_pairs(problem, self.methods, self.pairs):
+            yield
+        self.results += self.pairs.largest(self.methods, problem)
+        for result in self.results:
+            tell(problem.progress, result)
+
+    def answer(self) -> dict[str, Any]:
+        return super().answer() | {"summary": {"pairs": self.pairs.rows}}
+
+
 def bound(
     model: Model,
     *,
@@ -61,46 +115,10 @@ def bound(
     options: dict[str, Any] = {"seed": seed}
     options |= {} if region is None else {"rtol": float(rtol)}
     options |= {"methods": methods_asked(chosen)} if all_of_them else {}  # each pair has a value of each
-    question = model.question("bound", norm, describe(region), str(functional), options)
-    before = go_on(resume, question)
-    pairs = resumed(before)
-    deadline = None if budget is None else time.monotonic() + budget
-    results: list[Result] = []
-    warnings = [*model.warnings, *before.words("pairs")]
-
-    def report() -> Report:
-        return Report(
-            command="bound",
-            model=model.info,
-            norm=norm,
-            region=describe(region),
-            output=str(functional),
-            results=list(results),
-            summary={"pairs": pairs.rows} if all_of_them else {},
-            assumptions=list(model.assumptions),
-            warnings=list(warnings),
-            question=question,
-        )
-
-    graph = with_output(model.graph, functional)
-    problem = Problem(graph, norm, region, seed, available(device), deadline, progress, rtol=rtol)
-    try:
-        if all_of_them:
-            bound_pairs(problem, chosen, pairs)
-            results.extend(pairs.largest(chosen, problem))
-            for result in results:
-                tell(progress, result)
-        else:
-            for method in chosen:
-                for result in (run(method, problem), *problem.aside):
-                    results.append(result)
-                    problem.known.append(result)
-                    tell(progress, result)
-                problem.aside.clear()
-        if certificate is not None:
-            results, more = certify(certificate, results, model.graph, model.info, norm, functional)
-            warnings += more
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
-        raise
-    return report()
+    where = describe(region)
+    question = model.question("bound", norm, where, str(functional), options)
+    problem = Problem(with_output(model.graph, functional), norm, region, seed, available(device), rtol=rtol)
+    task = (PairsTask if all_of_them else BoundTask)(
+        model, norm, question, where, str(functional), problem=problem, methods=chosen, certificate=certificate
+    )
+    return carry_out(task, Session(progress, budget), resume)

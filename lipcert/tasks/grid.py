@@ -7,8 +7,7 @@ block together closes each bracket to `rtol`.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,15 +19,15 @@ from lipcert.network.edit import with_output
 from lipcert.network.graph import Graph
 from lipcert.network.plane import Plane
 from lipcert.network.scope import checked_region, describe
-from lipcert.regions.branch_and_bound.branching import Effort, bracket
+from lipcert.regions.branch_and_bound.branching import Brackets, Effort, bracket
 from lipcert.regions.cells import Cells
 from lipcert.regions.device import available
 from lipcert.report.report import Report
-from lipcert.rigor.rounding import div_down, keeps_subnormals, mul_up
+from lipcert.rigor.rounding import div_down, mul_up
 from lipcert.sampling.pairs import Found, largest_jacobians, largest_ratios, nothing
 from lipcert.tasks.journal.resume import Earlier, Resumed
-from lipcert.tasks.journal.resume import resume as go_on
 from lipcert.tasks.journal.seal import Seal
+from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Box, Norm, Output
@@ -37,6 +36,7 @@ from lipcert.terms.result import Bound, Refusal, Result
 CELLS = 2500  # those of the paper, 50 x 50
 MOST_CELLS = 4_000_000
 MOST_INPUTS = 4
+MOST_LEAVES = 2_000_000
 BLOCK = 512  # cells that are bounded together, and kept when the run is cut short
 SEALED = 64  # neighbours in the order of the grid that share a seal
 ALONG_THE_PLANE = "constants are those of the network restricted to the plane: along it, not of all inputs"
@@ -63,7 +63,76 @@ def default_shape(inputs: int) -> tuple[int, ...]:
     return (max(1, round(CELLS ** (1 / max(2, inputs)))),) * inputs
 
 
-@keeps_subnormals
+@dataclass(eq=False, kw_only=True)
+class Grid(Task):
+    """`graph`: what is bounded, output functional and plane included. `low`, `high`: ends of the cells (cells, n).
+    `asked`: as in the report; `pairs`, `jacobians`: samples in each cell that raise the lower values."""
+
+    graph: Graph
+    low: Tensor
+    high: Tensor
+    asked: dict[str, Any]
+    plane: Plane | None
+    device: str
+    values: Values = field(init=False)
+
+    command = "local"
+    rows_are = "cells"
+
+    def take(self, before: Resumed) -> None:
+        self.values = _resumed(before, len(self.low))
+
+    def steps(self) -> Iterator[None]:
+        todo = (~self.values.done).nonzero()[:, 0]
+        for block in todo.split(BLOCK) if len(todo) else ():
+            self.keep(block, *self.bracketed(block))
+            self.session.say("cells", int(self.values.done.sum()), len(self.low))
+            yield
+
+    def bracketed(self, block: Tensor) -> tuple[Brackets, Found]:
+        """Of the cells `block`: the brackets, and the pairs of points that were tried first."""
+        low, high, rtol = self.low[block], self.high[block], self.asked["rtol"]
+        pairs, jacobians, seed = self.asked["pairs"], self.asked["jacobians"], self.asked["seed"] + int(block[0])
+        found = nothing(low)
+        if pairs:
+            found = largest_ratios(self.graph, low, high, pairs, self.norm, seed=seed, device=self.device)
+        if jacobians:
+            found = found.better(largest_jacobians(self.graph, low, high, jacobians, self.norm, seed=seed))
+        before = int(self.values.done.sum())
+
+        def tell(upper: Tensor, lower: Tensor) -> None:
+            self.session.say("cells", before + int((upper <= lower * (1 + rtol)).sum()), len(self.low))
+
+        effort = Effort(rtol, self.session.deadline, leaves=MOST_LEAVES if rtol > 0 else 0)
+        cells = Cells.boxes(low, high)
+        given = bracket(self.graph, cells, self.norm, effort, lower=found.value, report=tell, device=self.device)
+        return given, found
+
+    def keep(self, block: Tensor, given: Brackets, found: Found) -> None:
+        values, lower, upper = self.values, given.lower, given.upper
+        top = int(lower.argmax())
+        of_pair = float(found.value[top]) == float(lower[top]) > 0
+        if self.plane is not None and self.plane.stretch != (1.0, 1.0):  # ||dx|| is (u, v)'s length up to these factors
+            least, most = self.plane.stretch
+            upper, lower = mul_up(upper, 1 / least * (1 + 1e-15)), div_down(lower, torch.full_like(lower, most))
+        if not values.best or float(lower[top]) > values.best["value"]:
+            witness: dict[str, Any] = {"x": given.point[top].tolist()}
+            if of_pair:
+                witness = {"x": found.x[top].tolist(), "x2": found.x2[top].tolist()}
+            witness |= {"shape": list(self.graph.input_shape)}
+            values.best = {"value": float(lower[top]), "witness": witness}
+        values.lower[block], values.upper[block] = lower, upper
+        values.closed[block], values.done[block] = given.closed, True
+
+    def answer(self) -> dict[str, Any]:
+        notes = [*self.model.assumptions, *([] if self.plane is None else [ALONG_THE_PLANE])]
+        return {
+            "results": _results(self.values, self.session.seconds, self.session.late),
+            "summary": {"grid": {**self.asked, **_sealed(_described(self.values), self.before.seal)}},
+            "assumptions": notes,
+        }
+
+
 def grid(
     model: Model,
     box: Box,
@@ -107,93 +176,11 @@ def grid(
         "jacobians": jacobians,
         "seed": seed,
     }
-    question = model.question("grid", norm, describe(box), str(functional), asked)
-    before = go_on(resume, question)
-    values = _resumed(before, len(low))
-    start, deadline = time.perf_counter(), None if budget is None else time.monotonic() + budget
-    stretch = (1.0, 1.0) if plane is None else plane.stretch
-
-    def report() -> Report:
-        seconds = time.perf_counter() - start
-        notes = [*model.assumptions, *([] if plane is None else [ALONG_THE_PLANE])]
-        return Report(
-            command="local",
-            model=model.info,
-            norm=norm,
-            region=describe(box),
-            output=str(functional),
-            results=_results(values, seconds, deadline is not None and time.monotonic() > deadline),
-            summary={"grid": {**asked, **_sealed(_described(values), before.seal)}},
-            assumptions=notes,
-            warnings=[*model.warnings, *before.words("cells")],
-            question=question,
-        )
-
-    try:
-        with torch.no_grad():
-            todo = (~values.done).nonzero()[:, 0]
-            for block in todo.split(BLOCK) if len(todo) else ():
-                part = low[block], high[block]
-                found = nothing(part[0])
-                if pairs:
-                    found = largest_ratios(graph, *part, pairs, norm, seed=seed + int(block[0]), device=device)
-                if jacobians:
-                    found = found.better(largest_jacobians(graph, *part, jacobians, norm, seed=seed + int(block[0])))
-
-                def tell(upper: Tensor, lower: Tensor, base: int = int(values.done.sum())) -> None:
-                    if progress is not None:
-                        progress("cells", base + int((upper <= lower * (1 + rtol)).sum()), len(low))
-
-                _bracketed(
-                    graph,
-                    part,
-                    norm,
-                    Effort(rtol, deadline, leaves=_most(rtol)),
-                    found,
-                    block,
-                    values,
-                    stretch,
-                    device,
-                    tell,
-                )
-                if progress is not None:
-                    progress("cells", int(values.done.sum()), len(low))
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
-        raise
-    return report()
-
-
-def _most(rtol: float) -> int:
-    return 2_000_000 if rtol > 0 else 0
-
-
-def _bracketed(
-    graph: Graph,
-    part: tuple[Tensor, Tensor],
-    norm: Norm,
-    effort: Effort,
-    found: Found,
-    block: Tensor,
-    values: Values,
-    stretch: tuple[float, float],
-    device: str,
-    tell: Any,
-) -> None:
-    given = bracket(graph, Cells.boxes(*part), norm, effort, lower=found.value, report=tell, device=device)
-    lower, upper = given.lower, given.upper
-    top = int(lower.argmax())
-    of_pair = float(found.value[top]) == float(lower[top]) > 0
-    if stretch != (1.0, 1.0):  # ||dx|| is (u, v)'s length up to these factors
-        upper, lower = mul_up(upper, 1 / stretch[0] * (1 + 1e-15)), div_down(lower, torch.full_like(lower, stretch[1]))
-    if not values.best or float(lower[top]) > values.best["value"]:
-        witness: dict[str, Any] = {"x": given.point[top].tolist()}
-        if of_pair:
-            witness = {"x": found.x[top].tolist(), "x2": found.x2[top].tolist()}
-        witness |= {"shape": list(graph.input_shape)}
-        values.best = {"value": float(lower[top]), "witness": witness}
-    values.lower[block], values.upper[block] = lower, upper
-    values.closed[block], values.done[block] = given.closed, True
+    region = describe(box)
+    question = model.question("grid", norm, region, str(functional), asked)
+    about = {"graph": graph, "low": low, "high": high, "asked": asked, "plane": plane, "device": device}
+    task = Grid(model, norm, question, region, str(functional), **about)  # type: ignore[arg-type]
+    return carry_out(task, Session(progress, budget), resume)
 
 
 def _check_shape(shape: Sequence[int], inputs: int) -> None:

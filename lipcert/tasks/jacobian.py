@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,13 @@ from lipcert.network.scope import checked_region, describe
 from lipcert.network.subnet import cut, find, layers, prefix
 from lipcert.regions.device import available
 from lipcert.report.report import Report
-from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.sampling import jacobian as measured
 from lipcert.sampling.directions import no_derivative
 from lipcert.sampling.laplacian import most_samples, smoothness
 from lipcert.sampling.pairs import jacobian_norms
 from lipcert.sampling.points import Points, batches, point_sets
-from lipcert.tasks.journal.resume import Earlier
-from lipcert.tasks.journal.resume import resume as go_on
+from lipcert.tasks.journal.resume import Earlier, Resumed
+from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Box, Norm, Region
@@ -42,7 +41,77 @@ SAMPLES = 1000  # of a box
 QUANTITY = {"2": "spectral", "1": "l1", "inf": "linf"}
 
 
-@keeps_subnormals
+@dataclass(eq=False, kw_only=True)
+class Jacobians(Task):
+    """`graph`: the part of the network between two signals, or all of it (`whole`). `sets`: the points; `asked`: as in the
+    report. `classes_of`: data and labels whose class graphs are measured in every layer."""
+
+    graph: Graph
+    whole: bool
+    box: Region
+    sets: list[Points]
+    asked: dict[str, Any]
+    per_class: bool
+    classes_of: tuple[Tensor, np.ndarray] | None
+    device: torch.device
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    lowers: list[Result] = field(default_factory=list)
+    blind: list[Tensor] = field(default_factory=list)  # points where automatic differentiation says nothing
+    classes: list[dict[str, Any]] = field(default_factory=list)
+
+    command = "jacobian"
+    rows_are = "points"
+
+    @property
+    def count(self) -> int:
+        return int(self.asked["samples"])
+
+    def take(self, before: Resumed) -> None:
+        self.rows = before.rows("points", by=lambda row: (row["set"], row["index"]))
+
+    def steps(self) -> Iterator[None]:
+        graph, rows = self.graph, self.rows
+        done = {(row["set"], row["index"]) for row in rows}
+        for group, first, points in batches(self.sets, done, measured.batch(graph)):
+            self.session.say("jacobian", len(rows), self.count)
+            rows += [self.before.seal.on(row) for row in _measure(graph, self.device, group, first, points)]
+            self.blind.append(points[measured.blind(graph, points)])
+            yield
+        rows.sort(key=lambda row: ([s.name for s in self.sets].index(row["set"]), row["index"]))
+        self.session.say("the largest one, as a pair of points")
+        self.lowers += _attained(graph, self.sets, rows, self.norm, self.box, self.session.seconds)
+        yield
+        if self.classes_of is not None:
+            yield from self.measure_classes(*self.classes_of)
+
+    def measure_classes(self, inputs: Tensor, labels: np.ndarray) -> Iterator[None]:
+        graph = self.graph
+        for layer in layers(graph):
+            self.session.say(f"class graph of {graph.nodes[layer].name}")
+            features = _features(prefix(graph, layer), inputs[: most_samples(graph.nodes[layer].size)])
+            found = smoothness(features, labels[: len(features)])
+            self.classes.append({"layer": graph.nodes[layer].name, **found})
+            yield
+
+    def answer(self) -> dict[str, Any]:
+        graph = self.graph
+        found: dict[str, Any] = {
+            **self.asked,
+            "complete": len(self.rows) == self.count,
+            "size": [graph.nodes[graph.input].size, graph.nodes[graph.output].size],
+            "quantities": measured.meaning(graph),
+            "sets": [_statistics(s, self.rows, self.per_class) for s in self.sets],
+        }
+        of_classes = {} if self.classes_of is None else {"laplacian": self.classes}
+        return {
+            "results": list(self.lowers) if self.whole else [],
+            "points": list(self.rows),
+            "summary": {"jacobian": found, **of_classes},
+            "assumptions": [*self.model.assumptions, AT_POINTS],
+            "warnings": [*self.model.warnings, *_steps(graph), *_blind(graph, self.blind), *self.resumed],
+        }
+
+
 def jacobian(
     model: Model,
     x: np.ndarray | Tensor | None = None,
@@ -70,7 +139,6 @@ def jacobian(
     whose points are not measured again. Interrupted, it raises KeyboardInterrupt with `partial_report`.
     """
     norm = Norm.parse(norm)
-    where = torch.device(available(device))
     inputs, labels = _data(model, x, y)
     if (inputs is None) == (region is None):
         raise UsageError("jacobian: give data, or a box")
@@ -104,58 +172,22 @@ def jacobian(
         "data": None if inputs is None else fingerprint(inputs.numpy()),
     }
     more = {"between": between, "labels": None if labels is None else fingerprint(labels)}
-    question = model.question("jacobian", norm, describe(region), options=asked | more)
-    before = go_on(resume, question)
-    rows: list[dict[str, Any]] = before.rows("points", by=lambda row: (row["set"], row["index"]))
-    done = {(row["set"], row["index"]) for row in rows}
-    lowers: list[Result] = []
-    blind: list[Tensor] = []  # points where automatic differentiation says nothing
-    classes: list[dict[str, Any]] = []
-
-    def report() -> Report:
-        found: dict[str, Any] = {
-            **asked,
-            "complete": len(rows) == count,
-            "size": [graph.nodes[graph.input].size, graph.nodes[graph.output].size],
-            "quantities": measured.meaning(graph),
-            "sets": [_statistics(s, rows, per_class) for s in sets],
-        }
-        warnings = [*model.warnings, *_steps(graph), *_blind(graph, blind), *before.words("points")]
-        return Report(
-            command="jacobian",
-            model=model.info,
-            norm=norm,
-            region=describe(region),
-            results=list(lowers) if whole else [],
-            points=list(rows),
-            summary={"jacobian": found, **({"laplacian": classes} if laplacian else {})},
-            assumptions=[*model.assumptions, AT_POINTS],
-            warnings=warnings,
-            question=question,
-        )
-
-    try:
-        with torch.no_grad():
-            begin = time.perf_counter()
-            for group, first, points in batches(sets, done, measured.batch(graph)):
-                if progress is not None:
-                    progress("jacobian", len(rows), count)
-                rows += [before.seal.on(row) for row in _measure(graph, where, group, first, points)]
-                blind += points[measured.blind(graph, points)]
-            rows.sort(key=lambda row: ([s.name for s in sets].index(row["set"]), row["index"]))
-            if progress is not None:
-                progress("the largest one, as a pair of points", None, None)
-            lowers += _attained(graph, sets, rows, norm, region, time.perf_counter() - begin)
-            if laplacian and inputs is not None and labels is not None:
-                for layer in layers(graph):
-                    if progress is not None:
-                        progress(f"class graph of {graph.nodes[layer].name}", None, None)
-                    features = _features(prefix(graph, layer), inputs[: most_samples(graph.nodes[layer].size)])
-                    classes.append({"layer": graph.nodes[layer].name, **smoothness(features, labels[: len(features)])})
-    except KeyboardInterrupt as interrupt:
-        interrupt.partial_report = report()  # type: ignore[attr-defined]
-        raise
-    return report()
+    about = describe(region)
+    task = Jacobians(
+        model,
+        norm,
+        model.question("jacobian", norm, about, options=asked | more),
+        about,
+        graph=graph,
+        whole=whole,
+        box=region,
+        sets=sets,
+        asked=asked,
+        per_class=per_class,
+        classes_of=(inputs, labels) if laplacian and inputs is not None and labels is not None else None,
+        device=torch.device(available(device)),
+    )
+    return carry_out(task, Session(progress), resume)
 
 
 def _data(model: Model, x: Any, y: Any) -> tuple[Tensor | None, np.ndarray | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -54,8 +54,8 @@ class Pairs:
         return merged
 
 
-def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> None:
-    """Fills `pairs`; what is there already is not computed again. Interrupted, it keeps the pairs that are done."""
+def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> Iterator[None]:
+    """Fills `pairs`, one in each step; what is there already is not computed again."""
     scopes = all_pairs(problem.graph)
     if not scopes or len(scopes) > MAX_PAIRS:
         raise UsageError(f"--output pairs: the model has {len(scopes)} pairs; lipcert takes 1 to {MAX_PAIRS}")
@@ -66,6 +66,7 @@ def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> No
                 one.known.append(run(method, one))
             pairs.add(str(scope), one.known)
         problem.say("pairs", len(pairs.rows), len(scopes))
+        yield
 
 
 def _on_pair(problem: Problem, scope: Output) -> Problem:

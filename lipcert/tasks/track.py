@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from lipcert.load.data import fingerprint
-from lipcert.load.model import Model, load
+from lipcert.load.model import Model, file_sha256, load
 from lipcert.report.report import Report
 from lipcert.tasks import jacobian as measure
 from lipcert.tasks.bound import bound
 from lipcert.tasks.checkpoints import Series, series_of
 from lipcert.tasks.layers import layers
+from lipcert.tasks.task import Session, finish
 from lipcert.terms.errors import LipcertError, RefusedModel, UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
@@ -25,6 +26,70 @@ from lipcert.terms.result import Bound, Refusal, Result
 
 METHODS = ("product", "sampled", "lipsdp")
 QUANTILES = {"low": "0.05", "median": "0.5", "high": "0.95"}
+
+
+@dataclass(eq=False)
+class Asked:
+    """The same of every checkpoint. `x` (k, *input_shape), `y` (k,); `reading`: arguments of `load`."""
+
+    norm: Norm
+    methods: Sequence[str]
+    x: np.ndarray | None
+    y: np.ndarray | None
+    budget: float | None
+    seed: int
+    reading: dict[str, Any]
+
+
+@dataclass(eq=False)
+class Track:
+    series: list[Series]
+    asked: Asked
+    session: Session
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[Question, dict[str, Any]] = field(
+        default_factory=dict
+    )  # the first and last of two trainings are often one
+    shapes: dict[str, Any] = field(default_factory=lambda: {"input_shape": None, "output_shape": None})
+    assumptions: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return sum(len(one.files) for one in self.series)
+
+    def steps(self) -> Iterator[None]:
+        for one in self.series:
+            for step, file in zip(one.steps, one.files, strict=True):
+                self.session.say(f"checkpoint {file.name}", len(self.rows), self.count)
+                place = {"series": one.name, "step": step, "path": str(file)}
+                try:
+                    found = self.measure(load(file, seed=self.asked.seed, **self.asked.reading))
+                except LipcertError as problem:
+                    found = _failed(problem)
+                self.rows.append(place | {"sha256": file_sha256(file)} | found)
+                yield
+
+    def measure(self, model: Model) -> dict[str, Any]:
+        self.shapes |= {name: model.info[name] for name in self.shapes}
+        self.assumptions |= dict.fromkeys(model.assumptions)
+        key = model.question("track", self.asked.norm)  # of equal files the weights may lie beside them, and differ
+        if key not in self.known:
+            self.known[key] = _measured(model, self.asked)
+        return self.known[key]
+
+    def report(self) -> Report:
+        asked = self.asked
+        model = {"path": ", ".join(one.name for one in self.series), "format": None, "sha256": None, **self.shapes}
+        data = None if asked.x is None else fingerprint(asked.x, asked.y)
+        words = {"methods": list(asked.methods), "budget": asked.budget, "seed": asked.seed, "data": data}
+        return Report(
+            command="track",
+            model=model | {"parameters": None, "neurons": None},
+            norm=asked.norm,
+            results=_nothing_bounded(self.rows),
+            summary={"track": {**words, "complete": len(self.rows) == self.count, "checkpoints": self.rows}},
+            assumptions=list(self.assumptions),
+        )
 
 
 def track(
@@ -51,76 +116,18 @@ def track(
     file; one that cannot be read or treated has a reason in it. Interrupted, it raises KeyboardInterrupt with
     `partial_report`. Raises UsageError and UnreadableError where nothing can be tracked at all.
     """
-    norm = Norm.parse(norm)
     series = series_of([checkpoints] if isinstance(checkpoints, str | Path) else list(checkpoints))
     if not series:
         raise UsageError("track: give checkpoints: files, folders or patterns")
-    count = sum(len(one.files) for one in series)
-    rows: list[dict[str, Any]] = []
-    known: dict[Question, dict[str, Any]] = {}  # the first and the last of two trainings are often one file
-    shapes: dict[str, Any] = {"input_shape": None, "output_shape": None}
-    assumptions: dict[str, None] = {}
-
-    def report() -> Report:
-        model = {"path": ", ".join(one.name for one in series), "format": None, "sha256": None, **shapes}
-        data = None if x is None else fingerprint(x, y)
-        asked = {"methods": list(methods), "budget": budget, "seed": seed, "data": data}
-        return Report(
-            command="track",
-            model=model | {"parameters": None, "neurons": None},
-            norm=norm,
-            results=_nothing_bounded(rows),
-            summary={"track": {**asked, "complete": len(rows) == count, "checkpoints": rows}},
-            assumptions=list(assumptions),
-        )
-
-    try:
-        for one in series:
-            for step, file in zip(one.steps, one.files, strict=True):
-                if progress is not None:
-                    progress(f"checkpoint {file.name}", len(rows), count)
-                place = {"series": one.name, "step": step, "path": str(file)}
-                try:
-                    model = load(
-                        file,
-                        input_shape=input_shape,
-                        input_name=input_name,
-                        output_name=output_name,
-                        mean=mean,
-                        std=std,
-                        reader=reader,
-                        seed=seed,
-                    )
-                    shapes |= {name: model.info[name] for name in shapes}
-                    assumptions |= dict.fromkeys(model.assumptions)
-                    key = model.question("track", norm)  # of equal files the weights may lie beside them, and differ
-                    if key not in known:
-                        known[key] = _measured(model, norm, methods, x, y, budget, seed)
-                    found = known[key]
-                except LipcertError as problem:
-                    found = _failed(problem)
-                rows.append(place | {"sha256": _sha256(file)} | found)
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
-        raise
-    return report()
+    reading: dict[str, Any] = {"input_shape": input_shape, "input_name": input_name, "output_name": output_name}
+    reading |= {"mean": mean, "std": std, "reader": reader}
+    asked = Asked(Norm.parse(norm), methods, x, y, budget, seed, reading)
+    return finish(Track(series, asked, Session(progress)))
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _measured(
-    model: Model,
-    norm: Norm,
-    methods: Sequence[str],
-    x: np.ndarray | None,
-    y: np.ndarray | None,
-    budget: float | None,
-    seed: int,
-) -> dict[str, Any]:
-    found = bound(model, norm=norm, methods=methods, budget=budget, seed=seed)
+def _measured(model: Model, asked: Asked) -> dict[str, Any]:
+    norm, x, y, seed = asked.norm, asked.x, asked.y, asked.seed
+    found = bound(model, norm=norm, methods=asked.methods, budget=asked.budget, seed=seed)
     rows = layers(model, norm=norm).layers
     why = next((r for r in found.results if isinstance(r, Refusal) and r.side == "upper"), None)
     row = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ import torch
 from lipcert.load.data import fingerprint
 from lipcert.load.model import Model
 from lipcert.methods.problem import Problem
+from lipcert.network.scope import describe
 from lipcert.regions.backward.adjoint import obstacle
 from lipcert.report.report import Report
 from lipcert.report.to_json import write_atomically
-from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.sampling.attack import Pgd
 from lipcert.tasks.journal.resume import Earlier, Resumed
-from lipcert.tasks.journal.resume import resume as go_on
 from lipcert.tasks.radius.constants import GLOBAL, Constant, Constants, norm_for
 from lipcert.tasks.radius.margins import read_labels
 from lipcert.tasks.radius.samples import How, treat_known
+from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
@@ -39,7 +39,60 @@ EXECUTION = (
 )
 
 
-@keeps_subnormals
+@dataclass(eq=False, kw_only=True)
+class Radii(Task):
+    """`x` (k, n), `labels` (k,) or None; `how` each sample is treated; `constants`: proved once, for all samples. `noted`:
+    warnings. `adversarial`: file for the inputs that an attack finds inside a certified radius."""
+
+    x: np.ndarray
+    labels: torch.Tensor | None
+    how: How
+    constants: Constants
+    asked: dict[str, Any]
+    eps: Sequence[float]
+    adversarial: str | Path | None
+    noted: list[str]
+    done: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    inside: list[tuple[int, torch.Tensor]] = field(default_factory=list)
+
+    command = "radius"
+    rows_are = "samples"
+
+    def take(self, before: Resumed) -> None:
+        self.done = _resumed(before, self.constants, len(self.x))
+
+    def steps(self) -> Iterator[None]:
+        self.constants.problem = replace(self.constants.problem, progress=self.session.progress)
+        for begin in range(0, len(self.x), BATCH):
+            part = slice(begin, begin + BATCH)
+            if begin in self.done:
+                self.rows += self.done[begin]
+                continue
+            points = torch.from_numpy(self.x[part])
+            batch = treat_known(self.model.graph, points, _part(self.labels, part), begin, self.constants, self.how)
+            self.rows += [self.before.seal.on(row) for row in batch.rows]
+            self.inside += batch.inside
+            rate = (len(self.rows) - self.before.taken) / max(1e-9, self.session.seconds)
+            self.session.say(f"samples, {rate:.1f} per second", len(self.rows), len(self.x))
+            yield
+        if self.inside and self.adversarial is not None:
+            _save(self.adversarial, self.inside, self.model.input_shape)
+            self.noted.append(f"inputs found inside certified radii are in {self.adversarial}")
+
+    def answer(self) -> dict[str, Any]:
+        spent = self.session.seconds
+        of_all = summary(self.rows, self.eps, self.labels is not None, self.how.attack is not None)
+        constants = [self.before.seal.on(row) for row in _rows(self.constants)]
+        return {
+            "results": _refusals(self.rows, self.constants, spent),
+            "points": self.rows,
+            "summary": {"asked": self.asked, **of_all, "constants": constants, "seconds": spent},
+            "assumptions": [*self.model.assumptions, *([] if self.how.tolerance is not None else [EXECUTION])],
+            "warnings": [*self.model.warnings, *self.resumed, *self.noted],
+        }
+
+
 def radius(
     model: Model,
     x: np.ndarray,
@@ -73,7 +126,7 @@ def radius(
     labels = read_labels(y, len(x), size, tolerance)
     blocked = obstacle(graph) if "local" in chosen else None
     how = How(norm.input, chosen, blocked is None, tolerance, attack)
-    constants = Constants(Problem(graph, norm, seed=seed, progress=progress))
+    constants = Constants(Problem(graph, norm, seed=seed))
     asked: dict[str, Any] = {
         "methods": list(chosen),
         "tolerance": tolerance,
@@ -82,60 +135,33 @@ def radius(
     }
     asked |= {"data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
     output = "vector" if tolerance is not None or size == 1 else "pairs"
-    question = model.question("radius", norm, None, output, asked)
-    before = go_on(resume, question)
-    done = _resumed(before, constants, len(x))
-    rows: list[dict[str, Any]] = []
-    warnings = [*model.warnings, *before.words("samples")]
+    task = Radii(
+        model,
+        norm,
+        model.question("radius", norm, None, output, asked),
+        describe(None),
+        output,
+        x=x,
+        labels=labels,
+        how=how,
+        constants=constants,
+        asked=asked,
+        eps=eps,
+        adversarial=adversarial,
+        noted=_noted(x, blocked),
+    )
+    return carry_out(task, Session(progress), resume)
+
+
+def _noted(x: np.ndarray, blocked: tuple[str, str] | None) -> list[str]:
+    noted = []
     missing = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(missing):
         named = ", ".join(map(str, missing[:5])) + (", .." if len(missing) > 5 else "")
-        warnings.append(f"{len(missing)} samples hold NaN or infinity and have radius 0: {named}")
+        noted.append(f"{len(missing)} samples hold NaN or infinity and have radius 0: {named}")
     if blocked is not None:
-        warnings.append(f"no local radii: node {blocked[0]}: {blocked[1]}")
-    inside: list[tuple[int, torch.Tensor]] = []
-    start = time.perf_counter()
-
-    def report() -> Report:
-        spent = time.perf_counter() - start
-        return Report(
-            command="radius",
-            model=model.info,
-            norm=norm,
-            output=output,
-            results=_refusals(rows, constants, spent),
-            points=rows,
-            summary={
-                "asked": asked,
-                **summary(rows, eps, labels is not None, attack is not None),
-                "constants": [before.seal.on(row) for row in _rows(constants)],
-                "seconds": spent,
-            },
-            assumptions=[*model.assumptions, *([] if tolerance is not None else [EXECUTION])],
-            warnings=warnings,
-            question=question,
-        )
-
-    try:
-        with torch.no_grad():
-            for begin in range(0, len(x), BATCH):
-                part = slice(begin, begin + BATCH)
-                if begin in done:
-                    rows += done[begin]
-                    continue
-                batch = treat_known(graph, torch.from_numpy(x[part]), _part(labels, part), begin, constants, how)
-                rows += [before.seal.on(row) for row in batch.rows]
-                inside += batch.inside
-                if progress is not None:
-                    rate = (len(rows) - before.taken) / max(1e-9, time.perf_counter() - start)
-                    progress(f"samples, {rate:.1f} per second", len(rows), len(x))
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
-        raise
-    if inside and adversarial is not None:
-        _save(adversarial, inside, graph.input_shape)
-        warnings.append(f"inputs found inside certified radii are in {adversarial}")
-    return report()
+        noted.append(f"no local radii: node {blocked[0]}: {blocked[1]}")
+    return noted
 
 
 def _part(labels: torch.Tensor | None, part: slice) -> torch.Tensor | None:

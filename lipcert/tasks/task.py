@@ -1,0 +1,128 @@
+"""The frame of every task: one question, the steps that answer it, and a report that is valid after each of them.
+
+    task = Grid(model, ...)                     checks what is asked, and states it as a `Question`
+    carry_out(task, Session(...), earlier)      takes over the rows of an earlier report, does the steps, reports
+
+Interruption, resuming and progress are here, once; a task is a dataclass with `take`, `steps` and `answer`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from lipcert.load.model import Model
+from lipcert.report.report import Report
+from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.tasks.journal.resume import Earlier, Resumed, resume
+from lipcert.terms.progress import Progress
+from lipcert.terms.query import Norm
+from lipcert.terms.question import Question
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """With what a task is done: resources, and no part of the question. `budget`: seconds from now on."""
+
+    progress: Progress | None = None
+    budget: float | None = None
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def deadline(self) -> float | None:
+        """As `time.monotonic()` counts."""
+        return None if self.budget is None else self.start + self.budget
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    @property
+    def late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def say(self, text: str, done: float | None = None, total: float | None = None) -> None:
+        if self.progress is not None:
+            self.progress(text, done, total)
+
+
+@dataclass(eq=False)
+class Task:
+    """What is asked of one model, and what is known of the answer so far."""
+
+    model: Model
+    norm: Norm
+    question: Question
+    region: Mapping[str, Any]  # as in the report
+    output: str = "vector"
+    before: Resumed = field(init=False)
+    session: Session = field(init=False)
+
+    command: ClassVar[str]
+    rows_are: ClassVar[str] = "rows"  # what the rows of an earlier report are, in its warnings
+
+    def take(self, before: Resumed) -> None:
+        """Rows of an earlier report of the same question."""
+
+    def steps(self) -> Iterator[None]:
+        """Each leaves an answer that can stand in a report."""
+        raise NotImplementedError
+
+    def answer(self) -> dict[str, Any]:
+        """The fields of `Report` that this task fills: results, points, summary ..."""
+        raise NotImplementedError
+
+    @property
+    def resumed(self) -> list[str]:
+        """Warnings: which rows were taken over."""
+        return self.before.words(self.rows_are)
+
+    def report(self) -> Report:
+        usual = {
+            "region": self.region,
+            "output": self.output,
+            "assumptions": list(self.model.assumptions),
+            "warnings": [*self.model.warnings, *self.resumed],
+        }
+        return Report(
+            command=self.command,
+            model=self.model.info,
+            norm=self.norm,
+            question=self.question,
+            **(usual | self.answer()),
+        )
+
+
+class Steps(Protocol):
+    """What `finish` needs of a task, also of one that is about many models."""
+
+    def steps(self) -> Iterator[None]: ...
+
+    def report(self) -> Report: ...
+
+
+def carry_out(task: Task, session: Session | None = None, earlier: Earlier = None) -> Report:
+    """The report of the task. `earlier`: a report of the same question, whose sealed rows are not computed again;
+    UsageError says in what another question differs."""
+    task.session = session or Session()
+    task.before = resume(earlier, task.question)
+    task.take(task.before)
+    return finish(task)
+
+
+@keeps_subnormals
+def finish(task: Steps) -> Report:
+    """All steps, then the report. Interrupted, it raises KeyboardInterrupt with the report of what is done as
+    `partial_report`."""
+    try:
+        with torch.no_grad():
+            for _ in task.steps():
+                pass
+    except KeyboardInterrupt as stop:
+        stop.partial_report = task.report()  # type: ignore[attr-defined]
+        raise
+    return task.report()
