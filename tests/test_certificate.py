@@ -25,8 +25,9 @@ from lipcert.methods.problem import Problem
 from lipcert.proofs.chain import links
 from lipcert.proofs.check import check
 from lipcert.proofs.claimed import question_of
-from lipcert.proofs.file import Certificate, Chain, Lmi, Network, Nonnegative, digest, from_bytes, read, to_text
-from lipcert.proofs.file import Cplip as CplipProof
+from lipcert.proofs.file import Certificate, Network, digest, from_bytes, read, to_text
+from lipcert.proofs.kinds import Chain, Lmi, Nonnegative
+from lipcert.proofs.kinds import Cplip as CplipProof
 from lipcert.proofs.segments import cut
 from lipcert.tasks.bound import bound
 from lipcert.tasks.certify import certify, least_with_proof

@@ -10,17 +10,7 @@
      "proof": {"kind": ..., "method": str, ...},          method: who found it; nothing depends on it
      "digest": hex64}                                     sha256 of [norm, scope, proof] as canonical JSON
 
-Kinds of proof:
-
-    lmi          "grouping": "neuron" | "channel" | "layer", "last": "input" | "output", "rho": float (scaling of the
-                 last block, about claim^2), "multipliers": [{"count": int, "float64": base64}] one per layer of the
-                 normal form, little-endian IEEE binary64. Re-proved by lipcert/proofs/lmi.py.
-    chain        "constants": [{"node": int, "1" | "2" | "inf": float, ..}] for every nonlinearity and then for the
-                 output: the constants of that signal with respect to the input. "node" counts 0, 1, ..
-                 Each is re-proved from those before it (lipcert/proofs/chain.py).
-    cplip        "passed": [int], which nonlinearities are passed through a linear centre, counted from 0, and
-                 "constants" as above for the graph of segments between cuts (lipcert/proofs/segments.py).
-    nonnegative  nothing: the norm of the network of absolute values (lipcert/proofs/nonnegative.py).
+The fields of each kind of proof are described in its file of lipcert/proofs/kinds.
 
 Nothing in the file names an object of this program: nonlinearities come in the order of the model file (docs/certificate.md).
 Format 1 is read as well: there "model" has "graph" (hex64, `Graph.fingerprint()`), "node" and "passed" are positions in
@@ -33,27 +23,21 @@ malice: who recomputes it leaves the decision to the proof, and of that proof on
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
-import math
-import sys
-from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lipcert.proofs.kinds import PROOFS, Proof
+from lipcert.proofs.kinds.chain import bound_of
 from lipcert.terms.errors import CertificateRejected, UnreadableError, UsageError
 from lipcert.terms.query import NORMS, Norm, Output
 from lipcert.terms.strict import (
-    count_of,
     counts_of,
-    float_of,
     floats_or_null,
     hex64,
-    list_of,
     load,
     one_of,
     record,
@@ -64,8 +48,6 @@ from lipcert.terms.strict import (
 
 FORMAT, OLD_FORMAT = "lipcert.certificate/2", "lipcert.certificate/1"
 MAX_BYTES = 256 * 2**20  # 25 million multipliers
-# Multipliers and rho: lmi.py scales by powers of two up to 2^250, beyond which it cannot bring a diagonal near 1.
-SMALLEST, LARGEST = 2.0**-500, 2.0**500
 
 
 @dataclass(frozen=True)
@@ -80,46 +62,6 @@ class Network:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     graph: str | None = None
-
-
-@dataclass(frozen=True)
-class Lmi:
-    """Multipliers of the LipSDP matrix inequality, one tuple per layer of the normal form."""
-
-    method: str
-    grouping: str
-    last: str
-    rho: float
-    multipliers: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """`constants`: (node, {norm r: c}) with ||change of the node||_r <= c ||change of the input||_p. `node`: which of the
-    signals; `positions`: its position in the graph instead (format 1)."""
-
-    method: str
-    constants: tuple[tuple[int, dict[str, float]], ...]
-    positions: bool = False
-
-
-@dataclass(frozen=True)
-class Cplip:
-    """`passed`: which nonlinearities. `constants`: as in `Chain`, of the graph made by `segments.cut`. `positions`: both
-    are positions in the graph (format 1)."""
-
-    method: str
-    passed: tuple[int, ...]
-    constants: tuple[tuple[int, dict[str, float]], ...]
-    positions: bool = False
-
-
-@dataclass(frozen=True)
-class Nonnegative:
-    method: str
-
-
-Proof = Lmi | Chain | Cplip | Nonnegative
 
 
 @dataclass(frozen=True)
@@ -138,7 +80,8 @@ def to_text(certificate: Certificate) -> str:
     net = certificate.network
     norm = {"input": certificate.norm.input, "output": certificate.norm.output}
     scope = {"region": "global", "output": str(certificate.output)}
-    proof = _proof_fields(certificate.proof)
+    made = certificate.proof
+    proof = {"kind": made.kind, "method": made.method, **made.fields()}
     fields = {
         "format": FORMAT,
         "model": {name: _plain(getattr(net, name)) for name in MODEL},
@@ -184,26 +127,12 @@ def from_bytes(data: bytes) -> Certificate:
         network,
         Norm(one_of(norm["input"], "norm.input", NORMS), one_of(norm["output"], "norm.output", NORMS)),  # type: ignore[arg-type]
         _functional(scope["output"], "scope.output"),
-        _bound(top["claim"], "claim"),
+        bound_of(top["claim"], "claim"),
         _proof(top["proof"], old),
     )
     if digest(norm, scope, top["proof"]) != hex64(top["digest"], "digest"):
         reject("digest", "norm, scope or proof was changed or damaged: their digest is another one")
     return certificate
-
-
-def _bound(value: Any, place: str) -> float:
-    number = float_of(value, place)
-    if number < 0 or math.copysign(1.0, number) < 0:
-        reject(place, f"{number!r} is negative")
-    return number
-
-
-def _weight(value: Any, place: str) -> float:
-    number = float_of(value, place)
-    if not SMALLEST <= number <= LARGEST:
-        reject(place, f"{number!r} is outside 2^-500 .. 2^500")
-    return number
 
 
 def _functional(value: Any, place: str) -> Output:
@@ -220,84 +149,9 @@ def _functional(value: Any, place: str) -> Output:
 def _proof(value: Any, positions: bool) -> Proof:
     if not isinstance(value, dict):
         reject("proof", f"an object is needed, not {shown(value)}")
-    kind = one_of(value.get("kind"), "proof.kind", tuple(PROOFS))
-    names, read_proof = PROOFS[kind]
-    fields = record(value, "proof", ("kind", "method", *names))
-    proof = read_proof(text_of(fields["method"], "proof.method"), fields)
-    return replace(proof, positions=positions) if isinstance(proof, Chain | Cplip) else proof
-
-
-def _read_lmi(method: str, fields: dict[str, Any]) -> Lmi:
-    layers = list_of(fields["multipliers"], "proof.multipliers")
-    return Lmi(
-        method,
-        one_of(fields["grouping"], "proof.grouping", ("neuron", "channel", "layer")),
-        one_of(fields["last"], "proof.last", ("input", "output")),
-        _weight(fields["rho"], "proof.rho"),
-        tuple(_floats_of(layer, f"proof.multipliers[{k}]") for k, layer in enumerate(layers)),
-    )
-
-
-def _floats_of(value: Any, place: str) -> tuple[float, ...]:
-    fields = record(value, place, ("count", "float64"))
-    count = count_of(fields["count"], f"{place}.count")
-    text = fields["float64"]
-    try:
-        data = base64.b64decode(text.encode("ascii"), validate=True) if isinstance(text, str) else b""
-    except (binascii.Error, ValueError) as problem:
-        raise CertificateRejected(f"{place}.float64", f"not base64: {problem}") from problem
-    if not isinstance(text, str) or base64.b64encode(data).decode() != text:
-        reject(f"{place}.float64", "not canonical base64")
-    if len(data) != 8 * count:
-        reject(f"{place}.count", f"{count} floats are announced, {len(data)} bytes follow")
-    numbers = array("d", data)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return tuple(_weight(number, f"{place}.float64[{i}]") for i, number in enumerate(numbers))
-
-
-def _read_chain(method: str, fields: dict[str, Any]) -> Chain:
-    return Chain(method, _constants(fields))
-
-
-def _read_cplip(method: str, fields: dict[str, Any]) -> Cplip:
-    return Cplip(method, counts_of(fields["passed"], "proof.passed"), _constants(fields))
-
-
-def _constants(fields: dict[str, Any]) -> tuple[tuple[int, dict[str, float]], ...]:
-    constants = []
-    for k, row in enumerate(list_of(fields["constants"], "proof.constants")):
-        place = f"proof.constants[{k}]"
-        norms = [name for name in row if name != "node"] if isinstance(row, dict) else []
-        record(row, place, ("node", *(name for name in norms if name in NORMS)))
-        values = {name: _bound(row[name], f"{place}.{name}") for name in norms}
-        constants.append((count_of(row["node"], f"{place}.node"), values))
-    return tuple(constants)
-
-
-def _proof_fields(proof: Proof) -> dict[str, Any]:
-    match proof:
-        case Lmi(method, grouping, last, rho, multipliers):
-            rows = [{"count": len(row), "float64": _base64(row)} for row in multipliers]
-            kind = {"kind": "lmi", "method": method, "grouping": grouping, "last": last, "rho": rho}
-            return kind | {"multipliers": rows}
-        case Chain(method, constants, _):
-            return {"kind": "chain", "method": method, "constants": _rows(constants)}
-        case Cplip(method, passed, constants, _):
-            return {"kind": "cplip", "method": method, "passed": list(passed), "constants": _rows(constants)}
-        case Nonnegative(method):
-            return {"kind": "nonnegative", "method": method}
-
-
-def _rows(constants: tuple[tuple[int, dict[str, float]], ...]) -> list[dict[str, float]]:
-    return [{"node": i, **row} for i, row in constants]
-
-
-def _base64(row: tuple[float, ...]) -> str:
-    numbers = array("d", row)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return base64.b64encode(numbers.tobytes()).decode()
+    kind = PROOFS[one_of(value.get("kind"), "proof.kind", tuple(PROOFS))]
+    fields = record(value, "proof", ("kind", "method", *kind.names))
+    return kind.read(text_of(fields["method"], "proof.method"), fields, positions)
 
 
 def _plain(value: Any) -> Any:
@@ -312,10 +166,4 @@ MODEL: dict[str, Callable[[Any, str], Any]] = {
     "output_shape": counts_of,
     "mean": floats_or_null,
     "std": floats_or_null,
-}
-PROOFS: dict[str, tuple[tuple[str, ...], Callable[[str, dict[str, Any]], Proof]]] = {
-    "lmi": (("grouping", "last", "rho", "multipliers"), _read_lmi),
-    "chain": (("constants",), _read_chain),
-    "cplip": (("passed", "constants"), _read_cplip),
-    "nonnegative": ((), lambda method, fields: Nonnegative(method)),
 }

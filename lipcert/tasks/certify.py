@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lipcert.network.graph import Graph
 from lipcert.proofs.check import check
-from lipcert.proofs.file import (
-    SMALLEST,
-    Certificate,
-    Chain,
-    Cplip,
-    Lmi,
-    Network,
-    Nonnegative,
-    Proof,
-    from_bytes,
-    to_text,
-)
+from lipcert.proofs.file import Certificate, Network, from_bytes, to_text
+from lipcert.proofs.kinds import PROOFS
 from lipcert.report.to_json import write_atomically
 from lipcert.rigor.rounding import mul_up
 from lipcert.terms.errors import CertificateRejected, SelfCheckFailed, UsageError
@@ -30,7 +20,6 @@ from lipcert.terms.result import Bound, Result
 
 # Claims are raised by this much, so that a machine whose BLAS adds up in another order proves them as well.
 SLACK = 1 + 2.0**-30
-LINK_SLACK = 1 + 2.0**-40  # for each inequality of a chain
 
 
 def check_scope(region: Region, output: Output) -> None:
@@ -90,39 +79,6 @@ def certificate_of(bound: Bound, graph: Graph, model: Mapping[str, Any], norm: N
         None if units["mean"] is None else tuple(units["mean"]),
         None if units["std"] is None else tuple(units["std"]),
     )
-    proof, shown = MAKERS[bound.proof["kind"]](bound, graph, norm)
+    kind = PROOFS[bound.proof["kind"]]
+    proof, shown = kind.of(bound.method, bound.proof, bound.value, graph, norm)
     return Certificate(network, norm, output, max(mul_up(bound.value, SLACK), shown), proof)
-
-
-def _lmi(bound: Bound, graph: Graph, norm: Norm) -> tuple[Lmi, float]:
-    found = bound.proof or {}
-    rows = tuple(tuple(row.tolist()) for row in found["multipliers"])
-    rho = max(float(found["rho"]), SMALLEST)  # no more than a scaling
-    return Lmi(bound.method, found["grouping"], found["last"], rho, rows), bound.value
-
-
-def _chain(bound: Bound, graph: Graph, norm: Norm) -> tuple[Chain, float]:
-    """Each constant has one LINK_SLACK more than those it follows from."""
-    rows, factor = [], 1.0
-    for k, (_, constants) in enumerate((bound.proof or {})["constants"]):
-        factor = mul_up(factor, LINK_SLACK)
-        rows.append((k, {str(r): mul_up(c, factor) for r, c in constants.items()}))
-    return Chain(bound.method, tuple(rows)), rows[-1][1][norm.output]
-
-
-def _cplip(bound: Bound, graph: Graph, norm: Norm) -> tuple[Cplip, float]:
-    chain, shown = _chain(bound, graph, norm)
-    passed = tuple(sorted(graph.nonlinear.index(i) for i in (bound.proof or {})["passed"]))
-    return Cplip(bound.method, passed, chain.constants), shown
-
-
-def _nonnegative(bound: Bound, graph: Graph, norm: Norm) -> tuple[Nonnegative, float]:
-    return Nonnegative(bound.method), bound.value
-
-
-MAKERS: dict[str, Callable[[Bound, Graph, Norm], tuple[Proof, float]]] = {
-    "lmi": _lmi,
-    "chain": _chain,
-    "cplip": _cplip,
-    "nonnegative": _nonnegative,
-}

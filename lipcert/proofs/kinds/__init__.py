@@ -1,0 +1,13 @@
+"""Kinds of proof: one file each, one row here. Read without torch; `prove` imports what it needs."""
+
+from __future__ import annotations
+
+from lipcert.proofs.kinds.base import Proof
+from lipcert.proofs.kinds.chain import Chain
+from lipcert.proofs.kinds.cplip import Cplip
+from lipcert.proofs.kinds.lmi import Lmi
+from lipcert.proofs.kinds.nonnegative import Nonnegative
+
+PROOFS: dict[str, type[Proof]] = {kind.kind: kind for kind in (Lmi, Chain, Cplip, Nonnegative)}
+
+__all__ = ["PROOFS", "Chain", "Cplip", "Lmi", "Nonnegative", "Proof"]

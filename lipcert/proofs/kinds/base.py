@@ -1,0 +1,50 @@
+"""What every kind of proof has: how it is written, read and proved again, and what it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+
+from lipcert.terms.errors import CertificateRejected
+from lipcert.terms.query import Norm
+
+if TYPE_CHECKING:  # the file format is read without torch
+    from lipcert.network.graph import Graph
+
+NORMS = "norms of linear parts: lipcert.rigor (matrix_norms, psd), lipcert.operators (conv_norm, torus_norm)"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """`method`: who found it; nothing depends on it."""
+
+    method: str
+
+    kind: ClassVar[str]
+    names: ClassVar[tuple[str, ...]] = ()  # its fields in the file, besides kind and method
+    trusted: ClassVar[tuple[str, ...]]  # what must be right for the proof to be one
+
+    @classmethod
+    def of(cls, method: str, found: Mapping[str, Any], value: float, graph: Graph, norm: Norm) -> tuple[Self, float]:
+        """From `Bound.proof` and its value: the proof, and a claim that it shows with some slack for other machines."""
+        return cls(method), value
+
+    @classmethod
+    def read(cls, method: str, fields: Mapping[str, Any], positions: bool) -> Self:
+        """The inverse of `fields`. CertificateRejected names the field. `positions`: format 1 counts nodes of the graph."""
+        return cls(method)
+
+    def fields(self) -> dict[str, Any]:
+        """JSON data of `names`."""
+        return {}
+
+    def prove(self, graph: Graph, norm: Norm) -> float:
+        """An upper value of the constant of `graph` (output functional included), with its rounding inside.
+        CertificateRejected where the proof does not show one."""
+        raise NotImplementedError
+
+
+def no_ranges() -> NoReturn:
+    """Interval ranges of signals would be more to trust: constants that need them have no certificate."""
+    raise CertificateRejected("proof.kind", "a nonlinearity has no global constant, only one on the range of its input")
