@@ -128,7 +128,7 @@ def test_an_interrupted_grid_goes_on(monkeypatch: pytest.MonkeyPatch, stop_after
     graph = chain(3, [2, 8, 8, 1], "relu")
     monkeypatch.setattr(grids, "BLOCK", 4)
     full = grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5)
-    partial = interrupted(monkeypatch, grids, "_bracketed", stop_after,
+    partial = interrupted(monkeypatch, grids.Grid, "bracketed", stop_after,
                           lambda: grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5))  # fmt: skip
     data = checked(partial)
     assert partial.upper is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import Norm
@@ -26,12 +26,12 @@ class Proof:
     trusted: ClassVar[tuple[str, ...]]  # what must be right for the proof to be one
 
     @classmethod
-    def of(cls, method: str, found: Mapping[str, Any], value: float, graph: Graph, norm: Norm) -> tuple[Self, float]:
+    def of(cls, method: str, found: Mapping[str, Any], value: float, graph: Graph, norm: Norm) -> tuple[Proof, float]:
         """From `Bound.proof` and its value: the proof, and a claim that it shows with some slack for other machines."""
         return cls(method), value
 
     @classmethod
-    def read(cls, method: str, fields: Mapping[str, Any], positions: bool) -> Self:
+    def read(cls, method: str, fields: Mapping[str, Any], positions: bool) -> Proof:
         """The inverse of `fields`. CertificateRejected names the field. `positions`: format 1 counts nodes of the graph."""
         return cls(method)
 
