@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.blocks.kinds import Pointwise, Selection
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.selection import Selection
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.operators.conv_norm import ConvGeometry
 from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select

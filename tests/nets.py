@@ -17,7 +17,7 @@ from helpers import f64, floats, matrix
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.blocks.kinds import Pointwise
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Add, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.operators.conv_norm import ConvGeometry
 from lipcert.operators.linear import Conv, Dense, Operator

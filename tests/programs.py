@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lipcert.activations import ACTIVATIONS
 from lipcert.load.lower import RULES
 from lipcert.load.lower.builder import Builder, Signal
-from lipcert.load.lower.nonlinear import pointwise
+from lipcert.load.lower.signals import pointwise
 from lipcert.network.graph import Graph
 from lipcert.rigor.constants import Constant
 

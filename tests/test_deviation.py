@@ -11,7 +11,7 @@ import torch
 from helpers import exact, f64, pointwise, random_graph, run_exactly
 from torch import Tensor
 
-from lipcert.blocks.kinds import Product
+from lipcert.blocks.product import Product
 from lipcert.methods.deviation import evaluate_within
 from lipcert.methods.problem import Problem
 from lipcert.methods.sampled import Sampled, gap_below

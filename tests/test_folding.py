@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lipcert.load.lower import folding
 from lipcert.load.lower.casts import cast
-from lipcert.load.lower.folding import LINEAR, MATRICES, MOVES, NONDECREASING, ORDERS, POSITIONS, Undecided, fold
+from lipcert.load.lower.folded_sums import LINEAR
+from lipcert.load.lower.folding import MATRICES, MOVES, NONDECREASING, ORDERS, POSITIONS, Undecided, fold
 from lipcert.load.lower.functions import FUNCTIONS
 from lipcert.rigor.constants import ARITHMETIC, Constant
 from lipcert.rigor.rounding import FORMATS, rounded

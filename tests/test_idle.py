@@ -91,7 +91,7 @@ def test_the_smallest_float_is_heard() -> None:
 
 def test_blocks_move_as_a_whole() -> None:
     """An entry of a softmax whose own input never moves does move."""
-    from lipcert.blocks.kinds import Softmax
+    from lipcert.blocks.softmax import Softmax
     from lipcert.network.graph import Input, Linear, Node
     from lipcert.operators.linear import Dense
 

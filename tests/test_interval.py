@@ -10,7 +10,9 @@ import pytest
 import torch
 from helpers import exact, f64, matrix, operators, pointwise, product, random_graph, run_exactly
 
-from lipcert.blocks.kinds import Product, Range, Softmax
+from lipcert.blocks.base import Range
+from lipcert.blocks.product import Product
+from lipcert.blocks.softmax import Softmax
 from lipcert.network.graph import Graph, Input, Linear, Node, Nonlinear
 from lipcert.network.intervals import box_of, interval_ranges, linear_range
 from lipcert.operators.linear import Dense, Operator, Scale

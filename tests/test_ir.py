@@ -15,7 +15,9 @@ import torch
 from helpers import contains, exact, f64, pointwise, random_graph, run_exactly
 from torch import nn
 
-from lipcert.blocks.kinds import LogSoftmax, Normalise, Product, Softmax
+from lipcert.blocks.normalise import Normalise
+from lipcert.blocks.product import Product
+from lipcert.blocks.softmax import LogSoftmax, Softmax
 from lipcert.load.lower import lower
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.operators.linear import Dense, Scale

@@ -10,17 +10,8 @@ import pytest
 import torch
 from helpers import NORMS, contains, exact, f64, floats, norm_below, random_graph, run_exactly
 
-from lipcert.network.affine import (
-    ENCLOSED,
-    UPWARD,
-    Path,
-    closed_forms,
-    concat_norm,
-    embed,
-    lanczos,
-    linear_ancestors,
-    targets,
-)
+from lipcert.network.affine import ENCLOSED, UPWARD, Path, embed, lanczos, linear_ancestors, targets
+from lipcert.network.closed_forms import closed_forms, concat_norm
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.operators.conv_norm import ConvGeometry
 from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select

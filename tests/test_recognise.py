@@ -10,7 +10,7 @@ import torch
 from helpers import f64
 from test_lower import graph_of, same
 
-from lipcert.blocks.kinds import Pointwise
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Graph
 
 A = torch.ops.aten

@@ -13,8 +13,10 @@ from helpers import pointwise, random_graph
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS
-from lipcert.blocks.kinds import Block, MatMul, Selection
+from lipcert.blocks.base import Block
+from lipcert.blocks.product import MatMul
 from lipcert.blocks.radial import Radial
+from lipcert.blocks.selection import Selection
 from lipcert.network.graph import Add, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.operators.linear import Dense
 from lipcert.regions.cells import Cells

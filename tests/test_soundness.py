@@ -21,7 +21,8 @@ from torch import Tensor
 
 import lipcert
 from lipcert.activations import ACTIVATIONS
-from lipcert.blocks.kinds import Selection, Sort
+from lipcert.blocks.selection import Selection
+from lipcert.blocks.sort import Sort
 from lipcert.load.lower import RULES
 from lipcert.load.lower.builder import Builder, Signal
 from lipcert.methods import METHODS

@@ -22,7 +22,8 @@ from torch import Tensor
 from lipcert.activations import ACTIVATIONS, Elementwise
 from lipcert.activations.composed import composed
 from lipcert.activations.jets import Expression, Step, spliced
-from lipcert.blocks.kinds import Axis, Norm2, Range, down
+from lipcert.blocks.base import Axis, Range, down
+from lipcert.blocks.normalise import Norm2
 from lipcert.rigor.rounding import add_up, mul_up, sqrt_up, up
 from lipcert.terms.query import P
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.network.affine import Form, closed_forms, is_source, times, total
+from lipcert.network.affine import is_source
+from lipcert.network.closed_forms import Form, closed_forms, times, total
 from lipcert.network.graph import ENCLOSURES, Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, Step, forward
 from lipcert.operators.linear import Operator

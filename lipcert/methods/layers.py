@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from lipcert.activations.jets import Expression
-from lipcert.blocks.kinds import Block, Pointwise
+from lipcert.blocks.base import Block
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.radial import Radial
 from lipcert.methods.failures import RAISED, why
 from lipcert.methods.problem import Problem

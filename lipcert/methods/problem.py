@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
 
-from lipcert.blocks.kinds import Range
+from lipcert.blocks.base import Range
 from lipcert.network.graph import Graph
 from lipcert.network.intervals import interval_ranges
 from lipcert.proofs.disproof import disproof

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.methods.problem import Problem, RangesOf
 from lipcert.network.affine import Path, linear_ancestors
 from lipcert.network.graph import Graph, Nonlinear

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import Activation
-from lipcert.blocks.kinds import Block
+from lipcert.blocks.base import Block
 from lipcert.network.walk import Rules, Step, forward
 from lipcert.operators.linear import Operator
 from lipcert.rigor.rounding import EPS, TINY, gamma, up

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.affine import PULL, PUSH, Arithmetic
 from lipcert.network.graph import Graph, Input, Nonlinear
 from lipcert.network.walk import Rules, Step, backward, forward

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Range
+from lipcert.blocks.base import Range
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear
 from lipcert.network.walk import Rules, Step, forward
 from lipcert.operators.linear import Operator, Scale, Select

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from lipcert.blocks.kinds import Range
-from lipcert.network.affine import Constants, Path, embed, linear_ancestors, node_constants, times, total
+from lipcert.blocks.base import Range
+from lipcert.network.affine import Constants, Path, embed, linear_ancestors, node_constants
+from lipcert.network.closed_forms import times, total
 from lipcert.network.graph import Graph, Nonlinear
 from lipcert.terms.query import Norm, P
 

@@ -31,19 +31,18 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import Elementwise
-from lipcert.blocks.kinds import MatMul, Normalise, Pointwise
+from lipcert.blocks.normalise import Normalise
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.product import MatMul
 from lipcert.blocks.radial import Radial
 from lipcert.network.affine import ENCLOSED, Path
-from lipcert.network.graph import ENCLOSURES, Enclosure, Graph, Linear, Nonlinear, Offset
-from lipcert.network.walk import forward
+from lipcert.network.graph import Enclosure, Graph, Linear, Nonlinear, Offset
 from lipcert.proofs.growth import apart, superlinear
+from lipcert.proofs.segment_values import TRIES, finite, hull, narrowed, pointwise, row, segments, single, values
 from lipcert.terms.query import Ball, Box, Region
 
-TRIES = 12  # segments
 WORK = 1e8  # operations of one evaluation times attempts: an attempt takes tens of evaluations
-HALVINGS = 60
 CANDIDATES = 4  # entries of one segment
-
 # Distance between neighbouring jumps, by row: between them the slope is 0 or 1.
 GAPS: dict[str, Callable[..., float]] = {
     "floor": lambda: 1.0,
@@ -105,11 +104,11 @@ def _found(graph: Graph, region: Region) -> Iterator[Disproof]:
         yield from _growth(graph)
     if _holds_zero(region):
         yield from _turns(graph)
-    steps = [i for i in graph.nonlinear if _row(graph, i) in GAPS and not _pointwise(graph, i).activation.continuous]
-    steep = [i for i in graph.nonlinear if _row(graph, i) in STEEP]
+    steps = [i for i in graph.nonlinear if row(graph, i) in GAPS and not pointwise(graph, i).activation.continuous]
+    steep = [i for i in graph.nonlinear if row(graph, i) in STEEP]
     if not steps and not steep:
         return
-    for a, b in islice(_segments(graph, region), _tries(graph, TRIES)):
+    for a, b in islice(segments(graph, region), _tries(graph, TRIES)):
         yield from _jumps(graph, steps, a, b)
         yield from _slopes(graph, steep, a, b)
 
@@ -120,102 +119,23 @@ def _tries(graph: Graph, most: int) -> int:
     return max(1, min(most, int(WORK / max(1, cost))))
 
 
-def _pointwise(graph: Graph, i: int) -> Pointwise:
-    block = graph.nodes[i].what.block  # type: ignore[union-attr]
-    assert isinstance(block, Pointwise)
-    return block
-
-
-def _row(graph: Graph, i: int) -> str | None:
-    block = graph.nodes[i].what.block  # type: ignore[union-attr]
-    return block.label if isinstance(block, Pointwise) else None
-
-
-def _segments(graph: Graph, region: Region) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ends (1, n) of segments that lie in the scope, well inside."""
-    g, n = torch.Generator().manual_seed(0), graph.nodes[graph.input].size
-    for k in range(TRIES):
-        ends = torch.randn(2, n, generator=g, dtype=torch.float64)
-        if isinstance(region, Box):
-            lower, upper = (
-                torch.as_tensor(s, dtype=torch.float64).reshape(1, -1) for s in (region.lower, region.upper)
-            )
-            share = torch.rand(2, n, generator=g, dtype=torch.float64)
-            ends = (lower + (upper - lower) * share).clamp(min=lower, max=upper)
-        elif isinstance(region, Ball):
-            p = {"1": 1.0, "2": 2.0, "inf": math.inf}[region.norm]
-            size = torch.linalg.vector_norm(ends, p, dim=1, keepdim=True)
-            ends = torch.as_tensor(region.center, dtype=torch.float64).reshape(1, -1) + ends / size * (
-                0.99 * region.radius
-            )
-        else:
-            ends = ends * 10.0 ** (k % 4 - 1)
-        yield ends[:1], ends[1:]
-
-
-def _values(graph: Graph, x: Enclosure, changed: dict[int, Enclosure] | None = None) -> list[Enclosure]:
-    """Enclosures of all nodes; those in `changed` are what they say."""
-    found = forward(graph, ENCLOSURES, x, start=changed, keep=True)
-    return [found[i] for i in range(len(graph.nodes))]
-
-
-def _hull(a: Tensor, b: Tensor) -> Enclosure:
-    centre = a / 2 + b / 2
-    reach = torch.maximum((a - centre).abs(), (b - centre).abs())
-    return Enclosure(centre, torch.nextafter(reach * (1 + 1e-15), torch.full_like(reach, math.inf)))
-
-
-def _between(a: Tensor, b: Tensor, t: float) -> Tensor:
-    return torch.minimum(torch.maximum(a + t * (b - a), torch.minimum(a, b)), torch.maximum(a, b))
-
-
-def _narrowed(
-    graph: Graph, i: int, k: int, a: Tensor, b: Tensor, passes: Callable[[float, float], bool]
-) -> tuple[Tensor, Tensor]:
-    """A short piece of the segment on which entry k of what node i reads still `passes`, as floating values go."""
-    read = graph.nodes[i].parents[0]
-    part = Graph(graph.nodes[: read + 1], read, graph.input)
-    low, high = 0.0, 1.0
-    ends = [float(part.evaluate(_between(a, b, t))[0, k]) for t in (low, high)]
-    for _ in range(HALVINGS):
-        middle = low / 2 + high / 2
-        if high - low < 1e-11 or not low < middle < high:
-            break
-        v = float(part.evaluate(_between(a, b, middle))[0, k])
-        if passes(ends[0], v):
-            high, ends[1] = middle, v
-        else:
-            low, ends[0] = middle, v
-    return _between(a, b, low), _between(a, b, high)
-
-
-def _finite(f: Elementwise, u: Enclosure) -> Tensor:
-    """Entries with bounded slopes on the enclosure."""
-    low, high = f.slopes_on(u.lower, u.upper)
-    return (torch.isfinite(low) & torch.isfinite(high)).reshape(-1)
-
-
-def _single(f: Elementwise, k: int) -> Elementwise:
-    return Elementwise(f.row, tuple(p[k : k + 1] if isinstance(p, Tensor) and p.numel() > 1 else p for p in f.params))
-
-
 def _jumps(graph: Graph, steps: list[int], a: Tensor, b: Tensor) -> Iterator[Disproof]:
     if not steps:
         return
-    at_a, at_b = (_values(graph, Enclosure(x)) for x in (a, b))
+    at_a, at_b = (values(graph, Enclosure(x)) for x in (a, b))
     for i in steps:
-        f, read = _pointwise(graph, i).activation, graph.nodes[i].parents[0]
+        f, read = pointwise(graph, i).activation, graph.nodes[i].parents[0]
         u, w = at_a[read].centre, at_b[read].centre
         low, high = f.slopes_on(torch.minimum(u, w), torch.maximum(u, w))
         crossed = (~(torch.isfinite(low) & torch.isfinite(high))).reshape(-1).nonzero().flatten().tolist()
         for k in crossed[:CANDIDATES]:
-            g = _single(f, k)
+            g = single(f, k)
 
             def passes(v: float, w: float, g: Elementwise = g) -> bool:
                 ends = torch.tensor([min(v, w)], dtype=torch.float64), torch.tensor([max(v, w)], dtype=torch.float64)
                 return not bool(torch.isfinite(torch.stack(g.slopes_on(*ends))).all())
 
-            if _jump(graph, i, k, g, *_narrowed(graph, i, k, a, b, passes)):
+            if _jump(graph, i, k, g, *narrowed(graph, i, k, a, b, passes)):
                 node = graph.nodes[i]
                 yield Disproof(node.name, f"{node.what.block.label} at {node.name} jumps, and the output with it")  # type: ignore[union-attr]
 
@@ -223,8 +143,8 @@ def _jumps(graph: Graph, steps: list[int], a: Tensor, b: Tensor) -> Iterator[Dis
 def _jump(graph: Graph, i: int, k: int, f: Elementwise, p: Tensor, q: Tensor) -> bool:
     """The theorem on the segment from p to q, for entry k of step node i."""
     read = graph.nodes[i].parents[0]
-    before, after = (_values(graph, Enclosure(x))[read] for x in (p, q))
-    over = _values(graph, _hull(p, q))
+    before, after = (values(graph, Enclosure(x))[read] for x in (p, q))
+    over = values(graph, hull(p, q))
     above = _ancestors(graph, i)
     for j in graph.nonlinear:
         block = graph.nodes[j].what.block  # type: ignore[union-attr]
@@ -234,7 +154,7 @@ def _jump(graph: Graph, i: int, k: int, f: Elementwise, p: Tensor, q: Tensor) ->
             if block.steps or j == i:
                 return False
             continue
-        calm = _finite(block.activation, over[graph.nodes[j].parents[0]])
+        calm = finite(block.activation, over[graph.nodes[j].parents[0]])
         if j == i:
             calm[k] = True
         if not bool(calm.all()):
@@ -242,7 +162,7 @@ def _jump(graph: Graph, i: int, k: int, f: Elementwise, p: Tensor, q: Tensor) ->
     ends = [Enclosure(u.centre[:, k], u.reach()[:, k]) for u in (before, after)]
     width = float(over[read].upper[0, k] - over[read].lower[0, k])
     apart_ = float(ends[0].upper) < float(ends[1].lower) or float(ends[1].upper) < float(ends[0].lower)
-    if not apart_ or not all(bool(_finite(f, end).all()) for end in ends) or not width < GAPS[f.name](*f.params) / 4:
+    if not apart_ or not all(bool(finite(f, end).all()) for end in ends) or not width < GAPS[f.name](*f.params) / 4:
         return False
     outputs = []
     for end in ends:  # between jumps the slope is 0 or 1
@@ -250,7 +170,7 @@ def _jump(graph: Graph, i: int, k: int, f: Elementwise, p: Tensor, q: Tensor) ->
         side = Enclosure(over[i].centre.clone(), over[i].reach().clone())
         side.centre[:, k] = low / 2 + high / 2
         side.radius[:, k] = torch.nextafter((high - low) / 2 + 2 * width, torch.tensor(math.inf, dtype=torch.float64))  # type: ignore[index]
-        outputs.append(_values(graph, _hull(p, q), {i: side})[graph.output])
+        outputs.append(values(graph, hull(p, q), {i: side})[graph.output])
     return bool(((outputs[0].upper < outputs[1].lower) | (outputs[1].upper < outputs[0].lower)).any())
 
 
@@ -267,7 +187,7 @@ def _ancestors(graph: Graph, i: int) -> set[int]:
 
 def _slopes(graph: Graph, steep: list[int], a: Tensor, b: Tensor) -> Iterator[Disproof]:
     for i in steep:
-        f, read = _pointwise(graph, i).activation, graph.nodes[i].parents[0]
+        f, read = pointwise(graph, i).activation, graph.nodes[i].parents[0]
         linear = not any(isinstance(graph.nodes[j].what, Nonlinear) for j in _ancestors(graph, i))
         below = [
             j
@@ -276,11 +196,11 @@ def _slopes(graph: Graph, steep: list[int], a: Tensor, b: Tensor) -> Iterator[Di
         ]
         if not linear or below or any(isinstance(p, Tensor) for p in f.params):
             continue
-        values = [_values(graph, Enclosure(x))[read].centre for x in (a, b)]
+        values = [values(graph, Enclosure(x))[read].centre for x in (a, b)]
         for place in STEEP[f.name](*f.params):
             crossed = ((values[0] < place) != (values[1] < place)).reshape(-1).nonzero().flatten().tolist()
             for k in crossed[:CANDIDATES]:
-                p, q = _narrowed(graph, i, k, a, b, lambda v, w, place=place: (v < place) != (w < place))  # type: ignore[misc]
+                p, q = narrowed(graph, i, k, a, b, lambda v, w, place=place: (v < place) != (w < place))  # type: ignore[misc]
                 if _steep_there(graph, i, k, place, p, q):
                     node = graph.nodes[i]
                     yield Disproof(
@@ -290,7 +210,7 @@ def _slopes(graph: Graph, steep: list[int], a: Tensor, b: Tensor) -> Iterator[Di
 
 def _steep_there(graph: Graph, i: int, k: int, place: float, p: Tensor, q: Tensor) -> bool:
     read = graph.nodes[i].parents[0]
-    before, after = (_values(graph, Enclosure(x))[read] for x in (p, q))
+    before, after = (values(graph, Enclosure(x))[read] for x in (p, q))
     first, last = (
         (float(before.upper[0, k]), float(after.lower[0, k])),
         (float(after.upper[0, k]), float(before.lower[0, k])),
@@ -298,12 +218,12 @@ def _steep_there(graph: Graph, i: int, k: int, place: float, p: Tensor, q: Tenso
     nearly = 4e-16 * abs(place)  # a place that is not a float
     if not any(pair[0] < place - nearly and place + nearly < pair[1] for pair in (first, last)):
         return False
-    over = _values(graph, _hull(p, q))
+    over = values(graph, hull(p, q))
     for j in graph.nonlinear:
         block = graph.nodes[j].what.block  # type: ignore[union-attr]
         parents = [(over[s].lower, over[s].upper) for s in graph.nodes[j].parents]
         if isinstance(block, Pointwise):
-            calm = _finite(block.activation, over[graph.nodes[j].parents[0]])
+            calm = finite(block.activation, over[graph.nodes[j].parents[0]])
             if j == i:
                 calm[k] = True
             if not bool(calm.all()):
@@ -332,10 +252,10 @@ def _turns(graph: Graph) -> Iterator[Disproof]:
         others = [j for j in graph.nonlinear if j != i]
         if any(i in _ancestors(graph, j) for j in others):
             continue
-        near = _values(graph, Enclosure(torch.zeros_like(d), torch.full_like(d, 1e-9)))
+        near = values(graph, Enclosure(torch.zeros_like(d), torch.full_like(d, 1e-9)))
         ranges = {j: tuple((near[p].lower, near[p].upper) for p in graph.nodes[j].parents) for j in others}
         calm = all(all(map(math.isfinite, graph.nodes[j].what.block.lipschitz("2", ranges[j]))) for j in others)  # type: ignore[union-attr]
-        z = _values(graph, Enclosure(d))[i]
+        z = values(graph, Enclosure(d))[i]
         moved = z if i == graph.output else Path(graph, i, graph.output).mv(z, ENCLOSED)
         if calm and bool(((moved.lower > 0) | (moved.upper < 0)).any()):
             name = graph.nodes[i].name
@@ -368,7 +288,7 @@ def _explodes(graph: Graph, a: Tensor, d: Tensor) -> bool:
     """One node of exponentials of affine signals, affine from there on, beside signals of finite slope: along the ray its
     fastest entry outweighs everything else."""
     steep = [i for i in graph.nonlinear if not all(map(math.isfinite, graph.nodes[i].what.block.lipschitz("2")))]  # type: ignore[union-attr]
-    if len(steep) != 1 or _row(graph, steep[0]) not in ("exp", "expm1", "sinh", "cosh"):
+    if len(steep) != 1 or row(graph, steep[0]) not in ("exp", "expm1", "sinh", "cosh"):
         return False
     i = steep[0]
     if any(isinstance(graph.nodes[j].what, Nonlinear) for j in _ancestors(graph, i)):
@@ -378,7 +298,7 @@ def _explodes(graph: Graph, a: Tensor, d: Tensor) -> bool:
     read = graph.nodes[i].parents[0]
     rate = Path(graph, graph.input, read).mv(Enclosure(d), ENCLOSED)
     low, high = rate.lower[0], rate.upper[0]
-    if _row(graph, i) in ("sinh", "cosh"):
+    if row(graph, i) in ("sinh", "cosh"):
         both = low.abs(), high.abs()
         low, high = torch.where(low * high > 0, torch.minimum(*both), 0.0), torch.maximum(*both)
     k = int(low.argmax())

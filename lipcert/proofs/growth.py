@@ -17,8 +17,13 @@ from torch import Tensor
 from lipcert.activations import Elementwise
 from lipcert.activations.corner import Corner
 from lipcert.activations.jets import Expression, Uniform
-from lipcert.blocks.kinds import Block, LogSumExp, MatMul, Norm2, Normalise, Pointwise, Product, Selection, Softmax
+from lipcert.blocks.base import Block
+from lipcert.blocks.normalise import Norm2, Normalise
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.radial import Radial
+from lipcert.blocks.selection import Selection
+from lipcert.blocks.softmax import LogSumExp, Softmax
 from lipcert.network.graph import (
     Add,
     Concat,

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Block, Pointwise, Selection
+from lipcert.blocks.base import Block
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.selection import Selection
 from lipcert.network.affine import PULL, PUSH, UPWARD
 from lipcert.network.graph import Add, Concat, Graph, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, backward, forward

@@ -16,7 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Block, Pointwise, Range, Selection, Softmax, Sort
+from lipcert.blocks.base import Block, Range
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.selection import Selection
+from lipcert.blocks.softmax import Softmax
+from lipcert.blocks.sort import Sort
 from lipcert.network.graph import Add, Graph, Linear, Node, Nonlinear, Offset, What
 from lipcert.network.idle import idle
 from lipcert.operators.linear import Scale, Select

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Block, Pointwise, Range
+from lipcert.blocks.base import Block, Range
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.affine import (
     DENSE_FLOPS,
     ENCLOSED,
@@ -30,9 +31,8 @@ from lipcert.network.affine import (
     node_constants,
     pull,
     targets,
-    times,
-    total,
 )
+from lipcert.network.closed_forms import times, total
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Linear, Node, Nonlinear, What
 from lipcert.operators.linear import Scale
 from lipcert.proofs.chain import Infinite, Ranges, block_slopes, link

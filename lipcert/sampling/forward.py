@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import Elementwise
-from lipcert.blocks.kinds import Pointwise
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network import walk
 from lipcert.network.affine import linear_ancestors
 from lipcert.network.graph import VALUES, Graph

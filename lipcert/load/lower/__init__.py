@@ -20,12 +20,14 @@ from torch.fx import Node as FxNode
 from lipcert.load.capture.capture import constants as stored_tensors
 from lipcert.load.lower.affine import AFFINE
 from lipcert.load.lower.builder import Builder, Signal
+from lipcert.load.lower.decisions import Decision
 from lipcert.load.lower.expressions import fused
 from lipcert.load.lower.folding import HARMLESS, LIMIT, fold
 from lipcert.load.lower.layout import LAYOUT
-from lipcert.load.lower.nonlinear import NONLINEAR, Decision, Unread
+from lipcert.load.lower.nonlinear import NONLINEAR
 from lipcert.load.lower.normalisations import with_norms, with_radials, with_variances
 from lipcert.load.lower.rewrite import tidied, troubled
+from lipcert.load.lower.signals import Unread
 from lipcert.network.graph import Graph
 from lipcert.rigor.constants import Constant
 from lipcert.terms.errors import RefusedModel

@@ -7,19 +7,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lipcert.blocks.kinds import MatMul
+from lipcert.blocks.product import MatMul
 from lipcert.load.lower.builder import Builder, Signal, broadcast
+from lipcert.load.lower.decisions import Decision, chosen
 from lipcert.load.lower.layout import cast as _cast
-from lipcert.load.lower.nonlinear import Decision, chosen, pointwise, product
+from lipcert.load.lower.signals import pointwise, product
+from lipcert.load.lower.windows import (
+    adaptive_avg_pool,
+    along_axis,
+    avg_pool,
+    cubic_matrix,
+    fold,
+    interpolation,
+    linear_matrix,
+    pool_spans,
+    weight,
+)
 from lipcert.operators.conv_norm import ConvGeometry
 from lipcert.operators.linear import Adjoint, Conv, Dense, Scale
 from lipcert.rigor import constants
 from lipcert.rigor.constants import Constant, constant
-from lipcert.rigor.rounding import EPS
-
-aten = torch.ops.aten
 
 
 def _add(b: Builder, x: Any, y: Any, alpha: Any = 1) -> Signal:
@@ -62,10 +70,6 @@ def _div(b: Builder, x: Any, y: Any) -> Signal:
     return product(b, x, inverse) if isinstance(x, Signal) else b.scale(inverse, x)
 
 
-def _weight(value: Constant) -> tuple[Tensor, Tensor | None]:
-    return value.centre.contiguous(), None if value.radius is None else value.radius.contiguous()
-
-
 def _linear(b: Builder, x: Any, weight: Any, bias: Any = None) -> Signal:
     y: Any
     if not isinstance(weight, Signal) and not isinstance(x, Signal):
@@ -74,7 +78,7 @@ def _linear(b: Builder, x: Any, weight: Any, bias: Any = None) -> Signal:
         flipped = b.move(weight, lambda t: t.transpose(-1, -2)) if isinstance(weight, Signal) else None
         y = matmul(b, x, flipped if flipped is not None else constant(weight).map(lambda t: t.transpose(-1, -2)))
     else:
-        w, radius = _weight(b.finite(constant(weight)))
+        w, radius = weight(b.finite(constant(weight)))
         if w.dim() == 1:
             return matmul(b, x, constant(weight))
         shape = (*x.shape[:-1], w.shape[0])
@@ -99,7 +103,7 @@ def matmul(b: Builder, x: Any, y: Any) -> Signal:
     else:  # x W = (W' x')'
         flipped = y.map(lambda t: t.transpose(-1, -2))
         if len(y.shape) == 2:
-            w, radius = _weight(flipped)
+            w, radius = weight(flipped)
             rows = math.prod(x.shape[:-1])
             result = b.linear(x, Dense(w[None], rows, 1, None if radius is None else radius[None]), (*x.shape[:-1], n))
         else:
@@ -120,7 +124,7 @@ def _matrix_times_signal(b: Builder, a: Constant, x: Signal, batch: tuple[int, .
         a = a.map(lambda t: t.reshape(1, *t.shape[-2:]))
         outer = math.prod(batch)
     x = b.expand(x, (*batch, *x.shape[-2:]))
-    w, radius = _weight(a)
+    w, radius = weight(a)
     return b.linear(x, Dense(w, outer, x.shape[-1], radius), shape)
 
 
@@ -155,7 +159,7 @@ def _convolution(
 ) -> Signal:
     if not isinstance(x, Signal) or isinstance(weight, Signal):
         b.refuse("a convolution whose kernel depends on the input")
-    w, radius = _weight(b.finite(constant(weight)))
+    w, radius = weight(b.finite(constant(weight)))
     dims = w.dim() - 2
     stride, padding, dilation, extra = (
         tuple(values) * (dims if len(values) == 1 else 1) for values in (stride, padding, dilation, output_padding)
@@ -196,94 +200,6 @@ def _batch_norm(
         return value.map(lambda t: t.reshape(1, -1, *([1] * (len(x.shape) - 2))))
 
     return b.offset(b.scale(x, wide(factor)), wide(shift)), None, None
-
-
-def along_axis(b: Builder, x: Signal, matrix: Constant, axis: int) -> Signal:
-    """Apply an (m, n) matrix along one axis."""
-    axis %= len(x.shape)
-    w, radius = _weight(matrix)
-    outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
-    operator = Dense(w[None], outer, inner, None if radius is None else radius[None])
-    return b.linear(x, operator, (*x.shape[:axis], w.shape[0], *x.shape[axis + 1 :]))
-
-
-def _windows_mean(spans: Sequence[tuple[int, int]], counts: Sequence[int], n: int) -> Constant:
-    rows = torch.zeros(len(spans), n, dtype=torch.float64)
-    for row, (start, stop) in enumerate(spans):
-        rows[row, start:stop] = 1.0
-    return constants.divide(rows, torch.tensor(counts, dtype=torch.float64)[:, None])
-
-
-def pool_spans(n: int, k: int, s: int, p: int, d: int, ceil: bool) -> list[tuple[int, int]]:
-    """Unclipped (start, stop) of each window along an axis, as torch counts them; stop - start <= d (k - 1) + 1."""
-    reach = d * (k - 1) + 1
-    count = (n + 2 * p - reach + (s - 1 if ceil else 0)) // s + 1
-    if ceil and (count - 1) * s >= n + p:  # the last window must start inside the input or the left padding
-        count -= 1
-    return [(i * s - p, i * s - p + reach) for i in range(count)]
-
-
-def _avg_pool(dims: int) -> Callable[..., Signal]:
-    def rule(
-        b: Builder,
-        x: Signal,
-        kernel: Sequence[int],
-        stride: Sequence[int] = (),
-        padding: Sequence[int] = (0,),
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Signal:
-        kernel, padding = (tuple(v) * (dims if len(v) == 1 else 1) for v in (kernel, padding))
-        stride = tuple(stride or kernel) * (dims if len(stride or kernel) == 1 else 1)
-        for axis in range(dims):
-            place = len(x.shape) - dims + axis
-            n, p = x.shape[place], padding[axis]
-            spans = pool_spans(n, kernel[axis], stride[axis], p, 1, ceil_mode)
-            inside = [(max(a, 0), max(min(z, n), 0)) for a, z in spans]
-            padded = [min(z, n + p) - a for a, z in spans]
-            counts = padded if count_include_pad else [z - a for a, z in inside]
-            x = along_axis(b, x, _windows_mean(inside, [1] * len(spans) if divisor_override else counts, n), place)
-        return x if divisor_override is None else b.scale(x, constants.reciprocal(float(divisor_override)))
-
-    return rule
-
-
-def _adaptive_avg_pool(dims: int) -> Callable[..., Signal]:
-    def rule(b: Builder, x: Signal, size: Sequence[int]) -> Signal:
-        for axis, m in enumerate(size):
-            place = len(x.shape) - dims + axis
-            n = x.shape[place]
-            spans = [(i * n // m, -((-(i + 1) * n) // m)) for i in range(m)]
-            x = along_axis(b, x, _windows_mean(spans, [z - a for a, z in spans], n), place)
-        return x
-
-    return rule
-
-
-def _interpolation(dims: int, reach: int, matrix_of: Callable[..., Tensor]) -> Callable[..., Signal]:
-    """Linear and cubic interpolation act axis by axis. The weights that torch computes in float64 are off by at most
-    a few units of the source coordinate (n + m) u times the slope of the kernel (below 2); a neighbour may enter."""
-
-    def rule(b: Builder, x: Signal, size: Sequence[int], align_corners: bool, *scales: float | None) -> Signal:
-        for axis, m in enumerate(size):
-            place = len(x.shape) - dims + axis
-            n = x.shape[place]
-            weights = matrix_of(n, int(m), align_corners, scales[axis] if axis < len(scales) else None)
-            near = torch.nn.functional.max_pool1d((weights != 0).double()[None], 2 * reach + 1, 1, reach)[0]
-            x = along_axis(b, x, Constant(weights, near * 64 * (n + m) * EPS), place)
-        return x
-
-    return rule
-
-
-def _linear_matrix(n: int, m: int, align: bool, scale: float | None) -> Tensor:
-    return aten.upsample_linear1d.default(torch.eye(n, dtype=torch.float64)[None], [m], align, scale)[0].T.contiguous()
-
-
-def _cubic_matrix(n: int, m: int, align: bool, scale: float | None) -> Tensor:
-    columns = torch.eye(n, dtype=torch.float64)[None, :, :, None]
-    return aten.upsample_bicubic2d.default(columns, [m, 1], align, scale, None)[0, :, :, 0].T.contiguous()
 
 
 def _gather_last(b: Builder, x: Signal, dims: Sequence[int]) -> tuple[Signal, list[int]]:
@@ -348,20 +264,6 @@ def _cumsum(b: Builder, x: Signal, dim: int, dtype: Any = None) -> Signal:
     return along_axis(b, x, Constant(torch.ones(n, n, dtype=torch.float64).tril()), dim)
 
 
-def _fold(b: Builder, x: Signal, *args: Any) -> Signal:
-    """col2im adds patches back: the transpose of im2col."""
-    size, *rest = args
-    squeezed = x.shape if len(x.shape) == 3 else (1, *x.shape)
-    channels = squeezed[1] // math.prod(rest[0])
-    image = torch.arange(1, squeezed[0] * channels * math.prod(size) + 1, dtype=torch.float64)
-    patches = aten.im2col.default(image.reshape(squeezed[0], channels, *size), *rest)
-    from lipcert.operators.linear import Select
-
-    back = Adjoint(Select(patches.reshape(-1).to(torch.int64) - 1, image.numel()))
-    shape = (squeezed[0], channels, *size)
-    return b.linear(x, back, shape if len(x.shape) == 3 else shape[1:])
-
-
 AFFINE: dict[str, Callable[..., Any]] = {
     "aten.add.Tensor": _add,
     "aten.add.Scalar": _add,
@@ -385,15 +287,15 @@ AFFINE: dict[str, Callable[..., Any]] = {
     "aten.addmv.default": _addmm,
     "aten.convolution.default": _convolution,
     "aten._native_batch_norm_legit_no_training.default": _batch_norm,
-    "aten.avg_pool1d.default": _avg_pool(1),
-    "aten.avg_pool2d.default": _avg_pool(2),
-    "aten.avg_pool3d.default": _avg_pool(3),
-    "aten._adaptive_avg_pool2d.default": _adaptive_avg_pool(2),
-    "aten._adaptive_avg_pool3d.default": _adaptive_avg_pool(3),
-    "aten.upsample_linear1d.default": _interpolation(1, 1, _linear_matrix),
-    "aten.upsample_bilinear2d.default": _interpolation(2, 1, _linear_matrix),
-    "aten.upsample_trilinear3d.default": _interpolation(3, 1, _linear_matrix),
-    "aten.upsample_bicubic2d.default": _interpolation(2, 2, _cubic_matrix),
+    "aten.avg_pool1d.default": avg_pool(1),
+    "aten.avg_pool2d.default": avg_pool(2),
+    "aten.avg_pool3d.default": avg_pool(3),
+    "aten._adaptive_avg_pool2d.default": adaptive_avg_pool(2),
+    "aten._adaptive_avg_pool3d.default": adaptive_avg_pool(3),
+    "aten.upsample_linear1d.default": interpolation(1, 1, linear_matrix),
+    "aten.upsample_bilinear2d.default": interpolation(2, 1, linear_matrix),
+    "aten.upsample_trilinear3d.default": interpolation(3, 1, linear_matrix),
+    "aten.upsample_bicubic2d.default": interpolation(2, 2, cubic_matrix),
     "aten.sum.default": lambda b, x, dtype=None: _reduce(False)(b, x, None, False, dtype),
     "aten.sum.dim_IntList": _reduce(False),
     "aten.mean.default": lambda b, x, dtype=None: _reduce(True)(b, x, None, False, dtype),
@@ -407,6 +309,6 @@ AFFINE: dict[str, Callable[..., Any]] = {
     "aten.var.default": lambda b, x, unbiased=True: _variance(False)(b, x, None, unbiased),
     "aten.std.default": lambda b, x, unbiased=True: _variance(True)(b, x, None, unbiased),
     "aten.cumsum.default": _cumsum,
-    "aten.col2im.default": _fold,
+    "aten.col2im.default": fold,
 }
 __all__ = ["AFFINE", "Scale", "along_axis", "matmul", "pool_spans"]

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Block
+from lipcert.blocks.base import Block
 from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset, What
 from lipcert.operators.linear import Operator, Scale, Select
 from lipcert.rigor.constants import Constant, constant

@@ -16,7 +16,10 @@ from torch import Tensor
 from lipcert.activations import ACTIVATIONS, Elementwise
 from lipcert.activations.composed import DISTINCT, composed
 from lipcert.activations.jets import Coefficient, Slot, Step, Uniform, needed
-from lipcert.blocks.kinds import Norm2, Pointwise, Product, Selection
+from lipcert.blocks.normalise import Norm2
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.product import Product
+from lipcert.blocks.selection import Selection
 from lipcert.load.lower.rewrite import Rewriter, block, operator, steep, uniform
 from lipcert.network.graph import Add, Concat, Graph, Linear, Node, Nonlinear, Offset
 from lipcert.operators.linear import Scale

@@ -27,13 +27,13 @@ from torch import Tensor
 
 from lipcert.load.lower import matrices
 from lipcert.load.lower.casts import WIDER, cast
+from lipcert.load.lower.folded_sums import LINEAR, aten
 from lipcert.load.lower.functions import FUNCTIONS
-from lipcert.load.lower.nonlinear import Unread
-from lipcert.rigor.constants import ARITHMETIC, Constant, constant, from_ends, multiply
+from lipcert.load.lower.signals import Unread
+from lipcert.rigor.constants import ARITHMETIC, Constant, constant, from_ends
 from lipcert.rigor.rounding import FORMATS, TINY, gamma, up
 from lipcert.terms.errors import RefusedModel
 
-aten = torch.ops.aten
 LIMIT = 2**28  # entries
 BY_HAND = 2**16  # entries of a remainder, taken in exact fractions
 HARMLESS = {"memory_format", "layout", "device", "pin_memory", "non_blocking", "copy"}
@@ -292,60 +292,6 @@ def _remainder(function: Callable[[Fraction, Fraction], Fraction], a: Constant, 
     if all(Fraction(float(t)) == t for t in true):
         return Constant(near)
     return Constant(near, up(near.abs() * 2.0**-52 + TINY))
-
-
-# Linear and bilinear operators with nonnegative structure: |rounding| <= gamma_n of the same operator on sizes.
-
-
-def _linear(target: Any, terms: Callable[..., int]) -> Callable[..., Constant]:
-    def rule(a: Any, *rest: Any, **options: Any) -> Constant:
-        a = constant(a)
-        n = terms(a.centre, *rest) + 4  # a division by the count, and the rounding of the sum of sizes
-        size, reach = target(a.centre.abs(), *rest, **options), target(a.reach(), *rest, **options)
-        return Constant(
-            target(a.centre, *rest, **options), up((reach + gamma(n) * size) * (1 + 4 * gamma(n)) + n * TINY)
-        )
-
-    return rule
-
-
-def _convolution(x: Any, weight: Any, bias: Any, *geometry: Any) -> Constant:
-    x, w = constant(x), constant(weight)
-    n = w.centre.numel() + 2
-
-    def apply(u: Tensor, v: Tensor) -> Tensor:
-        return aten.convolution.default(u, v, None, *geometry)
-
-    size = apply(x.centre.abs(), w.centre.abs())
-    reach = apply(x.reach(), w.centre.abs() + w.reach()) + apply(x.centre.abs(), w.reach())
-    y = Constant(apply(x.centre, w.centre), up((reach + gamma(n) * size) * (1 + 4 * gamma(n)) + n * TINY))
-    if bias is None:
-        return y
-    return ARITHMETIC["aten.add.Tensor"](y, constant(bias).map(lambda t: t.reshape(-1, *[1] * (y.centre.dim() - 2))))
-
-
-def _product(a: Any, dim: Any = None, keepdim: bool = False) -> Constant:
-    value = constant(a)
-    whole = value.map(lambda t: t.reshape(-1)) if dim is None else value.map(lambda t: t.movedim(dim, -1))
-    if not whole.shape[-1]:
-        return Constant(torch.ones(whole.shape[:-1], dtype=torch.float64))
-    parts = [whole.map(lambda t, i=i: t[..., i]) for i in range(whole.shape[-1])]  # type: ignore[misc]
-    total = functools.reduce(multiply, parts)
-    return total.map(lambda t: t.unsqueeze(dim)) if keepdim and dim is not None else total
-
-
-LINEAR: dict[str, Callable[..., Constant]] = {
-    "aten.cumsum.default": _linear(aten.cumsum.default, lambda x, dim: x.shape[dim] if x.dim() else 1),
-    **{f"aten.avg_pool{d}d.default": _linear(getattr(aten, f"avg_pool{d}d").default, lambda x, kernel, *_: math.prod(kernel) ** 3) for d in (1, 2, 3)},
-    **{f"aten._adaptive_avg_pool{d}d.default": _linear(getattr(aten, f"_adaptive_avg_pool{d}d").default, lambda x, *_: math.prod(x.shape[2:])) for d in (2, 3)},
-    "aten.col2im.default": _linear(aten.col2im.default, lambda x, size, kernel, *_: math.prod(kernel)),
-    "aten.convolution.default": _convolution,
-    "aten.prod.default": _product,
-    "aten.prod.dim_int": _product,
-}  # fmt: skip
-
-
-# The rest: torch's own decompositions, traced on float64 tensors of the same shapes and evaluated by the rules above.
 
 
 @functools.cache

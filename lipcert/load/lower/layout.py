@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.load.lower.builder import Builder, Signal
-from lipcert.load.lower.nonlinear import Decision, chosen
+from lipcert.load.lower.decisions import Decision, chosen
 from lipcert.operators.linear import Select
 from lipcert.rigor.constants import Constant, constant
 from lipcert.terms.errors import RefusedModel

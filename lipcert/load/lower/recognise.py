@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lipcert.blocks.kinds import Pointwise
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Add, Linear, Node, Nonlinear, Offset, What
 from lipcert.operators.linear import Scale
 from lipcert.rigor.constants import Constant

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise, Product
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.product import Product
 from lipcert.network.graph import Add, Graph, Input, Linear, Node, Nonlinear, Offset, What
 from lipcert.operators.linear import Conv, Dense, Scale, Select
 

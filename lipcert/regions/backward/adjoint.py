@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise, Range
+from lipcert.blocks.base import Range
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.affine import ENCLOSED, split
 from lipcert.network.graph import ENCLOSURES, Add, Concat, Enclosure, Graph, Linear, Nonlinear, Offset, enclose_linear
 from lipcert.network.intervals import propagated

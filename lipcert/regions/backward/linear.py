@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise, Range
+from lipcert.blocks.base import Range
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.affine import PLAIN, split
 from lipcert.network.graph import Add, Concat, Graph, Linear, Node, Nonlinear, Offset
 from lipcert.network.walk import Rules, Step, backward

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lipcert.activations import Elementwise
 from lipcert.activations.corner import Corner
-from lipcert.blocks.kinds import Range
+from lipcert.blocks.base import Range
 from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, mul_up, sub_up, up
 
 PIECES = 8

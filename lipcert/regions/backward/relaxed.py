@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Range
+from lipcert.blocks.base import Range
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, Step, forward
 from lipcert.operators.linear import DUAL, Adjoint

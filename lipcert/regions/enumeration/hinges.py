@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.blocks.kinds import Pointwise, Sort
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.sort import Sort
 from lipcert.network.graph import Add, Graph, Linear, Node, Nonlinear, Offset, What
 from lipcert.operators.linear import Scale, Select
 from lipcert.proofs.normal_form import without_maxima

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.affine import is_source, linear_ancestors
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Linear, Nonlinear, Offset, enclose_linear
 from lipcert.operators.linear import Operator

@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise, Range
+from lipcert.blocks.base import Range
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Graph, Input, Nonlinear
 from lipcert.network.walk import Rules, Step, forward
 from lipcert.operators.linear import Operator
 from lipcert.regions.cells import Cells
+from lipcert.regions.forward.entry import GROW, Entry
 from lipcert.regions.forward.slope import VANISHING, Sweep, first_stack, largest_reach, signal_range, sweep
-from lipcert.regions.forward.slope_rules import GROW, Entry, pointwise, scaled
+from lipcert.regions.forward.slope_rules import pointwise, scaled
 from lipcert.regions.forward.stack import AFFINE, TINY, Carried, Stack
 from lipcert.rigor.rounding import EPS, gamma
 

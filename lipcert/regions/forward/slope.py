@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Range
+from lipcert.blocks.base import Range
 from lipcert.network.graph import Graph, Input, Nonlinear
 from lipcert.network.walk import Rules, Step, forward
 from lipcert.operators.linear import Operator
 from lipcert.regions.cells import Cells
 from lipcert.regions.device import by_device, proving_on
 from lipcert.regions.forward.directions import Directions, directions, norms_above
-from lipcert.regions.forward.slope_rules import RULES, Entry
+from lipcert.regions.forward.entry import Entry
+from lipcert.regions.forward.slope_rules import RULES
 from lipcert.regions.forward.stack import AFFINE, Carried, Stack, all_finite, spare
 from lipcert.terms.query import Norm
 

@@ -10,71 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lipcert.activations import Elementwise
 from lipcert.activations.corner import Corner
-from lipcert.blocks.kinds import (
-    Axis,
-    Block,
-    LogSoftmax,
-    LogSumExp,
-    MatMul,
-    Norm2,
-    Normalise,
-    Pointwise,
-    Product,
-    Range,
-    Selection,
-    Softmax,
-    Sort,
-)
+from lipcert.blocks.base import Axis, Block, Range
+from lipcert.blocks.normalise import Norm2, Normalise
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.radial import Radial
+from lipcert.blocks.selection import Selection
+from lipcert.blocks.softmax import LogSoftmax, LogSumExp, Softmax
+from lipcert.blocks.sort import Sort
+from lipcert.regions.forward.bilinear import matmul, product, sum
+from lipcert.regions.forward.entry import GROW, Entry, Exit, middle
 from lipcert.regions.forward.stack import TINY, Stack, all_finite
 from lipcert.rigor.rounding import EPS, gamma
-
-GROW = 1 + 16 * EPS
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """What enters a block: the stack, the enclosing range of the signal (b, size), the count of slope rows."""
-
-    stack: Stack
-    lower: Tensor
-    upper: Tensor
-    slopes: int
-    spare: bool = False  # nobody else reads the stack: it may be written over
-
-    @property
-    def value(self) -> Tensor:
-        return self.stack[0][:, 0]
-
-    @property
-    def hull(self) -> Range:
-        """The range together with the centre value: the segments lie in it."""
-        return torch.minimum(self.lower, self.value), torch.maximum(self.upper, self.value)
-
-
-@dataclass(frozen=True, eq=False)
-class Exit:
-    """`slopes`: (low, high), (b, size), of elementwise blocks: how far each neuron is from being affine on the cell."""
-
-    stack: Stack
-    slopes: Range | None = field(default=None)
-
-
-def middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and radius of an interval; (0, inf) where it is not bounded."""
-    centre = (lower / 2).add_(upper, alpha=0.5)
-    radius = torch.maximum(upper - centre, centre - lower).mul_(1 + 4 * EPS).add_(TINY)
-    if all_finite(radius):
-        return centre, radius
-    known = torch.isfinite(centre) & torch.isfinite(radius)
-    return torch.where(known, centre, 0.0), torch.where(known, radius, math.inf)
 
 
 def scaled(factor: Range, centre: Tensor, radius: Tensor, out: Stack | None = None) -> Stack:
@@ -84,11 +37,11 @@ def scaled(factor: Range, centre: Tensor, radius: Tensor, out: Stack | None = No
     h = torch.maximum(factor[1] - m, m - factor[0])
     image, grown = out or (None, None)
     if not all_finite(h):
-        known = torch.isfinite(m) & torch.isfinite(h)
-        m, h = torch.where(known, m, 0.0), torch.where(known, h, math.inf)
+        finite = torch.isfinite(m) & torch.isfinite(h)
+        m, h = torch.where(finite, m, 0.0), torch.where(finite, h, math.inf)
         still = (centre == 0) & (radius == 0)
         reach = ((m.abs() + h) * radius + (h + 2 * EPS * m.abs()) * centre.abs()) * GROW
-        reach = torch.mul(_known(reach).masked_fill_(still, 0.0), 1.0, out=grown)
+        reach = torch.mul(known(reach).masked_fill_(still, 0.0), 1.0, out=grown)
         return torch.mul(m, centre, out=image), reach
     size, mass = m.abs(), centre.abs()
     reach = torch.mul(radius, (size + h).mul_(GROW), out=grown)
@@ -321,7 +274,7 @@ def radial(block: Block, entry: Entry, centre: Tensor, radius: Tensor) -> Stack:
     gap = (gap[0] - slack)[:, None], (gap[1] + slack)[:, None]
     centre, radius = _split(block, centre), _split(block, radius)
     inner = scaled(gap, *_dot(block, n, centre, radius))
-    return _flat(_sum(scaled((across[0][:, None], across[1][:, None]), centre, radius), scaled(n, *inner)))
+    return _flat(sum(scaled((across[0][:, None], across[1][:, None]), centre, radius), scaled(n, *inner)))
 
 
 def _direction(low: Tensor, high: Tensor, least: Tensor, most: Tensor) -> Range:
@@ -346,79 +299,6 @@ def sort(block: Block, entry: Entry, centre: Tensor, radius: Tensor) -> Stack:
         least.append(torch.where(rival, c - r, math.inf).amin(dim=3))
         most.append(torch.where(rival, c + r, -math.inf).amax(dim=3))
     return _flat(_rounded(torch.stack(least, dim=3), torch.stack(most, dim=3)))
-
-
-def product(block: Block, entries: list[Entry]) -> Exit:
-    """u v - u_0 v_0 = u (v - v_0) + v_0 (u - u_0), and J = u J_v + v J_u."""
-    return _bilinear(block, entries, _times)
-
-
-def matmul(block: Block, entries: list[Entry]) -> Exit:
-    assert isinstance(block, MatMul)
-    return _bilinear(block, entries, lambda a, b: _matrix_times(block, a, b))
-
-
-Bilinear = Callable[[Stack, Stack], Stack]  # both broadcast over rows
-
-
-def _bilinear(block: Block, entries: list[Entry], times: Bilinear) -> Exit:
-    u, v = entries
-    n = u.slopes
-
-    def around(entry: Entry) -> Stack:
-        centre, radius = middle(*entry.hull)
-        return centre[:, None], radius[:, None]
-
-    def rows(entry: Entry, where: slice) -> Stack:
-        return entry.stack[0][:, where], entry.stack[1][:, where]
-
-    def error(entry: Entry) -> Stack:
-        return torch.zeros_like(entry.stack[0][:, :1]), entry.stack[1][:, :1]
-
-    def point(entry: Entry) -> Stack:
-        return entry.value[:, None], torch.zeros_like(entry.value[:, None])
-
-    chord = slice(2, 2 + n)
-    tangent = slice(2 + n, None)
-    slopes = _sum(times(around(u), rows(v, chord)), times(rows(u, chord), point(v)))
-    jacobian = _sum(times(around(u), rows(v, tangent)), times(rows(u, tangent), around(v)))
-    drift = _sum(times(around(u), error(v)), times(error(u), point(v)))
-    value, noise = middle(*block.values_on((u.value, u.value), (v.value, v.value)))
-    plain, spread = middle(*block.values_on((u.lower, u.upper), (v.lower, v.upper)))
-    off = (noise[:, None] + drift[0].abs() + drift[1]) * GROW + TINY
-    return Exit(
-        (
-            torch.cat([value[:, None], plain[:, None], slopes[0], jacobian[0]], dim=1),
-            torch.cat([off, spread[:, None], slopes[1], jacobian[1]], dim=1),
-        )
-    )
-
-
-def _sum(a: Stack, b: Stack) -> Stack:
-    centre = a[0] + b[0]
-    return centre, (a[1] + b[1] + 2 * EPS * centre.abs()) * GROW + TINY
-
-
-def _times(a: Stack, b: Stack) -> Stack:
-    centre = a[0] * b[0]
-    radius = (a[0].abs() + a[1]) * b[1] + a[1] * b[0].abs()
-    return centre, _known((radius + 2 * EPS * centre.abs()) * GROW + TINY)
-
-
-def _matrix_times(block: MatMul, a: Stack, b: Stack) -> Stack:
-    ac, ar = (t.reshape(*t.shape[:2], block.batch, block.m, block.k) for t in a)
-    bc, br = (t.reshape(*t.shape[:2], block.batch, block.k, block.n) for t in b)
-    noise = 2 * gamma(block.k + 4)
-    radius = (ac.abs() + ar) @ br + ar @ bc.abs() + noise * (ac.abs() @ bc.abs())
-    return _flat5(ac @ bc), _flat5(_known(radius * (1 + 4 * gamma(block.k + 8)) + TINY))
-
-
-def _flat5(t: Tensor) -> Tensor:
-    return t.reshape(*t.shape[:2], -1)
-
-
-def _known(radius: Tensor) -> Tensor:
-    return radius.nan_to_num(math.inf, math.inf, math.inf)
 
 
 RULES: dict[type[Block], Callable[[Block, list[Entry]], Exit]] = {

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise, Range
+from lipcert.blocks.base import Range
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Graph, Input, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, Step, forward
 from lipcert.operators.linear import Operator
 from lipcert.regions.cells import Cells
+from lipcert.regions.forward.entry import GROW, Entry, middle
 from lipcert.regions.forward.slope import (
     Shares,
     Sweep,
@@ -32,7 +34,7 @@ from lipcert.regions.forward.slope import (
     signal_range,
     sweep,
 )
-from lipcert.regions.forward.slope_rules import GROW, Entry, elementwise_slopes, middle, scaled
+from lipcert.regions.forward.slope_rules import elementwise_slopes, scaled
 from lipcert.regions.forward.stack import AFFINE, TINY, Stack, through
 from lipcert.rigor.rounding import EPS, gamma
 from lipcert.terms.query import Norm

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise, Range
+from lipcert.blocks.base import Range
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Graph, Input, Nonlinear, Offset
 from lipcert.network.walk import Rules, Step, forward
 from lipcert.regions.forward.directions import Directions, norms_above

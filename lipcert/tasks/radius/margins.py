@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.blocks.kinds import Pointwise, Selection
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.selection import Selection
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, Step, forward
 from lipcert.rigor.rounding import TINY, down

@@ -1,0 +1,90 @@
+"""Nonlinear blocks: what a graph applies between its affine maps. Each states its l_p constants and value ranges.
+
+A block with several parents bounds `||dz||_p <= sum_j k_j ||du_j||_p`; `lipschitz` returns the k_j, inf where there is no
+finite one on the given ranges. Ranges are (lower, upper) pairs of (size,) tensors, None for the whole space.
+Values and constants are rounded outward; exp, sqrt and log of the platform are trusted to 8 eps (activations).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipcert.rigor.rounding import EPS
+from lipcert.terms.query import P
+
+Range = tuple[Tensor, Tensor]
+SLACK = 16 * EPS  # relative error granted to one exp, log, sqrt or division
+
+
+def down(x: Tensor) -> Tensor:
+    return torch.nextafter(x, torch.full_like(x, -math.inf))
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Interface. `label` is what people read; `reason` says why a constant is infinite."""
+
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    label = "block"
+    reason = "its slope has no finite bound"
+    steps = False  # discontinuous: no region of positive size has a constant
+
+    def fits(self, sizes: list[int], size: int) -> bool:
+        raise NotImplementedError
+
+    def __call__(self, *u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def lipschitz(self, p: P, ranges: tuple[Range, ...] | None = None) -> tuple[float, ...]:
+        raise NotImplementedError
+
+    def values_on(self, *u: Range) -> Range:
+        raise NotImplementedError
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Block:
+        """Tensors moved (indices keep their type)."""
+        moved: dict[str, Any] = {
+            name: value.to(device) if value.dtype == torch.int64 else value.to(device, dtype)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Axis(Block):
+    """Blocks that act along one axis of the signal seen as (outer, n, inner)."""
+
+    outer: int
+    n: int
+    inner: int
+
+    reduces = False
+
+    def fits(self, sizes: list[int], size: int) -> bool:
+        total = self.outer * self.n * self.inner
+        return sizes == [total] and size == (self.outer * self.inner if self.reduces else total)
+
+    def _view(self, u: Tensor) -> Tensor:
+        return u.reshape(-1, self.outer, self.n, self.inner)
+
+    def function(self, u: Tensor) -> Tensor:
+        """On (r, outer, n, inner), along dim 2."""
+        raise NotImplementedError
+
+    def _range(self, lower: Tensor, upper: Tensor) -> Range:
+        raise NotImplementedError
+
+    def __call__(self, u: Tensor) -> Tensor:  # type: ignore[override]
+        return self.function(self._view(u)).reshape(u.shape[0], -1)
+
+    def values_on(self, u: Range) -> Range:  # type: ignore[override]
+        lower, upper = self._range(self._view(u[0]), self._view(u[1]))
+        rows = u[0].reshape(-1, self.outer * self.n * self.inner).shape[0]
+        return lower.reshape(rows, -1), upper.reshape(rows, -1)

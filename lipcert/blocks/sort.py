@@ -1,0 +1,29 @@
+"""Sorting along an axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.blocks.base import Axis, Range
+from lipcert.terms.query import P
+
+
+@dataclass(frozen=True, eq=False)
+class Sort(Axis):
+    """Sorted along the axis: a permutation of the entries on each piece, so 1 in every l_p."""
+
+    descending: bool = False
+
+    label = "sort"
+
+    def function(self, u: Tensor) -> Tensor:
+        return torch.sort(u, dim=2, descending=self.descending).values
+
+    def lipschitz(self, p: P, ranges: tuple[Range, ...] | None = None) -> tuple[float, ...]:
+        return (1.0,)
+
+    def _range(self, lower: Tensor, upper: Tensor) -> Range:
+        return self.function(lower), self.function(upper)
