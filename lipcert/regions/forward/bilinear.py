@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lipcert.blocks.base import Block
 from lipcert.blocks.product import MatMul
-from lipcert.regions.forward.entry import GROW, Entry, Exit, known, middle
+from lipcert.regions.forward.entry import GROW, Entry, Exit, middle, or_infinite
 from lipcert.regions.forward.stack import TINY, Stack
 from lipcert.rigor.rounding import EPS, gamma
 
@@ -68,7 +68,7 @@ def sum(a: Stack, b: Stack) -> Stack:
 def _times(a: Stack, b: Stack) -> Stack:
     centre = a[0] * b[0]
     radius = (a[0].abs() + a[1]) * b[1] + a[1] * b[0].abs()
-    return centre, known((radius + 2 * EPS * centre.abs()) * GROW + TINY)
+    return centre, or_infinite((radius + 2 * EPS * centre.abs()) * GROW + TINY)
 
 
 def _matrix_times(block: MatMul, a: Stack, b: Stack) -> Stack:
@@ -76,7 +76,7 @@ def _matrix_times(block: MatMul, a: Stack, b: Stack) -> Stack:
     bc, br = (t.reshape(*t.shape[:2], block.batch, block.k, block.n) for t in b)
     noise = 2 * gamma(block.k + 4)
     radius = (ac.abs() + ar) @ br + ar @ bc.abs() + noise * (ac.abs() @ bc.abs())
-    return _flat5(ac @ bc), _flat5(known(radius * (1 + 4 * gamma(block.k + 8)) + TINY))
+    return _flat5(ac @ bc), _flat5(or_infinite(radius * (1 + 4 * gamma(block.k + 8)) + TINY))
 
 
 def _flat5(t: Tensor) -> Tensor:

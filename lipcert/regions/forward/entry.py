@@ -53,5 +53,5 @@ def middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(known, centre, 0.0), torch.where(known, radius, math.inf)
 
 
-def known(radius: Tensor) -> Tensor:
+def or_infinite(radius: Tensor) -> Tensor:
     return radius.nan_to_num(math.inf, math.inf, math.inf)

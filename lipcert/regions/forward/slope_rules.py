@@ -25,7 +25,7 @@ from lipcert.blocks.selection import Selection
 from lipcert.blocks.softmax import LogSoftmax, LogSumExp, Softmax
 from lipcert.blocks.sort import Sort
 from lipcert.regions.forward.bilinear import matmul, product, sum
-from lipcert.regions.forward.entry import GROW, Entry, Exit, middle
+from lipcert.regions.forward.entry import GROW, Entry, Exit, middle, or_infinite
 from lipcert.regions.forward.stack import TINY, Stack, all_finite
 from lipcert.rigor.rounding import EPS, gamma
 
@@ -41,7 +41,7 @@ def scaled(factor: Range, centre: Tensor, radius: Tensor, out: Stack | None = No
         m, h = torch.where(finite, m, 0.0), torch.where(finite, h, math.inf)
         still = (centre == 0) & (radius == 0)
         reach = ((m.abs() + h) * radius + (h + 2 * EPS * m.abs()) * centre.abs()) * GROW
-        reach = torch.mul(known(reach).masked_fill_(still, 0.0), 1.0, out=grown)
+        reach = torch.mul(or_infinite(reach).masked_fill_(still, 0.0), 1.0, out=grown)
         return torch.mul(m, centre, out=image), reach
     size, mass = m.abs(), centre.abs()
     reach = torch.mul(radius, (size + h).mul_(GROW), out=grown)
