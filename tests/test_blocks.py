@@ -295,12 +295,12 @@ def test_pointwise_slopes_follow_the_ranges() -> None:
 @pytest.mark.parametrize("minimum", [False, True])
 @pytest.mark.parametrize("at_once", [1, 100, 10**6])
 def test_wide_windows_are_taken_in_parts(at_once: int, minimum: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "AT_ONCE", at_once)
+    monkeypatch.setattr("lipcert.blocks.selection.AT_ONCE", at_once)
     draw = torch.Generator().manual_seed(0)
     windows = torch.randint(-1, 200, (3, 150), generator=draw)
     u = torch.randn(2, 200, generator=draw, dtype=torch.float64)
     kept = [u[:, row[row >= 0]] for row in windows]
     best = torch.stack([part.amin(1) if minimum else part.amax(1) for part in kept], dim=1)
-    block = blocks.Selection(windows, 200, minimum)
+    block = Selection(windows, 200, minimum)
     assert torch.equal(block(u), best)
     assert torch.equal(block(u[:0]), best[:0])

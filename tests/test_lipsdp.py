@@ -24,9 +24,9 @@ from lipcert.methods.problem import Method, Problem
 from lipcert.methods.product import Product
 from lipcert.network.graph import Graph
 from lipcert.proofs import lmi
-from lipcert.proofs import lmi
 from lipcert.proofs.lmi import INPUT, coefficients, prove
 from lipcert.proofs.normal_form import normal_form
+from lipcert.sdp.solve import Settings, solve
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Bound
 

@@ -336,7 +336,7 @@ STEPS = """
 import os, signal, sys
 from pathlib import Path
 from lipcert.cli import run, signals
-from lipcert.bound import Bound
+from lipcert.terms.result import Bound
 from lipcert.report.report import Report
 signals.install()
 done = Report("bound", {"path": "m"}, results=[Bound("product", "upper", "proved", 3.5)])
