@@ -66,10 +66,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'lipcert' has no attribute {name!r}")
 
 
-# `lipcert.terms.result` and `lipcert.load` are also submodules. Importing a submodule for the first time sets it as attribute
-# of the package; done here, before the functions of those names exist, it cannot replace them later.
-for _name in ("lipcert.terms.result", "lipcert.load", "lipcert.tasks.radius"):
-    import_module(_name)
+# `lipcert.load` is also a room. Importing a submodule for the first time sets it as attribute of the package; done here,
+# before the function of that name exists, it cannot replace it later.
+import_module("lipcert.load")
 
 
 def load(

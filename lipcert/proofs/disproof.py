@@ -196,9 +196,9 @@ def _slopes(graph: Graph, steep: list[int], a: Tensor, b: Tensor) -> Iterator[Di
         ]
         if not linear or below or any(isinstance(p, Tensor) for p in f.params):
             continue
-        values = [values(graph, Enclosure(x))[read].centre for x in (a, b)]
+        sides = [values(graph, Enclosure(x))[read].centre for x in (a, b)]
         for place in STEEP[f.name](*f.params):
-            crossed = ((values[0] < place) != (values[1] < place)).reshape(-1).nonzero().flatten().tolist()
+            crossed = ((sides[0] < place) != (sides[1] < place)).reshape(-1).nonzero().flatten().tolist()
             for k in crossed[:CANDIDATES]:
                 p, q = narrowed(graph, i, k, a, b, lambda v, w, place=place: (v < place) != (w < place))  # type: ignore[misc]
                 if _steep_there(graph, i, k, place, p, q):

@@ -22,7 +22,7 @@ from lipcert.load.lower.windows import (
     interpolation,
     linear_matrix,
     pool_spans,
-    weight,
+    stored_weight,
 )
 from lipcert.operators.conv_norm import ConvGeometry
 from lipcert.operators.linear import Adjoint, Conv, Dense, Scale
@@ -78,7 +78,7 @@ def _linear(b: Builder, x: Any, weight: Any, bias: Any = None) -> Signal:
         flipped = b.move(weight, lambda t: t.transpose(-1, -2)) if isinstance(weight, Signal) else None
         y = matmul(b, x, flipped if flipped is not None else constant(weight).map(lambda t: t.transpose(-1, -2)))
     else:
-        w, radius = weight(b.finite(constant(weight)))
+        w, radius = stored_weight(b.finite(constant(weight)))
         if w.dim() == 1:
             return matmul(b, x, constant(weight))
         shape = (*x.shape[:-1], w.shape[0])
@@ -103,7 +103,7 @@ def matmul(b: Builder, x: Any, y: Any) -> Signal:
     else:  # x W = (W' x')'
         flipped = y.map(lambda t: t.transpose(-1, -2))
         if len(y.shape) == 2:
-            w, radius = weight(flipped)
+            w, radius = stored_weight(flipped)
             rows = math.prod(x.shape[:-1])
             result = b.linear(x, Dense(w[None], rows, 1, None if radius is None else radius[None]), (*x.shape[:-1], n))
         else:
@@ -124,7 +124,7 @@ def _matrix_times_signal(b: Builder, a: Constant, x: Signal, batch: tuple[int, .
         a = a.map(lambda t: t.reshape(1, *t.shape[-2:]))
         outer = math.prod(batch)
     x = b.expand(x, (*batch, *x.shape[-2:]))
-    w, radius = weight(a)
+    w, radius = stored_weight(a)
     return b.linear(x, Dense(w, outer, x.shape[-1], radius), shape)
 
 
@@ -159,7 +159,7 @@ def _convolution(
 ) -> Signal:
     if not isinstance(x, Signal) or isinstance(weight, Signal):
         b.refuse("a convolution whose kernel depends on the input")
-    w, radius = weight(b.finite(constant(weight)))
+    w, radius = stored_weight(b.finite(constant(weight)))
     dims = w.dim() - 2
     stride, padding, dilation, extra = (
         tuple(values) * (dims if len(values) == 1 else 1) for values in (stride, padding, dilation, output_padding)

@@ -18,14 +18,14 @@ from lipcert.rigor.rounding import EPS
 aten = torch.ops.aten
 
 
-def weight(value: Constant) -> tuple[Tensor, Tensor | None]:
+def stored_weight(value: Constant) -> tuple[Tensor, Tensor | None]:
     return value.centre.contiguous(), None if value.radius is None else value.radius.contiguous()
 
 
 def along_axis(b: Builder, x: Signal, matrix: Constant, axis: int) -> Signal:
     """Apply an (m, n) matrix along one axis."""
     axis %= len(x.shape)
-    w, radius = weight(matrix)
+    w, radius = stored_weight(matrix)
     outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
     operator = Dense(w[None], outer, inner, None if radius is None else radius[None])
     return b.linear(x, operator, (*x.shape[:axis], w.shape[0], *x.shape[axis + 1 :]))
