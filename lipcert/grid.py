@@ -156,8 +156,8 @@ def grid(
                 )
                 if progress is not None:
                     progress("cells", int(values.done.sum()), len(low))
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, MemoryError, RuntimeError) as stop:  # torch raises the last where memory ends
+        stop.partial_report = report()  # type: ignore[union-attr]
         raise
     return report()
 

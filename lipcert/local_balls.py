@@ -134,8 +134,8 @@ def local(
                     rows[:] = [row for row in rows if row["index"] != names[k]]
                     found = ladder.curve(radii, [at[place] for at in swept])
                     rows += [before.seal.on(about | row) for row in found]
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, MemoryError, RuntimeError) as stop:  # torch raises the last where memory ends
+        stop.partial_report = report()  # type: ignore[union-attr]
         raise
     return report()
 

@@ -10,8 +10,8 @@ import html
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from lipcert.certificate import Certificate
 from lipcert.certificate import read as read_certificate
 from lipcert.certify import certify, check_scope
 from lipcert.check import check
-from lipcert.errors import CertificateRejected, LipcertError, UnreadableError, UsageError
+from lipcert.errors import CertificateRejected, LipcertError, RefusedModel, UnreadableError, UsageError
 from lipcert.foreign import read_file
 from lipcert.ir import Graph, Input, Nonlinear
 from lipcert.journal.resume import Earlier
@@ -46,6 +46,8 @@ from lipcert.report.plain import plain, printable
 from lipcert.report.report import Report, unread
 from lipcert.rounding import keeps_subnormals
 from lipcert.sandbox.confine import described
+from lipcert.terms.files import ODD_SHAPE, check_regular, reason
+from lipcert.terms.memory import out_of_memory
 from lipcert.transform import normalised, with_output
 
 REAL_ARITHMETIC = (
@@ -54,6 +56,7 @@ REAL_ARITHMETIC = (
 
 Progress = Callable[[str, float | None, float | None], None]
 
+ODD_GRAPH = (*ODD_SHAPE, RuntimeError, AssertionError)
 _LOADING = threading.RLock()  # torch.export keeps global state, and a fork takes all of it along
 
 
@@ -154,15 +157,16 @@ def _load(
         names = {"input_name": input_name, "output_name": output_name, "reader": reader}
         captured = _captured(path_or_module, shape, names)
         source = captured.source
-        graph, assumptions = lower(captured.program, labels=captured.labels)
-        say("comparing with the original", None, None)
-        records = check_parity(
-            source.references,
-            lambda x: graph.evaluate(torch.from_numpy(x)).numpy().reshape(x.shape[0], *graph.output_shape),
-            graph.input_shape,
-            seed,
-        )
-    is_module = isinstance(path_or_module, torch.nn.Module)
+        is_module = isinstance(path_or_module, torch.nn.Module)
+        with nullcontext() if is_module else _described(path_or_module):
+            graph, assumptions = lower(captured.program, labels=captured.labels)
+            say("comparing with the original", None, None)
+            records = check_parity(
+                source.references,
+                lambda x: graph.evaluate(torch.from_numpy(x)).numpy().reshape(x.shape[0], *graph.output_shape),
+                graph.input_shape,
+                seed,
+            )
     info = {
         "path": None if is_module else str(path_or_module),
         "format": source.format,
@@ -172,6 +176,7 @@ def _load(
         "parameters": _parameters(captured),
         "neurons": graph.neurons,
         "graph": captured.fingerprint,
+        "files": [] if is_module else _beside(Path(path_or_module), source.files),  # type: ignore[arg-type]
         "input_name": source.input_name,
         "output_name": source.output_name,
         "parity": [record.to_dict() for record in records],
@@ -180,6 +185,19 @@ def _load(
     }
     noted = tuple(dict.fromkeys((REAL_ARITHMETIC, *source.assumptions, *assumptions)))
     return Model(normalised(graph, mean, std), info, tuple(source.warnings), noted)
+
+
+@contextmanager
+def _described(path: object) -> Iterator[None]:
+    """What the process that read a file has described is lowered here: where the rules meet arguments that torch never
+    writes, the description is refused, for they are no fault of ours that could be told from a lie of it."""
+    try:
+        yield
+    except ODD_GRAPH as problem:
+        if out_of_memory(problem):
+            raise
+        said = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
+        raise RefusedModel(f"{path}: its graph is not one that torch writes, or lipcert errs: {said}") from problem
 
 
 def _captured(path_or_module: Any, shape: Any, names: dict[str, Any]) -> Captured:
@@ -205,6 +223,21 @@ def _parameters(captured: Captured) -> int:
         if t.dtype.is_floating_point
     }
     return sum(found.values())
+
+
+def _beside(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
+    """Files of external data. What the reading process names is looked for in the model's folder only."""
+    home, found = path.parent.resolve(), []
+    for name in names:
+        try:
+            file = (home / name).resolve()
+            if not file.is_relative_to(home):
+                raise UnreadableError(f"{path}: its data file {printable(name)} lies outside its folder")
+            check_regular(file, f"{path}: its data file {printable(name)}")
+            found.append({"path": printable(name), "sha256": _sha256(file)})
+        except (OSError, ValueError) as problem:
+            raise UnreadableError(f"{path}: its data file {printable(name)}: {reason(problem)}") from problem
+    return found
 
 
 def _sha256(path: Path) -> str:
@@ -285,12 +318,24 @@ def bound(
                     tell(progress, result)
                 problem.aside.clear()
         if certificate is not None:
-            results, more = certify(certificate, results, model.graph, model.info, norm, functional)
+            results, more = _certified(certificate, results, model, norm, functional)
             warnings += more
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, MemoryError, RuntimeError) as stop:  # torch raises the last where memory ends
+        stop.partial_report = report()  # type: ignore[union-attr]
         raise
     return report()
+
+
+def _certified(
+    path: str | Path, results: list[Result], model: Model, norm: Norm, output: Output
+) -> tuple[list[Result], list[str]]:
+    """`certify`, which proves once more: where there is no memory for that, the bounds stay."""
+    try:
+        return certify(path, results, model.graph, model.info, norm, output)
+    except (MemoryError, RuntimeError) as problem:
+        if not out_of_memory(problem):
+            raise
+        return results, [f"no certificate was written to {path}: out of memory while it was checked"]
 
 
 @keeps_subnormals
@@ -462,8 +507,8 @@ def layers(model: Model, *, norm: str | Norm = "2", progress: Progress | None = 
             for layer in found:
                 problem.say("layers", len(rows), len(found))
                 rows.append(layer_row(layer, problem))
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, MemoryError, RuntimeError) as stop:  # torch raises the last where memory ends
+        stop.partial_report = report()  # type: ignore[union-attr]
         raise
     return report()
 

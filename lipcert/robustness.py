@@ -130,8 +130,8 @@ def radius(
                 if progress is not None:
                     rate = (len(rows) - before.taken) / max(1e-9, time.perf_counter() - start)
                     progress(f"samples, {rate:.1f} per second", len(rows), len(x))
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, MemoryError, RuntimeError) as stop:  # torch raises the last where memory ends
+        stop.partial_report = report()  # type: ignore[union-attr]
         raise
     if inside and adversarial is not None:
         _save(adversarial, inside, graph.input_shape)

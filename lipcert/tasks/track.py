@@ -97,8 +97,8 @@ def track(
                 except LipcertError as problem:
                     found = _failed(problem)
                 rows.append(place | {"sha256": _sha256(file)} | found)
-    except KeyboardInterrupt as stop:
-        stop.partial_report = report()  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, MemoryError, RuntimeError) as stop:  # torch raises the last where memory ends
+        stop.partial_report = report()  # type: ignore[union-attr]
         raise
     return report()
 
