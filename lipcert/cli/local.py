@@ -211,7 +211,11 @@ def split_places(text: str) -> tuple[str, list[int] | None]:
         return text, None
     if not re.fullmatch(r"\d+(,\d+)*", places):
         raise UsageError(f"{text}: after # come the numbers of samples, such as #3 or #3,4,5")
-    return path, [int(place) for place in places.split(",")]
+    found = [int(place) for place in places.split(",")]
+    twice = next((place for place in found if found.count(place) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{text}: sample {twice} is named twice; name each once")
+    return path, found
 
 
 def _three(through: str | None) -> bool:

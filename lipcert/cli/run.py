@@ -30,9 +30,10 @@ from lipcert.terms.version import __version__
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-INTERNAL_ERROR = 4
+NOTHING, INTERNAL_ERROR = 3, 4
 FAILED_TO_WRITE = 2
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EAGAIN)  # disk, files, processes
+NO_MEMORY_LEFT = "out of memory"
 NO_MEMORY = "out of memory while the model was read or prepared; give a smaller model or more memory"
 
 
@@ -96,6 +97,11 @@ def attempt(run: Run, work: Callable[[Progress], Report]) -> tuple[Report, int]:
         return replace(partial, warnings=[*partial.warnings, note]), signals.status(number or signal.SIGINT)
     if isinstance(stop, LipcertError) and stop.exit_code == 2:
         raise stop
+    if stop is not None and out_of_memory(stop) and (known := getattr(stop, "partial_report", None)) is not None:
+        complain(f"{NO_MEMORY_LEFT}; what is known is in the report")
+        return replace(
+            known, warnings=[*known.warnings, f"interrupted: the results are incomplete ({NO_MEMORY_LEFT})"]
+        ), NOTHING
     if isinstance(stop, OSError) and stop.errno in SCARCE:
         raise UnwritableError(f"the system: {reason(stop)}; free some, and start again") from stop
     if report is not None:

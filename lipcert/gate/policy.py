@@ -99,7 +99,7 @@ norm = "inf"
 
 # [[rule]]
 # name = "this very model"
-# model_sha256 = "..."        # (check)
+# model_sha256 = "..."        # (check) of a report: model.sha256, or model.graph, which covers weights in other files
 
 # [[rule]]
 # name = "anything else"

@@ -345,11 +345,20 @@ def require_parity(rule: Rule, report: Given, baselines: Sequence[Given]) -> Ans
 
 
 def model_sha256(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
-    data = report.data
-    found = data["model"].get("sha256")
+    """The digest of a file says nothing of weights in other files; that of the graph covers every weight that is read."""
+    model, wanted = report.data["model"], rule.value.lower()
+    found, graph, files = model.get("sha256"), model.get("graph"), model.get("files") or []
     if not isinstance(found, str):
         raise NotProved("the sha256 of the model is missing")
-    if found == rule.value.lower():
+    if isinstance(graph, str) and wanted == graph:
+        return "met", f"graph {graph[:12]}, all weights included", ()
+    if found == wanted and files:
+        place = f"{files[0].get('path')}" if isinstance(files, list) and isinstance(files[0], dict) else "other files"
+        raise NotProved(
+            f"its weights lie in {place}, which the sha256 of the model file does not cover: write that of `model.graph`"
+            + (f", {graph}" if isinstance(graph, str) else "")
+        )
+    if found == wanted:
         return "met", f"sha256 {found[:12]}", ()
     return "violated", f"the report is of sha256 {found[:12]}", ()
 

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import math
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from lipcert.load.capture.capture import ELEMENT_LIMIT, Captured, capture, const
 from lipcert.load.fingerprint import graph_fingerprint
 from lipcert.load.flat import from_plain, to_plain
 from lipcert.load.read import first_bytes, read
+from lipcert.load.runtime import onnxruntime
 from lipcert.load.source import Format, Reference, Source
 from lipcert.sandbox.child import Answer, Child
 from lipcert.terms.errors import RefusedModel, UnreadableError, printable
 
 CAPTURE_SECONDS = 1800.0  # of torch.export on thousands of nodes; code of the file has its own limits
-GIGABYTES = 16.0
+GIGABYTES = 16.0  # at most, and no more than this share of the machine: a file must not take it from others
+SHARE = 0.7
 _FORMATS: dict[str, Format] = {"onnx": "onnx", "torchscript": "torchscript", "pt2": "pt2"}
 _ARITHMETIC = ("float16", "bfloat16", "float32", "float64")
 
@@ -50,7 +53,7 @@ def read_file(path: Path, **options: Any) -> Captured:
         options,
         readable=readable,
         seconds=CAPTURE_SECONDS,
-        gigabytes=GIGABYTES,
+        gigabytes=_gigabytes(),
         what=printable(str(path)),
     )
     child.start()
@@ -59,12 +62,23 @@ def read_file(path: Path, **options: Any) -> Captured:
     return captured
 
 
+def _gigabytes() -> float:
+    try:
+        held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (AttributeError, OSError, ValueError):
+        return GIGABYTES
+    return min(GIGABYTES, round(SHARE * held, 1))
+
+
 @functools.cache
 def _ready(archive: bool) -> None:
     """Import and try here, once, what every child would otherwise import again."""
-    for name in ("lipcert.load.from_torchscript", "lipcert.load.from_exported") if archive else ("onnxruntime",):
-        with contextlib.suppress(ImportError):
+    if archive:
+        for name in ("lipcert.load.from_torchscript", "lipcert.load.from_exported"):
             importlib.import_module(name)
+    else:
+        with contextlib.suppress(ImportError):
+            onnxruntime()
     with quiet(), torch.no_grad():
         torch.export.export(torch.nn.ReLU(), (torch.zeros(1, 2),), strict=False).run_decompositions(decompose.table())
         if archive:
@@ -109,6 +123,7 @@ def _record(captured: Captured) -> dict[str, Any]:
         "references": [[r.name, r.dtype, r.rounding is not None, r.definition is not None] for r in source.references],
         "warnings": list(source.warnings),
         "assumptions": list(source.assumptions),
+        "files": list(source.files),
     }
 
 
@@ -130,6 +145,7 @@ def _judged(record: Any, child: Child) -> Captured:
             references=references,
             warnings=tuple(_text(line) for line in record["warnings"]),
             assumptions=tuple(_text(line) for line in record["assumptions"]),
+            files=tuple(str(name) for name in record["files"]),
         )
         labels = {_text(step): _text(name) for step, name in record["labels"].items()}
         fingerprint = graph_fingerprint(program.graph, program.constants)

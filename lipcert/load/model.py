@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import html
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from lipcert.network.graph import Graph
 from lipcert.network.scope import describe
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.sandbox.confine import described
-from lipcert.terms.errors import UnreadableError
+from lipcert.terms.errors import RefusedModel, UnreadableError
+from lipcert.terms.files import ODD_SHAPE, check_regular, reason
+from lipcert.terms.memory import out_of_memory
 from lipcert.terms.printable import plain, printable
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
@@ -33,6 +36,7 @@ REAL_ARITHMETIC = (
 )
 
 
+ODD_GRAPH = (*ODD_SHAPE, RuntimeError, AssertionError)
 _LOADING = threading.RLock()  # torch.export keeps global state, and a fork takes all of it along
 
 
@@ -133,15 +137,16 @@ def _load(
         names = {"input_name": input_name, "output_name": output_name, "reader": reader}
         captured = _captured(path_or_module, shape, names)
         source = captured.source
-        graph, assumptions = lower(captured.program, labels=captured.labels)
-        say("comparing with the original", None, None)
-        records = check_parity(
-            source.references,
-            lambda x: graph.evaluate(torch.from_numpy(x)).numpy().reshape(x.shape[0], *graph.output_shape),
-            graph.input_shape,
-            seed,
-        )
-    is_module = isinstance(path_or_module, torch.nn.Module)
+        is_module = isinstance(path_or_module, torch.nn.Module)
+        with nullcontext() if is_module else _described(path_or_module):
+            graph, assumptions = lower(captured.program, labels=captured.labels)
+            say("comparing with the original", None, None)
+            records = check_parity(
+                source.references,
+                lambda x: graph.evaluate(torch.from_numpy(x)).numpy().reshape(x.shape[0], *graph.output_shape),
+                graph.input_shape,
+                seed,
+            )
     info = {
         "path": None if is_module else str(path_or_module),
         "format": source.format,
@@ -151,6 +156,7 @@ def _load(
         "parameters": _parameters(captured),
         "neurons": graph.neurons,
         "graph": captured.fingerprint,
+        "files": [] if is_module else _beside(Path(path_or_module), source.files),  # type: ignore[arg-type]
         "input_name": source.input_name,
         "output_name": source.output_name,
         "parity": [record.to_dict() for record in records],
@@ -159,6 +165,19 @@ def _load(
     }
     noted = tuple(dict.fromkeys((REAL_ARITHMETIC, *source.assumptions, *assumptions)))
     return Model(normalised(graph, mean, std), info, tuple(source.warnings), noted)
+
+
+@contextmanager
+def _described(path: object) -> Iterator[None]:
+    """What the process that read a file has described is lowered here: where the rules meet arguments that torch never
+    writes, the description is refused, for they are no fault of ours that could be told from a lie of it."""
+    try:
+        yield
+    except ODD_GRAPH as problem:
+        if out_of_memory(problem):
+            raise
+        said = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
+        raise RefusedModel(f"{path}: its graph is not one that torch writes, or lipcert errs: {said}") from problem
 
 
 def _captured(path_or_module: Any, shape: Any, names: dict[str, Any]) -> Captured:
@@ -184,6 +203,21 @@ def _parameters(captured: Captured) -> int:
         if t.dtype.is_floating_point
     }
     return sum(found.values())
+
+
+def _beside(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
+    """Files of external data. What the reading process names is looked for in the model's folder only."""
+    home, found = path.parent.resolve(), []
+    for name in names:
+        try:
+            file = (home / name).resolve()
+            if not file.is_relative_to(home):
+                raise UnreadableError(f"{path}: its data file {printable(name)} lies outside its folder")
+            check_regular(file, f"{path}: its data file {printable(name)}")
+            found.append({"path": printable(name), "sha256": file_sha256(file)})
+        except (OSError, ValueError) as problem:
+            raise UnreadableError(f"{path}: its data file {printable(name)}: {reason(problem)}") from problem
+    return found
 
 
 def file_sha256(path: Path) -> str:

@@ -39,3 +39,4 @@ class Source:
     references: tuple[Reference, ...] = ()
     warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = field(default_factory=tuple)
+    files: tuple[str, ...] = ()  # beside the model's, relative to its folder: where its weights lie

@@ -32,6 +32,8 @@ from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, Us
 Answer = Callable[..., Any]
 
 TOTAL = 3600.0  # seconds of a child's life
+STILL = 30.0  # seconds without processor time after which a child waits for a lock that no thread of it will release
+DESCRIPTORS = 16  # a child opens files of its own beside its two pipes
 _KINDS: dict[str, type[LipcertError]] = {kind.__name__: kind for kind in (RefusedModel, UnreadableError, UsageError)}
 _OUT_OF_MEMORY = ("can't allocate", "bad_alloc", "out of memory", "cannot allocate memory", "storage size calculation")
 _MESSAGE = 4000  # characters of an error that are told
@@ -59,6 +61,8 @@ class Child:
         self.seconds, self.gigabytes, self.what, self.error = seconds, gigabytes, what, error
         self.end = time.monotonic() + TOTAL
         self.status: int | None = None
+        self.used, self.since = 0, time.monotonic()
+        _enough_descriptors(what)
         try:
             to_child, self.writer = os.pipe()
             self.reader, to_parent = os.pipe()
@@ -162,13 +166,53 @@ class Child:
         view = found
         while view:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.reader], [], [], left)[0]:
+            if left <= 0:
                 raise TimeoutError
+            if not select.select([self.reader], [], [], min(left, STILL))[0]:
+                self._look_alive()
+                continue
             got = os.readv(self.reader, [view[: 1 << 20]])
             if not got:
                 raise EOFError
             view = view[got:]
         return found
+
+    def _look_alive(self) -> None:
+        """A fork takes locks along that other threads of this program hold, and no thread to release them."""
+        used = _ticks(self.pid)
+        if used is None or used != self.used:
+            self.used, self.since = used or 0, time.monotonic()
+        elif time.monotonic() - self.since >= STILL:
+            self.close()
+            raise UnreadableError(
+                f"{self.what}: the process that reads it stands still, perhaps for a lock of another thread of this "
+                "program; load models before threads are started, or in a process of their own"
+            )
+
+
+def _ticks(pid: int) -> int | None:
+    """Processor time of a process that sleeps, in ticks of the kernel; None where it runs, or nobody can tell."""
+    try:
+        with open(f"/proc/{pid}/stat") as stream:
+            state, *fields = stream.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[10]) + int(fields[11]) if state == "S" else None  # utime, stime: fields 14 and 15 of proc(5)
+
+
+def _enough_descriptors(what: str) -> None:
+    opened: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as problem:
+        raise UnreadableError(
+            f"{what}: too few files may be open to read it in a process of its own ({problem.strerror}); "
+            "raise the limit (ulimit -n 256)"
+        ) from problem
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

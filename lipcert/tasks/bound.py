@@ -19,6 +19,7 @@ from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.pairs import Pairs, bound_pairs, methods_asked, resumed
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
+from lipcert.terms.memory import out_of_memory
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm, Output, Region
 from lipcert.terms.result import Result
@@ -40,9 +41,7 @@ class BoundTask(Task):
         problem = self.problem.with_resources(self.session.deadline, self.session.progress)
         yield from self.bound(problem)
         if self.certificate is not None:
-            functional = Output.parse(self.output)
-            about = self.model.graph, self.model.info, self.norm, functional
-            self.results, self.warnings = certify(self.certificate, self.results, *about)
+            self.results, self.warnings = self.certified(self.certificate)
 
     def bound(self, problem: Problem) -> Iterator[None]:
         for method in self.methods:
@@ -52,6 +51,16 @@ class BoundTask(Task):
                 tell(problem.progress, result)
                 yield
             problem.aside.clear()
+
+    def certified(self, path: str | Path) -> tuple[list[Result], list[str]]:
+        """`certify`, which proves once more: where there is no memory for that, the bounds stay."""
+        about = self.model.graph, self.model.info, self.norm, Output.parse(self.output)
+        try:
+            return certify(path, self.results, *about)
+        except (MemoryError, RuntimeError) as problem:
+            if not out_of_memory(problem):
+                raise
+            return self.results, [f"no certificate was written to {path}: out of memory while it was checked"]
 
     def answer(self) -> dict[str, Any]:
         warnings = [*self.model.warnings, *self.resumed, *self.warnings]

@@ -11,6 +11,7 @@ from lipcert.report.comparison import Change, Comparison, Quantity
 from lipcert.report.report import Report
 from lipcert.tasks.quantities import first_difference, quantities
 from lipcert.terms.errors import SelfCheckFailed, UnreadableError, UsageError
+from lipcert.terms.files import ODD_SHAPE
 from lipcert.terms.printable import printable
 
 SHOWN = 120  # characters of a value in an error
@@ -44,7 +45,7 @@ class _Given:
             if data["self_check"]["passed"] is not True:
                 raise UsageError(f"compare: {name} failed its own self-check: one of its values is wrong")
             self.quantities = quantities(data)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, UnreadableError) as problem:
+        except (UnreadableError, *ODD_SHAPE) as problem:
             raise UnreadableError(f"compare: {name} is not as the schema says: {problem}") from problem
 
     def words(self) -> dict[str, Any]:

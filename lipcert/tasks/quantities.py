@@ -77,7 +77,18 @@ def quantities(data: Data) -> list[Quantity]:
     command = data["command"]
     if command not in QUANTITIES:
         raise UsageError(f"compare: reports of {', '.join(QUANTITIES)} can be compared, not of {command}")
-    return list(QUANTITIES[command](data))
+    return [_sound(quantity) for quantity in QUANTITIES[command](data)]
+
+
+def _sound(quantity: Quantity) -> Quantity:
+    """ValueError where a report says something else than a name and numbers."""
+    names, ends = (quantity.group, quantity.name), (quantity.lower, quantity.upper)
+    if not all(isinstance(name, str) for name in names) or not isinstance(quantity.word, str | None):
+        raise ValueError(f"{str(names)[:80]} is no name")
+    for end in ends:
+        if end is not None and (isinstance(end, bool) or not isinstance(end, int | float)):
+            raise ValueError(f"{quantity.group} {quantity.name}: {str(end)[:80]} is no number")
+    return quantity
 
 
 def _constant(data: Data) -> Iterator[Quantity]:

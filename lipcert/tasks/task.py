@@ -116,13 +116,13 @@ def carry_out(task: Task, session: Session | None = None, earlier: Earlier = Non
 
 @keeps_subnormals
 def finish(task: Steps) -> Report:
-    """All steps, then the report. Interrupted, it raises KeyboardInterrupt with the report of what is done as
+    """All steps, then the report. Interrupted, or out of memory, it raises with the report of what is done as
     `partial_report`."""
     try:
         with torch.no_grad():
             for _ in task.steps():
                 pass
-    except KeyboardInterrupt as stop:
-        stop.partial_report = task.report()  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, MemoryError, RuntimeError) as stop:  # torch raises the last where memory ends
+        stop.partial_report = task.report()  # type: ignore[union-attr]
         raise
     return task.report()

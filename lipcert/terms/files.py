@@ -17,6 +17,14 @@ from lipcert.terms.errors import UnreadableError
 
 DEEPEST = 100  # nested lists and objects; a report has about six
 DIGITS = 300  # of a whole number; float64 ends at 309
+ODD_SHAPE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)  # JSON that is not as asked
 
 
 def check_regular(path: str | Path, what: str) -> None:

@@ -32,7 +32,7 @@ from lipcert.load.onnx.structure import (
     real_inputs,
     refuse_subgraphs,
 )
-from lipcert.load.onnx.tensor import FLOAT_BITS, read_constants, shown, tensor_value, type_name
+from lipcert.load.onnx.tensor import FLOAT_BITS, external_files, read_constants, shown, tensor_value, type_name
 from lipcert.terms.errors import RefusedModel, UnreadableError, UsageError
 
 MAX_FILE = 2**31 - 1  # protobuf's own limit for one message
@@ -59,6 +59,7 @@ class OnnxGraph:
     labels: dict[str, str]
     float_types: frozenset[int]  # float element types that occur among live constants, casts and the input
     model: ModelProto  # the same graph as a proto with safe names, for a second reader
+    files: tuple[str, ...] = ()  # of external data, as the model names them
 
     def label(self, name: str) -> str:
         return self.labels.get(name) or self.labels.get(name.split("__")[0]) or shown(name)
@@ -105,6 +106,7 @@ def read_graph(path: Path, input_name: str | None = None, output_name: str | Non
     labels = _rename(model)
     name_in = next(v.name for v in model.graph.input if v.name not in initialisers(model.graph))
     name_out = model.graph.output[0].name
+    files = external_files(model.graph)
     constants = read_constants(model.graph, path.parent, labels)
     model = _standard_form(model, labels)
     keep_live(model.graph, name_out)
@@ -132,6 +134,7 @@ def read_graph(path: Path, input_name: str | None = None, output_name: str | Non
         labels=labels,
         float_types=frozenset(types & set(FLOAT_BITS)),
         model=model,
+        files=files,
     )
 
 

@@ -17,6 +17,7 @@ from onnx import TensorProto
 from lipcert.load.onnx.file import OnnxGraph, looks_like_onnx, read_graph
 from lipcert.load.onnx.module import MAX_ENTRIES, OnnxModule, build
 from lipcert.load.onnx.tensor import FLOAT_BITS, shown, type_name
+from lipcert.load.runtime import onnxruntime
 from lipcert.load.source import Reference, Source
 from lipcert.sandbox.child import step
 from lipcert.terms.errors import LipcertError, UsageError
@@ -75,6 +76,7 @@ def read_onnx(
         references=references,
         warnings=warnings,
         assumptions=assumptions + notes,
+        files=graph.files,
     )
 
 
@@ -138,7 +140,7 @@ def reference(
     `types`: element types of the floats that depend on the input; the coarsest is the arithmetic to compare in.
     """
     try:
-        import onnxruntime  # noqa: F401
+        onnxruntime()
     except ImportError:
         return (), (NO_RUNTIME,)
     if graph.input_type not in _NUMPY:
@@ -190,8 +192,7 @@ def _runtime(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callable[[
 
     @functools.cache
     def session() -> Any:
-        import onnxruntime as ort
-
+        ort = onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
@@ -201,7 +202,7 @@ def _runtime(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callable[[
     def evaluate(rows: np.ndarray) -> np.ndarray:
         """(k, *input_shape) -> (k, *output_shape), float64."""
         outputs = []
-        with step("onnxruntime", 60.0):
+        with step(f"{path}: comparing with onnxruntime", 60.0):
             for row in np.asarray(rows, dtype=np.float64).reshape(-1, *shape):
                 feed = {**others, graph.raw_input: row.astype(_NUMPY[graph.input_type])}
                 outputs.append(np.asarray(session().run([graph.raw_output], feed)[0], dtype=np.float64))

@@ -115,6 +115,12 @@ def tensor_value(tensor: TensorProto, folder: Path | None, label: str) -> torch.
     return torch.from_numpy(np.array(array, order="C", copy=True)).to(kind).reshape(tuple(tensor.dims))
 
 
+def external_files(graph: GraphProto) -> tuple[str, ...]:
+    """Where the initialisers that are read lie, each once."""
+    held = [t for t in graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    return tuple(dict.fromkeys(e.value for t in held for e in t.external_data if e.key == "location"))
+
+
 def _external(tensor: TensorProto, folder: Path, label: str, size: int) -> bytes:
     """Bytes of an external tensor: a regular file inside the model's folder, offset and length inside that file."""
     entry = {e.key: e.value for e in tensor.external_data}
