@@ -22,6 +22,7 @@ import lipcert.tasks.radius.task
 from lipcert.cli.main import main
 from lipcert.gate.policy import read_policy
 from lipcert.gate.rules import judge, read_report
+from lipcert.load import model as loading
 from lipcert.load.foreign import GIGABYTES, SHARE, _gigabytes
 from lipcert.load.lower import lower
 from lipcert.load.model import Model, _beside, load
@@ -141,13 +142,13 @@ def test_a_graph_that_no_rule_understands_is_refused(problem: Exception, monkeyp
     def fails(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr("lipcert.load.model.lower", fails)
+    monkeypatch.setattr(loading, "lower", fails)
     with pytest.raises(RefusedModel, match="or lipcert errs") as caught:
         load(MOONS)
     assert str(caught.value).isprintable()
     with pytest.raises(type(problem)):
         load(torch.nn.Linear(2, 2), input_shape=(1, 2))
-    monkeypatch.setattr("lipcert.load.model.lower", lower)
+    monkeypatch.setattr(loading, "lower", lower)
 
 
 # Weights beside the model
