@@ -75,7 +75,7 @@ class Jacobians(Task):
         for group, first, points in batches(self.sets, done, measured.batch(graph)):
             self.session.say("jacobian", len(rows), self.count)
             rows += [self.before.seal.on(row) for row in _measure(graph, self.device, group, first, points)]
-            self.blind.append(points[measured.blind(graph, points)])
+            self.blind += points[measured.blind(graph, points)]
             yield
         rows.sort(key=lambda row: ([s.name for s in self.sets].index(row["set"]), row["index"]))
         self.session.say("the largest one, as a pair of points")
