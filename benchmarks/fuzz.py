@@ -58,7 +58,7 @@ def main() -> int:
         from fuzzing import subjects
 
         made = subjects(Path(folder) / "made")
-        for kind in ("onnx", "external", "pt", "pt2"):
+        for kind in () if options.only else ("onnx", "external", "pt", "pt2"):
             made[kind].learn(Path(folder))
         if options.mutant is not None:
             return _one(made[options.only], options.only, options.mutant, Path(folder), options.keep)
