@@ -33,6 +33,7 @@ from lipcert.load.onnx_structure import (
     real_inputs,
     refuse_subgraphs,
 )
+from lipcert.load.onnx_tables import spell_out
 from lipcert.load.onnx_tensor import FLOAT_BITS, external_files, read_constants, shown, tensor_value, type_name
 
 MAX_FILE = 2**31 - 1  # protobuf's own limit for one message
@@ -108,6 +109,7 @@ def read_graph(path: Path, input_name: str | None = None, output_name: str | Non
     name_out = model.graph.output[0].name
     files = external_files(model.graph)
     constants = read_constants(model.graph, path.parent, labels)
+    spell_out(model.graph, labels)
     model = _standard_form(model, labels)
     keep_live(model.graph, name_out)
     if len(model.graph.node) > MAX_NODES:
