@@ -16,6 +16,7 @@ from lipcert.blocks import Axis, LogSoftmax, LogSumExp, Norm2, Normalise, Pointw
 from lipcert.lower import constants
 from lipcert.lower.builder import Builder, Signal, broadcast
 from lipcert.lower.constants import Constant, constant
+from lipcert.lower.functions import logarithm
 from lipcert.lower.recognise import exact_constant, gated, read
 
 
@@ -304,9 +305,19 @@ def _instance_norm(
     return (_affine(b, z, weight, bias, (1, x.shape[1], *([1] * (len(x.shape) - 2)))),)
 
 
-def _power(b: Builder, x: Signal, exponent: Any) -> Signal:
-    if isinstance(exponent, Signal):
+def _exponential(b: Builder, base: Any, x: Signal) -> Signal:
+    """c^x = exp(x log c) of positive constants c."""
+    if isinstance(base, Signal):
         b.refuse("a signal raised to the power of a signal")
+    if not bool((constant(base).lower > 0).all()):
+        b.refuse("a constant that is not positive, raised to the power of a signal")
+    logs, x = broadcast(b, [logarithm(base), x])
+    return pointwise(b, b.scale(x, logs), "exp")
+
+
+def _power(b: Builder, x: Any, exponent: Any) -> Signal:
+    if isinstance(exponent, Signal):
+        return _exponential(b, x, exponent)
     value = constant(exponent)
     if value.centre.numel() != 1 or value.radius is not None:
         b.refuse("a power with an exponent per entry")
@@ -508,6 +519,7 @@ NONLINEAR: dict[str, Callable[..., Any]] = {
     "aten._native_batch_norm_legit.no_stats": _instance_norm,
     "aten.pow.Tensor_Scalar": _power,
     "aten.pow.Tensor_Tensor": _power,
+    "aten.pow.Scalar": _power,
     "aten.glu.default": _glu,
     "aten.sort.default": _sort,
     "aten.topk.default": _topk,
