@@ -36,6 +36,7 @@ SHARES = {
     "policy": 10,
     "certificate": 10,
 }
+ANEW = 3  # exit status of one that has seen a broken promise: what that has left behind does not stay
 BLOCK = 50  # mutants of one process, which is forked from one that has imported everything
 GIGABYTES = 6  # of addresses for it and its children, beyond what is mapped: a bomb must not take the machine along
 
@@ -57,7 +58,7 @@ def main() -> int:
         from fuzzing import subjects
 
         made = subjects(Path(folder) / "made")
-        for kind in ("onnx", "external", "pt", "pt2"):
+        for kind in () if options.only else ("onnx", "external", "pt", "pt2"):
             made[kind].learn(Path(folder))
         if options.mutant is not None:
             return _one(made[options.only], options.only, options.mutant, Path(folder), options.keep)
@@ -105,10 +106,11 @@ def _block(subject: Any, kind: str, first: int, folder: Path, keep: Path) -> tup
         child = os.fork()
         if child == 0:
             os.close(reader)
+            status = 1
             try:
-                _work(subject, kind, range(number, first + BLOCK), folder, keep, writer)
+                status = _work(subject, kind, range(number, first + BLOCK), folder, keep, writer)
             finally:
-                os._exit(0)
+                os._exit(status)
         os.close(writer)
         with os.fdopen(reader) as stream:
             for line in stream:
@@ -117,7 +119,7 @@ def _block(subject: Any, kind: str, first: int, folder: Path, keep: Path) -> tup
                 number = row["mutant"] + 1
                 broken += [row] if row["outcome"] == "broken" else []
         status = os.waitpid(child, 0)[1]
-        if number < first + BLOCK:
+        if number < first + BLOCK and status != ANEW << 8:
             counts["broken"] += 1
             broken.append(
                 {"format": kind, "mutant": number, "outcome": "broken", "why": f"the process died ({status})"}
@@ -126,7 +128,7 @@ def _block(subject: Any, kind: str, first: int, folder: Path, keep: Path) -> tup
     return counts, broken
 
 
-def _work(subject: Any, kind: str, numbers: range, folder: Path, keep: Path, writer: int) -> None:
+def _work(subject: Any, kind: str, numbers: range, folder: Path, keep: Path, writer: int) -> int:
     from canaries import Canaries
     from fuzzing import Broken, judge
 
@@ -148,7 +150,8 @@ def _work(subject: Any, kind: str, numbers: range, folder: Path, keep: Path, wri
                     (target / name).write_bytes(data)
             os.write(writer, (json.dumps(row) + "\n").encode())
             if row["outcome"] == "broken":
-                return  # what it has left behind does not stay
+                return ANEW
+    return 0
 
 
 def _one(subject: Any, kind: str, number: int, folder: Path, keep: Path) -> int:

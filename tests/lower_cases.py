@@ -284,6 +284,8 @@ case("clamp_max", lambda x: A.clamp_max.default(x, 0.2), (2, 3))
 for n in (1, 2, 3, 4, 5, 0.5, -0.5, -1, -2):
     case(f"pow {n}", lambda x, n=n: A.pow.Tensor_Scalar(positive(x) if n < 1 else x, n), (2, 3))
 case("pow 1.5", lambda x: A.pow.Tensor_Scalar(positive(x), 1.5), (2, 3))
+case("pow of a number", lambda x: A.pow.Scalar(0.3, x), (2, 3))
+case("pow of constants", lambda x, c: A.pow.Tensor_Tensor(c, x), (2, 3), D(2.0, 1.0, 0.25))
 case("pow tensor", lambda x, n: A.pow.Tensor_Tensor(x, n), (2, 3), D(3.0))
 
 # Layout.
@@ -413,6 +415,7 @@ REFUSED: list[tuple[str, Callable[..., Any], tuple[int, ...], bool, str]] = [
     ("div rounding", lambda x: A.div.Tensor_mode(x, x * 2, rounding_mode="floor"), (3,), False, "no rule"),
     ("view as bits", lambda x: A.view.dtype(x, torch.int64) * 1.0, (3,), False, "no rule"),
     ("pow of signals", lambda x: A.pow.Tensor_Tensor(x, x), (3,), False, "power"),
+    ("pow of minus two", lambda x: A.pow.Scalar(-2.0, x), (3,), False, "power"),
     ("pow 0", lambda x: A.pow.Tensor_Scalar(x, 0), (3,), False, "power"),
     ("pow inf", lambda x: A.pow.Tensor_Scalar(x, math.inf), (3,), False, "power"),
     ("pow nan", lambda x: A.pow.Tensor_Scalar(x, math.nan), (3,), False, "power"),

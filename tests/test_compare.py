@@ -148,6 +148,9 @@ def test_a_whole_question_in_the_report_is_compared(tmp_path: Path) -> None:
         )
         data["question"] = asked.to_dict() | {"fixed": {"theta": str(place)}}
         Path(path).write_text(json.dumps(data))
+        if not place:  # the other one was written before reports had questions
+            with pytest.raises(UsageError, match=rf"{paths[1]}: it does not say which question"):
+                lipcert.compare(*paths)
     with pytest.raises(UsageError, match=r"question fixed is \{'theta': '0'\}"):
         lipcert.compare(*paths)
 

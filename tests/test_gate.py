@@ -276,6 +276,11 @@ ELSEWHERE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_reports_of_another_command_are_named_where_none_is_near(tmp_path: Path) -> None:
+    found = verdict(RULE | {"command": "local"}, bound_report(1.0, 1.0), tmp_path)
+    assert f"near it: {tmp_path}/r.json: it is of `lipcert bound`" in found.message
+
+
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_report_of_another_question_meets_nothing(name: str, tmp_path: Path) -> None:
     data, words = ELSEWHERE[name]

@@ -23,6 +23,7 @@ from lipcert.cli.main import main
 from lipcert.gate.policy import read_policy
 from lipcert.gate.rules import judge, read_report
 from lipcert.load import model as loading
+from lipcert.load.data import read_data
 from lipcert.load.foreign import GIGABYTES, SHARE, _gigabytes
 from lipcert.load.lower import lower
 from lipcert.load.model import Model, _beside, load
@@ -266,6 +267,15 @@ def test_numbers_of_a_report_that_are_none(moons: Model, tmp_path: Path, odd: An
     (tmp_path / "new.json").write_text(json.dumps(data))
     with pytest.raises(UnreadableError, match="schema"):
         compare(tmp_path / "old.json", tmp_path / "new.json")
+
+
+def test_messages_hold_no_addresses(tmp_path: Path) -> None:
+    """numpy quotes the tree of a header that is code: two runs of one file would differ."""
+    header = b"{'descr': '<f8', 'fortran_order': f(), 'shape': (1, 4), }".ljust(117) + b"\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(32))
+    with pytest.raises(UnreadableError, match=r"ast\.Call object") as caught:
+        read_data(tmp_path / "x.npy", SHAPE)
+    assert "0x" not in str(caught.value)
 
 
 def test_a_sample_named_twice(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

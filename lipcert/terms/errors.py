@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
+
+def lasting(text: str) -> str:
+    """Without the addresses that Python puts into `<object at 0x7f..>`: two runs say the same of one file."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
 
 class LipcertError(Exception):
     """Base: the first line says what, where and what to do."""
 
     exit_code = 4
     kind = "internal"
+
+    def __init__(self, *said: object):
+        super().__init__(*(lasting(word) if isinstance(word, str) else word for word in said))
 
 
 class UsageError(LipcertError):

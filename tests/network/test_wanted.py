@@ -102,3 +102,16 @@ def test_rules_about_the_report_itself_take_any() -> None:
 def test_what_makes_no_sense(rule: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Wanted.of(rule)
+
+
+@pytest.mark.parametrize(
+    ("units", "words"),
+    [
+        ({"std": 1e6}, "in raw units, std 1000000.0"),
+        ({"mean": [0.5, 0.25], "std": 2.0}, "in raw units, mean 0.5, 0.25 and std 2.0"),
+        ({"std": 1.0}, "in the model's own units"),
+        ("raw", "in raw units"),
+    ],
+)
+def test_units_in_words(units: Any, words: str) -> None:
+    assert str(Wanted.of({"units": units})).endswith(words)

@@ -15,6 +15,7 @@ from lipcert.blocks.softmax import LogSoftmax, LogSumExp, Softmax
 from lipcert.blocks.sort import Sort
 from lipcert.load.lower.builder import Builder, Signal, broadcast
 from lipcert.load.lower.decisions import COMPARISONS, PLAIN_ROWS, both, compared, decision, opposite
+from lipcert.load.lower.functions import logarithm
 from lipcert.load.lower.pooling import adaptive_max_pool, extreme, extreme_with_index, max_pool
 from lipcert.load.lower.signals import POSITIONS, Unread, all_dims, pointwise, product, reduced_shape
 from lipcert.rigor import constants
@@ -153,9 +154,19 @@ def _instance_norm(
     return (_affine(b, z, weight, bias, (1, x.shape[1], *([1] * (len(x.shape) - 2)))),)
 
 
-def _power(b: Builder, x: Signal, exponent: Any) -> Signal:
-    if isinstance(exponent, Signal):
+def _exponential(b: Builder, base: Any, x: Signal) -> Signal:
+    """c^x = exp(x log c) of positive constants c."""
+    if isinstance(base, Signal):
         b.refuse("a signal raised to the power of a signal")
+    if not bool((constant(base).lower > 0).all()):
+        b.refuse("a constant that is not positive, raised to the power of a signal")
+    logs, x = broadcast(b, [logarithm(base), x])
+    return pointwise(b, b.scale(x, logs), "exp")
+
+
+def _power(b: Builder, x: Any, exponent: Any) -> Signal:
+    if isinstance(exponent, Signal):
+        return _exponential(b, x, exponent)
     value = constant(exponent)
     if value.centre.numel() != 1 or value.radius is not None:
         b.refuse("a power with an exponent per entry")
@@ -260,6 +271,7 @@ NONLINEAR: dict[str, Callable[..., Any]] = {
     "aten._native_batch_norm_legit.no_stats": _instance_norm,
     "aten.pow.Tensor_Scalar": _power,
     "aten.pow.Tensor_Tensor": _power,
+    "aten.pow.Scalar": _power,
     "aten.glu.default": _glu,
     "aten.sort.default": _sort,
     "aten.topk.default": _topk,

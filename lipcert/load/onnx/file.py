@@ -32,6 +32,7 @@ from lipcert.load.onnx.structure import (
     real_inputs,
     refuse_subgraphs,
 )
+from lipcert.load.onnx.tables import spell_out
 from lipcert.load.onnx.tensor import FLOAT_BITS, external_files, read_constants, shown, tensor_value, type_name
 from lipcert.terms.errors import RefusedModel, UnreadableError, UsageError
 
@@ -108,6 +109,7 @@ def read_graph(path: Path, input_name: str | None = None, output_name: str | Non
     name_out = model.graph.output[0].name
     files = external_files(model.graph)
     constants = read_constants(model.graph, path.parent, labels)
+    spell_out(model.graph, labels)
     model = _standard_form(model, labels)
     keep_live(model.graph, name_out)
     if len(model.graph.node) > MAX_NODES:

@@ -72,6 +72,7 @@ def gradients(graph: Graph, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         picks = range(y.shape[1]) if y.shape[1] <= FEW_OUTPUTS else range(0, y.shape[1], -(-y.shape[1] // FEW_OUTPUTS))
         for j in picks:
             rows = torch.autograd.grad(y[:, j].sum(), wanted, retain_graph=True, allow_unused=True)
+            # NaN and infinity choose nothing: whatever is chosen, the sweep along it proves what follows
             first, *rest = (None if row is None else row.detach().nan_to_num(0.0, 0.0, 0.0) for row in rows)
             found.append(torch.zeros_like(x) if first is None else first)
             for i, row in zip(moved, rest, strict=True):
