@@ -61,6 +61,7 @@ from lipcert.strict import (
     shown,
     text_of,
 )
+from lipcert.terms.files import check_regular
 
 FORMAT, OLD_FORMAT = "lipcert.certificate/2", "lipcert.certificate/1"
 MAX_BYTES = 256 * 2**20  # 25 million multipliers
@@ -159,6 +160,7 @@ def digest(norm: dict[str, Any], scope: dict[str, Any], proof: dict[str, Any]) -
 
 def read(path: str | Path) -> Certificate:
     """UnreadableError (exit 2) where there is no such file, else CertificateRejected (exit 1) with the place."""
+    check_regular(path, str(path))
     try:
         with open(path, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from test_gate import CASES
 
+from lipcert.certificate import read as read_certificate
 from lipcert.errors import LipcertError, UnreadableError, UsageError
 from lipcert.gate import judge
 from lipcert.gate import read_report as read_given
@@ -60,7 +61,8 @@ def test_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    "reader", [read_given, lambda path: read_earlier(path, f"--resume {path}"), lambda path: read_policy(path)]
+    "reader",
+    [read_given, lambda path: read_earlier(path, f"--resume {path}"), lambda path: read_policy(path), read_certificate],
 )
 def test_what_is_no_file_is_not_waited_for(reader: Callable[[Path], object], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from lipcert.errors import LipcertError, RefusedModel, UsageError
 from lipcert.network.question import Question
 from lipcert.pipeline import Model, Progress
 from lipcert.query import Norm
-from lipcert.report.report import Report
+from lipcert.report.report import Report, unread
 from lipcert.tasks.checkpoints import Series, series_of
 
 METHODS = ("product", "sampled", "lipsdp")
@@ -103,9 +102,13 @@ def track(
     return report()
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(file: Path) -> str | None:
+    """None where it is no file, such as a pipe, which would be waited for, or cannot be read."""
+    try:
+        found: str | None = unread(file)["sha256"]
+    except OSError:
+        return None
+    return found
 
 
 def _measured(
