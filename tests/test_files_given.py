@@ -16,6 +16,7 @@ from test_gate import CASES
 from lipcert.gate.policy import read_policy, read_rule
 from lipcert.gate.rules import judge
 from lipcert.gate.rules import read_report as read_given
+from lipcert.proofs.file import read as read_certificate
 from lipcert.tasks.journal.resume import read_earlier
 from lipcert.terms.errors import LipcertError, UnreadableError, UsageError
 from lipcert.terms.files import DEEPEST, depth, read_json
@@ -60,7 +61,8 @@ def test_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    "reader", [read_given, lambda path: read_earlier(path, f"--resume {path}"), lambda path: read_policy(path)]
+    "reader",
+    [read_given, lambda path: read_earlier(path, f"--resume {path}"), lambda path: read_policy(path), read_certificate],
 )
 def test_what_is_no_file_is_not_waited_for(reader: Callable[[Path], object], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")

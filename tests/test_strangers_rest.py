@@ -35,6 +35,7 @@ from lipcert.sandbox.child import Child
 from lipcert.tasks.bound import bound
 from lipcert.tasks.compare import compare
 from lipcert.tasks.radius.task import radius
+from lipcert.tasks.track import track
 from lipcert.terms.errors import RefusedModel, UnreadableError
 
 MOONS = Path(__file__).resolve().parents[1] / "examples" / "two_moons.onnx"
@@ -276,6 +277,14 @@ def test_messages_hold_no_addresses(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match=r"ast\.Call object") as caught:
         read_data(tmp_path / "x.npy", SHAPE)
     assert "0x" not in str(caught.value)
+
+
+def test_a_pipe_among_checkpoints_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    report = track([tmp_path / "pipe.onnx", MOONS], methods=["product"])
+    found = {Path(row["path"]).name: row["sha256"] for row in report.summary["track"]["checkpoints"]}
+    assert found["pipe.onnx"] is None
+    assert found[MOONS.name]
 
 
 def test_a_sample_named_twice(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from typing import Any
 from lipcert.proofs.kinds import PROOFS, Proof
 from lipcert.proofs.kinds.chain import bound_of
 from lipcert.terms.errors import CertificateRejected, UnreadableError, UsageError
+from lipcert.terms.files import check_regular
 from lipcert.terms.query import NORMS, Norm, Output
 from lipcert.terms.strict import (
     counts_of,
@@ -102,6 +103,7 @@ def digest(norm: dict[str, Any], scope: dict[str, Any], proof: dict[str, Any]) -
 
 def read(path: str | Path) -> Certificate:
     """UnreadableError (exit 2) where there is no such file, else CertificateRejected (exit 1) with the place."""
+    check_regular(path, str(path))
     try:
         with open(path, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from lipcert.load.data import fingerprint
-from lipcert.load.model import Model, file_sha256, load
-from lipcert.report.report import Report
+from lipcert.load.model import Model, load
+from lipcert.report.report import Report, unread
 from lipcert.tasks import jacobian as measure
 from lipcert.tasks.bound import bound
 from lipcert.tasks.checkpoints import Series, series_of
@@ -66,7 +66,7 @@ class Track:
                     found = self.measure(load(file, seed=self.asked.seed, **self.asked.reading))
                 except LipcertError as problem:
                     found = _failed(problem)
-                self.rows.append(place | {"sha256": file_sha256(file)} | found)
+                self.rows.append(place | {"sha256": _sha256(file)} | found)
                 yield
 
     def measure(self, model: Model) -> dict[str, Any]:
@@ -123,6 +123,15 @@ def track(
     reading |= {"mean": mean, "std": std, "reader": reader}
     asked = Asked(Norm.parse(norm), methods, x, y, budget, seed, reading)
     return finish(Track(series, asked, Session(progress)))
+
+
+def _sha256(file: Path) -> str | None:
+    """None where it is no file, such as a pipe, which would be waited for, or cannot be read."""
+    try:
+        found: str | None = unread(file)["sha256"]
+    except OSError:
+        return None
+    return found
 
 
 def _measured(model: Model, asked: Asked) -> dict[str, Any]:
