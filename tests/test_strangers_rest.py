@@ -279,6 +279,12 @@ def test_messages_hold_no_addresses(tmp_path: Path) -> None:
     assert "0x" not in str(caught.value)
 
 
+def test_messages_are_printable_whatever_they_quote() -> None:
+    """A key of a report, for one: found by fuzzing `--resume`."""
+    for kind in (UnreadableError, RefusedModel):
+        assert str(kind("its \u202e\x1b[31m is 0\nmore")).split("\n") == ["its \\u202e\\x1b[31m is 0", "more"]
+
+
 def test_a_pipe_among_checkpoints_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     report = track([tmp_path / "pipe.onnx", MOONS], methods=["product"])

@@ -6,8 +6,8 @@ import re
 
 
 def lasting(text: str) -> str:
-    """Without the addresses that Python puts into `<object at 0x7f..>`: two runs say the same of one file."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+    """Printable lines, without the addresses that Python puts into `<object at 0x7f..>`: two runs say the same of one file."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", "\n".join(map(printable, text.split("\n"))))
 
 
 class LipcertError(Exception):
