@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lipcert.load.model import Model, load
-from lipcert.methods.cplip import Cplip
+from lipcert.methods.cplip import CplipBound
 from lipcert.methods.problem import Problem
 from lipcert.proofs.check import check
 from lipcert.proofs.file import digest, from_bytes
@@ -39,7 +39,7 @@ def made(model: Model, method: str, norm: str, file: Path) -> str | None:
     """The text of a genuine certificate; None where the method has none."""
     if method == "cplip":
         asked = Norm.parse(norm)
-        result = Cplip().run(Problem(model.graph, asked))
+        result = CplipBound().run(Problem(model.graph, asked))
         certify(file, [result], model.graph, model.info, asked, Output())
     else:
         bound(model, methods=[method], norm=norm, certificate=file)

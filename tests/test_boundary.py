@@ -15,7 +15,7 @@ from regions import boundary_distance, pieces
 from torch import nn
 
 import lipcert
-from lipcert.tasks.radius.boundary import Effort, boundary_radii
+from lipcert.tasks.radius.boundary import Aim, boundary_radii
 from lipcert.tasks.radius.margins import margins
 
 ORDER = {"1": 1.0, "2": 2.0, "inf": math.inf}
@@ -92,7 +92,7 @@ def test_the_search_is_sound_when_it_is_cut_short() -> None:
     before = torch.zeros(4, dtype=torch.float64)
     exact = [along_rays(model, centre, "2") for centre in x]
     for boxes in (1, 300, 3000):
-        radii = boundary_radii(model.graph, x, found, "2", start, Effort(boxes=boxes), False)
+        radii = boundary_radii(model.graph, x, found, "2", start, Aim(boxes=boxes), False)
         assert bool((radii >= before * (1 - 0.01)).all())
         assert all(float(r) <= e for r, e in zip(radii, exact, strict=True))
         before = radii

@@ -20,7 +20,7 @@ from two import run, two
 
 import lipcert
 from lipcert.load.model import Model, load
-from lipcert.methods.cplip import Cplip
+from lipcert.methods.cplip import CplipBound
 from lipcert.methods.problem import Problem
 from lipcert.proofs.chain import links
 from lipcert.proofs.check import check
@@ -240,7 +240,7 @@ def test_genuine_of_files_of_torch(kind: str, tmp_path: Path) -> None:
 def test_genuine_of_cplip(norm: str, networks: dict[str, tuple[nn.Module, Model]], tmp_path: Path) -> None:
     for name in ("mlp", "conv", "residual", "gelu", "leaky", "softmax", "overlapping max pool", "affine"):
         model, asked = networks[name][1], Norm.parse(norm)
-        result = Cplip().run(Problem(model.graph, asked))
+        result = CplipBound().run(Problem(model.graph, asked))
         assert isinstance(result, Bound)
         certify(tmp_path / "c", [result], model.graph, model.info, asked, Output())
         assert verify(tmp_path / "c", model).exit_code == 0, name
@@ -306,7 +306,7 @@ def test_format_1_is_still_read(networks: dict, written: Callable[..., Path], tm
     model = networks["mlp"][1]
     graph, norm = model.graph, Norm("2", "2")
     if kind == "cplip":
-        certify(tmp_path / "c", [Cplip().run(Problem(graph, norm))], graph, model.info, norm, Output())
+        certify(tmp_path / "c", [CplipBound().run(Problem(graph, norm))], graph, model.info, norm, Output())
         fields = json.loads((tmp_path / "c").read_text())
     else:
         method = {"lmi": "lipsdp", "chain": "product", "nonnegative": "absolute"}[kind]

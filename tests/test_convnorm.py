@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from lipcert.operators import conv_norm as convnorm
 from lipcert.operators import torus_norm as torus_module
 from lipcert.operators.conv_norm import ConvGeometry, conv_norm_upper
-from lipcert.operators.torus_norm import PHASE, Axis, gram_symbols, kernel_lags, phases, polyphase, torus_norm_upper
+from lipcert.operators.torus_norm import PHASE, Taps, gram_symbols, kernel_lags, phases, polyphase, torus_norm_upper
 from lipcert.rigor import matrix_norms as norms
 from lipcert.rigor.matrix_norms import matrix_norm_upper
 from lipcert.terms.query import NORMS
@@ -130,14 +130,14 @@ def test_a_smaller_torus_is_caught(monkeypatch):
     """Planted error: norms on the torus of the unpadded map are not bounds, and the oracle of this file sees it."""
     ones = Case(torch.tensor([[[1.0, -1.0]]], dtype=torch.float64), ConvGeometry((3,), (1,), ((1, 1),), (1,)))
     assert torus(ones) >= spectral(ones.dense())
-    monkeypatch.setattr(Axis, "torus", lambda axis: max(1, axis.n // axis.stride))
+    monkeypatch.setattr(Taps, "torus", lambda axis: max(1, axis.n // axis.stride))
     assert torus(ones) < spectral(ones.dense()) * (1 - 1e-6)
     assert any(torus(case) < spectral(case.dense()) * (1 - 1e-6) for case in CASES)
 
 
 def test_a_lost_phase_is_caught(monkeypatch):
     """Planted error: treating all polyphase parts as one (stride forgotten) is seen too."""
-    monkeypatch.setattr(Axis, "torus", lambda axis: 1)
+    monkeypatch.setattr(Taps, "torus", lambda axis: 1)
     strided = [case for case in CASES if any(s > 1 for s in case.geometry.stride)]
     assert any(torus(case) < spectral(case.dense()) * (1 - 1e-6) for case in strided)
 

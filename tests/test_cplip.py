@@ -13,9 +13,9 @@ from nets import KINDS, Layer, Net, dense
 from oracles import attained
 from torch import Tensor
 
-from lipcert.methods.cplip import Cplip, levels, spans
+from lipcert.methods.cplip import CplipBound, levels, spans
 from lipcert.methods.problem import Problem, RangesOf
-from lipcert.methods.product import Product
+from lipcert.methods.product import ProductBound
 from lipcert.network.graph import Graph
 from lipcert.proofs import segments
 from lipcert.proofs.chain import links, start
@@ -27,14 +27,14 @@ PAIRS = [*((p, p) for p in NORMS), ("1", "2"), ("2", "inf"), ("inf", "2"), ("1",
 
 def cplip(graph: Graph, p: str = "2", q: str | None = None, **options: float) -> Bound:
     with torch.no_grad():
-        result = Cplip(**options).run(Problem(graph, Norm(p, q or p)))  # type: ignore[arg-type]
+        result = CplipBound(**options).run(Problem(graph, Norm(p, q or p)))  # type: ignore[arg-type]
     assert isinstance(result, Bound), result
     return result
 
 
 def product(graph: Graph, p: str = "2", q: str | None = None) -> float:
     with torch.no_grad():
-        result = Product().run(Problem(graph, Norm(p, q or p)))  # type: ignore[arg-type]
+        result = ProductBound().run(Problem(graph, Norm(p, q or p)))  # type: ignore[arg-type]
     assert isinstance(result, Bound)
     return result.value
 
@@ -159,7 +159,7 @@ def test_local_slopes_count_on_a_box() -> None:
     graph = Net("on", 2, net.layers, net.out, biases=(torch.full((4,), 100.0).double(),)).graph()
     one = torch.ones(2).double()
     with torch.no_grad():
-        found = Cplip().run(Problem(graph, Norm(), Box(-one, one)))
+        found = CplipBound().run(Problem(graph, Norm(), Box(-one, one)))
     assert isinstance(found, Bound)
     whole = dense(net.out[1]) @ dense(net.layers[0].rows[0])
     assert found.value == pytest.approx(norm_below(whole, "2", "2"), rel=1e-9)
@@ -168,11 +168,11 @@ def test_local_slopes_count_on_a_box() -> None:
 
 def test_unbounded_slopes_are_refused_by_name() -> None:
     net = Net("square", 2, (Layer({0: f64(3, 2)}, "square"),), {1: f64(1, 3)})
-    result = Cplip().run(Problem(net.graph(), Norm()))
+    result = CplipBound().run(Problem(net.graph(), Norm()))
     assert isinstance(result, Refusal)
     assert result.status == "unbounded"
     assert result.node == "n2"
-    assert Cplip().refuses(Problem(net.graph(), Norm())) is not None
+    assert CplipBound().refuses(Problem(net.graph(), Norm())) is not None
 
 
 def test_little_work_takes_short_segments() -> None:
@@ -194,7 +194,7 @@ def test_little_work_takes_short_segments() -> None:
         values.append(short.value)
     assert values == sorted(values)
     assert values[-1] <= product(graph) * (1 + 1e-9)
-    refused = Cplip(work=1.0).run(problem)
+    refused = CplipBound(work=1.0).run(problem)
     assert isinstance(refused, Refusal)
     assert refused.status == "refused"
 

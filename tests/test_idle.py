@@ -14,7 +14,7 @@ from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.problem import Problem
 from lipcert.network.graph import VALUES, Graph, Nonlinear
 from lipcert.network.idle import idle, pattern
-from lipcert.network.walk import Step, forward
+from lipcert.network.walk import Visit, forward
 from lipcert.operators.linear import Conv
 from lipcert.proofs.normal_form import normal_form
 from lipcert.terms.query import Norm
@@ -26,7 +26,7 @@ def signals(graph: Graph, x: Tensor, frozen: dict[int, Tensor] | None = None) ->
     generator = torch.Generator().manual_seed(0)
 
     def thawed(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def found(at: Step, *us: Tensor) -> Tensor:
+        def found(at: Visit, *us: Tensor) -> Tensor:
             value = rule(at, *us)
             if frozen is None or at.i not in frozen:
                 return value

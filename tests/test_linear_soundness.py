@@ -14,7 +14,7 @@ from torch import Tensor
 
 import lipcert
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.methods.linear import Linear, linear_on
+from lipcert.methods.linear import LinearBound, linear_on
 from lipcert.methods.problem import Problem
 from lipcert.network.graph import Add, Concat, Graph, Input, Node, Offset
 from lipcert.network.graph import Linear as Affine
@@ -363,10 +363,10 @@ def boxed(graph: Graph, half: float = 0.3) -> Problem:
 
 def test_refusals_say_why() -> None:
     torch.manual_seed(0)
-    whole = Linear().run(Problem(chain([2, 3, 1], "relu"), Norm()))
+    whole = LinearBound().run(Problem(chain([2, 3, 1], "relu"), Norm()))
     assert isinstance(whole, Refusal)
     assert "region" in whole.reason
-    steps = Linear().run(boxed(chain([2, 3, 1], "sign"), 3.0))
+    steps = LinearBound().run(boxed(chain([2, 3, 1], "sign"), 3.0))
     assert isinstance(steps, Refusal)
     assert steps.node == "z0"
 
@@ -389,12 +389,12 @@ def test_weights_of_any_type_and_vector_outputs(dtype: torch.dtype) -> None:
 
 def test_one_by_one_and_constant_networks() -> None:
     torch.manual_seed(1)
-    one = Linear().run(boxed(chain([1, 1, 1], "relu")))
+    one = LinearBound().run(boxed(chain([1, 1, 1], "relu")))
     assert isinstance(one, Bound)
     assert one.rigor == "proved"
     dead = chain([2, 3, 1], "relu")
     nothing = Node(Affine(Dense(torch.zeros(1, 1, 3, dtype=torch.float64))), (3,), 1, (1,), "nothing")
-    found = Linear().run(boxed(Graph((*dead.nodes[:4], nothing), 4)))
+    found = LinearBound().run(boxed(Graph((*dead.nodes[:4], nothing), 4)))
     assert isinstance(found, Bound)
     assert found.value <= 1e-200
 
@@ -408,6 +408,6 @@ def test_networks_without_a_linear_part() -> None:
         (Graph((n, Node(Offset(torch.ones(2).double()), (), 2, (2,), "c")), 1), 0.0),
         (Graph((n, Node(Affine(Dense(torch.zeros(1, 0, 2).double())), (0,), 0, (0,), "none")), 1), 0.0),
     ):
-        found = Linear().run(boxed(graph))
+        found = LinearBound().run(boxed(graph))
         assert isinstance(found, Bound)
         assert true <= found.value <= true * (1 + 1e-12) + 1e-200

@@ -21,7 +21,7 @@ from torch import Tensor
 from lipcert.methods.eclipse import Eclipse
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.problem import Method, Problem
-from lipcert.methods.product import Product
+from lipcert.methods.product import ProductBound
 from lipcert.network.graph import Graph
 from lipcert.proofs import lmi
 from lipcert.proofs.lmi import INPUT, coefficients, prove
@@ -113,7 +113,7 @@ def test_every_network_is_proved_between_sampling_and_product(make: Callable[[in
     for seed in range(1000, 1000 + COUNT):
         net = make(seed)
         graph = net.graph()
-        found, product = bound(Lipsdp(net.grouping), graph), bound(Product(), graph)
+        found, product = bound(Lipsdp(net.grouping), graph), bound(ProductBound(), graph)
         assert found.rigor == "proved"
         assert found.value <= product.value * (1 + 1e-9), f"{net.name} {seed}"
         assert found.value >= sampled(graph, net.inputs, seed) * (1 - 1e-9), f"{net.name} {seed}"
@@ -149,7 +149,7 @@ def test_published_values(shared: Path, kind: str) -> None:
         maps[-1] = maps[-1][rows[name]["output_index"]][None]
         layers = tuple(Layer({k: a}) for k, a in enumerate(maps[:-1]))
         graph = Net(name, maps[0].shape[1], layers, {len(layers): maps[-1]}).graph()
-        assert bound(Product(), graph).value == pytest.approx(rows[name]["product"], rel=1e-6)
+        assert bound(ProductBound(), graph).value == pytest.approx(rows[name]["product"], rel=1e-6)
         value = bound(Lipsdp(), graph).value
         assert value <= rows[name]["lipsdp_neuron"] * (1 + 1e-4)
         assert value >= rows[name]["sampled_lower"]

@@ -15,7 +15,7 @@ from lipcert.rigor import matrix_norms as norms
 from lipcert.rigor import psd
 from lipcert.rigor.matrix_norms import NORM_RULES, matrix_norm_upper, matrix_norms_upper, perron_upper
 from lipcert.rigor.psd import Hermitian, eigenvalues_below, largest_eigenvalue_upper
-from lipcert.rigor.rounding import matmul_up, norm_down, norm_up
+from lipcert.rigor.rounding import TINY, add_up, gamma, mul_up, norm_down, norm_up
 from lipcert.terms.query import NORMS
 
 INF = math.inf
@@ -287,7 +287,22 @@ def test_an_oracle_that_can_fail():
 # Perron bound of nonnegative operators
 
 
-def perron(M: torch.Tensor, **options) -> float:
+def matmul_up(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Upper value of a @ b for nonnegative a (.., m, k) and b (.., k, n).
+
+    k products and k - 1 sums; the additive term covers products that underflow, and is left out where every product
+    is exactly zero.
+    """
+    k = a.shape[-1]
+    product = a @ b
+    outward = add_up(mul_up(product, add_up(1.0, gamma(k))), k * TINY)
+    if bool((product != 0).all()):
+        return outward
+    touched = (a != 0).double() @ (b != 0).double()
+    return torch.where(touched == 0, torch.zeros_like(outward), outward)
+
+
+def perron(M: torch.torch.Tensor, **options) -> float:
     return perron_upper(
         lambda w: matmul_up(M, w[:, None])[:, 0], lambda y: matmul_up(M.T, y[:, None])[:, 0], M.shape[1], **options
     )

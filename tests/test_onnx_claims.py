@@ -20,7 +20,7 @@ import lipcert
 from lipcert.load.onnx import module as onnx_module
 from lipcert.load.onnx.file import read_graph
 from lipcert.load.onnx.module import build
-from lipcert.load.onnx.node import Node, Op
+from lipcert.load.onnx.node import OnnxNode, Op
 from lipcert.load.onnx.ops import TABLE
 from lipcert.terms.errors import RefusedModel
 
@@ -82,14 +82,14 @@ def test_a_claim_that_is_missing_is_seen() -> None:
 @pytest.mark.parametrize("op", [op for op, entry in TABLE.items() if entry.attributes])
 def test_what_a_row_claims_to_read_is_read(op: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: set[str] = set()
-    original = Node.__getitem__
+    original = OnnxNode.__getitem__
 
-    def spied(node: Node, name: str) -> Any:
+    def spied(node: OnnxNode, name: str) -> Any:
         if node.op == op:
             looked.add(name)
         return original(node, name)
 
-    monkeypatch.setattr(Node, "__getitem__", spied)
+    monkeypatch.setattr(OnnxNode, "__getitem__", spied)
     claimed = set(TABLE[op].attributes.split())
     for row, opset in CASES[op]:
         if claimed <= looked:

@@ -14,7 +14,7 @@ from browser import CHROMIUM, Page, browser
 
 from lipcert.cli.main import main
 from lipcert.report.next_steps import next_step
-from lipcert.report.page.geometry import Track, bars, heat_map, histogram, shade, ticks
+from lipcert.report.page.geometry import Ruler, bars, heat_map, histogram, shade, ticks
 from lipcert.report.page.write import html_page
 from lipcert.report.report import Report
 from lipcert.terms.errors import UnreadableError
@@ -190,13 +190,13 @@ def test_each_missing_answer_has_a_next_step() -> None:
 def test_axes() -> None:
     assert ticks(0.0, 1.0) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert ticks(2.0, 2.0) == [2.0]
-    assert Track.of([1.0, 100.0]).log
-    assert not Track.of([0.0, 100.0]).log
-    assert not Track.of([10.0, 11.0]).log
+    assert Ruler.of([1.0, 100.0]).log
+    assert not Ruler.of([0.0, 100.0]).log
+    assert not Ruler.of([10.0, 11.0]).log
     for values in ([], [0.0], [5.0, 5.0], [1e-300, 1e300], [0.0, 1e-310]):
-        places = [Track.of(values).place(value) for value in values]
+        places = [Ruler.of(values).place(value) for value in values]
         assert all(0 <= place <= 100 for place in places)
-    assert Track.of([1.0, 2.0]).place(1.0) < Track.of([1.0, 2.0]).place(2.0)
+    assert Ruler.of([1.0, 2.0]).place(1.0) < Ruler.of([1.0, 2.0]).place(2.0)
 
 
 def test_pictures_of_odd_values() -> None:

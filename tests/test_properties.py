@@ -14,13 +14,13 @@ from torch import Tensor
 from lipcert.methods.absolute import Absolute
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.problem import Method, Problem
-from lipcert.methods.product import Product
+from lipcert.methods.product import ProductBound
 from lipcert.methods.sampled import Sampled
 from lipcert.network.graph import Graph
 from lipcert.terms.query import Box, Norm, Region
 from lipcert.terms.result import Bound, Refusal
 
-METHODS: dict[str, Method] = {"product": Product(), "absolute": Absolute()}
+METHODS: dict[str, Method] = {"product": ProductBound(), "absolute": Absolute()}
 NORMS = ("1", "2", "inf", "1->2", "inf->1")
 EXACT = 1e-9
 
@@ -159,7 +159,7 @@ LINEAR = linear_only()
 def test_a_linear_network_is_one_operator(name: str, norm: str) -> None:
     """upper / lower <= 1 + 1e-8 (issue 2, "What it must reach")."""
     graph = LINEAR[name].graph()
-    upper = value(graph, Product(), norm)
+    upper = value(graph, ProductBound(), norm)
     # the witness of l1 is a unit vector, of linf a sign vector, of l2 a singular vector: all found exactly
     lower = value(graph, Sampled(), norm)
     assert upper is not None
@@ -186,8 +186,8 @@ def test_a_smaller_box_has_a_smaller_constant(family: str, norm: str) -> None:
     graph = program.graph()
     centre = torch.randn(program.shape, dtype=torch.float64)
     radii = (0.0, 0.01, 0.3, 2.0, 30.0)
-    found = [value(graph, Product(), norm, Box(centre - r, centre + r)) for r in radii]
-    found.append(value(graph, Product(), norm))
+    found = [value(graph, ProductBound(), norm, Box(centre - r, centre + r)) for r in radii]
+    found.append(value(graph, ProductBound(), norm))
     known = [v for v in found if v is not None]
     assert found[: len(known)] == known  # once infinite, infinite on every larger region
     assert all(a <= b * (1 + EXACT) for a, b in pairwise(known)), found
@@ -195,8 +195,8 @@ def test_a_smaller_box_has_a_smaller_constant(family: str, norm: str) -> None:
 
 def test_a_law_can_fail() -> None:
     """A bound off by one percent breaks the first law."""
-    plain = value(MODELS["mlp"].graph(), Product(), "2")
-    scaled = value(extended(MODELS["mlp"], "mul.Tensor", 3.03).graph(), Product(), "2")
+    plain = value(MODELS["mlp"].graph(), ProductBound(), "2")
+    scaled = value(extended(MODELS["mlp"], "mul.Tensor", 3.03).graph(), ProductBound(), "2")
     assert plain is not None
     assert scaled != pytest.approx(3 * plain, rel=EXACT)
     assert isinstance(MODELS["mlp"].steps[0], Step)

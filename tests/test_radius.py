@@ -20,7 +20,7 @@ from lipcert.methods.problem import Problem
 from lipcert.regions.backward.adjoint import local_constants
 from lipcert.sampling.attack import Goal, Pgd, project, within
 from lipcert.tasks.radius import task as robustness
-from lipcert.tasks.radius.constants import Constant, Constants
+from lipcert.tasks.radius.constants import Constants, ProvedConstant
 from lipcert.tasks.radius.local import linear_constants, shell_radii
 from lipcert.tasks.radius.margins import execution_error, margins
 from lipcert.tasks.radius.samples import How, treat
@@ -103,7 +103,7 @@ def test_linear_models_have_the_exact_radius(norm: str) -> None:
 def test_a_planted_constant_trips_the_self_check(tmp_path: Path) -> None:
     model, x = net(1, 5, 3), torch.from_numpy(points(40, 5))
     wrong = Constants(
-        Problem(model.graph, Norm()), {f"{i}-{j}": Constant(1e-3, "planted") for i, j in [(0, 1), (0, 2), (1, 2)]}
+        Problem(model.graph, Norm()), {f"{i}-{j}": ProvedConstant(1e-3, "planted") for i, j in [(0, 1), (0, 2), (1, 2)]}
     )
     how = How("2", ("pairs",), True, None, Pgd())
     batch = treat(model.graph, x, None, 0, wrong, how)

@@ -19,7 +19,7 @@ from lipcert.terms.query import Norm
 
 pytest.importorskip("numba")
 from lipcert.regions.enumeration import search as compiled_search
-from lipcert.regions.enumeration.constant import Constant, constant, reads
+from lipcert.regions.enumeration.constant import Bracket, constant, reads
 from lipcert.regions.enumeration.exact import Rows, sign_on
 from lipcert.regions.enumeration.tree import Tree
 
@@ -131,7 +131,7 @@ def sampled(graph: Graph, cells: Cells, norm: Norm, count: int) -> float:
     return float(sizes(jacobians(graph, cells.centre + cells.radius * t), norm).max())
 
 
-def answer(graph: Graph, cells: Cells, norm: Norm, rtol: float = 1e-6) -> Constant:
+def answer(graph: Graph, cells: Cells, norm: Norm, rtol: float = 1e-6) -> Bracket:
     return constant(graph, cells, norm, rtol, None)
 
 

@@ -14,7 +14,7 @@ from nets import Layer, Net, residual
 
 import lipcert
 from lipcert.methods.problem import Problem
-from lipcert.methods.product import Product
+from lipcert.methods.product import ProductBound
 from lipcert.methods.seqlip import Seqlip, climb
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Bound, Refusal
@@ -81,7 +81,7 @@ def test_it_stays_below_the_product_on_chains() -> None:
     for seed in range(10):
         torch.manual_seed(seed)
         net = Net("chain", 3, (Layer({0: f64(5, 3)}), Layer({1: f64(6, 5)}, "tanh")), {2: f64(2, 6)})
-        upper = Product().run(Problem(net.graph(), Norm()))
+        upper = ProductBound().run(Problem(net.graph(), Norm()))
         assert isinstance(upper, Bound)
         assert seqlip(net).value <= upper.value * (1 + 1e-9)
 

@@ -28,13 +28,13 @@ from lipcert.load.lower.builder import Builder, Signal
 from lipcert.methods import METHODS
 from lipcert.methods.absolute import Absolute
 from lipcert.methods.branch import Branch
-from lipcert.methods.cplip import Cplip
+from lipcert.methods.cplip import CplipBound
 from lipcert.methods.eclipse import Eclipse
 from lipcert.methods.jacobian import Jacobian
-from lipcert.methods.linear import Linear
+from lipcert.methods.linear import LinearBound
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.problem import Method, Problem
-from lipcert.methods.product import Product
+from lipcert.methods.product import ProductBound
 from lipcert.methods.regions import Regions
 from lipcert.methods.sampled import Sampled
 from lipcert.network.graph import Graph
@@ -42,9 +42,9 @@ from lipcert.terms.query import Box, Norm, Region
 from lipcert.terms.result import Bound, Refusal
 
 MIXED = [("1", "2"), ("2", "inf"), ("inf", "2"), ("inf", "1"), ("2", "1"), ("1", "inf")]
-FAST: tuple[Method, ...] = (Product(), Absolute())
-LOCAL: tuple[Method, ...] = (Jacobian(), Linear(), Regions(seconds=0.5), Branch(seconds=0.3))
-DEEPER: tuple[Method, ...] = (Cplip(),)
+FAST: tuple[Method, ...] = (ProductBound(), Absolute())
+LOCAL: tuple[Method, ...] = (Jacobian(), LinearBound(), Regions(seconds=0.5), Branch(seconds=0.3))
+DEEPER: tuple[Method, ...] = (CplipBound(),)
 SWEEPS = 60  # any multipliers give a true bound: soundness does not need the optimum
 SDP: tuple[Method, ...] = (Eclipse(), *(Lipsdp(kind, sweeps=SWEEPS) for kind in ("neuron", "channel", "layer")))
 SLACK = 1 - 1e-9  # against the rounding of the oracle's own norms
@@ -126,7 +126,7 @@ def test_every_row_of_the_table_on_a_box_inside_its_domain(name: str) -> None:
     m.add(f"row:{name}", m.input)
     program = m.program()
     graph = program.graph()
-    (whole,) = [Product().run(Problem(graph, Norm()))]
+    (whole,) = [ProductBound().run(Problem(graph, Norm()))]
     finite = all(math.isfinite(float(side)) for side in row.slopes(*row.parameters.values()))
     assert isinstance(whole, Bound) == finite
     if isinstance(whole, Refusal):
@@ -158,7 +158,7 @@ def test_a_sampled_value_is_attained_by_its_witness(family: str) -> None:
     for p, q in (("2", "2"), ("inf", "1")):
         problem = Problem(graph, Norm(p, q))  # type: ignore[arg-type]
         with torch.no_grad():
-            lower, upper = Sampled(points=16, rounds=3).run(problem), Product().run(problem)
+            lower, upper = Sampled(points=16, rounds=3).run(problem), ProductBound().run(problem)
         assert isinstance(lower, Bound)
         if isinstance(upper, Bound):
             assert lower.value <= upper.value
@@ -192,7 +192,7 @@ def test_the_whole_pipeline_holds(family: str) -> None:
         assert not report.contradictions
         assert report.upper is not None
         assert report.upper >= best[p, p] * SLACK
-        fast = Product().run(Problem(program.graph(), Norm(p, p)))  # type: ignore[arg-type]
+        fast = ProductBound().run(Problem(program.graph(), Norm(p, p)))  # type: ignore[arg-type]
         slow = next(r for r in report.results if r.method == "product")
         assert isinstance(fast, Bound)
         assert isinstance(slow, Bound)
@@ -204,7 +204,7 @@ def test_the_whole_pipeline_holds(family: str) -> None:
 
 def product_of(graph: Graph, p: str = "2") -> float:
     with torch.no_grad():
-        result = Product().run(Problem(graph, Norm(p, p)))  # type: ignore[arg-type]
+        result = ProductBound().run(Problem(graph, Norm(p, p)))  # type: ignore[arg-type]
     assert isinstance(result, Bound)
     return result.value
 

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from lipcert.load.model import Model, load
-from lipcert.methods.cplip import Cplip
+from lipcert.methods.cplip import CplipBound
 from lipcert.methods.problem import Problem
 from lipcert.proofs.check import check
 from lipcert.proofs.file import Certificate, digest, from_bytes
@@ -85,7 +85,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         file = folder / name
         if question["methods"] == ["cplip"]:
             norm = Norm.parse(question.get("norm", "2"))
-            certify(file, [Cplip().run(Problem(model.graph, norm))], model.graph, model.info, norm, Output())
+            certify(file, [CplipBound().run(Problem(model.graph, norm))], model.graph, model.info, norm, Output())
         else:
             bound(model, certificate=file, **question)
         lower = bound(model, **{**question, "methods": ["sampled"]}).lower

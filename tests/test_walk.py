@@ -9,7 +9,7 @@ import torch
 from helpers import random_graph
 
 from lipcert.network.graph import VALUES, Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset
-from lipcert.network.walk import Rules, Step, backward, forward, last_use
+from lipcert.network.walk import Rules, Visit, backward, forward, last_use
 from lipcert.operators.linear import Scale
 from lipcert.terms.errors import RefusedModel
 
@@ -55,7 +55,7 @@ def test_values_live_as_long_as_they_are_read(seed: int) -> None:
     seen: list[int] = []
 
     def watched(kind: type) -> Any:
-        def rule(at: Step, *us: Any) -> Any:
+        def rule(at: Visit, *us: Any) -> Any:
             seen.append(at.i)
             assert all(last.get(i, at.i) >= at.i for i in at.values), "a value outlived its last reader"
             return VALUES[kind](at, *us)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.activations.curve import TINY, ULP, Pair, real
+from lipcert.activations.curve import ULP, UNDERFLOW, Pair, real
 
 REAL_LINE = (-math.inf, math.inf)
 
@@ -44,10 +44,10 @@ class Corner:
         left, right = self.sides(*p)
         low, high = self.whole(*p)
         least = torch.where(
-            (lo >= 0) & (center > 0), 1.0, (_share(center, lo, 0.0) * (1 - 4 * ULP) - TINY).clamp(min=0.0)
+            (lo >= 0) & (center > 0), 1.0, (_share(center, lo, 0.0) * (1 - 4 * ULP) - UNDERFLOW).clamp(min=0.0)
         )
         most = torch.where(
-            (hi <= 0) & (center < 0), 0.0, (_share(center, hi, 1.0) * (1 + 4 * ULP) + TINY).clamp(max=1.0)
+            (hi <= 0) & (center < 0), 0.0, (_share(center, hi, 1.0) * (1 + 4 * ULP) + UNDERFLOW).clamp(max=1.0)
         )
         a, b = left + (right - left) * least, left + (right - left) * most
         slack = torch.where((left == 0) & (right == 1), 0.0, 4 * ULP * (left.abs() + right.abs()))

@@ -6,7 +6,7 @@ Landmarks carry enclosures of their location and of their limits, and a reading 
 
 Assumption, stated here once and in every report that uses it: torch's elementary functions (exp, expm1, log, log1p,
 sin, cos, tan, asin, acos, atan, sinh, cosh, tanh, asinh, acosh, atanh, erf, erfc, pow, sigmoid, softplus, hypot) are
-accurate to 8 ULP relative in float64, and lose less than TINY where they underflow. `+ - * /` and sqrt are IEEE.
+accurate to 8 ULP relative in float64, and lose less than UNDERFLOW where they underflow. `+ - * /` and sqrt are IEEE.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from torch import Tensor
 from lipcert.rigor.rounding import EPS, down, up
 
 ULP = 2 * EPS  # 2^-52: one unit in the last place of x is between ULP |x| / 2 and ULP |x|
-TINY = 1e-200  # absolute slack for underflow; the parameters of inexact rows lie within 1e-30 .. 1e30, see `moderate`
+UNDERFLOW = (
+    1e-200  # absolute slack for underflow; the parameters of inexact rows lie within 1e-30 .. 1e30, see `moderate`
+)
 MAX = 1.7976931348623157e308  # largest float: beyond it a value is only known to overflow
 
 Pair = tuple[Tensor, Tensor]  # enclosure: lower <= true value <= upper, entry by entry
@@ -44,7 +46,7 @@ def nearest(value: float | Tensor) -> Pair:
     return down(v), up(v)
 
 
-def enclose(v: Tensor, ulps: float | Tensor = 8.0, size: Tensor | None = None, tiny: float = TINY) -> Pair:
+def enclose(v: Tensor, ulps: float | Tensor = 8.0, size: Tensor | None = None, tiny: float = UNDERFLOW) -> Pair:
     """v - e, v + e with e = ulps * ULP * size + tiny, `size` = |v| unless cancellation makes it more.
 
     Callers give `ulps` with room for the roundings made here. An overflow is known only to lie beyond MAX.

@@ -16,7 +16,7 @@ from lipcert.cli.compare import compare
 from lipcert.cli.doctor import doctor
 from lipcert.cli.failure import complain, json_target, tell, tell_json
 from lipcert.cli.gate import gate
-from lipcert.cli.help import Command as HelpCommand
+from lipcert.cli.help import Command
 from lipcert.cli.inspect import inspect
 from lipcert.cli.jacobian import jacobian
 from lipcert.cli.layers import layers
@@ -35,24 +35,24 @@ Exit status: 0 done and every gate met, 1 a gate is not met or a certificate is 
 time), 4 internal error or failed self-check, 130 interrupted, 143 terminated, 129 hung up."""
 
 
-class Command(NamedTuple):
+class Listed(NamedTuple):
     function: Callable[..., int]
     example: str
 
 
 COMMANDS = {
-    "inspect": Command(inspect, "lipcert inspect model.onnx"),
-    "bound": Command(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
-    "layers": Command(layers, "lipcert layers model.onnx --norm 2"),
-    "local": Command(local, "lipcert local model.onnx --grid 50x50 --box=-1:1 --plot heat.png"),
-    "jacobian": Command(jacobian, "lipcert jacobian model.onnx --data test.npz --per-class"),
-    "radius": Command(radius, "lipcert radius model.onnx --data test.npz --norm inf --eps 0.01"),
-    "gate": Command(gate, "lipcert gate report.json --policy gate.toml --junit gate.xml"),
-    "compare": Command(compare, "lipcert compare old.json new.json --fail-on worse --markdown -"),
-    "track": Command(track, "lipcert track runs/lr0.1 runs/lr0.01 --data test.npz --plot track.png"),
-    "report": Command(report, "lipcert report bound.json radius.json --html page.html"),
-    "verify": Command(verify, "lipcert verify model.cert model.onnx"),
-    "doctor": Command(doctor, "lipcert doctor"),
+    "inspect": Listed(inspect, "lipcert inspect model.onnx"),
+    "bound": Listed(bound, "lipcert bound model.onnx --norm inf --max-upper 20 --json report.json"),
+    "layers": Listed(layers, "lipcert layers model.onnx --norm 2"),
+    "local": Listed(local, "lipcert local model.onnx --grid 50x50 --box=-1:1 --plot heat.png"),
+    "jacobian": Listed(jacobian, "lipcert jacobian model.onnx --data test.npz --per-class"),
+    "radius": Listed(radius, "lipcert radius model.onnx --data test.npz --norm inf --eps 0.01"),
+    "gate": Listed(gate, "lipcert gate report.json --policy gate.toml --junit gate.xml"),
+    "compare": Listed(compare, "lipcert compare old.json new.json --fail-on worse --markdown -"),
+    "track": Listed(track, "lipcert track runs/lr0.1 runs/lr0.01 --data test.npz --plot track.png"),
+    "report": Listed(report, "lipcert report bound.json radius.json --html page.html"),
+    "verify": Listed(verify, "lipcert verify model.cert model.onnx"),
+    "doctor": Listed(doctor, "lipcert doctor"),
 }
 
 app = typer.Typer(
@@ -81,7 +81,7 @@ def exiting(function: Callable[..., int], name: str = "") -> Callable[..., None]
 for _name, _command in COMMANDS.items():
     app.command(
         _name,
-        cls=HelpCommand,
+        cls=Command,
         epilog=f"Example: {_command.example}",
         no_args_is_help=" " in _command.example.removeprefix("lipcert "),  # doctor needs no argument
     )(exiting(_command.function, _name))

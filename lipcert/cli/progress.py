@@ -42,7 +42,7 @@ class Silent:
         pass
 
 
-class Lines:
+class LogLines:
     """For a log: one line per result, and now and then how far a long stage is."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class ShownProgress:
 
     def __init__(self, quiet: bool) -> None:
         self._live = Live() if not quiet and sys.stderr.isatty() else None
-        self._shown: Progress = self._live or (Silent() if quiet else Lines())
+        self._shown: Progress = self._live or (Silent() if quiet else LogLines())
 
     def __enter__(self) -> Progress:
         if self._live is not None:

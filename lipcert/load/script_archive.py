@@ -13,7 +13,7 @@ import zipfile
 
 from lipcert.load.archive import TOTAL_LIMIT, Archive
 from lipcert.load.script_code import rewritten
-from lipcert.load.script_pickle import Found, read_pickle
+from lipcert.load.script_pickle import Contents, read_pickle
 from lipcert.terms.errors import UnreadableError, printable
 
 _CODE = re.compile(r"code/__torch__(?:/[A-Za-z0-9_]+)*\.py", re.ASCII)
@@ -32,7 +32,7 @@ def rebuilt(archive: Archive) -> bytes:
     for pickle, folder in (("data.pkl", "data/"), ("constants.pkl", "constants/")):
         if pickle not in archive.sizes:
             raise UnreadableError(f"{path}: has no {pickle}")
-        found = Found()
+        found = Contents()
         members[pickle] = archive.read(pickle)
         read_pickle(path, pickle, members[pickle], found)
         classes |= found.classes

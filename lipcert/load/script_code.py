@@ -25,7 +25,7 @@ def rewritten(path: object, texts: Mapping[str, str], classes: Iterable[str]) ->
     written, and RefusedModel for an operator that is not on the list; both name the line.
     """
     try:
-        return Program(path, texts).written(classes)
+        return Script(path, texts).written(classes)
     except LipcertError:
         raise
     except (RecursionError, MemoryError) as problem:  # of the parser or the printer, on nested expressions
@@ -42,7 +42,7 @@ class Module:
     definitions: dict[str, Definition] = field(default_factory=dict)
 
 
-class Program:
+class Script:
     def __init__(self, path: object, texts: Mapping[str, str]):
         self.path = path
         self.modules = {member: self._parse(member, text) for member, text in texts.items()}

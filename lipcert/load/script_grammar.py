@@ -17,7 +17,7 @@ from lipcert.load.pure import PRIM, SCRIPT, why_not
 from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, printable
 
 if TYPE_CHECKING:
-    from lipcert.load.script_code import Definition, Module, Program
+    from lipcert.load.script_code import Definition, Module, Script
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _TEXT = re.compile(r"[ -~\n]*", re.ASCII)  # what a string constant may hold
@@ -46,7 +46,7 @@ def _chain(node: ast.expr) -> list[str] | None:
 class Checker:
     """One definition: raises at the first thing that the serialiser does not write, notes what is called."""
 
-    def __init__(self, program: Program, module: Module, of: Definition):
+    def __init__(self, program: Script, module: Module, of: Definition):
         self.program, self.module, self.of = program, module, of
         self.local: set[str] = set()
 

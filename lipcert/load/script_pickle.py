@@ -64,7 +64,7 @@ class Storage:
 
 
 @dataclass
-class Found:
+class Contents:
     """`classes`: qualified names. `storages`: by key, as declared."""
 
     classes: dict[str, None] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class _Made:
 _MARK = _Made("mark")
 
 
-def read_pickle(path: object, member: str, data: bytes, found: Found) -> None:
+def read_pickle(path: object, member: str, data: bytes, found: Contents) -> None:
     """Add to `found`. Raises UnreadableError for everything that torch's serialiser does not write."""
     try:
         _Machine(path, member, found).run(data)
@@ -94,7 +94,7 @@ def read_pickle(path: object, member: str, data: bytes, found: Found) -> None:
 
 
 class _Machine:
-    def __init__(self, path: object, member: str, found: Found):
+    def __init__(self, path: object, member: str, found: Contents):
         self.path, self.member, self.found = path, member, found
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}

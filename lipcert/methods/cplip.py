@@ -22,7 +22,7 @@ from lipcert.terms.result import Bound, Refusal, Result, Side
 
 
 @dataclass(frozen=True)
-class Cplip:
+class CplipBound:
     """`work`: floating point operations that the norms of the segments may take."""
 
     work: float = 4e11

@@ -22,7 +22,7 @@ from torch import Tensor
 from lipcert.network.affine import is_source
 from lipcert.network.closed_forms import Form, closed_forms, times, total
 from lipcert.network.graph import ENCLOSURES, Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator
 from lipcert.rigor.rounding import add_up, norm_up
 from lipcert.terms.query import P
@@ -38,13 +38,13 @@ def evaluate_within(graph: Graph, x: Tensor, q: P) -> tuple[Tensor, float]:
         return graph.evaluate(x), math.inf
     affine = [i for i in range(len(graph.nodes)) if not is_source(graph, i)]
     forms = closed_forms(graph, affine, set(range(len(graph.nodes))) - set(affine), graph.memo)
-    state = State(x, q, slopes, forms, {})
+    state = Deviated(x, q, slopes, forms, {})
     y = forward(graph, CARRIED, state)[graph.output][0]
     return y, state.errors[graph.output] if bool(torch.isfinite(y).all()) else math.inf
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class Deviated:
     x: Tensor
     q: P
     slopes: Mapping[int, tuple[float, ...]]  # l_q constants of the blocks in their parents
@@ -55,7 +55,7 @@ class State:
 Signal = tuple[Tensor, float]  # a floating value, and the part of its error that is not its anchor's
 
 
-def _step(at: Step, *us: Signal) -> tuple[Tensor, float]:
+def _step(at: Visit, *us: Signal) -> tuple[Tensor, float]:
     """The floating value, and the rounding of this very step."""
     alone = replace(at, state=Enclosure(at.state.x))
     found = ENCLOSURES[type(at.what)](alone, *(Enclosure(value) for value, _ in us))
@@ -63,12 +63,12 @@ def _step(at: Step, *us: Signal) -> tuple[Tensor, float]:
     return found.centre, math.inf if math.isnan(own) else own
 
 
-def _input(at: Step) -> Signal:
+def _input(at: Visit) -> Signal:
     at.state.errors[at.i] = 0.0
     return at.state.x, 0.0
 
 
-def _block(at: Step, *us: Signal) -> Signal:
+def _block(at: Visit, *us: Signal) -> Signal:
     value, own = _step(at, *us)
     errors = at.state.errors
     before = [times(s, errors[parent]) for s, parent in zip(at.state.slopes[at.i], at.node.parents, strict=True)]
@@ -76,7 +76,7 @@ def _block(at: Step, *us: Signal) -> Signal:
     return value, 0.0
 
 
-def _affine(at: Step, *us: Signal) -> Signal:
+def _affine(at: Visit, *us: Signal) -> Signal:
     value, own = _step(at, *us)
     errors, forms, q = at.state.errors, at.state.forms, at.state.q
     operator = at.what.operator if isinstance(at.what, Linear) else None

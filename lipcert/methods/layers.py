@@ -26,7 +26,7 @@ OPERATOR_NAMES = {Conv: "conv", Dense: "linear", Scale: "scale", Select: "layout
 
 
 @dataclass(frozen=True)
-class Layer:
+class NamedLayer:
     """One affine part (source -> target) or one nonlinear node."""
 
     name: str
@@ -37,7 +37,7 @@ class Layer:
     node: int | None = None
 
 
-def layers_of(graph: Graph) -> Iterator[Layer]:
+def layers_of(graph: Graph) -> Iterator[NamedLayer]:
     """In the order of the network."""
     ends = set(targets(graph))
     for i, node in enumerate(graph.nodes):
@@ -47,10 +47,10 @@ def layers_of(graph: Graph) -> Iterator[Layer]:
                 path = Path(graph, source, i)
                 if path.nodes:
                     shapes = graph.nodes[source].shape, node.shape
-                    yield Layer(_name(graph, path), kind_of(graph, path), *shapes, path=path)
+                    yield NamedLayer(_name(graph, path), kind_of(graph, path), *shapes, path=path)
         if isinstance(node.what, Nonlinear):
             shape = graph.nodes[node.parents[0]].shape
-            yield Layer(node.name, node.what.block.label, shape, node.shape, node=i)
+            yield NamedLayer(node.name, node.what.block.label, shape, node.shape, node=i)
 
 
 def operators(graph: Graph, path: Path) -> list[Any]:
@@ -88,7 +88,7 @@ def surely_infinite(block: Block) -> bool:
     return not isinstance(block, Radial)
 
 
-def layer_row(layer: Layer, problem: Problem) -> dict[str, Any]:
+def layer_row(layer: NamedLayer, problem: Problem) -> dict[str, Any]:
     """name, kind, shapes, proved upper, attained lower (null where not computed), status, reason."""
     row: dict[str, Any] = {
         "name": layer.name,
@@ -105,7 +105,7 @@ def layer_row(layer: Layer, problem: Problem) -> dict[str, Any]:
         return row | {"upper": None, "lower": None, "rigor": "proved", "status": "refused", "reason": reason}
 
 
-def _constants(layer: Layer, problem: Problem) -> dict[str, Any]:
+def _constants(layer: NamedLayer, problem: Problem) -> dict[str, Any]:
     p, q = problem.norm.input, problem.norm.output
     if layer.path is not None:
         upper: float | None = layer.path.norm_upper(p, q)

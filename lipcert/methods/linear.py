@@ -26,7 +26,7 @@ REFINED = 2e10  # and of bounding intermediate gradients too
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearBound:
     """`vertices`: of the neurons whose slope is not settled on the region, that many of the most important are tried at
     both ends of their slope."""
 

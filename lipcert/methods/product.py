@@ -20,7 +20,7 @@ from lipcert.terms.result import Bound, Refusal, Result, Side
 
 
 @dataclass(frozen=True)
-class Product:
+class ProductBound:
     name: ClassVar[str] = "product"
     side: ClassVar[Side] = "upper"
 

@@ -30,7 +30,7 @@ from lipcert.network.graph import (
     enclose_stack,
     enclose_sum,
 )
-from lipcert.network.walk import Rules, Step, backward, forward
+from lipcert.network.walk import Rules, Visit, backward, forward
 from lipcert.operators.linear import Adjoint, Dense, Operator, Scale, Select
 from lipcert.rigor.matrix_norms import matrix_norm_upper
 from lipcert.rigor.rounding import TINY, gamma, sqrt_up, up
@@ -94,13 +94,13 @@ def pull(graph: Graph, nodes: Iterable[int], values: Mapping[int, Any], how: Ari
     return backward(graph, PULL, values, lambda at, terms: how.total(terms), how, nodes=list(nodes))
 
 
-def _push_stack(at: Step, *signals: Any) -> Any:
+def _push_stack(at: Visit, *signals: Any) -> Any:
     how, like = at.state, next(signal for signal in signals if signal is not None)
     sizes = (at.graph.nodes[parent].size for parent in at.node.parents)
     return how.join([how.zeros(like, n) if u is None else u for u, n in zip(signals, sizes, strict=True)])
 
 
-def split(at: Step) -> list[tuple[int, int]]:
+def split(at: Visit) -> list[tuple[int, int]]:
     """Where the parents of a Concat begin and end in it."""
     edges = list(itertools.accumulate((at.graph.nodes[parent].size for parent in at.node.parents), initial=0))
     return list(itertools.pairwise(edges))

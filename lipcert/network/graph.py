@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lipcert.activations import Activation
 from lipcert.blocks.base import Block
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator
 from lipcert.rigor.rounding import EPS, TINY, gamma, up
 
@@ -271,7 +271,7 @@ def enclose_stack(*terms: Enclosure) -> Enclosure:
     return Enclosure(centre, None if exact else torch.cat([t.reach() for t in terms], dim=1))
 
 
-def _enclose_offset(at: Step, *given: Enclosure) -> Enclosure:
+def _enclose_offset(at: Visit, *given: Enclosure) -> Enclosure:
     value, slack = at.what.value, at.what.radius
     if not given:
         rows = at.state.centre.shape[0]
@@ -281,13 +281,13 @@ def _enclose_offset(at: Step, *given: Enclosure) -> Enclosure:
     return overflow_known(centre, up((reach + EPS * centre.abs()) * (1 + 8 * EPS)))
 
 
-def _enclose_block(at: Step, *given: Enclosure) -> Enclosure:
+def _enclose_block(at: Visit, *given: Enclosure) -> Enclosure:
     lower, upper = at.what.block.values_on(*((u.lower, u.upper) for u in given))
     centre = lower + (upper - lower) / 2
     return overflow_known(centre, up(torch.maximum(upper - centre, centre - lower)))
 
 
-def _value_offset(at: Step, *given: Tensor) -> Tensor:
+def _value_offset(at: Visit, *given: Tensor) -> Tensor:
     return given[0] + at.what.value if given else at.what.value.expand(at.state.shape[0], -1)
 
 

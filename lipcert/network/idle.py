@@ -17,7 +17,7 @@ from torch import Tensor
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.affine import PULL, PUSH, Arithmetic
 from lipcert.network.graph import Graph, Input, Nonlinear
-from lipcert.network.walk import Rules, Step, backward, forward
+from lipcert.network.walk import Rules, Visit, backward, forward
 from lipcert.operators.linear import Adjoint, Operator
 
 
@@ -52,7 +52,7 @@ def idle(graph: Graph) -> dict[int, Tensor]:
     moves = forward(graph, MOVES, PATTERN, keep=True)
     heard: dict[int, Tensor] = {}
 
-    def total(at: Step, masks: Sequence[Tensor]) -> Tensor:
+    def total(at: Visit, masks: Sequence[Tensor]) -> Tensor:
         heard[at.i] = _largest(masks)
         return heard[at.i]
 
@@ -67,14 +67,14 @@ def idle(graph: Graph) -> dict[int, Tensor]:
     return found
 
 
-def _moved(at: Step, *masks: Tensor | None) -> Tensor | None:
+def _moved(at: Visit, *masks: Tensor | None) -> Tensor | None:
     read = [mask for mask in masks if mask is not None]
     if not any(bool(mask.any()) for mask in read):
         return None
     return read[0] if isinstance(at.what.block, Pointwise) else read[0].new_ones(1, at.node.size)
 
 
-def _listened(at: Step, here: Tensor) -> list[Tensor | None]:
+def _listened(at: Visit, here: Tensor) -> list[Tensor | None]:
     if not bool(here.any()):
         return [None] * len(at.node.parents)
     whole = isinstance(at.what.block, Pointwise)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lipcert.blocks.base import Range
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator, Scale, Select
 from lipcert.rigor.rounding import down, up
 from lipcert.terms.query import Ball, Region
@@ -56,7 +56,7 @@ def _sum(first: Range, *others: Range) -> Range:
     return lower, upper
 
 
-def _offset(at: Step, *given: Range) -> Range:
+def _offset(at: Visit, *given: Range) -> Range:
     value, radius = at.what.value, at.what.radius
     reach = torch.zeros_like(value) if radius is None else radius
     if given:
@@ -69,7 +69,7 @@ def _offset(at: Step, *given: Range) -> Range:
 def _met(rule: Callable[..., Range]) -> Callable[..., Range]:
     """The rule, met with what is known of its node otherwise."""
 
-    def found(at: Step, *given: Range) -> Range:
+    def found(at: Visit, *given: Range) -> Range:
         lower, upper = _known(*rule(at, *given))
         if at.i not in at.state.known:
             return lower, upper

@@ -25,7 +25,7 @@ Rules = dict[type, Callable[..., Any]]  # by the type of Node.what
 
 
 @dataclass(slots=True)
-class Step:
+class Visit:
     """Where the walk stands: what a rule may look at beside its arguments. `state`: the domain's own, the same all the way."""
 
     graph: Graph
@@ -63,7 +63,7 @@ def forward(
         arguments = [values.get(parent) for parent in node.parents]
         if arguments and all(argument is None for argument in arguments):
             continue
-        found = _rule(rules, node)(Step(graph, i, node, state, values), *arguments)
+        found = _rule(rules, node)(Visit(graph, i, node, state, values), *arguments)
         if found is not None:
             values[i] = found
         if last is not None:
@@ -77,7 +77,7 @@ def backward(
     graph: Graph,
     rules: Rules,
     seeds: Mapping[int, Any],
-    total: Callable[[Step, Sequence[Any]], Any],
+    total: Callable[[Visit, Sequence[Any]], Any],
     state: Any = None,
     *,
     nodes: Sequence[int] | None = None,
@@ -90,12 +90,12 @@ def backward(
     for i in reversed(order):
         if i not in waiting:
             continue
-        step = Step(graph, i, graph.nodes[i], state, waiting)
+        step = Visit(graph, i, graph.nodes[i], state, waiting)
         pieces = _rule(rules, step.node)(step, total(step, waiting.pop(i)))
         for parent, piece in zip(step.node.parents, pieces, strict=True):
             if piece is not None:
                 waiting.setdefault(parent, []).append(piece)
-    return {i: total(Step(graph, i, graph.nodes[i], state, waiting), parts) for i, parts in waiting.items()}
+    return {i: total(Visit(graph, i, graph.nodes[i], state, waiting), parts) for i, parts in waiting.items()}
 
 
 def last_use(graph: Graph) -> dict[int, int]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.operators.torus_norm import Axis, torus_norm_upper
+from lipcert.operators.torus_norm import Taps, torus_norm_upper
 from lipcert.rigor.matrix_norms import matrix_norms_upper
 from lipcert.rigor.rounding import (
     TINY,
@@ -57,7 +57,7 @@ class _Conv:
 
     C: Tensor  # (g, a, c, *k) float64: groups, outputs and inputs of each group
     R: Tensor | None
-    axes: tuple[Axis, ...]
+    axes: tuple[Taps, ...]
 
     def size(self) -> Tensor:
         return self.C.abs() if self.R is None else add_up(self.C.abs(), self.R)
@@ -105,11 +105,11 @@ def _prepare(weight: Tensor, radius: Tensor | None, geometry: ConvGeometry) -> _
             m = (n + low + high - reach) // s + 1
         if m <= 0 or n <= 0:
             return None
-        axis = Axis(n, m, s, tuple(d * i - low for i in range(k)))
+        axis = Taps(n, m, s, tuple(d * i - low for i in range(k)))
         keep = axis.of_row().any(1).nonzero().flatten()
         if len(keep) == 0:
             return None
-        axes.append(Axis(n, m, s, tuple(axis.taps[i] for i in keep.tolist())))
+        axes.append(Taps(n, m, s, tuple(axis.taps[i] for i in keep.tolist())))
         used.append(keep)
 
     def grouped(t: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ def _two_to_two(conv: _Conv) -> float:
     return min(schur, torus_norm_upper(conv.C, conv.R, conv.axes))
 
 
-def _dense(weight: Tensor, axes: tuple[Axis, ...]) -> Tensor:
+def _dense(weight: Tensor, axes: tuple[Taps, ...]) -> Tensor:
     """T of each group (g, rows, columns), exact: every entry is one weight or zero."""
     tap = row = column = torch.zeros(1, dtype=torch.int64)
     for axis in axes:

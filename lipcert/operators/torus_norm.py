@@ -33,7 +33,7 @@ PHASE = 2.0**-46
 
 
 @dataclass(frozen=True)
-class Axis:
+class Taps:
     """y[o] = sum_k w_k x[stride o + taps[k]] for 0 <= o < m, x zero outside 0 .. n-1."""
 
     n: int
@@ -58,7 +58,7 @@ class Axis:
 
 
 @keeps_subnormals
-def torus_norm_upper(weight: Tensor, radius: Tensor | None, axes: tuple[Axis, ...]) -> float:
+def torus_norm_upper(weight: Tensor, radius: Tensor | None, axes: tuple[Taps, ...]) -> float:
     """Upper bound of ||T||_2 over all kernels within `radius` of `weight` (g, a, c, *k): the largest of g groups.
 
     Entries about 1 (underflow is covered from there down to nothing, overflow is not).
@@ -88,7 +88,7 @@ def _schur_squared(A: Tensor) -> float:
     return float(mul_up(sum_up(A, 1).amax(1), sum_up(A, 2).amax(1)).amax())
 
 
-def polyphase(weight: Tensor, axes: tuple[Axis, ...]) -> tuple[Tensor, Tensor]:
+def polyphase(weight: Tensor, axes: tuple[Taps, ...]) -> tuple[Tensor, Tensor]:
     """The blocks Q (g, J, r, n), n the smaller side, and their coarse taps (J, axes) as integers."""
     g, a, c = weight.shape[:3]
     taps = list(itertools.product(*(axis.taps for axis in axes)))
@@ -119,7 +119,7 @@ def kernel_lags(Q: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(R), torch.tensor(list(pairs))
 
 
-def gram_symbols(R: Tensor, lags: Tensor, axes: tuple[Axis, ...], coarse: Tensor) -> Iterator[Hermitian]:
+def gram_symbols(R: Tensor, lags: Tensor, axes: tuple[Taps, ...], coarse: Tensor) -> Iterator[Hermitian]:
     """The Gram symbols H* H at all frequencies of the torus up to conjugation, in chunks of Hermitian (b, n, n)."""
     L, g, n, _ = R.shape
     # An axis on which all blocks sit at one coarse tap has a constant symbol. Conjugation halves the first other axis.

@@ -38,7 +38,7 @@ from lipcert.network.graph import (
     enclose_sum,
 )
 from lipcert.network.idle import pattern
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator
 
 T = 2.0**20
@@ -75,17 +75,17 @@ def along(graph: Graph, a: Tensor, d: Tensor) -> Powers:
     return forward(graph, POWERS, (a, d))[graph.output]
 
 
-def _stack(at: Step, *us: Powers) -> Powers:
+def _stack(at: Visit, *us: Powers) -> Powers:
     return {p: enclose_stack(*(_part(u, p) for u in us)) for p in sorted({p for u in us for p in u})}
 
 
-def _offset(at: Step, *us: Powers) -> Powers:
+def _offset(at: Visit, *us: Powers) -> Powers:
     value, slack = at.what.value, at.what.radius
     constant = {0.0: Enclosure(value[None], None if slack is None else slack[None])}
     return _sum([us[0], constant]) if us else constant
 
 
-def _nonlinear(at: Step, *us: Powers) -> Powers:
+def _nonlinear(at: Visit, *us: Powers) -> Powers:
     found = _block(at.what.block, list(us))
     if len(found) > 8 or max(found, default=0.0) > 8:
         raise NoRule  # powers of powers

@@ -193,26 +193,6 @@ def sum_down(t: Tensor, dim: Dim = None) -> Tensor:
     return total if n <= 1 else div_down(total, add_up(1.0, gamma(n - 1)))
 
 
-def dot_up(a: Tensor, b: Tensor, dim: Dim = None) -> Tensor:
-    """Upper value of sum(a * b) over `dim`, both nonnegative (broadcast)."""
-    return sum_up(mul_up(a, b), dim)
-
-
-def matmul_up(a: Tensor, b: Tensor) -> Tensor:
-    """Upper value of a @ b for nonnegative a (.., m, k) and b (.., k, n).
-
-    k products and k - 1 sums; the additive term covers products that underflow, and is left out where every product
-    is exactly zero.
-    """
-    k = a.shape[-1]
-    product = a @ b
-    outward = add_up(mul_up(product, add_up(1.0, gamma(k))), k * TINY)
-    if bool((product != 0).all()):
-        return outward
-    touched = (a != 0).double() @ (b != 0).double()
-    return torch.where(touched == 0, torch.zeros_like(outward), outward)
-
-
 def power_of_two_scale(x: Real) -> Real:
     """A power of two s with |x| / s in [1, 2), within 2^-1021 .. 2^1021 so that s and 1 / s are both normal floats.
 

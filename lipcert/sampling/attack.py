@@ -33,23 +33,27 @@ class Pgd:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Nearest:
     """`distance` (b,): rounded up, inf where nothing was found; `x` (b, n): the input found, or the sample."""
 
     distance: Tensor
     x: Tensor
 
 
-def search(graph: Graph, x: Tensor, seeds: Tensor, tolerance: Tensor | None, norm: P, start: Tensor, pgd: Pgd) -> Found:
+def search(
+    graph: Graph, x: Tensor, seeds: Tensor, tolerance: Tensor | None, norm: P, start: Tensor, pgd: Pgd
+) -> Nearest:
     """The nearest inputs that PGD finds with some functional of `seeds` (b, k, m) not positive, or moved by `tolerance`
     (b, k) or more. `start` (b,): radius to begin with."""
     goal = Goal.of(graph, x, seeds, tolerance, pgd.device)
-    best = Found(torch.full_like(start, torch.inf), x.clone())
+    best = Nearest(torch.full_like(start, torch.inf), x.clone())
     radius, failed = start.clone(), torch.zeros_like(start)
     for turn in range(pgd.rounds):
         found = within(goal, x, radius, norm, pgd, turn)
         better = found.distance < best.distance
-        best = Found(torch.where(better, found.distance, best.distance), torch.where(better[:, None], found.x, best.x))
+        best = Nearest(
+            torch.where(better, found.distance, best.distance), torch.where(better[:, None], found.x, best.x)
+        )
         failed = torch.where(torch.isinf(found.distance), torch.maximum(failed, radius), failed)
         middle = torch.maximum(0.9 * best.distance, (failed + best.distance) / 2)
         radius = torch.where(torch.isinf(best.distance), radius * 2.0, middle)
@@ -95,7 +99,7 @@ class Goal:
         return (moved >= self.tolerance[rows]).any(dim=1)
 
 
-def within(goal: Goal, x: Tensor, radius: Tensor, norm: P, pgd: Pgd, turn: int = 0) -> Found:
+def within(goal: Goal, x: Tensor, radius: Tensor, norm: P, pgd: Pgd, turn: int = 0) -> Nearest:
     """The nearest proved adversarial inputs among those that one round finds within `radius` (b,) of x (b, n)."""
     b = x.shape[0]
     best, where = torch.full((b,), torch.inf, dtype=torch.float64), x.clone()
@@ -104,7 +108,7 @@ def within(goal: Goal, x: Tensor, radius: Tensor, norm: P, pgd: Pgd, turn: int =
         part = torch.arange(begin, min(b, begin + rows))
         distance, at = _round(goal, x[part], part, radius[part], norm, pgd, turn)
         best[part], where[part] = distance, at
-    return Found(best, where)
+    return Nearest(best, where)
 
 
 def _round(goal: Goal, x: Tensor, part: Tensor, radius: Tensor, norm: P, pgd: Pgd, turn: int) -> tuple[Tensor, Tensor]:

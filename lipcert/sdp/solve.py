@@ -17,7 +17,7 @@ from lipcert.proofs.lmi import INPUT, Coefficients, last_variable, prove
 from lipcert.proofs.normal_form import NormalForm
 from lipcert.rigor.rounding import EPS
 from lipcert.sdp.multipliers import closed_form, depths, inflated, positive, restored
-from lipcert.sdp.sweep import Anderson, Dual, Swept
+from lipcert.sdp.sweep import Anderson, Dual, Pass
 
 Say = Callable[[str, float | None, float | None], None]
 
@@ -99,7 +99,7 @@ class Solver:
         state = dual.start()
         fallback = None  # the plain image of the last accepted state
         history: list[float] = []
-        newest: Swept | None = None
+        newest: Pass | None = None
         aim, overdue = wanted / 5, 60  # a residual that promises the gap; the sweep at which to look in any case
         failed = 0
         while self.info.sweeps < self.settings.sweeps and self.proofs_left > 1 and not self.out_of_time():

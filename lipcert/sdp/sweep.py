@@ -44,7 +44,7 @@ class State:
 
 
 @dataclass
-class Swept:
+class Pass:
     """One sweep from a state: its value ||Y_out||^2 and the state after it; |G_g| and rho_g of every layer."""
 
     value: float
@@ -103,7 +103,7 @@ class Dual:
             u.div_(layer.spread(_group_norm(layer, u).clamp(min=LEAST)))
         return state
 
-    def sweep(self, state: State) -> Swept:
+    def sweep(self, state: State) -> Pass:
         """Forward with the state's directions, backward with new ones."""
         graph, layers = self.form.graph, self.form.layers
         signals: dict[int, Tensor] = {graph.input: state.y0}
@@ -120,7 +120,7 @@ class Dual:
         after = self.blank()
         lengths = [torch.zeros(layer.count, dtype=torch.float64) for layer in layers]
         if out is None:
-            return Swept(0.0, state, lengths, radii)
+            return Pass(0.0, state, lengths, radii)
 
         gradients = pull(graph, self.affine[-1], {graph.output: out}, PLAIN)
         for k in range(len(layers) - 1, -1, -1):
@@ -141,7 +141,7 @@ class Dual:
             after.y0.copy_(state.y0)
         else:
             torch.div(at_input, at_input.norm(), out=after.y0)
-        return Swept(float(out.square().sum()), after, lengths, radii)
+        return Pass(float(out.square().sum()), after, lengths, radii)
 
 
 def _group_norm(layer: Layer, t: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ ENDINGS = (".onnx", ".pt", ".pth", ".pt2", ".ts")
 
 
 @dataclass(frozen=True)
-class Series:
+class Training:
     """Checkpoints of one training, oldest first. `steps`: the numbers in their names, or 0, 1, 2, ..."""
 
     name: str
@@ -28,13 +28,13 @@ def natural(text: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part.casefold()) for part in re.findall(r"\d+|\D+", text)]
 
 
-def series_of(arguments: Sequence[str | Path]) -> list[Series]:
+def series_of(arguments: Sequence[str | Path]) -> list[Training]:
     """Each folder and each pattern (with *, ? or [) is a series; single files are one series together.
 
     UnreadableError where a folder or pattern holds no model file, or a file is not there.
     """
     singles: list[Path] = []
-    found: list[Series] = []
+    found: list[Training] = []
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
@@ -57,9 +57,9 @@ def series_of(arguments: Sequence[str | Path]) -> list[Series]:
     return found
 
 
-def _series(name: str, files: Sequence[Path]) -> Series:
+def _series(name: str, files: Sequence[Path]) -> Training:
     unique = sorted(dict.fromkeys(files), key=lambda file: natural(str(file)))
     numbers = [re.findall(r"\d+", file.stem) for file in unique]
     last = [int(found[-1]) if found else -1 for found in numbers]
     in_order = min(last, default=-1) >= 0 and all(a < b for a, b in pairwise(last))
-    return Series(name, tuple(unique), tuple(last) if in_order else tuple(range(len(unique))))
+    return Training(name, tuple(unique), tuple(last) if in_order else tuple(range(len(unique))))

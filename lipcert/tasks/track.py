@@ -15,7 +15,7 @@ from lipcert.load.model import Model, load
 from lipcert.report.report import Report, unread
 from lipcert.tasks import jacobian as measure
 from lipcert.tasks.bound import bound
-from lipcert.tasks.checkpoints import Series, series_of
+from lipcert.tasks.checkpoints import Training, series_of
 from lipcert.tasks.layers import layers
 from lipcert.tasks.task import Session, finish
 from lipcert.terms.errors import LipcertError, RefusedModel, UsageError
@@ -29,7 +29,7 @@ QUANTILES = {"low": "0.05", "median": "0.5", "high": "0.95"}
 
 
 @dataclass(eq=False)
-class Asked:
+class Inquiry:
     """The same of every checkpoint. `x` (k, *input_shape), `y` (k,); `reading`: arguments of `load`."""
 
     norm: Norm
@@ -43,8 +43,8 @@ class Asked:
 
 @dataclass(eq=False)
 class Track:
-    series: list[Series]
-    asked: Asked
+    series: list[Training]
+    asked: Inquiry
     session: Session
     rows: list[dict[str, Any]] = field(default_factory=list)
     known: dict[Question, dict[str, Any]] = field(
@@ -121,7 +121,7 @@ def track(
         raise UsageError("track: give checkpoints: files, folders or patterns")
     reading: dict[str, Any] = {"input_shape": input_shape, "input_name": input_name, "output_name": output_name}
     reading |= {"mean": mean, "std": std, "reader": reader}
-    asked = Asked(Norm.parse(norm), methods, x, y, budget, seed, reading)
+    asked = Inquiry(Norm.parse(norm), methods, x, y, budget, seed, reading)
     return finish(Track(series, asked, Session(progress)))
 
 
@@ -134,7 +134,7 @@ def _sha256(file: Path) -> str | None:
     return found
 
 
-def _measured(model: Model, asked: Asked) -> dict[str, Any]:
+def _measured(model: Model, asked: Inquiry) -> dict[str, Any]:
     norm, x, y, seed = asked.norm, asked.x, asked.y, asked.seed
     found = bound(model, norm=norm, methods=asked.methods, budget=asked.budget, seed=seed)
     rows = layers(model, norm=norm).layers
@@ -189,4 +189,4 @@ def _nothing_bounded(rows: Sequence[dict[str, Any]]) -> list[Result]:
     return [Refusal("track", "upper", status, f"{first['path']}: {first['reason'] or 'no upper value'}")]
 
 
-__all__ = ["METHODS", "Series", "track"]
+__all__ = ["METHODS", "track"]

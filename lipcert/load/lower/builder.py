@@ -144,10 +144,6 @@ def _offset(value: Constant) -> Offset:
     return Offset(value.centre.reshape(-1).clone(), radius)
 
 
-def is_signal(value: Any) -> bool:
-    return isinstance(value, Signal)
-
-
 def broadcast(builder: Builder, values: Sequence[Any]) -> list[Any]:
     """Signals and constants brought to one shape, as torch broadcasts."""
     values = [v if isinstance(v, Signal) else constant(v) for v in values]

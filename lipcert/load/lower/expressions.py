@@ -132,7 +132,7 @@ def _row(nodes: tuple[Node, ...], end: int, origin: int) -> Found | None:
     products = any(isinstance(block(nodes[i]), Product | Selection) for i in inner)
     if not worth or len(cone) > LONGEST or not (products or positive or len(inner) > 1):
         return None
-    builder = Steps(positive)
+    builder = Writing(positive)
     at = {root: builder.start}
     for i in cone:
         at[i] = builder.node(nodes[i], [at[p] for p in operands(nodes, i) or ()])
@@ -145,7 +145,7 @@ def _row(nodes: tuple[Node, ...], end: int, origin: int) -> Found | None:
     return root, Pointwise(made, nodes[end].size), after
 
 
-class Steps:
+class Writing:
     """An expression being written, simplified on the way. `positive`: x >= 0, so x is read as |x|."""
 
     def __init__(self, positive: bool = False):

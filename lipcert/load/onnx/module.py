@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lipcert.load.onnx.file import OnnxGraph
-from lipcert.load.onnx.node import Node, Op
+from lipcert.load.onnx.node import OnnxNode, Op
 from lipcert.load.onnx.ops import REFUSED, TABLE
 from lipcert.load.onnx.tensor import FLOAT_BITS, shown, tensor_value
 from lipcert.load.onnx.types import made_types
@@ -34,10 +34,10 @@ _TO_INTEGER = frozenset({"Floor", "Ceil", "Round"})
 _SHAPE_ENTRIES = 64
 
 
-class Step(torch.nn.Module):
+class NodeModule(torch.nn.Module):
     """One node. A module of its own, so that an exported graph names the node in `nn_module_stack`."""
 
-    def __init__(self, function: Any, node: Node, inputs: tuple[str, ...], outputs: tuple[str, ...]):
+    def __init__(self, function: Any, node: OnnxNode, inputs: tuple[str, ...], outputs: tuple[str, ...]):
         super().__init__()
         self.function, self.node, self.inputs, self.outputs = function, node, inputs, outputs
         self.last_use: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Step(torch.nn.Module):
 class OnnxModule(torch.nn.Module):
     """forward(x): x of the fixed input shape, float64 -> output, float64. `labels`: step -> the file's node name."""
 
-    def __init__(self, source: str, output: str, steps: list[Step], constants: dict[str, Tensor]):
+    def __init__(self, source: str, output: str, steps: list[NodeModule], constants: dict[str, Tensor]):
         super().__init__()
         self.source, self.output = source, output
         self.order = steps
@@ -76,7 +76,7 @@ class OnnxModule(torch.nn.Module):
             return held[self.output]
         return (x if self.output == self.source else getattr(self, self.output)).clone()
 
-    def _argument(self, held: dict[str, Tensor], step: Step, i: int, name: str) -> Tensor | None:
+    def _argument(self, held: dict[str, Tensor], step: NodeModule, i: int, name: str) -> Tensor | None:
         if not name:
             return None
         if name in held:
@@ -115,7 +115,7 @@ class _Build:
     graph: OnnxGraph
     mode: FakeTensorMode = field(default_factory=lambda: FakeTensorMode(allow_non_fake_inputs=True))
     values: dict[str, Value] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[NodeModule] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     read: frozenset[str] = frozenset()  # the tensors that somebody reads
 
@@ -151,7 +151,7 @@ def build(graph: OnnxGraph, shape: tuple[int, ...]) -> Built:
 # --- one node ----------------------------------------------------------------------------------------------------
 
 
-def _node(state: _Build, proto: NodeProto) -> tuple[Node, Op]:
+def _node(state: _Build, proto: NodeProto) -> tuple[OnnxNode, Op]:
     graph = state.graph
     label = f"{proto.op_type} node {graph.label(proto.name)!r}"
     on_data = tuple(bool(n) and state.values[n].on_data for n in proto.input)
@@ -176,7 +176,7 @@ def _node(state: _Build, proto: NodeProto) -> tuple[Node, Op]:
             raise RefusedModel(f"{label}: the attribute {attribute.name} is not known", node=label)
         attributes[attribute.name] = _attribute(attribute, label)
     _refuse_unclaimed(proto, op, schema, label)
-    node = Node(
+    node = OnnxNode(
         op=proto.op_type,
         label=graph.label(proto.name),
         version=schema.since_version,
@@ -209,7 +209,7 @@ def _refuse_unclaimed(proto: NodeProto, op: Op, schema: Any, label: str) -> None
             raise RefusedModel(f"{label}: declares the output {formal.name}, which is not known", node=label)
 
 
-def _refuse_unread(proto: NodeProto, node: Node, op: Op) -> None:
+def _refuse_unread(proto: NodeProto, node: OnnxNode, op: Op) -> None:
     """After the rule has run: an attribute of the file that nobody looked at could decide the function."""
     for attribute in proto.attribute:
         if attribute.name not in node.looked_at and attribute.name not in op.ignored:
@@ -277,14 +277,14 @@ def _add(state: _Build, proto: NodeProto) -> None:
         if name and made is not None:
             state.values[name] = Value(value if folds and value is not None else made, value, folds, on_data, elem)
     if not folds:
-        state.steps.append(Step(op.function, node, tuple(proto.input), tuple(proto.output)))
+        state.steps.append(NodeModule(op.function, node, tuple(proto.input), tuple(proto.output)))
 
 
 def _few(shapes: list[Tensor | None]) -> bool:
     return all(m is None or m.numel() <= _SHAPE_ENTRIES for m in shapes)
 
 
-def _evaluate(node: Node, op: Op, arguments: list[Tensor | None]) -> list[Tensor | None]:
+def _evaluate(node: OnnxNode, op: Op, arguments: list[Tensor | None]) -> list[Tensor | None]:
     try:
         result = op.function(node, *arguments)
     except LipcertError:
@@ -308,7 +308,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _refuse_near_integers(node: Node, values: list[Value]) -> None:
+def _refuse_near_integers(node: OnnxNode, values: list[Value]) -> None:
     """A size that is rounded to an integer must not hang on the rounding of the float arithmetic before it."""
     for value in values:
         assert value.known is not None
@@ -322,7 +322,7 @@ def _refuse_near_integers(node: Node, values: list[Value]) -> None:
 # --- what is left ------------------------------------------------------------------------------------------------
 
 
-def _live(steps: list[Step], output: str) -> list[Step]:
+def _live(steps: list[NodeModule], output: str) -> list[NodeModule]:
     needed, kept = {output}, []
     for step in reversed(steps):
         if any(name in needed for name in step.outputs if name):
@@ -331,7 +331,7 @@ def _live(steps: list[Step], output: str) -> list[Step]:
     return kept[::-1]
 
 
-def _buffers(state: _Build, steps: list[Step]) -> dict[str, Tensor]:
+def _buffers(state: _Build, steps: list[NodeModule]) -> dict[str, Tensor]:
     """The float constants that forward reads; each finite."""
     made = {name for step in steps for name in step.outputs}
     wanted = {name: None for step in steps for i, name in enumerate(step.inputs) if name and i not in step.node.numbers}

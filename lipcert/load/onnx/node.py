@@ -14,7 +14,7 @@ from lipcert.terms.errors import RefusedModel
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
+class OnnxNode:
     """`attributes`: the file's values over the schema's defaults of that version (float32 defaults kept exactly).
 
     `known[i]`: the value of input i where it follows from shapes and integers alone, or is a constant of the file that

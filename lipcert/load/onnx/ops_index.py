@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lipcert.load.onnx.node import Node, Op
+from lipcert.load.onnx.node import OnnxNode, Op
 
 
-def _indices(node: Node, position: int, size: int | Tensor) -> Tensor:
+def _indices(node: OnnxNode, position: int, size: int | Tensor) -> Tensor:
     """The constant index tensor, negative entries counted from the end, each inside `size`."""
     if not node.has(position):
         node.refuse("its indices are not constant", unbounded=node.on_data[position])
@@ -24,7 +24,7 @@ def _indices(node: Node, position: int, size: int | Tensor) -> Tensor:
     return node.hold("index", make)
 
 
-def _gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def _gather(node: OnnxNode, x: Tensor, indices: Tensor) -> Tensor:
     axis = node.axis(node["axis"], x.dim())
     index = _indices(node, 1, x.shape[axis])
     if index.dim() == 0:
@@ -35,12 +35,12 @@ def _gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-def _gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def _gather_elements(node: OnnxNode, x: Tensor, indices: Tensor) -> Tensor:
     axis = node.axis(node["axis"], x.dim())
     return torch.gather(x, axis, _indices(node, 1, x.shape[axis]))
 
 
-def _rows(node: Node, position: int, lengths: tuple[int, ...]) -> Tensor:
+def _rows(node: OnnxNode, position: int, lengths: tuple[int, ...]) -> Tensor:
     """Multi-indices (..., k) into the leading k axes, as row numbers of x reshaped to (prod of k axes, rest)."""
 
     def make() -> Tensor:
@@ -61,7 +61,7 @@ def _rows(node: Node, position: int, lengths: tuple[int, ...]) -> Tensor:
     return node.hold("rows", make)
 
 
-def _gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def _gather_nd(node: OnnxNode, x: Tensor, indices: Tensor) -> Tensor:
     if node["batch_dims"]:
         node.refuse("batch_dims other than 0 is not known")
     depth = indices.shape[-1]
@@ -72,7 +72,7 @@ def _gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     return torch.index_select(flat, 0, rows).reshape(*indices.shape[:-1], *x.shape[depth:])
 
 
-def _scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+def _scatter_nd(node: OnnxNode, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     depth = indices.shape[-1]
     if depth > x.dim():
         node.refuse(f"indices of depth {depth} into a tensor of rank {x.dim()}")
@@ -93,7 +93,7 @@ def _scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tens
     return torch.index_copy(flat, 0, rows, new).reshape(x.shape)
 
 
-def _scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+def _scatter_elements(node: OnnxNode, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     axis = node.axis(node["axis"], x.dim())
     index = _indices(node, 1, x.shape[axis])
     if node["reduction"] == "add":
@@ -113,7 +113,7 @@ def _scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -
     return torch.scatter(x, axis, index, updates)
 
 
-def _top_k(node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
+def _top_k(node: OnnxNode, x: Tensor, k: Tensor | None = None) -> Tensor:
     """The k largest (or smallest) entries of an axis in order: over the whole axis it sorts."""
     if len(node.outputs) > 1 and node.outputs[1]:
         node.refuse("its indices are read, which are a step function of the input", unbounded=node.on_data[0])

@@ -10,46 +10,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.load.onnx.node import Node, Op, Rule
+from lipcert.load.onnx.node import OnnxNode, Op, Rule
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Rule:
     """Operators whose torch twin is the same function of one tensor."""
 
-    def apply(node: Node, x: Tensor) -> Tensor:
+    def apply(node: OnnxNode, x: Tensor) -> Tensor:
         return function(x)
 
     return apply
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    def apply(node: Node, a: Tensor, b: Tensor) -> Tensor:
+    def apply(node: OnnxNode, a: Tensor, b: Tensor) -> Tensor:
         return function(a, b)
 
     return apply
 
 
 def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    def apply(node: Node, *xs: Tensor) -> Tensor:
+    def apply(node: OnnxNode, *xs: Tensor) -> Tensor:
         return reduce(function, xs)
 
     return apply
 
 
-def _mean(node: Node, *xs: Tensor) -> Tensor:
+def _mean(node: OnnxNode, *xs: Tensor) -> Tensor:
     return reduce(torch.add, xs) / len(xs)
 
 
-def _div(node: Node, a: Tensor, b: Tensor) -> Tensor:
+def _div(node: OnnxNode, a: Tensor, b: Tensor) -> Tensor:
     # integer division of ONNX truncates towards zero (C)
     return torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
-def _mod(node: Node, a: Tensor, b: Tensor) -> Tensor:
+def _mod(node: OnnxNode, a: Tensor, b: Tensor) -> Tensor:
     return torch.fmod(a, b) if node["fmod"] else torch.remainder(a, b)
 
 
-def _pow(node: Node, x: Tensor, y: Tensor) -> Tensor:
+def _pow(node: OnnxNode, x: Tensor, y: Tensor) -> Tensor:
     if node.has(1) and y.numel() == 1 and y.dim() <= x.dim() and x.is_floating_point():
         return torch.pow(x, node.scalar(1, "exponent"))
     if x.is_floating_point() and not y.is_floating_point():
@@ -57,7 +57,7 @@ def _pow(node: Node, x: Tensor, y: Tensor) -> Tensor:
     return torch.pow(x, y).to(x.dtype)
 
 
-def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def _clip(node: OnnxNode, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     """min(max(x, low), high): the constant `high` where low > high, and with an infinite bound on the wrong side."""
     if node.version < 11:
         bounds = [node["min"], node["max"]]
@@ -78,11 +78,11 @@ def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None 
     return torch.clamp(x, least, most)
 
 
-def _leaky_relu(node: Node, x: Tensor) -> Tensor:
+def _leaky_relu(node: OnnxNode, x: Tensor) -> Tensor:
     return F.leaky_relu(x, node["alpha"])
 
 
-def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
+def _prelu(node: OnnxNode, x: Tensor, slope: Tensor) -> Tensor:
     try:
         fits = torch.broadcast_shapes(x.shape, slope.shape) == x.shape
     except RuntimeError:
@@ -97,38 +97,38 @@ def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
     return F.relu(x) - slope * F.relu(-x)
 
 
-def _elu(node: Node, x: Tensor) -> Tensor:
+def _elu(node: OnnxNode, x: Tensor) -> Tensor:
     return F.elu(x, node["alpha"])
 
 
-def _selu(node: Node, x: Tensor) -> Tensor:
+def _selu(node: OnnxNode, x: Tensor) -> Tensor:
     # not F.selu: ONNX rounds alpha and gamma to float32
     return F.elu(x, node["alpha"]) * node["gamma"]
 
 
-def _celu(node: Node, x: Tensor) -> Tensor:
+def _celu(node: OnnxNode, x: Tensor) -> Tensor:
     return F.celu(x, node["alpha"])
 
 
-def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
+def _hard_sigmoid(node: OnnxNode, x: Tensor) -> Tensor:
     return torch.clamp(x * node["alpha"] + node["beta"], 0.0, 1.0)
 
 
-def _gelu(node: Node, x: Tensor) -> Tensor:
+def _gelu(node: OnnxNode, x: Tensor) -> Tensor:
     if node["approximate"] not in ("none", "tanh"):
         node.refuse(f"approximate={node['approximate']!r} is not known")
     return F.gelu(x, approximate=node["approximate"])
 
 
-def _swish(node: Node, x: Tensor) -> Tensor:
+def _swish(node: OnnxNode, x: Tensor) -> Tensor:
     return F.silu(x) if node["alpha"] == 1.0 else x * torch.sigmoid(x * node["alpha"])
 
 
-def _thresholded_relu(node: Node, x: Tensor) -> Tensor:
+def _thresholded_relu(node: OnnxNode, x: Tensor) -> Tensor:
     return F.relu(x) if node["alpha"] == 0.0 else F.threshold(x, node["alpha"], 0.0)
 
 
-def _shrink(node: Node, x: Tensor) -> Tensor:
+def _shrink(node: OnnxNode, x: Tensor) -> Tensor:
     if node["lambd"] < 0:
         node.refuse("a negative lambd is not known")
     if node["bias"] == node["lambd"]:  # softshrink, written with the kinks that a lowering knows
@@ -136,7 +136,7 @@ def _shrink(node: Node, x: Tensor) -> Tensor:
     node.refuse("jumps where |x| = lambd, for bias differs from lambd", unbounded=True)
 
 
-def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+def _gemm(node: OnnxNode, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     """alpha op(A) op(B) + beta C, with A and B of rank 2 and C broadcast to the product."""
     if a.dim() != 2 or b.dim() != 2:
         node.refuse(f"factors of shape {list(a.shape)} and {list(b.shape)} are not matrices")
@@ -154,11 +154,11 @@ def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     return y + (c if beta == 1.0 else c * beta)
 
 
-def _einsum(node: Node, *xs: Tensor) -> Tensor:
+def _einsum(node: OnnxNode, *xs: Tensor) -> Tensor:
     return torch.einsum(node["equation"].replace(" ", ""), *xs)
 
 
-def _cumsum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
+def _cumsum(node: OnnxNode, x: Tensor, axis: Tensor) -> Tensor:
     axes = node.ints(1, "axis")
     if len(axes) != 1:
         node.refuse("its axis is not one number")
@@ -174,7 +174,7 @@ def _cumsum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
 def _reduction(function: Callable[..., Tensor]) -> Rule:
     """Reductions share axes (attribute or input), keepdims and the meaning of no axes. `function`: (x, dims, keep)."""
 
-    def apply(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+    def apply(node: OnnxNode, x: Tensor, axes: Tensor | None = None) -> Tensor:
         chosen = node["axes"] if axes is None else node.ints(1, "axes")
         keep, noop = bool(node["keepdims"]), bool(node["noop_with_empty_axes"])
         if not chosen:  # none given, or an empty list

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.load.onnx.node import Node, Op, Rule
+from lipcert.load.onnx.node import OnnxNode, Op, Rule
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -34,25 +34,25 @@ class Window:
         return self.before == self.after
 
 
-def _spatial(node: Node, x: Tensor) -> list[int]:
+def _spatial(node: OnnxNode, x: Tensor) -> list[int]:
     if x.dim() - 2 not in _CONV:
         node.refuse(f"a tensor of shape {list(x.shape)}: 1 to 3 spatial axes are known")
     return list(x.shape[2:])
 
 
-def _per_axis(node: Node, name: str, count: int, default: int) -> list[int]:
+def _per_axis(node: OnnxNode, name: str, count: int, default: int) -> list[int]:
     values = [default] * count if node[name] is None else list(node[name])
     if len(values) != count or min(values) < (0 if default == 0 else 1):
         node.refuse(f"{name}={values} does not fit {count} spatial axes")
     return values
 
 
-def _pads(node: Node, count: int) -> tuple[list[int], list[int]]:
+def _pads(node: OnnxNode, count: int) -> tuple[list[int], list[int]]:
     pads = _per_axis(node, "pads", 2 * count, 0)
     return pads[:count], pads[count:]
 
 
-def _window(node: Node, sizes: Sequence[int], kernel: Sequence[int], ceil: bool = False) -> Window:
+def _window(node: OnnxNode, sizes: Sequence[int], kernel: Sequence[int], ceil: bool = False) -> Window:
     """Padding and output size by the formulas of the ONNX schemas of Conv and MaxPool.
 
     With ceil, a last window that would start in the padding after the input is dropped (schema, opset 11 and later).
@@ -91,7 +91,7 @@ def _padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float
     return F.pad(x, flat, value=value) if any(flat) else x
 
 
-def _conv(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+def _conv(node: OnnxNode, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     sizes = _spatial(node, x)
     if node["kernel_shape"] is not None and list(node["kernel_shape"]) != list(w.shape[2:]):
         node.refuse(f"kernel_shape {list(node['kernel_shape'])} differs from the weight's {list(w.shape[2:])}")
@@ -102,7 +102,7 @@ def _conv(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     return conv(_padded(x, window.before, window.after), w, b, window.stride, 0, window.dilation, group)
 
 
-def _conv_transpose(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+def _conv_transpose(node: OnnxNode, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """out = stride (n - 1) + output_padding + span - before - after, of the full transposed convolution."""
     sizes = _spatial(node, x)
     count = len(sizes)
@@ -140,7 +140,7 @@ def _conv_transpose(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -
     return y if b is None else y + b.reshape(-1, *[1] * count)
 
 
-def _max_pool(node: Node, x: Tensor) -> Tensor:
+def _max_pool(node: OnnxNode, x: Tensor) -> Tensor:
     if len(node.outputs) > 1 and node.outputs[1]:
         node.refuse("its indices are read, which are a step function of the input", unbounded=True)
     sizes = _spatial(node, x)
@@ -165,7 +165,7 @@ def _reach(window: Window, sizes: Sequence[int], span: Sequence[int]) -> list[in
     return [end - low - n for end, low, n in zip(last, window.before, sizes, strict=True)]
 
 
-def _average_pool(node: Node, x: Tensor) -> Tensor:
+def _average_pool(node: OnnxNode, x: Tensor) -> Tensor:
     """Sum over the window by the number of entries counted: those of the input, or with count_include_pad also the
     declared padding; entries that only ceil_mode adds are never counted."""
     sizes = _spatial(node, x)
@@ -201,7 +201,7 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
 
 
 def _global(function: Callable[..., Tensor]) -> Rule:
-    def apply(node: Node, x: Tensor) -> Tensor:
+    def apply(node: OnnxNode, x: Tensor) -> Tensor:
         if x.dim() < 3:
             node.refuse(f"a tensor of shape {list(x.shape)} has no spatial axes")
         return function(x, list(range(2, x.dim())), True)
@@ -212,12 +212,12 @@ def _global(function: Callable[..., Tensor]) -> Rule:
 # --- normalisations -----------------------------------------------------------------------------------------------
 
 
-def _only_first_output(node: Node) -> None:
+def _only_first_output(node: OnnxNode) -> None:
     if any(node.outputs[1:]):
         node.refuse("its statistics are read as outputs, which is not known")
 
 
-def _batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def _batch_norm(node: OnnxNode, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     if node["training_mode"]:
         node.refuse("is in training mode. Export the model in evaluation mode.")
     if node.declared[1:]:  # up to opset 13 this alone is training mode, whoever reads them (schemas 7 and 9)
@@ -230,7 +230,7 @@ def _batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor
     return F.batch_norm(x, mean, var, scale, bias, training=False, eps=node["epsilon"])
 
 
-def _instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def _instance_norm(node: OnnxNode, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     # one group per channel: the same function as instance_norm, which torch would decompose as a batch norm in training
     return F.group_norm(x, x.shape[1], scale, bias, node["epsilon"])
 
@@ -240,7 +240,7 @@ def _affine(y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias
 
 
-def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+def _layer_norm(node: OnnxNode, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     _only_first_output(node)
     shape = list(x.shape[node.axis(node["axis"], x.dim()) :])
     if list(scale.shape) == shape and (bias is None or list(bias.shape) == shape):
@@ -248,34 +248,34 @@ def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None
     return _affine(F.layer_norm(x, shape, eps=node["epsilon"]), scale, bias)
 
 
-def _rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
+def _rms_norm(node: OnnxNode, x: Tensor, scale: Tensor) -> Tensor:
     shape = list(x.shape[node.axis(node["axis"], x.dim()) :])
     if list(scale.shape) == shape:
         return F.rms_norm(x, shape, scale, node["epsilon"])
     return F.rms_norm(x, shape, eps=node["epsilon"]) * scale
 
 
-def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def _group_norm(node: OnnxNode, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups = node["num_groups"]
     if x.dim() < 2 or groups < 1 or x.shape[1] % groups:
         node.refuse(f"num_groups={groups} does not fit a tensor of shape {list(x.shape)}")
     return F.group_norm(x, groups, scale, bias, node["epsilon"])
 
 
-def _lrn(node: Node, x: Tensor) -> Tensor:
+def _lrn(node: OnnxNode, x: Tensor) -> Tensor:
     size = node["size"]
     if size < 1 or size % 2 == 0:
         node.refuse(f"size {size}: only odd windows are known")
     return F.local_response_norm(x, size, node["alpha"], node["beta"], node["bias"])
 
 
-def _lp_normalization(node: Node, x: Tensor) -> Tensor:
+def _lp_normalization(node: OnnxNode, x: Tensor) -> Tensor:
     if node["p"] not in (1, 2):
         node.refuse(f"p={node['p']} is not known")
     return x / torch.linalg.vector_norm(x, node["p"], [node.axis(node["axis"], x.dim())], True)
 
 
-def _mean_variance_normalization(node: Node, x: Tensor) -> Tensor:
+def _mean_variance_normalization(node: OnnxNode, x: Tensor) -> Tensor:
     dims = node.axes(list(node["axes"]), x.dim())
     centred = x - torch.mean(x, dims, True)
     deviation = torch.sqrt(torch.mean(centred * centred, dims, True))
@@ -286,7 +286,7 @@ def _mean_variance_normalization(node: Node, x: Tensor) -> Tensor:
 
 
 def _softmax(function: Callable[..., Tensor]) -> Rule:
-    def apply(node: Node, x: Tensor) -> Tensor:
+    def apply(node: OnnxNode, x: Tensor) -> Tensor:
         axis = node.axis(node["axis"], x.dim())
         if node.version >= 13 or axis == x.dim() - 1:
             return function(x, axis)
@@ -296,7 +296,7 @@ def _softmax(function: Callable[..., Tensor]) -> Rule:
     return apply
 
 
-def _dropout(node: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Tensor:
+def _dropout(node: OnnxNode, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Tensor:
     if any(node.outputs[1:]):
         node.refuse("its mask is read as an output, which is not known")
     if node.version < 12 and not 0 <= node["ratio"] <= 1:

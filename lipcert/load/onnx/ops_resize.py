@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.load.onnx.node import Node, Op
+from lipcert.load.onnx.node import OnnxNode, Op
 
 EXACT_INTEGER = 2**53
 
 
-def _coordinate(node: Node, mode: str, i: int, scale: Fraction, n: int, out: int) -> Fraction:
+def _coordinate(node: OnnxNode, mode: str, i: int, scale: Fraction, n: int, out: int) -> Fraction:
     """Position of output entry i on an input axis of n entries (ONNX Resize, coordinate_transformation_mode)."""
     half = Fraction(1, 2)
     if mode == "half_pixel":
@@ -37,7 +37,7 @@ def _coordinate(node: Node, mode: str, i: int, scale: Fraction, n: int, out: int
     node.refuse(f"coordinate_transformation_mode {mode!r} is not known")
 
 
-def _nearest(node: Node, how: str, place: Fraction) -> int:
+def _nearest(node: OnnxNode, how: str, place: Fraction) -> int:
     if how == "floor":
         return math.floor(place)
     if how == "ceil":
@@ -49,7 +49,7 @@ def _nearest(node: Node, how: str, place: Fraction) -> int:
     node.refuse(f"nearest_mode {how!r} is not known")
 
 
-def _cubic(node: Node, t: Fraction) -> list[Fraction]:
+def _cubic(node: OnnxNode, t: Fraction) -> list[Fraction]:
     """Weights of the four entries around a place (Keys 1981, eq. 3), a = cubic_coeff_a."""
     a = Fraction(node["cubic_coeff_a"])
     s = 1 - t
@@ -61,7 +61,7 @@ def _cubic(node: Node, t: Fraction) -> list[Fraction]:
     ]
 
 
-def _matrix(node: Node, places: list[Fraction], n: int) -> tuple[list[list[float]], float]:
+def _matrix(node: OnnxNode, places: list[Fraction], n: int) -> tuple[list[list[float]], float]:
     """Integer matrix (out, n) and a common denominator; entries outside the axis repeat its ends."""
     rows: list[dict[int, Fraction]] = []
     for place in places:
@@ -87,7 +87,7 @@ def _matrix(node: Node, places: list[Fraction], n: int) -> tuple[list[list[float
     return [[float(row.get(k, Fraction(0)) * whole) for k in range(n)] for row in rows], float(whole)
 
 
-def _resize_axis(node: Node, x: Tensor, axis: int, scale: Fraction, out: int, mode: str, how: str) -> Tensor:
+def _resize_axis(node: OnnxNode, x: Tensor, axis: int, scale: Fraction, out: int, mode: str, how: str) -> Tensor:
     """`mode`: where an output entry lies; `how`: which entry is nearest to a place, for nearest."""
     n = x.shape[axis]
     if scale == 1 and out == n:
@@ -108,7 +108,7 @@ def _resize_axis(node: Node, x: Tensor, axis: int, scale: Fraction, out: int, mo
     return torch.matmul(x.transpose(axis, -1), node.held[key].t()).transpose(axis, -1) / node.held[f"whole{axis}"]
 
 
-def _picks(node: Node, places: list[Fraction], n: int, how: str, exact_scale: bool) -> list[int]:
+def _picks(node: OnnxNode, places: list[Fraction], n: int, how: str, exact_scale: bool) -> list[int]:
     """Nearest entries. A runtime computes places in float32: that is exact where the scale is a float32 number and the
     place a binary fraction; elsewhere the choice must not hang on a hair's breadth."""
     picks = []
@@ -124,7 +124,7 @@ def _picks(node: Node, places: list[Fraction], n: int, how: str, exact_scale: bo
 
 
 def _scale_and_size(
-    node: Node, x: Tensor, scales: list[float] | None, sizes: list[int] | None, dims: list[int]
+    node: OnnxNode, x: Tensor, scales: list[float] | None, sizes: list[int] | None, dims: list[int]
 ) -> Iterator[tuple[int, Fraction, int]]:
     """(axis, scale, output size) for each resized axis."""
     if (scales is None) == (sizes is None):
@@ -141,7 +141,7 @@ def _scale_and_size(
             yield axis, Fraction(value), math.floor(n * Fraction(value))
 
 
-def _resize(node: Node, x: Tensor, *inputs: Tensor | None) -> Tensor:
+def _resize(node: OnnxNode, x: Tensor, *inputs: Tensor | None) -> Tensor:
     def given(i: int) -> bool:
         return len(inputs) >= i and (value := inputs[i - 1]) is not None and value.numel() > 0
 
@@ -167,14 +167,14 @@ def _resize(node: Node, x: Tensor, *inputs: Tensor | None) -> Tensor:
     return x
 
 
-def _legacy_axis(node: Node, x: Tensor, axis: int, scale: Fraction, out: int) -> Tensor:
+def _legacy_axis(node: OnnxNode, x: Tensor, axis: int, scale: Fraction, out: int) -> Tensor:
     """Before opset 11 the schema left the coordinates open; runtimes take i / scale, rounded down when enlarging."""
     if node["mode"] == "nearest" and scale < 1 and scale.numerator != 1:
         node.refuse("shrinking to the nearest entry by a fraction is not defined at this opset")
     return _resize_axis(node, x, axis, scale, out, "asymmetric", "floor")
 
 
-def _upsample(node: Node, x: Tensor, scales: Tensor | None = None) -> Tensor:
+def _upsample(node: OnnxNode, x: Tensor, scales: Tensor | None = None) -> Tensor:
     if node["mode"] not in ("nearest", "linear"):
         node.refuse(f"mode {node['mode']!r} is not known")
     factors = list(node["scales"]) if node.version < 9 else node.floats(1, "scales")

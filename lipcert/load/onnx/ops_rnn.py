@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.load.onnx.node import Node, Op, Rule
+from lipcert.load.onnx.node import OnnxNode, Op, Rule
 
 MAX_STEPS = 1024
 
 Cell = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]  # one step: x_t, state -> new state (h first)
 
 
-def _lstm_cell(node: Node, w: Tensor, r: Tensor, wb: Tensor | None, rb: Tensor | None) -> Cell:
+def _lstm_cell(node: OnnxNode, w: Tensor, r: Tensor, wb: Tensor | None, rb: Tensor | None) -> Cell:
     """Gates in the order i, o, f, c."""
 
     def step(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -27,7 +27,7 @@ def _lstm_cell(node: Node, w: Tensor, r: Tensor, wb: Tensor | None, rb: Tensor |
     return step
 
 
-def _gru_cell(node: Node, w: Tensor, r: Tensor, wb: Tensor | None, rb: Tensor | None) -> Cell:
+def _gru_cell(node: OnnxNode, w: Tensor, r: Tensor, wb: Tensor | None, rb: Tensor | None) -> Cell:
     """Gates in the order z, r, h."""
     n = r.shape[-1]
     rb_gates, rb_new = (None, None) if rb is None else (rb[: 2 * n], rb[2 * n :])
@@ -46,7 +46,7 @@ def _gru_cell(node: Node, w: Tensor, r: Tensor, wb: Tensor | None, rb: Tensor | 
     return step
 
 
-def _rnn_cell(node: Node, w: Tensor, r: Tensor, wb: Tensor | None, rb: Tensor | None) -> Cell:
+def _rnn_cell(node: OnnxNode, w: Tensor, r: Tensor, wb: Tensor | None, rb: Tensor | None) -> Cell:
     def step(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (torch.tanh(F.linear(x, w, wb) + F.linear(state[0], r, rb)),)
 
@@ -57,7 +57,7 @@ def _recurrent(cell: Callable[..., Cell], states: int, activations: list[str]) -
     """`states`: how many state tensors (h, and c for the LSTM). `activations`: the only ones known, per direction."""
 
     def apply(
-        node: Node,
+        node: OnnxNode,
         x: Tensor,
         w: Tensor,
         r: Tensor,

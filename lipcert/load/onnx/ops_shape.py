@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.load.onnx.node import Node, Op
+from lipcert.load.onnx.node import OnnxNode, Op
 from lipcert.load.onnx.tensor import FLOAT_BITS, NARROW, TORCH_TYPE, type_name
 from lipcert.load.onnx.types import widens
 from lipcert.rigor.rounding import rounded
@@ -17,14 +17,14 @@ from lipcert.rigor.rounding import rounded
 EXACT_INTEGER = 2**53  # integers up to here are float64 numbers
 
 
-def _identity(node: Node, x: Tensor) -> Tensor:
+def _identity(node: OnnxNode, x: Tensor) -> Tensor:
     return x
 
 
 # --- creation ---------------------------------------------------------------------------------------------------
 
 
-def _constant(node: Node) -> Tensor:
+def _constant(node: OnnxNode) -> Tensor:
     names = "value value_float value_floats value_int value_ints".split()
     given = {name: value for name in names if (value := node[name]) is not None}
     if len(given) != 1:
@@ -37,22 +37,22 @@ def _constant(node: Node) -> Tensor:
     return node.hold("value", lambda: torch.tensor(value, dtype=torch.int64))
 
 
-def _constant_of_shape(node: Node, shape: Tensor) -> Tensor:
+def _constant_of_shape(node: OnnxNode, shape: Tensor) -> Tensor:
     given = node["value"]
     fill = node.hold("fill", lambda: torch.zeros((), dtype=torch.float64) if given is None else given.reshape(()))
     return fill.expand(node.ints(0, "shape"))
 
 
-def _shape(node: Node, x: Tensor) -> Tensor:
+def _shape(node: OnnxNode, x: Tensor) -> Tensor:
     # opset 15: a slice of the shape, ends clamped as Python does
     return torch.tensor(list(x.shape)[node["start"] or 0 : node["end"]], dtype=torch.int64)
 
 
-def _size(node: Node, x: Tensor) -> Tensor:
+def _size(node: OnnxNode, x: Tensor) -> Tensor:
     return torch.tensor(x.numel(), dtype=torch.int64)
 
 
-def _range(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+def _range(node: OnnxNode, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     first, last, step = (node.scalar(i, w) for i, w in enumerate(("start", "limit", "step")))
     if step == 0 or not all(v == int(v) and abs(v) < EXACT_INTEGER for v in (first, last, step)):
         node.refuse("only ranges of integers are known, with a step other than 0")
@@ -60,7 +60,7 @@ def _range(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return (torch.arange(count, dtype=torch.int64) * int(step) + int(first)).to(start.dtype)
 
 
-def _one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
+def _one_hot(node: OnnxNode, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
     if not (node.has(0) and node.has(1) and node.has(2)):
         node.refuse("its indices, depth or values are not constant", unbounded=node.on_data[0])
     size = int(node.scalar(1, "depth"))
@@ -72,7 +72,7 @@ def _one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tens
     return torch.where(row, on, off).movedim(-1, axis)
 
 
-def _eye_like(node: Node, x: Tensor) -> Tensor:
+def _eye_like(node: OnnxNode, x: Tensor) -> Tensor:
     if x.dim() != 2:
         node.refuse("needs a matrix")
     kind = x.dtype if node["dtype"] is None else _torch_type(node, node["dtype"])
@@ -83,23 +83,23 @@ def _eye_like(node: Node, x: Tensor) -> Tensor:
 # --- types ------------------------------------------------------------------------------------------------------
 
 
-def _torch_type(node: Node, elem_type: int) -> torch.dtype:
+def _torch_type(node: OnnxNode, elem_type: int) -> torch.dtype:
     if elem_type not in TORCH_TYPE:
         node.refuse(f"the type {type_name(elem_type)} is not known")
     return TORCH_TYPE[elem_type]
 
 
-def _cast(node: Node, x: Tensor) -> Tensor:
+def _cast(node: OnnxNode, x: Tensor) -> Tensor:
     """To a float type: a constant is rounded to it, a signal stays what it is, with its rounding stated. To integers:
     constants only."""
     return _cast_to(node, x, node["to"])
 
 
-def _cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
+def _cast_like(node: OnnxNode, x: Tensor, like: Tensor) -> Tensor:
     return _cast_to(node, x, node.elem_types[1])
 
 
-def _cast_to(node: Node, x: Tensor, target: int) -> Tensor:
+def _cast_to(node: OnnxNode, x: Tensor, target: int) -> Tensor:
     kind, source = _torch_type(node, target), node.elem_types[0]
     if x.is_floating_point() and kind is torch.float64:
         if widens(source, target):
@@ -123,14 +123,14 @@ def _cast_to(node: Node, x: Tensor, target: int) -> Tensor:
     return x.to(kind)
 
 
-def _refuse_outside(node: Node, x: Tensor, kind: torch.dtype, name: str) -> None:
+def _refuse_outside(node: OnnxNode, x: Tensor, kind: torch.dtype, name: str) -> None:
     """ONNX leaves open what a number becomes that its integer type does not hold: machines saturate or wrap."""
     ends, info = x.numpy(), torch.iinfo(kind)  # numpy: shapes are found first, without values
     if ends.size and not info.min - 1 < math.trunc(ends.min()) <= math.trunc(ends.max()) <= info.max:
         node.refuse(f"casts a constant to {name}, whose range it leaves: what it becomes there is not defined")
 
 
-def _dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def _dequantize(node: OnnxNode, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """(x - zero) * scale; integers are exact in float64, the product is left to the graph."""
     if x.is_floating_point() or (zero is not None and zero.is_floating_point()):
         node.refuse("float quantisation is not known")
@@ -153,7 +153,7 @@ def _dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None
 # --- shapes -----------------------------------------------------------------------------------------------------
 
 
-def _reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+def _reshape(node: OnnxNode, x: Tensor, shape: Tensor) -> Tensor:
     wanted = node.ints(1, "shape")
     if not node["allowzero"]:
         if any(v == 0 and i >= x.dim() for i, v in enumerate(wanted)):
@@ -162,7 +162,7 @@ def _reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape(wanted)
 
 
-def _flatten(node: Node, x: Tensor) -> Tensor:
+def _flatten(node: OnnxNode, x: Tensor) -> Tensor:
     axis = node["axis"]
     axis = axis + x.dim() if axis < 0 else axis
     if not 0 <= axis <= x.dim():
@@ -170,14 +170,14 @@ def _flatten(node: Node, x: Tensor) -> Tensor:
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-def _axes_of(node: Node, axes: Tensor | None) -> list[int] | None:
+def _axes_of(node: OnnxNode, axes: Tensor | None) -> list[int] | None:
     """Axes are an attribute before opset 13 and an input from then on."""
     if node.version < 13:
         return None if node["axes"] is None else list(node["axes"])
     return None if axes is None else node.ints(1, "axes")
 
 
-def _squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _squeeze(node: OnnxNode, x: Tensor, axes: Tensor | None = None) -> Tensor:
     chosen = _axes_of(node, axes)
     dims = [i for i, n in enumerate(x.shape) if n == 1] if chosen is None else node.axes(chosen, x.dim())
     if any(x.shape[d] != 1 for d in dims):
@@ -185,7 +185,7 @@ def _squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x.reshape([n for i, n in enumerate(x.shape) if i not in dims])
 
 
-def _unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _unsqueeze(node: OnnxNode, x: Tensor, axes: Tensor | None = None) -> Tensor:
     chosen = _axes_of(node, axes)
     if chosen is None:
         node.refuse("needs axes")
@@ -194,29 +194,29 @@ def _unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x.reshape([1 if i in dims else next(rest) for i in range(rank)])
 
 
-def _transpose(node: Node, x: Tensor) -> Tensor:
+def _transpose(node: OnnxNode, x: Tensor) -> Tensor:
     order = list(range(x.dim()))[::-1] if node["perm"] is None else list(node["perm"])
     if sorted(order) != list(range(x.dim())):
         node.refuse(f"perm {order} does not fit a tensor of rank {x.dim()}")
     return x.permute(order)
 
 
-def _expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+def _expand(node: OnnxNode, x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(torch.broadcast_shapes(x.shape, tuple(node.ints(1, "shape"))))
 
 
-def _tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
+def _tile(node: OnnxNode, x: Tensor, repeats: Tensor) -> Tensor:
     counts = node.ints(1, "repeats")
     if len(counts) != x.dim():
         node.refuse(f"repeats {counts} do not fit a tensor of rank {x.dim()}")
     return x.repeat(counts) if counts else x
 
 
-def _concat(node: Node, *xs: Tensor) -> Tensor:
+def _concat(node: OnnxNode, *xs: Tensor) -> Tensor:
     return torch.cat(xs, node.axis(node["axis"], xs[0].dim()))
 
 
-def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+def _split(node: OnnxNode, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = node.axis(node["axis"] or 0, x.dim())
     length, parts = x.shape[axis], len(node.outputs)
     if node.version < 13:
@@ -235,7 +235,7 @@ def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, 
     return torch.split(x, chosen, axis)
 
 
-def _slice(node: Node, x: Tensor, *bounds: Tensor | None) -> Tensor:
+def _slice(node: OnnxNode, x: Tensor, *bounds: Tensor | None) -> Tensor:
     if node.version < 10:
         starts, ends, axes, steps = list(node["starts"]), list(node["ends"]), node["axes"], None
     else:
@@ -279,7 +279,7 @@ def _pad_source(mode: str, before: int, after: int, n: int) -> list[int] | None:
 
 
 def _pad(
-    node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
+    node: OnnxNode, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:
     if node.version < 11:
         amounts, fill = list(node["pads"]), node["value"] or 0.0
@@ -308,7 +308,7 @@ def _pad(
     return x
 
 
-def _depth_to_space(node: Node, x: Tensor) -> Tensor:
+def _depth_to_space(node: OnnxNode, x: Tensor) -> Tensor:
     b = node["blocksize"]
     if x.dim() != 4 or b < 1 or x.shape[1] % (b * b):
         node.refuse(f"blocksize {b} does not fit a tensor of shape {list(x.shape)}")
@@ -320,7 +320,7 @@ def _depth_to_space(node: Node, x: Tensor) -> Tensor:
     return x.reshape(n, b, b, c // (b * b), h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // (b * b), h * b, w * b)
 
 
-def _space_to_depth(node: Node, x: Tensor) -> Tensor:
+def _space_to_depth(node: OnnxNode, x: Tensor) -> Tensor:
     b = node["blocksize"]
     if x.dim() != 4 or b < 1 or x.shape[2] % b or x.shape[3] % b:
         node.refuse(f"blocksize {b} does not fit a tensor of shape {list(x.shape)}")
@@ -328,11 +328,11 @@ def _space_to_depth(node: Node, x: Tensor) -> Tensor:
     return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
 
 
-def _where(node: Node, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _where(node: OnnxNode, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(condition, a, b)
 
 
-def _trilu(node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
+def _trilu(node: OnnxNode, x: Tensor, k: Tensor | None = None) -> Tensor:
     offset = 0 if k is None else int(node.scalar(1, "diagonal"))
     return torch.triu(x, offset) if node["upper"] else torch.tril(x, offset)
 

@@ -19,7 +19,7 @@ from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.affine import ENCLOSED, split
 from lipcert.network.graph import ENCLOSURES, Add, Concat, Enclosure, Graph, Linear, Nonlinear, Offset, enclose_linear
 from lipcert.network.intervals import propagated
-from lipcert.network.walk import Rules, Step, backward, forward
+from lipcert.network.walk import Rules, Visit, backward, forward
 from lipcert.operators.linear import DUAL, Adjoint
 from lipcert.rigor.rounding import EPS, TINY, down, gamma, mul_up, norm_up, up
 from lipcert.terms.query import P
@@ -77,7 +77,7 @@ class Adjoints:
     limits: Mapping[int, Range]
 
 
-def _arrived(at: Step, parts: Sequence[Enclosure]) -> Enclosure:
+def _arrived(at: Visit, parts: Sequence[Enclosure]) -> Enclosure:
     here = _total(parts)
     if at.i in at.state.limits:
         here = _within(here, *at.state.limits[at.i])

@@ -18,7 +18,7 @@ from lipcert.blocks.base import Range
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.affine import PLAIN, split
 from lipcert.network.graph import Add, Concat, Graph, Linear, Node, Nonlinear, Offset
-from lipcert.network.walk import Rules, Step, backward
+from lipcert.network.walk import Rules, Visit, backward
 from lipcert.operators.linear import Adjoint, Operator
 from lipcert.regions.backward.adjoint import ball_ranges
 from lipcert.regions.backward.lines import Lines, Loss, lines
@@ -160,7 +160,7 @@ def _carried(graph: Graph, seeds: Tensor, target: int, cells: Cells, state: Carr
     return beta.nan_to_num(math.inf, math.inf, math.inf)
 
 
-def _arrived(at: Step, parts: Sequence[Tensor]) -> Tensor:
+def _arrived(at: Visit, parts: Sequence[Tensor]) -> Tensor:
     state = at.state
     row, state.beta = total(parts, state.beta, state.sizes[at.i], state.home)
     if (loss := state.losses[at.i]) is not None:
@@ -168,12 +168,12 @@ def _arrived(at: Step, parts: Sequence[Tensor]) -> Tensor:
     return row
 
 
-def _offset(at: Step, row: Tensor) -> list[Tensor]:
+def _offset(at: Visit, row: Tensor) -> list[Tensor]:
     at.state.add(row @ at.what.value)
     return [row] * len(at.node.parents)
 
 
-def _nonlinear(at: Step, row: Tensor) -> list[Tensor | None]:
+def _nonlinear(at: Visit, row: Tensor) -> list[Tensor | None]:
     state = at.state
     if at.i not in state.lines:  # the range of the node is all that is used
         low, high = state.ranges[at.i]

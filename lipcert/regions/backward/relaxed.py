@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipcert.blocks.base import Range
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Linear, Nonlinear, Offset
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import DUAL, Adjoint
 from lipcert.regions.backward.adjoint import gradients, slopes_on
 from lipcert.regions.backward.linear import (
@@ -204,30 +204,30 @@ def _carried(graph: Graph, start: int, functionals: Tensor, seeds: Tensor, state
     return state.beta.nan_to_num(math.inf, math.inf, math.inf)
 
 
-def _lose(at: Step, row: Tensor) -> None:
+def _lose(at: Visit, row: Tensor) -> None:
     if at.i in at.state.losses:
         at.state.add(lost(row, at.state.losses[at.i], at.state.home))
 
 
-def _linear(at: Step, row: Tensor) -> Tensor:
+def _linear(at: Visit, row: Tensor) -> Tensor:
     _lose(at, row)
     return at.what.operator.mv(row)
 
 
-def _sum(at: Step, *rows: Tensor | None) -> Tensor:
+def _sum(at: Visit, *rows: Tensor | None) -> Tensor:
     state, given = at.state, [row for row in rows if row is not None]
     found, state.beta = total(given, state.beta, state.sizes[at.i], state.home)
     return found
 
 
-def _stack(at: Step, *rows: Tensor | None) -> Tensor:
+def _stack(at: Visit, *rows: Tensor | None) -> Tensor:
     beta, sizes = at.state.beta, (at.graph.nodes[parent].size for parent in at.node.parents)
     return torch.cat(
         [beta.new_zeros(len(beta), n) if row is None else row for row, n in zip(rows, sizes, strict=True)], 1
     )
 
 
-def _nonlinear(at: Step, row: Tensor) -> Tensor:
+def _nonlinear(at: Visit, row: Tensor) -> Tensor:
     _lose(at, row)
     found, at.state.beta = at.state.lines[at.i].carry(row, at.state.home, at.state.beta)
     return found

@@ -24,7 +24,7 @@ from lipcert.regions.enumeration.net import (
     WEIGHT,
     WIDE,
 )
-from lipcert.regions.enumeration.polytope import SLACK, TINY
+from lipcert.regions.enumeration.polytope import LOST, SLACK
 
 
 @compiled
@@ -92,11 +92,11 @@ def _finish(net, memory, layer, whole):  # type: ignore[no-untyped-def]
         error = (
             out[n + 1, i] + net.hinge[BIAS_ERROR, base + i] + net.gamma * (abs(bias) if out[n + 1, i] > 0.0 else 0.0)
         )
-        out[n + 1, i] = error * grow + TINY if error > 0.0 else 0.0
+        out[n + 1, i] = error * grow + LOST if error > 0.0 else 0.0
         if whole:
             for c in range(2 * n + 2, 3 * n + 2):
                 if out[c, i] > 0.0:
-                    out[c, i] = out[c, i] * grow + TINY
+                    out[c, i] = out[c, i] * grow + LOST
 
 
 @compiled
@@ -122,9 +122,9 @@ def put_settled(net, memory, j, k, slope):  # type: ignore[no-untyped-def]
     memory.form[DEAD, j] = 0
     rounding = 0.0 if abs(slope) == 1.0 else SLACK
     rho = abs(slope) * memory.pre[RHO, k] * (1.0 + SLACK) + rounding * mass
-    form[n + 1, j] = rho + net.gamma * mass + TINY
+    form[n + 1, j] = rho + net.gamma * mass + LOST
     for c in range(n):
-        form[2 * n + 2 + c, j] = (rho / net.side[RADIUS, c] + net.gamma * abs(form[c, j])) * (1.0 + SLACK) + TINY
+        form[2 * n + 2 + c, j] = (rho / net.side[RADIUS, c] + net.gamma * abs(form[c, j])) * (1.0 + SLACK) + LOST
 
 
 @compiled

@@ -20,7 +20,7 @@ MARGIN = 0.9  # of rtol for the search: the rest is for the rounding of what is 
 
 
 @dataclass(frozen=True, eq=False)
-class Constant:
+class Bracket:
     """`point` (inputs,) attains `lower`. `cells` searched, `leaves` among them on which the network is affine, `open` that
     were left when the time was over, `exact`: signs that integers decided."""
 
@@ -80,7 +80,7 @@ def constant(
     deadline: float | None,
     *,
     report: Callable[[float, float], None] | None = None,
-) -> Constant:
+) -> Bracket:
     """The bracket of sup ||J||_{p->q} over the one region in `cells`, closed to `rtol` unless the deadline comes first."""
     from lipcert.regions.enumeration.attained import attained
     from lipcert.regions.enumeration.tree import Tree
@@ -98,7 +98,7 @@ def constant(
     lower = attained(graph, point, norm, cells.moving[0])
     upper = float(found.upper[0])
     closed = upper <= lower * (1 + rtol)
-    return Constant(upper, lower, point, closed, found.cells, found.leaves, found.open, found.stuck, found.cramped)
+    return Bracket(upper, lower, point, closed, found.cells, found.leaves, found.open, found.stuck, found.cramped)
 
 
 def _inside(x: Tensor, cells: Cells) -> Tensor:

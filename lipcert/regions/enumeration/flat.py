@@ -21,7 +21,7 @@ from lipcert.regions.enumeration.net import (
     Net,
     Stack,
 )
-from lipcert.regions.enumeration.program import Layer, Program
+from lipcert.regions.enumeration.program import HingeLayer, Program
 from lipcert.rigor.rounding import EPS
 
 
@@ -86,7 +86,7 @@ def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, s
     )
 
 
-def _twins(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+def _twins(layer: HingeLayer) -> tuple[np.ndarray, np.ndarray]:
     """Hinges whose exact rows are multiples of an earlier row of the layer: one sign decides both."""
     twin, turned = np.full(layer.size, -1), np.ones(layer.size)
     if layer.plain_bias is None or any(error is not None for _, _, error in layer.blocks):

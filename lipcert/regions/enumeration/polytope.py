@@ -16,7 +16,7 @@ import numpy as np
 from lipcert.regions.enumeration.compiled import compiled, inlined
 
 SLACK = 1e-14  # more than 80 roundings: the sums here have at most 4 n + 10 terms, n <= 7
-TINY = 1e-290  # underflow
+LOST = 1e-290  # underflow
 STEPS = 24  # of the simplex method
 FLAT = 1e-9  # a facet normal that depends on others up to this
 ONE = np.uint64(1)
@@ -177,7 +177,7 @@ def safe_least(n, facet, live, radius, a, b, rho, basis, edges, work):  # type: 
     mass += pads
     if mass == 0.0:
         return 0.0
-    return value - pads - SLACK * mass - TINY
+    return value - pads - SLACK * mass - LOST
 
 
 @inlined

@@ -1,6 +1,6 @@
 """The network of hinges as layers of dense matrices: what the search runs on.
 
-Layer k reads earlier signals (the input t and outputs of hinge layers): v_k = sum_j M_kj z_j + b_k, z_k = l min(v_k, 0) +
+HingeLayer k reads earlier signals (the input t and outputs of hinge layers): v_k = sum_j M_kj z_j + b_k, z_k = l min(v_k, 0) +
 r max(v_k, 0). The last layer is the output. The coordinates that move are x_i = centre_i + scale_i t_i with |t_i| <= radius_i <= 1, a
 box that contains the region; scale_i are powers of two, so nothing is rounded by them. Every matrix entry and bias is
 known up to an error, 0 where floats hold it exactly.
@@ -27,7 +27,7 @@ ENTRIES = 2**24  # of all matrices together
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class HingeLayer:
     """`blocks`: (source layer, matrix (size, source size), error or None); source -1 is t. `left`, `right`: slopes.
     `front` (size, inputs): its matrix on x, where it reads x. `plain_bias`: before x became t, where floats hold it."""
 
@@ -46,7 +46,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    layers: tuple[Layer, ...]  # the last one is the output
+    layers: tuple[HingeLayer, ...]  # the last one is the output
     centre: np.ndarray  # (n,) of the coordinates that move
     scale: np.ndarray  # (n,)
     radius: np.ndarray  # (n,)
@@ -79,7 +79,7 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
     moving = (radius > 0).nonzero().flatten()
     scale = 2 * power_of_two_scale(radius[moving])
     sources = {new.input: -1}
-    layers: list[Layer] = []
+    layers: list[HingeLayer] = []
     nodes: list[tuple[int, int]] = []
     entries = 0
     for i, last in (*((i, False) for i in new.nonlinear), (new.output, True)):  # the output may be a hinge itself
@@ -110,7 +110,7 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
             (left, _), (right, _) = sides(node.what.block)
         value, slack = bias
         numbers = (_array(value), _array(slack), _array(left), _array(right))
-        layers.append(Layer(tuple(blocks), *numbers, front, plain))
+        layers.append(HingeLayer(tuple(blocks), *numbers, front, plain))
         sources[i] = len(layers) - 1
         nodes.append((i, read))
     box = (_array(centre[moving]), _array(scale), _array(radius[moving] / scale))

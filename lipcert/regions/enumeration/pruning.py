@@ -12,7 +12,7 @@ import numpy as np
 from lipcert.regions.enumeration.affine import multiply, put_settled
 from lipcert.regions.enumeration.compiled import compiled, inlined
 from lipcert.regions.enumeration.net import DEAD, HIGH, INVERSE, LEFT, LOW, OFF, RADIUS, RHO, RIGHT
-from lipcert.regions.enumeration.polytope import SLACK, TINY, edges_at, safe_least
+from lipcert.regions.enumeration.polytope import LOST, SLACK, edges_at, safe_least
 from lipcert.regions.enumeration.sizes import SQUARINGS, largest
 
 
@@ -62,7 +62,7 @@ def range_on_box(n, form, at, error, box):  # type: ignore[no-untyped-def]
         mass += max(abs(first), abs(second))
     slack = error + SLACK * (mass + error)
     if mass > 0.0:
-        slack += TINY
+        slack += LOST
     return low - slack, high + slack
 
 
@@ -122,9 +122,9 @@ def put_crossing(net, memory, j, form, jac, at, error, left, right, low, high): 
         most = max(max(left * first, left * last), max(right * first, right * last))
         to[n + 2 + c, j] = 0.5 * (least + most)
         wide = 0.5 * (most - least) + SLACK * size * (abs(centre) + radius)
-        to[2 * n + 2 + c, j] = wide + net.gamma * abs(to[n + 2 + c, j]) + TINY
+        to[2 * n + 2 + c, j] = wide + net.gamma * abs(to[n + 2 + c, j]) + LOST
     error = abs(chord) * error * (1.0 + SLACK) + width + SLACK * mass
-    to[n + 1, j] = error + net.gamma * mass + TINY
+    to[n + 1, j] = error + net.gamma * mass + LOST
 
 
 @inlined
@@ -143,10 +143,10 @@ def put_open(net, memory, j, k, at, sign, low, high):  # type: ignore[no-untyped
         mass += abs(to[c, j]) * net.side[RADIUS, c]
         to[n + 2 + c, j] = slope * out[n + 2 + c, at]
         wide = abs(slope) * out[2 * n + 2 + c, at] * (1.0 + SLACK)
-        to[2 * n + 2 + c, j] = wide + (rounding + net.gamma) * abs(to[n + 2 + c, j]) + (0.0 if slope == 0.0 else TINY)
+        to[2 * n + 2 + c, j] = wide + (rounding + net.gamma) * abs(to[n + 2 + c, j]) + (0.0 if slope == 0.0 else LOST)
     to[n, j] = slope * out[n, at]
     error = abs(slope) * out[n + 1, at] * (1.0 + SLACK) + (rounding + net.gamma) * mass
-    to[n + 1, j] = error + (0.0 if slope == 0.0 else TINY)
+    to[n + 1, j] = error + (0.0 if slope == 0.0 else LOST)
 
 
 @inlined

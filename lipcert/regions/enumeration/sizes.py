@@ -14,7 +14,7 @@ import numpy as np
 
 from lipcert.regions.enumeration.compiled import compiled
 
-GROW = 1.0 + 1e-13  # more than 400 roundings
+SWELL = 1.0 + 1e-13  # more than 400 roundings
 ADD = 64 * 2.0**-53
 FEW = 10  # rows: sign vectors of the output side
 SQUARINGS = 9  # m^(1/1024): 0.2 % for 8 rows
@@ -31,11 +31,11 @@ def length(row, q):  # type: ignore[no-untyped-def]
     if q == 0 or top == 0.0:
         return top
     if q == 1:
-        return total * GROW
+        return total * SWELL
     total = 0.0
     for i in range(len(row)):
         total += (row[i] / top) * (row[i] / top)
-    return math.sqrt(total) * top * GROW
+    return math.sqrt(total) * top * SWELL
 
 
 @compiled
@@ -82,13 +82,13 @@ def spectral(a, rows, columns, squarings):  # type: ignore[no-untyped-def]
     for i in range(m):
         for j in range(m):
             value += t[i, j] * t[i, j]
-    value = math.sqrt(value) * GROW
+    value = math.sqrt(value) * SWELL
     for s in range(
         done - 1, -1, -1
     ):  # T^2 / scale^2 = other + error, ||error||_F <= (m + 4) u ||T / scale||_F^2 = (m + 4) u
-        value = scale[s] * math.sqrt(value + (m + 8) * ADD / 16.0) * GROW
+        value = scale[s] * math.sqrt(value + (m + 8) * ADD / 16.0) * SWELL
     value += (wide + 8) * ADD / 16.0 * first  # of T itself
-    return math.sqrt(value) * top * GROW
+    return math.sqrt(value) * top * SWELL
 
 
 @compiled
@@ -113,7 +113,7 @@ def largest(centre, radius, rows, n, p, q, squarings):  # type: ignore[no-untype
             value = max(value, length(column, q))
     elif p == 2 and q == 2:
         whole = spectral(size, rows, n, squarings)
-        value = min(whole, (spectral(centre, rows, n, squarings) + spectral(radius, rows, n, squarings)) * GROW)
+        value = min(whole, (spectral(centre, rows, n, squarings) + spectral(radius, rows, n, squarings)) * SWELL)
     elif p == 0:
         value = _over_signs(centre, radius, rows, n, q)
     elif rows <= FEW:
@@ -125,7 +125,7 @@ def largest(centre, radius, rows, n, p, q, squarings):  # type: ignore[no-untype
     else:
         for i in range(rows):
             value += length(size[i], 2)
-        value *= GROW
+        value *= SWELL
     return value
 
 
@@ -141,6 +141,6 @@ def _over_signs(centre, radius, rows, n, q):  # type: ignore[no-untyped-def]
                 total += -centre[i, j] if (pattern >> (j - 1)) & 1 else centre[i, j]
                 mass += abs(centre[i, j])
                 slack += radius[i, j]
-            image[i] = (abs(total) + slack + 2.0 * ADD * mass) * GROW
+            image[i] = (abs(total) + slack + 2.0 * ADD * mass) * SWELL
         value = max(value, length(image, q))
     return value

@@ -15,7 +15,7 @@ from lipcert.regions.enumeration import search as places
 from lipcert.regions.enumeration.exact import Rows, exact_layers, sign_on
 from lipcert.regions.enumeration.flat import flat, memory
 from lipcert.regions.enumeration.net import BEST, CLOSED, OFF, Memory, Net, Stack
-from lipcert.regions.enumeration.program import Layer, Program
+from lipcert.regions.enumeration.program import HingeLayer, Program
 from lipcert.regions.enumeration.search import probe, search
 from lipcert.terms.query import Norm
 
@@ -41,7 +41,7 @@ class Cell:
 
 
 @dataclass(eq=False)
-class Found:
+class Best:
     """Per question: `upper`, `best` (a norm met in some cell) and `witness` (questions, n) in t."""
 
     upper: np.ndarray
@@ -74,7 +74,7 @@ class Tree:
         self.memories = [memory(self.net) for _ in range(threads)]
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         questions = len(rows) - 1
-        self.found = Found(np.zeros(questions), np.zeros(questions), np.zeros((questions, self.net.n)))
+        self.found = Best(np.zeros(questions), np.zeros(questions), np.zeros((questions, self.net.n)))
         self.closed = np.zeros(questions)
         self.heap: list[tuple[float, int, Cell]] = []
         self.made = 0
@@ -132,7 +132,7 @@ class Tree:
         self.made += 1
         heapq.heappush(self.heap, (-float((cell.u / best).max()), self.made, cell))
 
-    def run(self, deadline: float | None, tell: Tell | None = None) -> Found:
+    def run(self, deadline: float | None, tell: Tell | None = None) -> Best:
         """Until every question is closed to rtol, or the deadline (monotonic)."""
         while self.heap and not (deadline is not None and time.monotonic() > deadline):
             cells = [heapq.heappop(self.heap)[2] for _ in range(min(ROUND, len(self.heap)))]
@@ -272,7 +272,7 @@ def _unload(net: Net, mine: Memory, stack: Stack) -> list[Cell]:
 def prepare() -> None:
     """Machine code is made or read by searching |t| <= 1 for relu(t)."""
     one = np.ones(1)
-    hinge = Layer(((-1, np.ones((1, 1)), None),), np.zeros(1), np.zeros(1), np.zeros(1), one)
-    output = Layer(((0, np.ones((1, 1)), None),), np.zeros(1), np.zeros(1), one, one)
+    hinge = HingeLayer(((-1, np.ones((1, 1)), None),), np.zeros(1), np.zeros(1), np.zeros(1), one)
+    output = HingeLayer(((0, np.ones((1, 1)), None),), np.zeros(1), np.zeros(1), one, one)
     program = Program((hinge, output), np.zeros(1), one, one, np.zeros(1, dtype=np.int64), np.zeros(1), Graph((), 0))
     Tree(program, [0, 1], Norm("inf", "inf"), 1e-3).run(None)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lipcert.blocks.base import Block
 from lipcert.blocks.product import MatMul
 from lipcert.regions.forward.entry import GROW, Entry, Exit, middle, or_infinite
-from lipcert.regions.forward.stack import TINY, Stack
+from lipcert.regions.forward.stack import LOST, Stack
 from lipcert.rigor.rounding import EPS, gamma
 
 
@@ -51,7 +51,7 @@ def _bilinear(block: Block, entries: list[Entry], times: Bilinear) -> Exit:
     drift = sum(times(around(u), error(v)), times(error(u), point(v)))
     value, noise = middle(*block.values_on((u.value, u.value), (v.value, v.value)))
     plain, spread = middle(*block.values_on((u.lower, u.upper), (v.lower, v.upper)))
-    off = (noise[:, None] + drift[0].abs() + drift[1]) * GROW + TINY
+    off = (noise[:, None] + drift[0].abs() + drift[1]) * GROW + LOST
     return Exit(
         (
             torch.cat([value[:, None], plain[:, None], slopes[0], jacobian[0]], dim=1),
@@ -62,13 +62,13 @@ def _bilinear(block: Block, entries: list[Entry], times: Bilinear) -> Exit:
 
 def sum(a: Stack, b: Stack) -> Stack:
     centre = a[0] + b[0]
-    return centre, (a[1] + b[1] + 2 * EPS * centre.abs()) * GROW + TINY
+    return centre, (a[1] + b[1] + 2 * EPS * centre.abs()) * GROW + LOST
 
 
 def _times(a: Stack, b: Stack) -> Stack:
     centre = a[0] * b[0]
     radius = (a[0].abs() + a[1]) * b[1] + a[1] * b[0].abs()
-    return centre, or_infinite((radius + 2 * EPS * centre.abs()) * GROW + TINY)
+    return centre, or_infinite((radius + 2 * EPS * centre.abs()) * GROW + LOST)
 
 
 def _matrix_times(block: MatMul, a: Stack, b: Stack) -> Stack:
@@ -76,7 +76,7 @@ def _matrix_times(block: MatMul, a: Stack, b: Stack) -> Stack:
     bc, br = (t.reshape(*t.shape[:2], block.batch, block.k, block.n) for t in b)
     noise = 2 * gamma(block.k + 4)
     radius = (ac.abs() + ar) @ br + ar @ bc.abs() + noise * (ac.abs() @ bc.abs())
-    return _flat5(ac @ bc), _flat5(or_infinite(radius * (1 + 4 * gamma(block.k + 8)) + TINY))
+    return _flat5(ac @ bc), _flat5(or_infinite(radius * (1 + 4 * gamma(block.k + 8)) + LOST))
 
 
 def _flat5(t: Tensor) -> Tensor:

@@ -22,13 +22,13 @@ from torch import Tensor
 from lipcert.blocks.base import Range
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Graph, Input, Nonlinear
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator
 from lipcert.regions.cells import Cells
 from lipcert.regions.forward.entry import GROW, Entry
 from lipcert.regions.forward.slope import VANISHING, Sweep, first_stack, largest_reach, signal_range, sweep
 from lipcert.regions.forward.slope_rules import pointwise, scaled
-from lipcert.regions.forward.stack import AFFINE, TINY, Carried, Stack
+from lipcert.regions.forward.stack import AFFINE, LOST, Carried, Stack
 from lipcert.rigor.rounding import EPS, gamma
 
 FEW_INPUTS = 4
@@ -83,14 +83,14 @@ def _met(stack: Stack, cells: Cells, k: int) -> Stack:
     (centre, radius), n = stack, cells.centre.shape[1]
     J, tau, T = (slice(2 + n + a, 2 + n + b) for a, b in ((0, k), (k, 2 * k), (2 * k, 2 * k + k * n)))
     size = (centre[:, T].abs() + radius[:, T]).unflatten(1, (k, n))
-    away = (size * cells.radius[:, None, :, None]).sum(dim=2) * (1 + 4 * gamma(n + 8)) + radius[:, tau] + TINY
+    away = (size * cells.radius[:, None, :, None]).sum(dim=2) * (1 + 4 * gamma(n + 8)) + radius[:, tau] + LOST
     lower = torch.fmax(*(_end(centre[:, rows], spread, -1) for rows, spread in ((J, radius[:, J]), (tau, away))))
     upper = torch.fmin(*(_end(centre[:, rows], spread, 1) for rows, spread in ((J, radius[:, J]), (tau, away))))
     m = lower / 2 + upper / 2
     known = torch.isfinite(m)
     centre, radius = centre.clone(), radius.clone()
     centre[:, J] = torch.where(known, m, centre[:, J])
-    h = torch.maximum(upper - m, m - lower) * (1 + 4 * EPS) + TINY
+    h = torch.maximum(upper - m, m - lower) * (1 + 4 * EPS) + LOST
     radius[:, J] = torch.where(known, h, radius[:, J])
     return centre, radius
 
@@ -110,7 +110,7 @@ class Bent(Carried):
     culprit: int | None = None  # the first node where a slope is not bounded
 
 
-def _nonlinear(at: Step, stack: Stack) -> Stack:
+def _nonlinear(at: Visit, stack: Stack) -> Stack:
     state, cells, k = at.state, at.state.cells, at.state.directions
     found, state.slopes[at.i] = _bent(at.what.block, _met(stack, cells, k), cells, k)
     if state.culprit is None and not bool(torch.isfinite(found[1][:, 2 + cells.centre.shape[1] :]).all()):
@@ -133,16 +133,16 @@ def _bent(block: Pointwise, stack: Stack, cells: Cells, k: int) -> tuple[Stack, 
     low, high = block.activation.slopes_on(entry.value, entry.value)
     at_centre = low[:, None], high[:, None]
     m, h = scaled((bend[0][:, None], bend[1][:, None]), centre[:, J], radius[:, J])  # b t(X), (b, k, size)
-    reach = (m.abs() + h) * GROW + TINY
+    reach = (m.abs() + h) * GROW + LOST
     new_tau, rho = scaled(at_centre, centre[:, tau], radius[:, tau])
-    rho = ((rho + reach * radius[:, :1]) * GROW + TINY).nan_to_num(torch.inf, torch.inf)
+    rho = ((rho + reach * radius[:, :1]) * GROW + LOST).nan_to_num(torch.inf, torch.inf)
     m, h, reach = m[:, :, None], h[:, :, None], reach[:, :, None]
     s, spread = centre[:, None, S], radius[:, None, S]
     made, error = m * s, reach * spread + h * s.abs()
     kept, slack = scaled(at_centre, centre[:, T], radius[:, T])
     new_T = made.flatten(1, 2) + kept
     off = error + 2 * EPS * made.abs()
-    off = ((off.flatten(1, 2) + slack + 2 * EPS * new_T.abs()) * GROW + TINY).nan_to_num(torch.inf, torch.inf)
+    off = ((off.flatten(1, 2) + slack + 2 * EPS * new_T.abs()) * GROW + LOST).nan_to_num(torch.inf, torch.inf)
     stack = torch.cat([first.stack[0], new_tau, new_T], dim=1), torch.cat([first.stack[1], rho, off], dim=1)
     return stack, first.slopes
 

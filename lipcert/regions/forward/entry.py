@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.blocks.base import Range
-from lipcert.regions.forward.stack import TINY, Stack, all_finite
+from lipcert.regions.forward.stack import LOST, Stack, all_finite
 from lipcert.rigor.rounding import EPS
 
 GROW = 1 + 16 * EPS
@@ -46,7 +46,7 @@ class Exit:
 def middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Centre and radius of an interval; (0, inf) where it is not bounded."""
     centre = (lower / 2).add_(upper, alpha=0.5)
-    radius = torch.maximum(upper - centre, centre - lower).mul_(1 + 4 * EPS).add_(TINY)
+    radius = torch.maximum(upper - centre, centre - lower).mul_(1 + 4 * EPS).add_(LOST)
     if all_finite(radius):
         return centre, radius
     known = torch.isfinite(centre) & torch.isfinite(radius)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lipcert.blocks.base import Range
 from lipcert.network.graph import Graph, Input, Nonlinear
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator
 from lipcert.regions.cells import Cells
 from lipcert.regions.device import by_device, proving_on
@@ -90,7 +90,7 @@ class Swept(Carried):
     culprit: int | None = None
 
 
-def _nonlinear(at: Step, *stacks: Stack) -> Stack:
+def _nonlinear(at: Visit, *stacks: Stack) -> Stack:
     state, n = at.state, at.state.cells.centre.shape[1]
     alone = spare(at)
     entries = [Entry(stack, *signal_range(stack, state.cells), n, alone) for stack in stacks]

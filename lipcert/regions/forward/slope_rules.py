@@ -26,7 +26,7 @@ from lipcert.blocks.softmax import LogSoftmax, LogSumExp, Softmax
 from lipcert.blocks.sort import Sort
 from lipcert.regions.forward.bilinear import matmul, product, sum
 from lipcert.regions.forward.entry import GROW, Entry, Exit, middle, or_infinite
-from lipcert.regions.forward.stack import TINY, Stack, all_finite
+from lipcert.regions.forward.stack import LOST, Stack, all_finite
 from lipcert.rigor.rounding import EPS, gamma
 
 
@@ -96,7 +96,7 @@ def pointwise(block: Block, entries: list[Entry]) -> Exit:
         scaled((factor[0][:, None], factor[1][:, None]), centre[:, rows], radius[:, rows], out)
     value, error = middle(*activation.values_on(entry.value, entry.value))
     steepest = torch.maximum(chords[0].abs(), chords[1].abs())
-    new_centre[:, 0], new_radius[:, 0] = value, (error + steepest * radius[:, 0]) * GROW + TINY
+    new_centre[:, 0], new_radius[:, 0] = value, (error + steepest * radius[:, 0]) * GROW + LOST
     new_centre[:, 1], new_radius[:, 1] = middle(*activation.values_on(entry.lower, entry.upper))
     return Exit((new_centre, new_radius), slopes)
 
@@ -119,7 +119,7 @@ def through_jacobian(rule: Rule) -> Callable[[Block, list[Entry]], Exit]:
         image, error = rule(block, entry, rows, reach)
         value, noise = middle(*block.values_on((entry.value, entry.value)))
         plain, spread = middle(*block.values_on((entry.lower, entry.upper)))
-        value_error = (noise + image[:, 0].abs() + error[:, 0]) * GROW + TINY
+        value_error = (noise + image[:, 0].abs() + error[:, 0]) * GROW + LOST
         return Exit(
             (
                 torch.cat([value[:, None], plain[:, None], image[:, 1:]], dim=1),
@@ -157,7 +157,7 @@ def _columns(block: Selection, side: Tensor, absent: float) -> Tensor:
 def _rounded(lower: Tensor, upper: Tensor) -> Stack:
     """Centre and radius of intervals whose ends were rounded a few times. NaN and infinity mean unknown."""
     centre = lower / 2 + upper / 2
-    radius = (upper - lower) / 2 + 8 * EPS * torch.maximum(lower.abs(), upper.abs()) + TINY
+    radius = (upper - lower) / 2 + 8 * EPS * torch.maximum(lower.abs(), upper.abs()) + LOST
     known = torch.isfinite(centre) & torch.isfinite(radius)
     return torch.where(known, centre, 0.0), torch.where(known, radius, math.inf)
 
@@ -183,7 +183,7 @@ def _mean(block: Axis, share: Range, centre: Tensor, radius: Tensor) -> Stack:
     of the u_j. (b, rows, outer, n, inner) -> the same with n = 1."""
     c, r = scaled(share, centre, radius)
     total = c.sum(dim=3, keepdim=True)
-    slack = (r + gamma(block.n + 4) * c.abs()).sum(dim=3, keepdim=True) * (1 + 4 * gamma(block.n + 8)) + TINY
+    slack = (r + gamma(block.n + 4) * c.abs()).sum(dim=3, keepdim=True) * (1 + 4 * gamma(block.n + 8)) + LOST
     least = torch.maximum(total - slack, (centre - radius).amin(dim=3, keepdim=True))
     most = torch.minimum(total + slack, (centre + radius).amax(dim=3, keepdim=True))
     return _rounded(least, most)
@@ -223,7 +223,7 @@ def logsumexp(block: Block, entry: Entry, centre: Tensor, radius: Tensor) -> Sta
 
 def _dot(block: Axis, weight: Range, centre: Tensor, radius: Tensor) -> Stack:
     c, r = scaled(weight, centre, radius)
-    slack = (r + gamma(block.n + 4) * c.abs()).sum(dim=3, keepdim=True) * (1 + 4 * gamma(block.n + 8)) + TINY
+    slack = (r + gamma(block.n + 4) * c.abs()).sum(dim=3, keepdim=True) * (1 + 4 * gamma(block.n + 8)) + LOST
     return c.sum(dim=3, keepdim=True), slack
 
 
@@ -270,7 +270,7 @@ def radial(block: Block, entry: Entry, centre: Tensor, radius: Tensor) -> Stack:
     n = _direction(low, high, least[:, None], most[:, None])
     across, along = block.eigenvalues((least, most))
     gap = along[0] - across[1], along[1] - across[0]
-    slack = 4 * EPS * (gap[0].abs() + gap[1].abs()).nan_to_num(0.0, 0.0) + TINY
+    slack = 4 * EPS * (gap[0].abs() + gap[1].abs()).nan_to_num(0.0, 0.0) + LOST
     gap = (gap[0] - slack)[:, None], (gap[1] + slack)[:, None]
     centre, radius = _split(block, centre), _split(block, radius)
     inner = scaled(gap, *_dot(block, n, centre, radius))
@@ -282,8 +282,8 @@ def _direction(low: Tensor, high: Tensor, least: Tensor, most: Tensor) -> Range:
     below = torch.where(low < 0, low / least, low / most)
     above = torch.where(high > 0, high / least, high / most)
     return (
-        (below - 32 * EPS * below.abs() - TINY).nan_to_num(-1.0, 1.0, -1.0).clamp(-1.0, 1.0),
-        (above + 32 * EPS * above.abs() + TINY).nan_to_num(1.0, 1.0, -1.0).clamp(-1.0, 1.0),
+        (below - 32 * EPS * below.abs() - LOST).nan_to_num(-1.0, 1.0, -1.0).clamp(-1.0, 1.0),
+        (above + 32 * EPS * above.abs() + LOST).nan_to_num(1.0, 1.0, -1.0).clamp(-1.0, 1.0),
     )
 
 

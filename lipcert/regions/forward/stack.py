@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from lipcert.network.graph import Add, Concat, Linear, Offset
-from lipcert.network.walk import Rules, Step
+from lipcert.network.walk import Rules, Visit
 from lipcert.operators.linear import Operator
 from lipcert.rigor.rounding import EPS, gamma
 
-TINY = 1e-290  # more than products of normal numbers lose by underflow in a row, sums included
+LOST = 1e-290  # more than products of normal numbers lose by underflow in a row, sums included
 
 Stack = tuple[Tensor, Tensor]  # centre, radius: (b, rows, size) each
 
@@ -42,7 +42,7 @@ class Carried:
     spares: bool = False
 
 
-def spare(at: Step) -> bool:
+def spare(at: Visit) -> bool:
     """Nobody else reads the memory of the node's one argument: it may be written over. Operators may return what they
     were given, or views of it."""
     if not at.state.spares or len(at.node.parents) != 1 or not at.ends(at.node.parents[0]):
@@ -54,14 +54,14 @@ def spare(at: Step) -> bool:
     return len(places) == 2 and not places & others and all(side.is_contiguous() for side in mine)
 
 
-def _linear(at: Step, stack: Stack) -> Stack:
+def _linear(at: Visit, stack: Stack) -> Stack:
     operator, absolute = at.what.operator, at.state.absolute
     if operator not in absolute:
         absolute[operator] = operator.absolute()
     return through(operator, absolute[operator], *stack, at.state.careful)
 
 
-def _sum(at: Step, *stacks: Stack) -> Stack:
+def _sum(at: Visit, *stacks: Stack) -> Stack:
     centre, radius = stacks[0]
     if len(stacks) == 1:
         return centre, radius
@@ -72,11 +72,11 @@ def _sum(at: Step, *stacks: Stack) -> Stack:
     return centre, radius.add_(mass, alpha=2 * gamma(n)).mul_(1 + 4 * gamma(n + 4))
 
 
-def join(at: Step, *stacks: Stack) -> Stack:
+def join(at: Visit, *stacks: Stack) -> Stack:
     return torch.cat([c for c, _ in stacks], dim=2), torch.cat([r for _, r in stacks], dim=2)
 
 
-def _offset(at: Step, *stacks: Stack) -> Stack:
+def _offset(at: Visit, *stacks: Stack) -> Stack:
     value, slack, like = at.what.value, at.what.radius, at.state.like
     if stacks:
         centre, radius = stacks[0] if spare(at) else (side.clone() for side in stacks[0])
@@ -105,12 +105,12 @@ def through(operator: Operator, absolute: Operator, centre: Tensor, radius: Tens
         reach = reach + error.mv(flat_centre.abs() + flat_radius)
     reach.mul_(1 + 4 * gamma(n + 8))
     if not careful:
-        return image, reach.add_(TINY).reshape(b, rows, -1)
+        return image, reach.add_(LOST).reshape(b, rows, -1)
     present = (flat_centre.abs() + flat_radius > 0).to(reach.dtype)
     touched = absolute.mv(present) > 0
     if error is not None:
         touched |= error.mv(present) > 0
-    return image, (reach + TINY * touched).reshape(b, rows, -1)
+    return image, (reach + LOST * touched).reshape(b, rows, -1)
 
 
 AFFINE: Rules = {Linear: _linear, Add: _sum, Concat: join, Offset: _offset}  # state: Carried

@@ -20,7 +20,7 @@ from torch import Tensor
 from lipcert.blocks.base import Range
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Graph, Input, Linear, Nonlinear, Offset
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator
 from lipcert.regions.cells import Cells
 from lipcert.regions.forward.entry import GROW, Entry, middle
@@ -35,7 +35,7 @@ from lipcert.regions.forward.slope import (
     sweep,
 )
 from lipcert.regions.forward.slope_rules import elementwise_slopes, scaled
-from lipcert.regions.forward.stack import AFFINE, TINY, Stack, through
+from lipcert.regions.forward.stack import AFFINE, LOST, Stack, through
 from lipcert.rigor.rounding import EPS, gamma
 from lipcert.terms.query import Norm
 
@@ -91,7 +91,7 @@ class Telescope(Swept):
     errors: list[Tensor] = field(default_factory=list)  # h_l (|c_l| + delta_l), (b, n + k, size_l)
 
 
-def _nonlinear(at: Step, stack: Stack) -> Stack:
+def _nonlinear(at: Visit, stack: Stack) -> Stack:
     state = at.state
     whole = _whole(stack, state.products, state.errors)
     entry = Entry(whole, *signal_range(whole, state.cells), state.cells.centre.shape[1])
@@ -107,7 +107,7 @@ def _nonlinear(at: Step, stack: Stack) -> Stack:
     return stack
 
 
-def _linear(at: Step, stack: Stack) -> Stack:
+def _linear(at: Visit, stack: Stack) -> Stack:
     image = AFFINE[Linear](at, stack)
     if at.state.products is not None:
         operator = at.what.operator
@@ -121,7 +121,7 @@ def _whole(stack: Stack, products: Stack | None, errors: list[Tensor]) -> Stack:
     if products is None:
         return stack
     size = products[0].abs() + products[1]
-    made = torch.bmm(torch.cat(errors, dim=2), size) * (1 + 4 * gamma(size.shape[1] + 8)) + TINY
+    made = torch.bmm(torch.cat(errors, dim=2), size) * (1 + 4 * gamma(size.shape[1] + 8)) + LOST
     delta = (radius[:, 2:] + made) * GROW
     return centre, torch.cat([radius[:, :2], delta.nan_to_num(torch.inf, torch.inf)], dim=1)
 
@@ -147,12 +147,12 @@ def _pointwise(block: Pointwise, entry: Entry, stack: Stack) -> tuple[Stack, Ran
     h = torch.cat(
         [for_slopes[:, None].expand(-1, n, -1), for_jacobian[:, None].expand(-1, size.shape[1] - n, -1)], dim=1
     )
-    error = (h * size * GROW + TINY * (h > 0)).nan_to_num(torch.inf, torch.inf)
+    error = (h * size * GROW + LOST * (h > 0)).nan_to_num(torch.inf, torch.inf)
     new_centre, new_radius = torch.empty_like(centre), torch.empty_like(radius)
     new_centre[:, 2:], new_radius[:, 2:] = scaled((m[:, None], m[:, None]), centre[:, 2:], radius[:, 2:])
     value, noise = middle(*activation.values_on(entry.value, entry.value))
     steepest = torch.maximum(chords[0].abs(), chords[1].abs())
-    new_centre[:, 0], new_radius[:, 0] = value, (noise + steepest * radius[:, 0]) * GROW + TINY
+    new_centre[:, 0], new_radius[:, 0] = value, (noise + steepest * radius[:, 0]) * GROW + LOST
     new_centre[:, 1], new_radius[:, 1] = middle(*activation.values_on(entry.lower, entry.upper))
     return (new_centre, new_radius), slopes, error, m
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from lipcert.blocks.base import Range
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Graph, Input, Nonlinear, Offset
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.regions.forward.directions import Directions, norms_above
 from lipcert.regions.forward.slope_rules import scaled
 from lipcert.regions.forward.stack import AFFINE, Carried, Stack
@@ -80,14 +80,14 @@ class Patterns(Carried):
     place: int = 0  # of the neurons before this node
 
 
-def _nonlinear(at: Step, stack: Stack) -> Stack:
+def _nonlinear(at: Visit, stack: Stack) -> Stack:
     state = at.state
     here = slice(state.place, state.place + at.node.size)
     state.place += at.node.size
     return scaled((state.slopes[0][:, None, here], state.slopes[1][:, None, here]), *stack)
 
 
-def _offset(at: Step, *stacks: Stack) -> Stack:
+def _offset(at: Visit, *stacks: Stack) -> Stack:
     like = at.state.like
     nothing = like.new_zeros(*like.shape[:2], at.node.size)
     return stacks[0] if stacks else (nothing, nothing)

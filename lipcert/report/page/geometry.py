@@ -33,7 +33,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Track:
+class Ruler:
     """One axis for a set of values: `place(value)` in 0..100."""
 
     low: float
@@ -41,7 +41,7 @@ class Track:
     log: bool
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Track:
+    def of(cls, values: Sequence[float]) -> Ruler:
         known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
         low, high = min(known), max(known)
         log = low > 0 and high / low > LOG_FROM

@@ -9,7 +9,7 @@ from typing import Any
 
 from lipcert.report.next_steps import next_step
 from lipcert.report.of_jacobian import PLACES, WORDS
-from lipcert.report.page.geometry import Track, accuracy_curve, bars, heat_map, histogram, short
+from lipcert.report.page.geometry import Ruler, accuracy_curve, bars, heat_map, histogram, short
 from lipcert.report.radius_table import percent
 from lipcert.report.report import Report
 from lipcert.report.to_table import region_words
@@ -78,7 +78,7 @@ def track(data: Data) -> dict[str, Any] | None:
     known = [row for row in data["results"] if row["status"] == "ok"]
     if not known:
         return None
-    axis = Track.of([row["value"] for row in known])
+    axis = Ruler.of([row["value"] for row in known])
     lower, upper = data["lower"], data["upper"]
     start, end = axis.place(axis.low if lower is None else lower), axis.place(axis.high if upper is None else upper)
     return {
@@ -154,7 +154,7 @@ def balls(data: Data) -> dict[str, Any] | None:
     found = data["summary"].get("local")
     if not found:
         return None
-    axis = Track.of([row[side] for row in data["points"] for side in ("lower", "upper") if row[side] is not None])
+    axis = Ruler.of([row[side] for row in data["points"] for side in ("lower", "upper") if row[side] is not None])
     rows = [
         {
             "index": row["index"],

@@ -27,7 +27,7 @@ ORDER = {"1": 1.0, "2": 2.0, "inf": math.inf}
 
 
 @dataclass(frozen=True)
-class Effort:
+class Aim:
     """Stops where the certified distance is within `rtol` of an input on the boundary that was found."""
 
     rtol: float = 0.005
@@ -35,22 +35,20 @@ class Effort:
 
 
 def boundary_radii(
-    graph: Graph, x: Tensor, found: Margins, norm: P, start: Tensor, effort: Effort, regression: bool
+    graph: Graph, x: Tensor, found: Margins, norm: P, start: Tensor, effort: Aim, regression: bool
 ) -> Tensor:
     """Certified radii (b,). `regression`: the margins are tolerances of the outputs. `start` (b,): where to look first, such as the distance of an attack."""
     seeds = found.seeds(graph.nodes[graph.output].size)
     radii = torch.zeros(x.shape[0], dtype=torch.float64)
     for s in (found.value > 0).all(dim=1).nonzero()[:, 0].tolist():
-        radii[s] = _Search(graph, x[s], seeds[s], found.value[s], regression, norm, effort).run(float(start[s]))
+        radii[s] = _Walls(graph, x[s], seeds[s], found.value[s], regression, norm, effort).run(float(start[s]))
     return radii
 
 
-class _Search:
+class _Walls:
     """`value` (k,): margins that may be lost, or the tolerances of a regression."""
 
-    def __init__(
-        self, graph: Graph, x: Tensor, seeds: Tensor, value: Tensor, regression: bool, norm: P, effort: Effort
-    ):
+    def __init__(self, graph: Graph, x: Tensor, seeds: Tensor, value: Tensor, regression: bool, norm: P, effort: Aim):
         self.graph, self.x, self.seeds, self.norm, self.effort = graph, x, seeds, norm, effort
         lower, upper = self._values(x[None])
         self.origin = (lower, upper)

@@ -26,7 +26,7 @@ DIFFERENCE = {"1": 1.0, "2": sqrt_up(2.0), "inf": 2.0}
 
 
 @dataclass(frozen=True)
-class Constant:
+class ProvedConstant:
     """`value` None: no method proved a finite one, and `reason` says why."""
 
     value: float | None
@@ -41,7 +41,7 @@ class Constants:
     """`known`: by scope ("3-5" with i < j, "3", "vector")."""
 
     problem: Problem
-    known: dict[str, Constant] = field(default_factory=dict)
+    known: dict[str, ProvedConstant] = field(default_factory=dict)
 
     def prove(self, scopes: Iterable[str]) -> None:
         """Fill `known`."""
@@ -52,7 +52,7 @@ class Constants:
             groups = TSUZUKU if scope == "vector" else GROUPS[self.problem.norm.input]
             self.known[scope] = self._proved(scope, groups)
 
-    def _proved(self, scope: str, groups: tuple[tuple[str, ...], ...]) -> Constant:
+    def _proved(self, scope: str, groups: tuple[tuple[str, ...], ...]) -> ProvedConstant:
         graph = with_output(self.problem.graph, Output.parse(scope))
         problem = replace(self.problem, graph=graph, progress=None, known=[], aside=[])
         for group in groups:
@@ -61,10 +61,10 @@ class Constants:
             bounds = [r for r in problem.known if isinstance(r, Bound) and r.rigor == "proved"]
             if bounds:
                 best = min(bounds, key=lambda bound: bound.value)
-                return Constant(best.value, best.method)
+                return ProvedConstant(best.value, best.method)
         refusals = [r for r in problem.known if isinstance(r, Refusal)]
         worst = next((r for r in refusals if r.status == "unbounded"), refusals[-1])
-        return Constant(None, None, worst.reason, worst.node, worst.status == "unbounded")
+        return ProvedConstant(None, None, worst.reason, worst.node, worst.status == "unbounded")
 
     def table(self, method: str, first: Tensor, second: Tensor) -> Tensor:
         """Upper values of the constants of the functionals, inf where none is proved. `method`: of GLOBAL."""

@@ -16,13 +16,13 @@ from torch import Tensor
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.selection import Selection
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
-from lipcert.network.walk import Rules, Step, forward
+from lipcert.network.walk import Rules, Visit, forward
 from lipcert.rigor.rounding import TINY, down
 from lipcert.terms.errors import UsageError
 
 U32 = 2.0**-24
 LARGEST32 = 2.0**127  # half the largest float32: beyond it an evaluation may overflow, and nothing is known of it
-GROW = 1 + 1e-6  # float64 rounding of these estimates of float32 rounding
+WIDEN = 1 + 1e-6  # float64 rounding of these estimates of float32 rounding
 FUNCTION_ERROR = (
     8.0  # units of U32 granted to one exp, tanh, erf .. of float32 arithmetic (ReLU and the like make none)
 )
@@ -87,42 +87,42 @@ def execution_error(graph: Graph, x: Tensor) -> Tensor:
     return forward(graph, EXECUTED, x)[graph.output][1].nan_to_num(torch.inf, torch.inf)
 
 
-def _linear(at: Step, u: Pair) -> Pair:
+def _linear(at: Visit, u: Pair) -> Pair:
     operator, (centre, error) = at.what.operator, u
     grow = _gamma32(operator.terms + 2) if operator.terms else 0.0
     mass = operator.absolute().mv(centre.abs() + error)  # of every partial sum too
-    error = operator.absolute().mv(error + grow * (centre.abs() + error)) * GROW + TINY
+    error = operator.absolute().mv(error + grow * (centre.abs() + error)) * WIDEN + TINY
     return operator.mv(centre), torch.where(mass < LARGEST32, error, torch.inf)
 
 
-def _sum(at: Step, *us: Pair) -> Pair:
+def _sum(at: Visit, *us: Pair) -> Pair:
     total = torch.stack([c for c, _ in us]).sum(dim=0)
     mass = torch.stack([c.abs() + e for c, e in us]).sum(dim=0)
-    return total, (torch.stack([e for _, e in us]).sum(dim=0) + _gamma32(len(us)) * mass) * GROW
+    return total, (torch.stack([e for _, e in us]).sum(dim=0) + _gamma32(len(us)) * mass) * WIDEN
 
 
-def _offset(at: Step, *us: Pair) -> Pair:
+def _offset(at: Visit, *us: Pair) -> Pair:
     value, slack, rows = at.what.value, at.what.radius, at.state.shape[0]
     own = U32 * value.abs() + (0.0 if slack is None else slack)
     if not us:
         return value.expand(rows, -1), own.expand(rows, -1)
     centre = us[0][0] + value
-    return centre, (us[0][1] + own + 2 * U32 * (centre.abs() + us[0][1])) * GROW
+    return centre, (us[0][1] + own + 2 * U32 * (centre.abs() + us[0][1])) * WIDEN
 
 
-def _block(at: Step, *us: Pair) -> Pair:
+def _block(at: Visit, *us: Pair) -> Pair:
     block = at.what.block
     low, high = block.values_on(*((c - e, c + e) for c, e in us))
     centre = block(*(c for c, _ in us))
     spread = torch.maximum(high - centre, centre - low)
     rounding = 0.0 if _exact(block) else FUNCTION_ERROR * U32
-    return centre, (spread + rounding * (centre.abs() + spread)) * GROW
+    return centre, (spread + rounding * (centre.abs() + spread)) * WIDEN
 
 
 def _finite(rule: Callable[..., Pair]) -> Callable[..., Pair]:
     """What may overflow float32 is not known."""
 
-    def found(at: Step, *us: Pair) -> Pair:
+    def found(at: Visit, *us: Pair) -> Pair:
         centre, error = rule(at, *us)
         return centre, torch.where(centre.abs() + error < LARGEST32, error, torch.inf)
 

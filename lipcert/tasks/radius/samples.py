@@ -12,8 +12,8 @@ from torch import Tensor
 from lipcert.network.graph import Graph
 from lipcert.regions.backward.adjoint import local_constants
 from lipcert.rigor.rounding import div_down, down
-from lipcert.sampling.attack import Found, Pgd, search
-from lipcert.tasks.radius.boundary import INPUTS, Effort, boundary_radii
+from lipcert.sampling.attack import Nearest, Pgd, search
+from lipcert.tasks.radius.boundary import INPUTS, Aim, boundary_radii
 from lipcert.tasks.radius.constants import GLOBAL, Constants
 from lipcert.tasks.radius.local import shell_radii
 from lipcert.tasks.radius.margins import Margins, margins, name
@@ -31,7 +31,7 @@ class How:
     local: bool
     tolerance: float | None = None
     attack: Pgd | None = None
-    effort: Effort = field(default_factory=Effort)
+    effort: Aim = field(default_factory=Aim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
     radii = {method: torch.zeros(b, dtype=torch.float64) for method in how.methods}
     limits = {method: found.value.argmin(dim=1) for method in how.methods}
     rows = wanted.nonzero()[:, 0]
-    attacked = Found(torch.full((b,), torch.inf, dtype=torch.float64), x)
+    attacked = Nearest(torch.full((b,), torch.inf, dtype=torch.float64), x)
     small = "local" in how.methods and how.local and x.shape[1] <= INPUTS
     if how.attack is not None or small:
         attacked = _attacked(graph, x, found, (right & ahead).nonzero()[:, 0], how)
@@ -123,7 +123,7 @@ def _undefined(label: int | None, how: How) -> dict[str, Any]:
     return row | {"radii": dict.fromkeys(how.methods, 0.0)}
 
 
-def _attacked(graph: Graph, x: Tensor, found: Margins, rows: Tensor, how: How) -> Found:
+def _attacked(graph: Graph, x: Tensor, found: Margins, rows: Tensor, how: How) -> Nearest:
     """Of the samples `rows`; the others keep distance inf."""
     distance, at = torch.full((x.shape[0],), torch.inf, dtype=torch.float64), x.clone()
     if len(rows):
@@ -139,7 +139,7 @@ def _attacked(graph: Graph, x: Tensor, found: Margins, rows: Tensor, how: How) -
         tolerance = some.value if how.tolerance is not None else None
         result = search(graph, x[rows], seeds, tolerance, how.norm, start, how.attack or Pgd(restarts=4, rounds=4))
         distance[rows], at[rows] = result.distance, result.x
-    return Found(distance, at)
+    return Nearest(distance, at)
 
 
 def _class(found: Margins, s: int, how: How) -> int | None:

@@ -21,7 +21,7 @@ from lipcert.report.report import Report
 from lipcert.report.to_json import write_atomically
 from lipcert.sampling.attack import Pgd
 from lipcert.tasks.journal.resume import Earlier, Resumed
-from lipcert.tasks.radius.constants import GLOBAL, Constant, Constants, norm_for
+from lipcert.tasks.radius.constants import GLOBAL, Constants, ProvedConstant, norm_for
 from lipcert.tasks.radius.margins import read_labels
 from lipcert.tasks.radius.samples import How, treat_known
 from lipcert.tasks.task import Session, Task, carry_out
@@ -242,7 +242,7 @@ def _resumed(before: Resumed, constants: Constants, count: int) -> dict[int, lis
     """By its first sample: each batch of which every row is sealed, for rounding and random starts go with the batch."""
     for row in before.rows("summary.constants", by=lambda row: row["output"], count=False):
         about = (row[name] for name in ("upper", "method", "reason", "node", "unbounded"))
-        constants.known[row["output"]] = Constant(*about)
+        constants.known[row["output"]] = ProvedConstant(*about)
     found = {row["index"]: row for row in before.rows("points", by=lambda row: row["index"], count=False)}
     batches = {}
     for begin in range(0, count, BATCH):
