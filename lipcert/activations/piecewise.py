@@ -62,6 +62,7 @@ RELU = row(
     monotone=True,
     homogeneous=True,
     kinks=lambda: (0.0,),
+    exact=True,
 )
 RELU6 = row(
     "relu6",
@@ -70,6 +71,7 @@ RELU6 = row(
     monotone(F.relu6, always(0.0, 6.0)),
     monotone=True,
     kinks=lambda: (0.0, 6.0),
+    exact=True,
 )
 
 
@@ -106,6 +108,7 @@ ABS = row(
     Curve(lambda x: exact(x.abs()), always(0.0, INF), lambda: (turn(ZERO, ZERO),)),
     homogeneous=True,
     kinks=lambda: (0.0,),
+    exact=True,
 )
 NEG = row(
     "neg",
@@ -136,7 +139,7 @@ CLAMP = row(
     kinks=lambda low, high: tuple(t for t in (low, high) if bool(real(t).isfinite().any())),
     refuses=_unordered,
 )
-HARDTANH = replace(CLAMP, name="hardtanh", parameters={"min_val": -1.0, "max_val": 1.0})
+HARDTANH = replace(CLAMP, name="hardtanh", parameters={"min_val": -1.0, "max_val": 1.0}, exact=True)
 
 
 # hard sigmoid, clip(alpha x + beta, 0, 1). alpha is taken one ULP outward, corners four, so that alpha = fl(1/6),

@@ -42,6 +42,7 @@ class Activation:
     homogeneous: bool = False  # s(t x) = t s(x) for t >= 0
     kinks: Callable[..., Params] = lambda *p: ()  # where s may fail to be differentiable (steps list none)
     domain: tuple[float, float] = (-math.inf, math.inf)
+    exact: bool = False  # comparisons and changes of sign: evaluated without rounding in every float format
     continuous: bool = True  # False: jumps, never Lipschitz on an interval with a jump inside
     refuses: Callable[..., str | None] = lambda *p: None  # why these parameters are not admitted
     assumption: str | None = None  # what a report must say when this row is used

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Block:
     label = "block"
     reason = "its slope has no finite bound"
     steps = False  # discontinuous: no region of positive size has a constant
+    exact = False  # comparisons and selections: no library function is approximated, nothing is rounded
+    # [a, b] of (dz - a dv)'(dz - b dv) <= 0 along an axis, None where nothing of the kind is known (LipSDP)
+    sector: ClassVar[tuple[float, float] | None] = None
 
     def fits(self, sizes: list[int], size: int) -> bool:
         raise NotImplementedError

@@ -29,6 +29,10 @@ class Pointwise(Block):
         return not self.activation.continuous
 
     @property
+    def exact(self) -> bool:  # type: ignore[override]
+        return self.activation.row.exact
+
+    @property
     def reason(self) -> str:  # type: ignore[override]
         return f"{self.label} jumps" if self.steps else f"the slope of {self.label} has no finite bound there"
 

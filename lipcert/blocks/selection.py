@@ -28,6 +28,7 @@ class Selection(Block):
     minimum: bool = False
 
     label = "max"
+    exact = True
 
     def fits(self, sizes: list[int], size: int) -> bool:
         return sizes == [self.in_size] and size == self.windows.shape[0]

@@ -33,6 +33,7 @@ class Softmax(Axis):
     """Jacobian diag(s) - s s'. l2: at most 1/2 (Gao & Pavel 2017, Prop. 4). l1, linf: row sums 2 s_i (1 - s_i) <= 1/2."""
 
     label = "softmax"
+    sector = (0.0, 0.5)  # the gradient of log-sum-exp, convex and 1/2-smooth (Baillon & Haddad 1977)
 
     def function(self, u: Tensor) -> Tensor:
         return torch.softmax(u, dim=2)

@@ -18,6 +18,9 @@ class Sort(Axis):
     descending: bool = False
 
     label = "sort"
+    exact = True
+    # a permutation on each piece: |dz| <= |dv|, and one may have the eigenvalue -1, so not [0, 1]
+    sector = (-1.0, 1.0)
 
     def function(self, u: Tensor) -> Tensor:
         return torch.sort(u, dim=2, descending=self.descending).values

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.blocks.base import Block, Range
+from lipcert.blocks.base import Axis, Block, Range
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.selection import Selection
-from lipcert.blocks.softmax import Softmax
-from lipcert.blocks.sort import Sort
 from lipcert.network.graph import Add, Graph, Linear, Node, Nonlinear, Offset, What
 from lipcert.network.idle import idle
 from lipcert.operators.linear import Scale, Select
@@ -163,10 +161,8 @@ def constraint(graph: Graph, i: int, multipliers: str, ranges: dict[int, Range] 
         if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
             raise RefusedModel(f"{block.label} at {node.name}: {block.reason}", node=node.name, unbounded=True)
         return Constraint(low, high, _groups(node.shape, node.size, multipliers))
-    if isinstance(block, Softmax | Sort):
-        # softmax is the gradient of log-sum-exp, convex and 1/2-smooth: [0, 1/2] (Baillon & Haddad 1977). Sorting permutes
-        # the entries on each piece, |dz| <= |dv|, and a permutation may have the eigenvalue -1: [-1, 1], not [0, 1].
-        bottom, top = (0.0, 0.5) if isinstance(block, Softmax) else (-1.0, 1.0)
+    if isinstance(block, Axis) and block.sector is not None:
+        bottom, top = block.sector
         rows = torch.arange(block.outer * block.inner).reshape(block.outer, 1, block.inner)
         groups = rows.expand(block.outer, block.n, block.inner).reshape(-1)
         flat = torch.zeros(node.size, dtype=torch.float64)

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.blocks.pointwise import Pointwise
-from lipcert.blocks.selection import Selection
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.rigor.rounding import TINY, down
@@ -26,7 +24,6 @@ WIDEN = 1 + 1e-6  # float64 rounding of these estimates of float32 rounding
 FUNCTION_ERROR = (
     8.0  # units of U32 granted to one exp, tanh, erf .. of float32 arithmetic (ReLU and the like make none)
 )
-STATUS = ("certified", "misclassified", "tie", "undefined", "not certified")
 
 
 Pair = tuple[Tensor, Tensor]  # value and error
@@ -115,7 +112,7 @@ def _block(at: Visit, *us: Pair) -> Pair:
     low, high = block.values_on(*((c - e, c + e) for c, e in us))
     centre = block(*(c for c, _ in us))
     spread = torch.maximum(high - centre, centre - low)
-    rounding = 0.0 if _exact(block) else FUNCTION_ERROR * U32
+    rounding = 0.0 if block.exact else FUNCTION_ERROR * U32
     return centre, (spread + rounding * (centre.abs() + spread)) * WIDEN
 
 
@@ -141,13 +138,6 @@ EXECUTED: Rules = {  # value and error, (b, size) each; state: the input
 
 def _gamma32(n: int) -> float:
     return n * U32 / (1 - n * U32) if n * U32 < 0.5 else float("inf")
-
-
-def _exact(block: object) -> bool:
-    """Comparisons and selections: no library function is approximated."""
-    return isinstance(block, Selection) or (
-        isinstance(block, Pointwise) and block.label in ("relu", "abs", "hardtanh", "relu6", "identity")
-    )
 
 
 def read_labels(y: np.ndarray | None, count: int, outputs: int, tolerance: float | None) -> Tensor | None:
