@@ -253,7 +253,8 @@ def test_other_dtypes_are_the_same_network(seed: int) -> None:
 FINGERPRINT = """
 import torch
 from lipcert.activations import ACTIVATIONS, Elementwise
-from lipcert.blocks import Pointwise, Softmax
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.softmax import Softmax
 from lipcert.network.graph import Graph, Input, Linear, Node, Nonlinear
 from lipcert.operators.linear import Dense
 def graph(name, first, eps=0.0):
