@@ -1,4 +1,4 @@
-"""Help pages as they are written: brackets in texts are no markup, and flags have no type."""
+"""Help pages as they are written: brackets in texts are no markup, and flags have no type. Defaults that are used are noted."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from lipcert.cli.defaults import IN_FORCE
+
 
 class Command(TyperCommand):
-    """What differs from Typer's is done only where a page is shown."""
+    """Differs from Typer's where a page is shown, and in telling `defaults` what was taken from there."""
+
+    def invoke(self, ctx: Any) -> Any:
+        def taken(name: str) -> bool:
+            return getattr(ctx.get_parameter_source(name), "name", "") == "DEFAULT_MAP"
+
+        IN_FORCE.note(ctx.info_name, {name: value for name, value in ctx.params.items() if taken(name)})
+        return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from rich.markup import escape

@@ -13,6 +13,7 @@ import typer
 from lipcert.cli import paths, streams
 from lipcert.cli.bound import bound
 from lipcert.cli.compare import compare
+from lipcert.cli.defaults import IN_FORCE, defaults, flag
 from lipcert.cli.doctor import doctor
 from lipcert.cli.failure import complain, json_target, tell, tell_json
 from lipcert.cli.gate import gate
@@ -33,6 +34,9 @@ EXIT_STATUS = """\
 Exit status: 0 done and every gate met, 1 a gate is not met or a certificate is rejected,
 2 usage, unreadable input, or an output that cannot be written, 3 no finite certified bound (refused, unbounded or out of
 time), 4 internal error or failed self-check, 130 interrupted, 143 terminated, 129 hung up."""
+
+
+HELP = {"-h", "--help", "--version"}  # answered whatever the defaults are
 
 
 class Listed(NamedTuple):
@@ -126,7 +130,9 @@ def main(arguments: list[str] | None = None) -> None:
 def answer(arguments: list[str]) -> int:
     """The exit status; everything is said already."""
     try:
-        return app(arguments, prog_name="lipcert", standalone_mode=False) or 0
+        command: Any = typer.main.get_command(app)
+        given = {} if HELP & set(arguments) else defaults(command.commands)
+        return command(arguments, prog_name="lipcert", standalone_mode=False, default_map=given) or 0
     except LipcertError as error:
         show_debug_trace(error)
         if error.exit_code == 2:
@@ -148,6 +154,11 @@ def misread(error: Any, arguments: list[str]) -> int:
     from typer import rich_utils
 
     rich_utils.rich_format_error(error)
+    place = IN_FORCE.place(
+        getattr(getattr(error, "ctx", None), "info_name", ""), getattr(getattr(error, "param", None), "name", "")
+    )
+    if place is not None and not any(word.startswith(flag(error.param.name)) for word in arguments):
+        complain(f"{flag(error.param.name)} is set in {place}")
     if error.format_message():
         context = getattr(error, "ctx", None)
         where = getattr(error, "option_name", None) or getattr(context, "command_path", None) or "lipcert"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lipcert.cli import signals
+from lipcert.cli.defaults import IN_FORCE
 from lipcert.cli.failure import complain
 from lipcert.cli.progress import Progress, ShownProgress
 from lipcert.cli.signals import Moment
@@ -63,6 +64,7 @@ def execute(run: Run, work: Callable[[Progress], Report]) -> int:
     signals.now(Moment.LATER)
     try:
         report, status = attempt(run, work)
+        report = replace(report, defaults=IN_FORCE.rows)
         problem = write(report, run)
     finally:
         signals.end_if_waiting()

@@ -54,6 +54,7 @@ class Report:
     max_upper: float | None = None
     created: str = field(default_factory=_now)
     question: Question | None = None
+    defaults: Sequence[Mapping[str, Any]] = ()  # options that were not typed: {"option", "value", "from"}
 
     @classmethod
     def of_refused_model(
@@ -187,6 +188,7 @@ class Report:
             "summary": plain(self.summary),
             "assumptions": plain(self.assumptions),
             "warnings": plain(self.warnings),
+            **({"defaults": plain(self.defaults)} if self.defaults else {}),
         }
 
     @classmethod
@@ -214,7 +216,7 @@ class Report:
         return [result for result in self.results if isinstance(result, Bound) and result.side == side]
 
 
-_COPIED = ("layers", "parts", "methods", "points", "summary", "assumptions", "warnings")
+_COPIED = ("layers", "parts", "methods", "points", "summary", "assumptions", "warnings", "defaults")
 
 
 def _row(result: Result) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def to_table(report: Report) -> RenderableType:
     blocks += notes("warning", report.warnings, "yellow")
     blocks += notes("trusts", report.summary.get("trusted") or (), "dim")
     blocks += notes("assumes", report.assumptions, "dim")
+    blocks += notes("default", [f"{row['option']} {row['value']} from {row['from']}" for row in report.defaults], "dim")
     return Group(*blocks)
 
 
