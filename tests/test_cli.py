@@ -227,7 +227,14 @@ def test_even_a_report_that_cannot_be_written_is_no_failed_gate(
     command = main.exiting(
         lambda: execute(Run("bound", Path("m.onnx"), json=str(tmp_path / "r.json")), lambda progress: broken)
     )
-    monkeypatch.setattr(main, "app", lambda *_, **__: command())
+
+    class Line:
+        commands: dict = {}
+
+        def __call__(self, *_: object, **__: object) -> None:
+            command()
+
+    monkeypatch.setattr("typer.main.get_command", lambda _: Line())
     with pytest.raises(SystemExit) as stopped:
         main.main([])
     assert stopped.value.code == 4
