@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -229,7 +229,7 @@ def test_even_a_report_that_cannot_be_written_is_no_failed_gate(
     )
 
     class Line:
-        commands: dict = {}
+        commands: ClassVar[dict] = {}
 
         def __call__(self, *_: object, **__: object) -> None:
             command()
