@@ -296,7 +296,9 @@ GRID = ("local", MOONS, "--grid", "60x60", "--box=-3:3", "--rtol", "1e-9", "--js
 
 def killed(arguments: tuple[str, ...], number: int, delay: float, folder: Path) -> tuple[int, str]:
     """Counted from the moment when Python runs: what comes before is not ours."""
-    command = [sys.executable, "-c", "print(flush=True)\nfrom lipcert.__main__ import main\nmain()", *arguments]
+    script = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # the tests may run under nohup
+    script += "print(flush=True)\nfrom lipcert.__main__ import main\nmain()"
+    command = [sys.executable, "-c", script, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
     assert process.stdout is not None
     process.stdout.readline()
