@@ -63,6 +63,30 @@ def test_each_goes_over_the_one_before(project: Path, run: Run, monkeypatch: pyt
     assert {row["option"] for row in report["defaults"]} == {"--seed", "--quiet"}
 
 
+def test_what_is_typed_in_another_way_goes_over_a_default(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write_text('[tool.lipcert]\nnorm = "inf"\n[tool.lipcert.bound]\nmethod = ["product"]\nbox = "-1:1"\n')
+    status, report, _ = run("bound", str(MOONS), "--norm-in", "2", "--norm-out", "1")
+    assert status == 0
+    assert report["norm"] == {"input": "2", "output": "1"}
+    assert {row["option"] for row in report["defaults"]} == {"--method", "--box"}
+    monkeypatch.setenv("LIPCERT_NORM_IN", "1")
+    monkeypatch.setenv("LIPCERT_NORM_OUT", "2")
+    _, report, _ = run("bound", str(MOONS))
+    assert report["norm"] == {"input": "1", "output": "2"}
+    assert report["scope"]["region"]["kind"] == "box"
+    _, report, _ = run("bound", str(MOONS), "--norm", "2")
+    assert report["norm"] == {"input": "2", "output": "2"}
+
+
+def test_options_are_named_as_they_are_typed(project: Path, run: Run) -> None:
+    project.write_text('[tool.lipcert.jacobian]\nfrom = "nowhere"\n')
+    status, _, err = run("jacobian", str(MOONS), "--data", "missing.npz")
+    assert status == 2
+    assert "no option" not in err
+
+
 def test_nothing_is_said_where_there_are_none(project: Path, run: Run) -> None:
     project.write_text("[tool.other]\nx = 1\n[tool.ruff]\nline-length = 80\n")
     status, report, _ = run("bound", str(MOONS), "--method", "product", "-q")

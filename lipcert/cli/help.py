@@ -13,10 +13,7 @@ class Command(TyperCommand):
     """Differs from Typer's where a page is shown, and in telling `defaults` what was taken from there."""
 
     def invoke(self, ctx: Any) -> Any:
-        def taken(name: str) -> bool:
-            return getattr(ctx.get_parameter_source(name), "name", "") == "DEFAULT_MAP"
-
-        IN_FORCE.note(ctx.info_name, {name: value for name, value in ctx.params.items() if taken(name)})
+        IN_FORCE.settle(ctx)
         return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

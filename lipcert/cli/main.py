@@ -13,7 +13,7 @@ import typer
 from lipcert.cli import paths, streams
 from lipcert.cli.bound import bound
 from lipcert.cli.compare import compare
-from lipcert.cli.defaults import IN_FORCE, defaults, flag
+from lipcert.cli.defaults import IN_FORCE, defaults
 from lipcert.cli.doctor import doctor
 from lipcert.cli.failure import complain, json_target, tell, tell_json
 from lipcert.cli.gate import gate
@@ -154,11 +154,10 @@ def misread(error: Any, arguments: list[str]) -> int:
     from typer import rich_utils
 
     rich_utils.rich_format_error(error)
-    place = IN_FORCE.place(
-        getattr(getattr(error, "ctx", None), "info_name", ""), getattr(getattr(error, "param", None), "name", "")
-    )
-    if place is not None and not any(word.startswith(flag(error.param.name)) for word in arguments):
-        complain(f"{flag(error.param.name)} is set in {place}")
+    command, parameter = getattr(getattr(error, "ctx", None), "info_name", ""), getattr(error, "param", None)
+    place = IN_FORCE.place(command, getattr(parameter, "name", ""))
+    if place is not None and not any(word.startswith(place.flag) for word in arguments):
+        complain(f"{place.flag} is set in {place.where}")
     if error.format_message():
         context = getattr(error, "ctx", None)
         where = getattr(error, "option_name", None) or getattr(context, "command_path", None) or "lipcert"
