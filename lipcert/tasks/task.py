@@ -19,6 +19,7 @@ from lipcert.load.model import Model
 from lipcert.report.report import Report
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.tasks.journal.resume import Earlier, Resumed, resume
+from lipcert.terms.memory import out_of_memory
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.question import Question
@@ -123,6 +124,7 @@ def finish(task: Steps) -> Report:
             for _ in task.steps():
                 pass
     except (KeyboardInterrupt, MemoryError, RuntimeError) as stop:  # torch raises the last where memory ends
-        stop.partial_report = task.report()  # type: ignore[union-attr]
+        if isinstance(stop, KeyboardInterrupt) or out_of_memory(stop):
+            stop.partial_report = task.report()  # type: ignore[union-attr]
         raise
     return task.report()
