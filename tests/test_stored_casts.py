@@ -133,8 +133,8 @@ def test_a_cast_that_overflows_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(-1.7, TensorProto.UINT8), (-300.0, TensorProto.INT8), (3e9, TensorProto.INT32), (2.0**63, TensorProto.INT64)],
-)
+    [(-1.7, TensorProto.UINT8), (-300.0, TensorProto.INT8), (3e9, TensorProto.INT32), (2.0**63, TensorProto.INT64), (np.inf, TensorProto.INT32)],
+)  # fmt: skip
 def test_a_cast_beyond_an_integer_type_is_refused(number: float, kind: int, tmp_path: Path) -> None:
     """ONNX leaves open what it gives: some machines wrap, others saturate."""
     path = onnx_file(tmp_path, chain(kind, TensorProto.FLOAT), {"w": np.array([[number, 0.0], [0.0, 1.0]], np.float32)})

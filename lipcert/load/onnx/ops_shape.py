@@ -125,8 +125,9 @@ def _cast_to(node: OnnxNode, x: Tensor, target: int) -> Tensor:
 
 def _refuse_outside(node: OnnxNode, x: Tensor, kind: torch.dtype, name: str) -> None:
     """ONNX leaves open what a number becomes that its integer type does not hold: machines saturate or wrap."""
-    ends, info = x.numpy(), torch.iinfo(kind)  # numpy: shapes are found first, without values
-    if ends.size and not info.min - 1 < math.trunc(ends.min()) <= math.trunc(ends.max()) <= info.max:
+    values, info = x.numpy(), torch.iinfo(kind)  # numpy: shapes are found first, without values
+    ends = (values.min(), values.max()) if values.size else ()
+    if not all(math.isfinite(end) and info.min <= math.trunc(end) <= info.max for end in ends):
         node.refuse(f"casts a constant to {name}, whose range it leaves: what it becomes there is not defined")
 
 
