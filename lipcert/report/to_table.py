@@ -57,8 +57,13 @@ def to_table(report: Report) -> RenderableType:
     blocks += notes("warning", report.warnings, "yellow")
     blocks += notes("trusts", report.summary.get("trusted") or (), "dim")
     blocks += notes("assumes", report.assumptions, "dim")
-    blocks += notes("default", [f"{row['option']} {row['value']} from {row['from']}" for row in report.defaults], "dim")
+    blocks += notes("default", map(_default, report.defaults), "dim")
     return Group(*blocks)
+
+
+def _default(row: Mapping[str, Any]) -> str:
+    values = row["value"] if isinstance(row["value"], list) else [row["value"]]
+    return f"{row['option']} {', '.join(map(str, values))} from {row['from']}"
 
 
 def text(value: object, style: str = "") -> Text:
