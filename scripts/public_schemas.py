@@ -1,4 +1,4 @@
-"""Fetch the public schemas of SARIF 2.1.0 and JUnit XML into a folder, for LIPCERT_SCHEMAS (tests/test_emitters.py).
+"""Fetch the public schemas of SARIF 2.1.0 and JUnit XML into a folder, for LIPCERT_SCHEMAS (tests/gate/test_emitters.py).
 
     python scripts/public_schemas.py FOLDER
 

@@ -1,6 +1,6 @@
 """Proved sweeps on a device that is not the CPU: the same values, and no tensor left behind. On a GPU where there is one.
 
-Run by test_device.py in a process of its own: autograd counts the devices when it is first used.
+Run by tasks/test_device.py in a process of its own: autograd counts the devices when it is first used.
 """
 
 from __future__ import annotations

@@ -1,0 +1,137 @@
+"""The benchmarks run, record failures, and their tables are what README shows. No time is asserted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> object:
+    """Modules of benchmarks/ are scripts: they find each other in their own folder."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def module(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield module
+    for name in ("cases", "compare", "lipsdp", "machine", "networks", "regions", "rivals", "run", "sampling", "table"):
+        sys.modules.pop(name, None)
+
+
+def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FOLDER / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_a_smoke_run(tmp_path: Path) -> None:
+    """One JSON, every case done, uppers above what rivals attain, and the tables and the comparison read it."""
+    out = tmp_path / "run.json"
+    names = ["help", "layer", "conv-small", "resnet18-torchscript", "pairs-2500", "jacobians-conv"]
+    chosen = [part for name in names for part in ("--case", name)]
+    done = script("run.py", "--smoke", "--repeat", 1, "--threads", 1, *chosen, "--out", out)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert list(record["cases"]) == names
+    for case in record["cases"].values():
+        assert case["peak_gb"] > 0
+        assert case["gemm_gflops"] > 0
+        for rival in case["rivals"]:
+            assert rival["status"] == "ok", rival
+            if rival["claim"] == "lower":
+                assert rival["value"] <= case["values"]["upper"] * (1 + 1e-9)
+    tables = script("run.py", "--table", out).stdout
+    assert all(name in tables for name in names)
+    assert "resnet18-torchscript" in script("compare.py", out, out).stdout
+
+
+def test_a_smoke_run_of_local_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell is closed; auto_LiRPA, where it is not given, is recorded as absent."""
+    monkeypatch.delenv("LIPCERT_AUTO_LIRPA", raising=False)
+    out = tmp_path / "run.json"
+    names = ["sweep", "grid-tanh", "two-moons-exact", "auto-lirpa"]
+    chosen = [part for name in names for part in ("--case", name)]
+    done = script("run.py", "--smoke", "--repeat", 1, "--threads", 1, *chosen, "--out", out)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["cases"]
+    for p in ("1", "2", "inf"):
+        assert found["grid-tanh"]["values"][f"closed, l{p}"] == found["grid-tanh"]["values"]["cells"]
+        exact = found["two-moons-exact"]["values"]
+        assert exact[f"lower, l{p}"] <= exact[f"upper, l{p}"] <= exact[f"lower, l{p}"] * 1.01
+    (rival,) = found["auto-lirpa"]["rivals"]
+    assert rival["status"] == "failed"
+    assert "LIPCERT_AUTO_LIRPA" in rival["note"]
+    for values in (v for key, v in found["auto-lirpa"]["values"].items() if key.startswith("eps")):
+        assert values["branch"] <= values["sweep"] * (1 + 1e-9)
+
+
+def test_what_a_rival_raises_or_returns_is_recorded(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    rivals = load("rivals")
+    failed = rivals.attempt("dense float SVD", object())
+    assert failed.status == "failed"
+    assert "AttributeError" in failed.note
+    monkeypatch.setitem(rivals.RIVALS, "silly", (lambda: math.nan, "estimate", ""))
+    assert rivals.attempt("silly").status == "failed"
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (12, 7), (7, 12)])
+def test_the_rational_rival_is_an_upper_bound_to_its_tolerance(load, shape: tuple[int, int]) -> None:
+    rivals = load("rivals")
+    weight = torch.randn(shape)
+    true = float(torch.linalg.matrix_norm(weight.double(), 2))
+    value = rivals.rational_norm(weight.tolist(), rivals.TOLERANCE)
+    assert true * (1 - 1e-12) <= value <= true * (1 + rivals.TOLERANCE)
+
+
+def test_a_case_that_fails_is_recorded_and_the_run_says_so(load, tmp_path: Path, monkeypatch) -> None:
+    run = load("run")
+    monkeypatch.setattr(run, "in_child", lambda name, options: {"failed": "exit status 1: broken"})
+    monkeypatch.setattr(sys, "argv", ["run.py", "--case", "help", "--out", str(tmp_path / "run.json")])
+    assert run.main() == 1
+    assert "failed, exit status 1: broken" in load("table").markdown(json.loads((tmp_path / "run.json").read_text()))
+
+
+def test_comparison_sees_what_became_slower(load) -> None:
+    compare = load("compare")
+
+    def record(seconds: float) -> dict:
+        step = {"median": seconds, "min": seconds * 0.9, "max": seconds * 1.1, "cpu": seconds, "runs": 3}
+        case = {"steps": {"norm": step}, "peak_gb": 1.0, "values": {"upper": 1.0}, "targets": []}
+        return {"cases": {"a": case}}
+
+    lines = "\n".join(compare.differences(record(1.0), record(2.0)))
+    assert "slower" in lines
+    assert "slower" not in "\n".join(compare.differences(record(1.0), record(1.05)))
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    arguments = ["--smoke", "--case", "help", "--out", str(out), "--resume"]
+    assert script("run.py", *arguments).returncode == 0
+    first = json.loads(out.read_text())
+    assert script("run.py", *arguments, "--case", "layer").returncode == 0
+    both = json.loads(out.read_text())
+    assert both["cases"].keys() == {"help", "layer"}
+    assert both["cases"]["help"] == first["cases"]["help"]
+    other = script("run.py", *arguments, "--threads", "1")
+    assert other.returncode != 0
+    assert "another run, its threads differs" in other.stderr
+
+
+@pytest.mark.parametrize("name", ["results.json", "results-lipsdp.json", "results-local.json"])
+def test_readme_shows_the_tables_of_the_kept_runs(name: str) -> None:
+    """`run.py --table` of the runs that are kept beside it, to the letter."""
+    tables = script("run.py", "--table", FOLDER / name).stdout
+    assert tables.strip()
+    assert tables.strip() in (FOLDER / "README.md").read_text()

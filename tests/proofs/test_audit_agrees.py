@@ -1,0 +1,144 @@
+"""The two checkers agree: `lipcert verify` in floating point, `lipcert-audit` in integers, on genuine and on false certificates."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lipcert.load.model import Model, load
+from lipcert.methods.cplip import CplipBound
+from lipcert.methods.problem import Problem
+from lipcert.proofs.check import check
+from lipcert.proofs.file import digest, from_bytes
+from lipcert.tasks.bound import bound
+from lipcert.tasks.certify import certify
+from lipcert.terms.errors import CertificateRejected
+from lipcert.terms.query import Norm, Output
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "audit"))
+from lipcert_audit.__main__ import audit  # noqa: E402
+from lipcert_audit.certificate import Rejected, certificate  # noqa: E402
+from lipcert_audit.network import Refused  # noqa: E402
+
+METHODS = ("product", "absolute", "cplip", "lipsdp-layer", "lipsdp")
+FULL = bool(os.environ.get("LIPCERT_FULL"))
+
+
+def made(model: Model, method: str, norm: str, file: Path) -> str | None:
+    """The text of a genuine certificate; None where the method has none."""
+    if method == "cplip":
+        asked = Norm.parse(norm)
+        result = CplipBound().run(Problem(model.graph, asked))
+        certify(file, [result], model.graph, model.info, asked, Output())
+    else:
+        bound(model, methods=[method], norm=norm, certificate=file)
+    return file.read_text() if file.exists() else None
+
+
+def verified(fields: dict[str, Any], model: Model) -> bool:
+    try:
+        check(from_bytes(json.dumps(fields).encode()), model.graph, model.info)
+    except CertificateRejected:
+        return False
+    return True
+
+
+def audited(fields: dict[str, Any], path: Path) -> bool | None:
+    """None: refused by name."""
+    try:
+        audit(certificate(fields), path)
+    except Rejected:
+        return False
+    except Refused:
+        return None
+    return True
+
+
+def forged(fields: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """A claim that is lower, and constants or multipliers that may go with it."""
+    out = copy.deepcopy(fields)
+    out["claim"] *= rng.choice([0.5, 0.9, 0.99])
+    for row in out["proof"].get("constants", []):
+        for key in row:
+            row[key] *= 1 if key == "node" else rng.choice([1.0, 0.5, 0.9, 0.99])
+    if out["proof"].get("constants"):
+        out["proof"]["constants"][-1][fields["norm"]["output"]] = out["claim"]
+    if out["proof"]["kind"] == "lmi":
+        out["proof"]["last"] = rng.choice(["input", "output"])
+    return out | {"digest": digest(out["norm"], out["scope"], out["proof"])}
+
+
+def agree(path: Path, tmp_path: Path) -> Counter[str]:
+    found = Counter[str]()
+    model, rng = load(path), random.Random(0)
+    attained = {norm: bound(model, methods=["sampled"], norm=norm).lower for norm in ("1", "2", "inf")}
+    for method in METHODS:
+        for norm in ("2",) if method.startswith("lipsdp") else ("1", "2", "inf"):
+            text = made(model, method, norm, tmp_path / f"{path.stem}.{method}.{norm}")
+            if text is None:
+                continue
+            fields = json.loads(text)
+            said = audited(fields, path)
+            assert said is not False, f"{path.name} {method} {norm}: verify accepts, audit rejects"
+            found["refused" if said is None else "accepted"] += 1
+            for _ in range(20 if FULL else 3):
+                false = forged(fields, rng)
+                both = verified(false, model), audited(false, path)
+                if said and false["claim"] < (attained[norm] or 0.0):
+                    assert both == (False, False), f"{path.name} {method} {norm}: {false['claim']} is false, {both}"
+                    found["false"] += 1
+    return found
+
+
+def net(seed: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """A random small network of operators that both know."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    act = [nn.ReLU, nn.Tanh, nn.Sigmoid, lambda: nn.LeakyReLU(0.3), nn.ReLU6, nn.ELU]
+    if rng.random() < 0.5:
+        pool = rng.choice([nn.MaxPool2d(2), nn.AvgPool2d(2), nn.MaxPool2d(3, 1)])
+        body = [
+            nn.Conv2d(2, 3, 3, padding=rng.choice([0, 1])),
+            nn.BatchNorm2d(3),
+            rng.choice(act)(),
+            pool,
+            nn.Flatten(),
+        ]
+        width = nn.Sequential(*body).eval()(torch.zeros(1, 2, 6, 6)).shape[1]
+        return nn.Sequential(*body, nn.Linear(width, 3)).eval(), (1, 2, 6, 6)
+    sizes = [rng.randint(2, 5) for _ in range(rng.randint(2, 4))]
+    layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), rng.choice(act)())]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 2)).eval(), (1, sizes[0])
+
+
+def test_random_networks(tmp_path: Path) -> None:
+    total = Counter[str]()
+    for seed in range(400 if FULL else 2):
+        module, shape = net(seed)
+        path = tmp_path / f"n{seed}.onnx"
+        torch.onnx.export(module, torch.zeros(shape), str(path), dynamo=False, opset_version=13)
+        total += agree(path, tmp_path)
+    assert total["refused"] == 0
+    assert total["accepted"] >= 20
+    assert total["false"] >= 5
+
+
+def test_shared_models(shared: Path, tmp_path: Path) -> None:
+    names = ("vnn_test_small", "layerzoo_conv")
+    files = [shared / "models" / f"{name}.onnx" for name in names]
+    total = Counter[str]()
+    for path in sorted((shared / "models").glob("*.onnx")) if FULL else files:
+        if load(path).graph.neurons <= 2000:
+            total += agree(path, tmp_path)
+    assert total["accepted"] >= 20
