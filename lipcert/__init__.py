@@ -193,7 +193,7 @@ def local(
             output=output,
             y=given.as_labels(y),
             indices=indices,
-            methods=local_balls.LADDER if methods is None else methods,
+            methods=methods,
             rtol=rtol,
             budget=budget,
             resume=resume,

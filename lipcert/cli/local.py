@@ -163,7 +163,7 @@ def local(
                 ball_norm=ball,
                 y=None if found.y is None else found.y[rows],
                 indices=rows,
-                methods=method or local_balls.LADDER,
+                methods=method or None,
                 budget=local_balls.BUDGET if budget is None else budget,
                 resume=resume,
                 progress=progress,

@@ -10,13 +10,13 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lipcert.methods.problem import Problem, RangesOf
+from lipcert.methods.problem import Method, Problem, RangesOf
 from lipcert.proofs.nonnegative import DENSE_SIDE, absolute_norm, obstacle
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 
 @dataclass(frozen=True)
-class Absolute:
+class Absolute(Method):
     name: ClassVar[str] = "absolute"
     side: ClassVar[Side] = "upper"
 

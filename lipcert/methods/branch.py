@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from lipcert.methods.jacobian import no_region, too_wide, unbounded
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import REGION, Cost, Method, Problem
 from lipcert.regions.branch_and_bound.branching import Brackets, Effort, bracket
 from lipcert.regions.cells import Cells
 from lipcert.terms.result import Bound, Refusal, Result, Side
@@ -20,7 +20,7 @@ MANY = 64  # inputs: halving one of them changes next to nothing
 
 
 @dataclass(frozen=True)
-class Branch:
+class Branch(Method):
     """`seconds`: at most, where the problem has no budget of its own. `leaves`: at most, for memory."""
 
     seconds: float = 20.0
@@ -28,6 +28,8 @@ class Branch:
 
     name: ClassVar[str] = "branch"
     side: ClassVar[Side] = "upper"
+    where = REGION
+    cost = Cost.SEARCH
 
     def refuses(self, problem: Problem) -> Refusal | None:
         reason = no_region(problem) or too_wide(problem.graph)

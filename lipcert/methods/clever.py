@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import REGION, Cost, Method, Problem
 from lipcert.sampling.pairs import directions
 from lipcert.terms.query import Ball, Box, P
 from lipcert.terms.result import Bound, Refusal, Result, Side
@@ -30,7 +30,7 @@ LARGEST_SHAPE = 1e7
 
 
 @dataclass(frozen=True)
-class Clever:
+class Clever(Method):
     """`batches` maxima of `samples` Jacobian norms each. The paper takes 500 batches of 1024."""
 
     batches: int = 60
@@ -38,6 +38,9 @@ class Clever:
 
     name: ClassVar[str] = "clever"
     side: ClassVar[Side] = "estimate"
+    where = REGION
+    cost = Cost.SWEEPS
+    on_request = True
 
     def refuses(self, problem: Problem) -> Refusal | None:
         if problem.region is None:

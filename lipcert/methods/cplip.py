@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lipcert.methods.problem import Problem, RangesOf, missing
+from lipcert.methods.problem import Method, Problem, RangesOf, missing
 from lipcert.network.affine import Constants, linear_ancestors
 from lipcert.network.graph import Graph
 from lipcert.proofs.chain import Infinite, links, start
@@ -22,7 +22,7 @@ from lipcert.terms.result import Bound, Refusal, Result, Side
 
 
 @dataclass(frozen=True)
-class CplipBound:
+class CplipBound(Method):
     """`work`: floating point operations that the norms of the segments may take."""
 
     work: float = 4e11

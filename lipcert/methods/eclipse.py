@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lipcert.methods.lipsdp import Lipsdp
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import L2, Method, Problem
 from lipcert.network.affine import Path
 from lipcert.proofs.lmi import INPUT, coefficients, prove
 from lipcert.rigor.rounding import sqrt_up
@@ -24,9 +24,11 @@ PADS = (1e-12, 1e-9, 1e-6, 1e-3)  # relative additions to the multipliers, until
 
 
 @dataclass(frozen=True)
-class Eclipse:
+class Eclipse(Method):
     name: ClassVar[str] = "eclipse"
     side: ClassVar[Side] = "upper"
+    norms = L2
+    on_request = True
 
     def refuses(self, problem: Problem) -> Refusal | None:
         found = Lipsdp("neuron", name=self.name).form(problem)

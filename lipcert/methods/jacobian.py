@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import REGION, Method, Problem
 from lipcert.network.graph import Graph, Linear
 from lipcert.regions.cells import Cells
 from lipcert.regions.device import proving_on
@@ -25,13 +25,14 @@ VERTEX_WORK = 5e9
 
 
 @dataclass(frozen=True)
-class Jacobian:
+class Jacobian(Method):
     """`vertices`: with at most so many neurons whose slope is not settled on the region, all patterns are tried."""
 
     vertices: int = 6
 
     name: ClassVar[str] = "jacobian"
     side: ClassVar[Side] = "upper"
+    where = REGION
 
     def refuses(self, problem: Problem) -> Refusal | None:
         reason = no_region(problem) or too_wide(problem.graph)

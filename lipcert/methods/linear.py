@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lipcert.methods.jacobian import no_region
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import REGION, Cost, Method, Problem
 from lipcert.network.graph import Graph
 from lipcert.network.graph import Linear as LinearNode
 from lipcert.regions.backward.adjoint import obstacle
@@ -26,7 +26,7 @@ REFINED = 2e10  # and of bounding intermediate gradients too
 
 
 @dataclass(frozen=True)
-class LinearBound:
+class LinearBound(Method):
     """`vertices`: of the neurons whose slope is not settled on the region, that many of the most important are tried at
     both ends of their slope."""
 
@@ -34,6 +34,8 @@ class LinearBound:
 
     name: ClassVar[str] = "linear"
     side: ClassVar[Side] = "upper"
+    where = REGION
+    cost = Cost.SWEEPS
 
     def refuses(self, problem: Problem) -> Refusal | None:
         if (reason := no_region(problem)) is not None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import L2, REGION, SPACE, Cost, Method, Problem
 from lipcert.network.affine import Path
 from lipcert.network.intervals import interval_ranges
 from lipcert.proofs.lmi import INPUT, MEMORY_ENTRIES, coefficients, entries
@@ -21,7 +22,7 @@ from lipcert.terms.result import Bound, Refusal, Result, Side
 
 
 @dataclass(frozen=True)
-class Lipsdp:
+class Lipsdp(Method):
     """`multipliers`: "neuron", "channel", "layer", or "mixed" (neurons where they fit, channels else).
     `tolerance` of proved / dual - 1 (0: by size), `sweeps` at most."""
 
@@ -31,6 +32,10 @@ class Lipsdp:
     name: str = "lipsdp"
 
     side: ClassVar[Side] = "upper"
+    where = SPACE | REGION
+    norms = L2
+    cost = Cost.PROGRAM
+    choices = MappingProxyType({"multipliers": (*GROUPINGS, "mixed")})
 
     def refuses(self, problem: Problem) -> Refusal | None:
         found = self.form(problem)
@@ -92,3 +97,16 @@ class Lipsdp:
             reason = f"{form.neurons} neurons need {gigabytes:.0f} GiB of dense blocks, over the limit of {MEMORY_ENTRIES * 8 / 2**30:.0f}"
             return Refusal(self.name, self.side, "refused", reason)
         return form
+
+
+@dataclass(frozen=True)
+class LipsdpLayer(Lipsdp):
+    """One multiplier per layer, which are among those that `lipsdp` chooses from."""
+
+    multipliers: str = "layer"
+    name: str = "lipsdp-layer"
+
+    where = SPACE
+    cost = Cost.SWEEPS
+    choices = MappingProxyType({})
+    refined_by = "lipsdp"

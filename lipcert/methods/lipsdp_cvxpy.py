@@ -10,15 +10,16 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 from torch import Tensor
 
 from lipcert.methods.lipsdp import Lipsdp
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import L2, REGION, SPACE, Cost, Method, Problem
 from lipcert.network.affine import Path
 from lipcert.proofs.lmi import INPUT, Coefficients, coefficients, prove
-from lipcert.proofs.normal_form import NormalForm
+from lipcert.proofs.normal_form import GROUPINGS, NormalForm
 from lipcert.rigor.rounding import sqrt_up
 from lipcert.sdp.multipliers import closed_form, depths, inflated, positive, restored
 from lipcert.sdp.via_cvxpy import LARGEST, NoSolver, multipliers_by, rows_of
@@ -29,7 +30,7 @@ MARGINS = (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 
 
 
 @dataclass(frozen=True)
-class LipsdpCvxpy:
+class LipsdpCvxpy(Method):
     """`solver`: SCS, CLARABEL or MOSEK, as cvxpy names them. `tolerance`: SCS's eps (0: its default).
 
     `multipliers`: "neuron", "channel" or "layer".
@@ -41,6 +42,11 @@ class LipsdpCvxpy:
 
     name: ClassVar[str] = "lipsdp-cvxpy"
     side: ClassVar[Side] = "upper"
+    where = SPACE | REGION
+    norms = L2
+    cost = Cost.PROGRAM
+    on_request = True
+    choices = MappingProxyType({"multipliers": (*GROUPINGS, "mixed"), "solver": SOLVERS})
 
     def refuses(self, problem: Problem) -> Refusal | None:
         found = self._form(problem)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import L2, Cost, Method, Problem
 from lipcert.terms.result import Refusal, Side
 
 REASON = (
@@ -16,9 +16,12 @@ REASON = (
 
 
 @dataclass(frozen=True)
-class LipsdpNetwork:
+class LipsdpNetwork(Method):
     name: ClassVar[str] = "lipsdp-network"
     side: ClassVar[Side] = "upper"
+    norms = L2
+    cost = Cost.PROGRAM
+    on_request = True
 
     def refuses(self, problem: Problem) -> Refusal | None:
         return self.run(problem)

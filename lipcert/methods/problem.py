@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import ClassVar, Literal, Protocol
 
 from lipcert.blocks.base import Range
 from lipcert.network.graph import Graph
 from lipcert.network.intervals import interval_ranges
 from lipcert.proofs.disproof import disproof
 from lipcert.terms.progress import Progress
-from lipcert.terms.query import Norm, Region
+from lipcert.terms.query import Norm, P, Region
 from lipcert.terms.result import Refusal, Result, Side
 
 
 class OutOfTime(Exception):
     """The budget is spent; `methods.run` turns it into a Refusal with status timeout."""
+
+
+Where = Literal["space", "region"]  # for what a method is made: a bound made for the space holds on regions too
+SPACE: frozenset[Where] = frozenset({"space"})
+REGION: frozenset[Where] = frozenset({"region"})
+L2: frozenset[tuple[P, P]] = frozenset({("2", "2")})
+
+
+class Cost(IntEnum):
+    """What one value takes, in orders of magnitude."""
+
+    FORMULA = 0  # of norms of layers, or one sweep
+    SWEEPS = 1  # one per neuron, or few cells
+    PROGRAM = 2  # a convex program
+    SEARCH = 3  # as long as it is let
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +90,20 @@ def missing(problem: Problem, reason: str, node: str) -> tuple[Literal["refused"
     return "refused", f"no finite bound is known: {reason}{hint}", node
 
 
-@runtime_checkable
 class Method(Protocol):
-    """A frozen dataclass; its fields are its options and go into the report."""
+    """A frozen dataclass; its fields are its options and go into the report.
+
+    What it says of itself below decides where it runs unasked: in `bound`, on the balls of `local`, for `radius`."""
+
+    where: ClassVar[frozenset[Where]] = SPACE
+    norms: ClassVar[frozenset[tuple[P, P]] | None] = None  # None: all
+    cost: ClassVar[Cost] = Cost.FORMULA
+    on_request: ClassVar[bool] = False  # runs only where it is named
+    refined_by: ClassVar[str | None] = None  # a method whose value is never above this one's, but for rounding
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})  # fields that the command line sets: values
+
+    def takes(self, norm: Norm) -> bool:
+        return self.norms is None or (norm.input, norm.output) in self.norms
 
     @property
     def name(self) -> str: ...

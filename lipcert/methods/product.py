@@ -13,14 +13,14 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lipcert.methods.problem import Problem, RangesOf, missing
+from lipcert.methods.problem import Method, Problem, RangesOf, missing
 from lipcert.network.affine import Constants
 from lipcert.proofs.chain import Infinite, block_slopes, link, links, start
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 
 @dataclass(frozen=True)
-class ProductBound:
+class ProductBound(Method):
     name: ClassVar[str] = "product"
     side: ClassVar[Side] = "upper"
 

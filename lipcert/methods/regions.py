@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lipcert.methods.jacobian import no_region
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import REGION, Cost, Method, Problem
 from lipcert.regions.enumeration.constant import cells_of, constant, reads
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.result import Bound, Refusal, Result, Side
@@ -21,13 +21,15 @@ COMPILATION = 120.0  # seconds, on a slow machine
 
 
 @dataclass(frozen=True)
-class Regions:
+class Regions(Method):
     """`seconds`: at most, where the problem has no budget of its own."""
 
     seconds: float = 20.0
 
     name: ClassVar[str] = "regions"
     side: ClassVar[Side] = "upper"
+    where = REGION
+    cost = Cost.SWEEPS
 
     def refuses(self, problem: Problem) -> Refusal | None:
         reason, node = no_region(problem), None

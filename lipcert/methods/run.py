@@ -9,44 +9,39 @@ from typing import Any
 
 import torch
 
-from lipcert.methods import DEFAULT, LOCAL, METHODS
+from lipcert.methods import METHODS
 from lipcert.methods.failures import RAISED, why
-from lipcert.methods.lipsdp_cvxpy import SOLVERS
+from lipcert.methods.ladders import usual
 from lipcert.methods.problem import Method, OutOfTime, Problem
-from lipcert.proofs.normal_form import GROUPINGS
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Region
 from lipcert.terms.result import Refusal, Result
 
-# option -> (methods that have it as a field, its values)
-OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "multipliers": (("lipsdp", "lipsdp-cvxpy"), (*GROUPINGS, "mixed")),
-    "solver": (("lipsdp-cvxpy",), SOLVERS),
-}
-
 
 def choose(
     names: Sequence[str] | None, region: Region = None, options: Mapping[str, str | None] | None = None
 ) -> list[Method]:
-    """The named methods in the order of the table; without names the DEFAULT ones, on a region the LOCAL ones as well.
+    """The named methods in the order of the table; without names the usual ones.
 
-    `options`: those of OPTIONS.
+    `options`: values of fields that a method offers as `choices`, by name; None: as it is.
     """
     unknown = [name for name in names or () if name not in METHODS]
     if unknown:
         raise UsageError(f"--method {unknown[0]}: methods are {', '.join(METHODS)}")
-    usual = DEFAULT if region is None else DEFAULT | LOCAL
-    chosen = {name: method for name, method in METHODS.items() if name in (names or usual)}
+    wanted = names or usual(region is not None)
+    chosen = {name: method for name, method in METHODS.items() if name in wanted}
     for option, value in (options or {}).items():
         if value is None:
             continue
-        owners, values = OPTIONS[option]
-        if value not in values:
-            raise UsageError(f"--{option} {value}: {option} is one of {', '.join(values)}")
-        if not any(owner in chosen for owner in owners):
-            raise UsageError(f"--{option} {value}: give --method {' or '.join(owners)} with it")
-        chosen |= {owner: replace(chosen[owner], **{option: value}) for owner in owners if owner in chosen}  # type: ignore[type-var]
+        values = {name: method.choices[option] for name, method in METHODS.items() if option in method.choices}
+        owners = {name: chosen[name] for name in values if name in chosen}
+        allowed = list(dict.fromkeys(v for name in owners or values for v in values[name]))
+        if value not in allowed:
+            raise UsageError(f"--{option} {value}: {option} is one of {', '.join(allowed)}")
+        if not owners:
+            raise UsageError(f"--{option} {value}: give --method {' or '.join(values)} with it")
+        chosen |= {name: replace(method, **{option: value}) for name, method in owners.items()}  # type: ignore[type-var]
     return list(chosen.values())
 
 

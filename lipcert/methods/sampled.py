@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lipcert.methods.deviation import evaluate_within
-from lipcert.methods.problem import Problem
+from lipcert.methods.problem import REGION, SPACE, Cost, Method, Problem
 from lipcert.network.graph import Enclosure
 from lipcert.rigor.rounding import add_up, div_down, norm_down, norm_up
 from lipcert.sampling.directions import ascent, best_directions, differences, dual_ascent, flops, size, unit
@@ -36,7 +36,7 @@ DENSE_SIDE = 256  # full Jacobians at the best points up to this side
 
 
 @dataclass(frozen=True)
-class Sampled:
+class Sampled(Method):
     """`points` per round, `rounds` of search (0: as many as the work allows, at most 16)."""
 
     points: int = 64
@@ -44,6 +44,8 @@ class Sampled:
 
     name: ClassVar[str] = "sampled"
     side: ClassVar[Side] = "lower"
+    where = SPACE | REGION
+    cost = Cost.SEARCH
 
     def refuses(self, problem: Problem) -> Refusal | None:
         return None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lipcert.blocks.pointwise import Pointwise
-from lipcert.methods.problem import Problem, RangesOf
+from lipcert.methods.problem import L2, Cost, Method, Problem, RangesOf
 from lipcert.network.affine import Path, linear_ancestors
 from lipcert.network.graph import Graph, Nonlinear
 from lipcert.proofs.chain import Infinite
@@ -30,13 +30,16 @@ ENTRIES = 2**25  # of one weight matrix
 
 
 @dataclass(frozen=True)
-class Seqlip:
+class Seqlip(Method):
     """`starts`: singular directions from which each factor is climbed."""
 
     starts: int = 8
 
     name: ClassVar[str] = "seqlip"
     side: ClassVar[Side] = "estimate"
+    norms = L2
+    cost = Cost.SWEEPS
+    on_request = True
 
     def refuses(self, problem: Problem) -> Refusal | None:
         if (problem.norm.input, problem.norm.output) != ("2", "2"):

@@ -20,6 +20,7 @@ from lipcert.load.data import fingerprint
 from lipcert.load.model import Model
 from lipcert.methods import METHODS
 from lipcert.methods.jacobian import too_wide
+from lipcert.methods.ladders import everywhere, on_a_ball
 from lipcert.methods.problem import Problem
 from lipcert.methods.run import run
 from lipcert.network.edit import with_output
@@ -37,8 +38,6 @@ from lipcert.terms.progress import Progress
 from lipcert.terms.query import Ball, Norm, Output, P
 from lipcert.terms.result import Bound, Refusal, Result
 
-EVERYWHERE = ("product", "absolute", "cplip", "lipsdp")  # over the whole space, once
-LADDER = ("jacobian", "linear", "lipsdp", "branch")  # on each ball, cheap first
 BUDGET = 1.0  # seconds per point and radius beyond which no further method of the ladder is begun
 SAMPLES = 16  # Jacobians inside each ball
 TOGETHER = 256  # balls that are swept at once
@@ -129,7 +128,7 @@ def local(
     output: str | Output = "vector",
     y: np.ndarray | Sequence[int] | None = None,
     indices: Sequence[int] | None = None,
-    methods: Sequence[str] = LADDER,
+    methods: Sequence[str] | None = None,
     rtol: float = 0.01,
     budget: float = BUDGET,
     resume: Earlier = None,
@@ -139,7 +138,7 @@ def local(
 ) -> Report:
     """lower <= L <= upper in the balls of each radius `eps` around each row of `x` (k, *input_shape): `Report.points`.
 
-    `indices`: the numbers of the rows in the report (default: counted from 0). `methods`: the ladder. `budget`: seconds
+    `indices`: the numbers of the rows in the report (default: counted from 0). `methods`: the ladder; None: those made for regions, cheap first. `budget`: seconds
     per point and radius; a method that it does not reach says so. `rtol`: brackets closer than this need no further
     method. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes, as it takes a report file.
     """
@@ -147,9 +146,10 @@ def local(
     Norm(ball_norm, ball_norm)
     if functional.kind == "pairs":
         raise UsageError("--output pairs: local constants are of one output: vector, I or I-J")
+    methods = list(methods) if methods is not None else [m for m in on_a_ball() if METHODS[m].takes(norm)]
     unknown = [name for name in methods if name not in METHODS or METHODS[name].side != "upper"]
     if unknown:
-        raise UsageError(f"--method {unknown[0]}: local constants take {', '.join(LADDER)}")
+        raise UsageError(f"--method {unknown[0]}: local constants take {', '.join(on_a_ball())}")
     radii = _radii(eps)
     points = _points(model, x)
     names = list(range(len(points))) if indices is None else list(indices)
@@ -159,7 +159,7 @@ def local(
         "norm": ball_norm,
         "count": len(points),
         "data": fingerprint(points.numpy(), np.asarray(names), labels),
-        "methods": list(methods),
+        "methods": methods,
         "rtol": float(rtol),
         "seed": seed,
     }
@@ -210,7 +210,7 @@ def _everywhere(
     """What holds in every ball, as far as it comes within ten budgets."""
     problem = Problem(graph, norm, None, seed, device, time.monotonic() + 10 * budget, progress)
     found = []
-    for name in EVERYWHERE:
+    for name in everywhere():
         found.append(run(METHODS[name], problem))
         problem.known.append(found[-1])
     return found
@@ -274,8 +274,6 @@ class _Ladder:
                 continue
             if upper <= lower * (1 + self.rtol):
                 break
-            if name == "lipsdp" and (self.norm.input, self.norm.output) != ("2", "2"):
-                continue
             result = METHODS[name].refuses(problem) or run(METHODS[name], problem)
             results.append(result)
             problem.known.append(result)

@@ -19,7 +19,7 @@ from lipcert.activations import ACTIVATIONS, Elementwise
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.cli.main import main
 from lipcert.load.model import Model
-from lipcert.methods import METHODS, Problem
+from lipcert.methods import METHODS, Method, Problem
 from lipcert.network.affine import Path as LinearPath
 from lipcert.network.graph import Graph, Input, Linear, Node, Nonlinear
 from lipcert.network.scope import describe
@@ -44,7 +44,7 @@ class Affine(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Straight:
+class Straight(Method):
     """The norm of a network without nonlinearities."""
 
     name: str = "straight"

@@ -12,7 +12,8 @@ from nets import Layer, Net, chain, conv, residual
 from torch import Tensor
 
 import lipcert
-from lipcert.methods import DEFAULT, METHODS
+from lipcert.methods import METHODS
+from lipcert.methods.ladders import usual
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.lipsdp_cvxpy import LipsdpCvxpy
 from lipcert.methods.lipsdp_network import LipsdpNetwork
@@ -89,7 +90,7 @@ def test_a_missing_solver_is_named() -> None:
 def test_only_on_request() -> None:
     model = lipcert.load(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)),
                          input_shape=(1, 2))  # fmt: skip
-    assert [r.method for r in lipcert.bound(model).results] == list(DEFAULT)
+    assert [r.method for r in lipcert.bound(model).results] == list(usual(on_a_region=False))
     asked = lipcert.bound(model, methods=["lipsdp-cvxpy", "product"]).results
     assert [r.method for r in asked] == ["product", "lipsdp-cvxpy"]
     for name, method in METHODS.items():

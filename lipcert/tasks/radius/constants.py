@@ -9,18 +9,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from lipcert.methods.ladders import formulas, groups
 from lipcert.methods.problem import Problem
 from lipcert.methods.run import choose, run
 from lipcert.network.edit import with_output
 from lipcert.rigor.rounding import add_up, mul_up, sqrt_up
 from lipcert.tasks.radius.margins import name
-from lipcert.terms.query import Norm, Output, P
+from lipcert.terms.query import Norm, Output
 from lipcert.terms.result import Bound, Refusal
 
-# The first group of which a method proves a value is enough: LipSDP is never above the others but for its rounding.
-CHEAP = ("product", "absolute", "cplip")
-GROUPS: dict[P, tuple[tuple[str, ...], ...]] = {"1": (CHEAP,), "2": (("lipsdp",), CHEAP), "inf": (CHEAP,)}
-TSUZUKU = (("product",), CHEAP)  # the whole network, as Tsuzuku et al. 2018 bound it
 # |y_i - y_j| <= factor ||y||_q (Tsuzuku et al. 2018 for q = 2)
 DIFFERENCE = {"1": 1.0, "2": sqrt_up(2.0), "inf": 2.0}
 
@@ -49,10 +46,16 @@ class Constants:
         for done, scope in enumerate(missing):
             if len(missing) > 1:
                 self.problem.say("constants", done, len(missing))
-            groups = TSUZUKU if scope == "vector" else GROUPS[self.problem.norm.input]
+            groups = self._groups(scope)
             self.known[scope] = self._proved(scope, groups)
 
-    def _proved(self, scope: str, groups: tuple[tuple[str, ...], ...]) -> ProvedConstant:
+    def _groups(self, scope: str) -> list[list[str]]:
+        if scope == "vector":  # the whole network, as Tsuzuku et al. 2018 bound it
+            return [["product"], formulas()]
+        norm = self.problem.norm  # of a functional, whose output norm is free
+        return groups(Norm(norm.input, norm.input))
+
+    def _proved(self, scope: str, groups: list[list[str]]) -> ProvedConstant:
         graph = with_output(self.problem.graph, Output.parse(scope))
         problem = replace(self.problem, graph=graph, progress=None, known=[], aside=[])
         for group in groups:

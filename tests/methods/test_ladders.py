@@ -1,0 +1,55 @@
+"""Which methods run unasked: what each says of itself gives the ladders that users stand on."""
+
+from __future__ import annotations
+
+import pytest
+
+from lipcert.methods import METHODS
+from lipcert.methods.ladders import everywhere, formulas, groups, on_a_ball, usual
+from lipcert.methods.problem import REGION, Method
+from lipcert.methods.run import choose
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Norm
+
+
+def test_the_ladders() -> None:
+    assert list(usual(on_a_region=False)) == ["product", "absolute", "cplip", "sampled", "lipsdp-layer", "lipsdp"]
+    assert list(usual(on_a_region=True)) == [*usual(on_a_region=False), "jacobian", "linear", "regions", "branch"]
+    assert everywhere() == ["product", "absolute", "cplip", "lipsdp"]
+    assert on_a_ball() == ["jacobian", "linear", "regions", "lipsdp", "branch"]
+    assert groups(Norm("2", "2")) == [["lipsdp"], ["product", "absolute", "cplip"]]
+    assert groups(Norm("1", "1")) == groups(Norm("inf", "inf")) == [formulas()]
+
+
+def test_what_a_method_says_is_of_this_world() -> None:
+    for name, method in METHODS.items():
+        assert name == method.name
+        assert method.where
+        assert method.refined_by is None or METHODS[method.refined_by].where & method.where
+        for field, values in method.choices.items():
+            assert getattr(method, field) in values, (name, field)
+
+
+def test_a_method_from_outside_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quick(Method):
+        name, side, where = "quick", "upper", REGION
+
+    monkeypatch.setitem(METHODS, "quick", Quick())  # type: ignore[abstract]
+    assert on_a_ball()[:2] == ["jacobian", "quick"]
+    assert "quick" not in everywhere()
+    assert "quick" in usual(on_a_region=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "words"),
+    [
+        (["product"], {"solver": "SCS"}, "give --method lipsdp-cvxpy with it"),
+        (["lipsdp-layer"], {"multipliers": "neuron"}, "give --method lipsdp or lipsdp-cvxpy with it"),
+        (["lipsdp"], {"multipliers": "neurone"}, "multipliers is one of neuron, channel, layer, mixed"),
+        (["nothing"], {}, "methods are product, absolute"),
+    ],
+)
+def test_options_go_to_the_methods_that_offer_them(names: list[str], options: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        choose(names, None, options)
+    assert [m.multipliers for m in choose(["lipsdp"], None, {"multipliers": "layer"})] == ["layer"]  # type: ignore[attr-defined]
