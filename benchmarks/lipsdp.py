@@ -74,13 +74,13 @@ def inflation(graph: Any, found: Any) -> float | None:
     """What the proof adds: proved value over the value of the same multipliers in plain floating point, minus 1."""
     import math
 
-    from lipcert.proofs.lmi import INPUT, assemble, coefficients, eliminate, elimination_order, leading_eigenvalue
+    from lipcert.proofs.lmi import assemble, coefficients, eliminate, elimination_order, leading_eigenvalue
     from lipcert.proofs.normal_form import normal_form
 
-    form = normal_form(graph, found.proof["grouping"])
+    form = normal_form(graph, found.proof.grouping)
     table = coefficients(form)
-    last = INPUT if found.proof["last"] == "input" else len(form.layers) + 1
-    blocks = assemble(form, table, found.proof["multipliers"], last, found.proof["rho"])
+    last = found.proof.block(len(form.layers))
+    blocks = assemble(form, table, found.proof.tensors, last, found.proof.rho)
     plain = eliminate(blocks.parts, elimination_order(len(table.sizes), last), 0.0)
     if plain is None:
         return None
@@ -93,7 +93,7 @@ def floor(graph: Any, found: Any) -> Floor:
     from lipcert.proofs.normal_form import normal_form
     from lipcert.sdp.solve import factorisation_flops
 
-    form = normal_form(graph, found.proof["grouping"])
+    form = normal_form(graph, found.proof.grouping)
     table = coefficients(form)
     rows = 16 if form.neurons <= 600 else 32
     passes = 4 * rows * sum(operator.flops for operator in operators(form.graph)) / 2 * found.details["sweeps"]

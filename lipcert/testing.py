@@ -76,7 +76,7 @@ def shown(report: Report) -> str:
     """The report as on a terminal, without colours."""
     from rich.console import Console
 
-    from lipcert.report.to_table import to_table
+    from lipcert.report.formats.terminal import to_table
 
     console = Console(highlight=False, markup=False, emoji=False, width=120, color_system=None)
     with console.capture() as captured:

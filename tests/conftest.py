@@ -6,11 +6,13 @@ import os
 import random
 import signal
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from thorough import FULL
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOOTPRINTS = ("/tmp/pwned_lipcert", "/tmp/lipcert_ts_wrote")  # what the files of shared/bad try to write
@@ -47,6 +49,24 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without LIPCERT_FULL=1: nothing that is `slow`, and of a law's cases the first and every nth after it (`every`).
+    A case named on the command line runs."""
+    if FULL or any("[" in argument for argument in config.args):
+        return
+    seen: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        law = item.nodeid.partition("[")[0]
+        every = item.get_closest_marker("every")
+        if item.get_closest_marker("slow") is not None or (every is not None and seen[law] % every.args[0]):
+            left_out.append(item)
+        seen[law] += 1
+    config.hook.pytest_deselected(items=left_out)
+    out = set(left_out)
+    items[:] = [item for item in items if item not in out]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

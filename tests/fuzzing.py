@@ -35,7 +35,7 @@ from lipcert.gate.rules import judge as judge_gate
 from lipcert.gate.rules import read_report
 from lipcert.load.data import read_data
 from lipcert.load.model import Model, load
-from lipcert.report.of_comparison import comparison_markdown
+from lipcert.report.formats.comparison import comparison_markdown
 from lipcert.report.page.write import html_page
 from lipcert.report.to_json import to_json
 from lipcert.tasks.bound import bound

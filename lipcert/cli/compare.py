@@ -50,7 +50,7 @@ def compare(
     if markdown == "-" and json == "-":
         raise UsageError("--markdown - and --json -: only one of them can have stdout; give a file")
     o.check_not_negative("--tolerance", tolerance)
-    from lipcert.report.of_comparison import comparison_markdown, comparison_table
+    from lipcert.report.formats.comparison import comparison_markdown, comparison_table
     from lipcert.tasks.compare import compare as compare_reports
 
     first, *others = reports

@@ -126,8 +126,8 @@ def draw(report: Report, path: str) -> None:
     """One histogram per quantity, in it one outline per set of points."""
     import numpy as np
 
-    from lipcert.report.of_jacobian import PLACES, WORDS
     from lipcert.report.plots import histograms
+    from lipcert.report.sections.jacobian import PLACES, WORDS
 
     found = report.summary["jacobian"]
     values = {

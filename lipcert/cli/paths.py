@@ -44,6 +44,7 @@ WRITES = {
     "gate.markdown": "--markdown",
     "compare.markdown": "--markdown",
     "report.html": "--html",
+    "report.out": "--out",
 }
 MODELS = (READS["model"], READS["track.checkpoints"])
 REPLACED_BY = {"resume": "json"}  # a report may be gone on with in place: it is replaced only by a whole one

@@ -99,14 +99,16 @@ class Live:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
 
-        from lipcert.report.to_table import closing, table_of_results, text
+        from lipcert.report.formats.terminal import rendered, shown
+        from lipcert.report.sections.bounds import closing, table_of_results
+        from lipcert.report.tables import Sentence
 
         stage, done, total = self._stage
-        lines: list[RenderableType] = [text(stage, "dim")]
+        lines: list[RenderableType] = [rendered(Sentence.of(stage, "dim"))]
         if total:
             lines = [*lines, ProgressBar(total, done, width=30)]
         if self._results:
-            lines = [table_of_results(self._results), closing(self._results), *lines]
+            lines = [shown([table_of_results(self._results), closing(self._results)]), *lines]
         return Group(*lines)
 
 

@@ -1,4 +1,4 @@
-"""`lipcert report REPORT ... --html FILE`."""
+"""`lipcert report REPORT ... --html FILE`, or `--out FILE` in the format of its suffix."""
 
 from __future__ import annotations
 
@@ -18,26 +18,41 @@ from lipcert.terms.printable import plain, printable
 def report(
     reports: Annotated[
         list[Path],
-        typer.Argument(metavar="REPORT...", help="Written by --json: reports, and verdicts of lipcert gate."),
+        typer.Argument(metavar="REPORT...", help="Written by --json: reports, and (in HTML) verdicts of lipcert gate."),
     ],
-    html: Annotated[str, typer.Option("--html", metavar="FILE|-", help="The page; - is stdout, alone.")],
+    html: Annotated[str | None, typer.Option("--html", metavar="FILE|-", help="The page; - is stdout, alone.")] = None,
+    out: Annotated[
+        list[str] | None,
+        typer.Option("--out", metavar="FILE", help="As .html, .md, .csv or .txt, by its suffix; may be repeated."),
+    ] = None,
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="What was written, for machines.")
     ] = None,
 ) -> int:
-    """One self-contained HTML page of reports and verdicts: pictures, values, and how to check them again."""
+    """Reports as one self-contained HTML page, as Markdown, as comma-separated values, or as text."""
+    from lipcert.report.formats import FORMATS
+
     if html == "-" and json == "-":
         raise UsageError("--html - and --json -: only one of them can have stdout; give a file")
-    from lipcert.report.page.write import html_page
-
-    page = html_page([(str(path), read_json(path, str(path))) for path in reports])
-    if html == "-":
-        sys.stdout.write(page)
-    else:
-        write_text("--html", html, page)
-        print(f"wrote {printable(html)}", file=sys.stderr)
+    if html is None and not out:
+        raise UsageError("report: say what to write: --html FILE, or --out FILE.md, FILE.csv, FILE.txt")
+    wanted = [("--html", html, ".html")] if html is not None else []
+    for path in out or ():
+        suffix = Path(path).suffix.lower()
+        if suffix not in FORMATS:
+            raise UsageError(f"--out {path}: the suffix says the format: one of {', '.join(FORMATS)}")
+        wanted.append(("--out", path, suffix))
+    named = [(str(path), read_json(path, str(path))) for path in reports]
+    for flag, path, suffix in wanted:
+        content = FORMATS[suffix](named)
+        if path == "-":
+            sys.stdout.write(content)
+        else:
+            write_text(flag, path, content)
+            print(f"wrote {printable(path)}", file=sys.stderr)
     if json is not None:
-        said = js.dumps(plain({"html": html, "reports": [str(path) for path in reports]}), indent=1) + "\n"
+        about = {"html": html, "out": out or [], "reports": [str(path) for path in reports]}
+        said = js.dumps(plain(about), indent=1) + "\n"
         if json == "-":
             sys.stdout.write(said)
         else:

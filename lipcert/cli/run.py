@@ -168,7 +168,7 @@ def draw(report: Report, picture: Callable[[Report], None]) -> int:
 
 
 def table_text(report: Report) -> str:
-    from lipcert.report.to_table import to_table
+    from lipcert.report.formats.terminal import to_table
 
     return render(to_table(report))
 

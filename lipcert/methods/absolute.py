@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lipcert.methods.problem import Method, Problem, RangesOf
+from lipcert.proofs.kinds.nonnegative import Nonnegative
 from lipcert.proofs.nonnegative import DENSE_SIDE, absolute_norm, obstacle
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
@@ -35,7 +36,7 @@ class Absolute(Method):
             )
         if not math.isfinite(value):
             return Refusal(self.name, self.side, "refused", "the bound overflows float64", None, seconds)
-        proof = None if ranges.used else {"kind": "nonnegative"}
+        proof = None if ranges.used else Nonnegative(self.name)
         return Bound(self.name, self.side, "proved", value, seconds, proof=proof)
 
     def refuses(self, problem: Problem) -> Refusal | None:

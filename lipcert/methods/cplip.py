@@ -17,6 +17,7 @@ from lipcert.methods.problem import Method, Problem, RangesOf, missing
 from lipcert.network.affine import Constants, linear_ancestors
 from lipcert.network.graph import Graph
 from lipcert.proofs.chain import Infinite, links, start
+from lipcert.proofs.kinds.cplip import Cplip
 from lipcert.proofs.segments import cost, cut, passable, segment_link
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
@@ -66,9 +67,9 @@ class CplipBound(Method):
         if not math.isfinite(value):
             return Refusal(self.name, self.side, "refused", "the bound overflows float64", None, seconds)
         details = {"passed": len(passed), "span": span or None, "cuts": len(segments.nonlinear)}
-        constants = tuple((i, known[i]) for i in links(segments))
-        proof = {"kind": "cplip", "passed": passed, "constants": constants}
-        return Bound(self.name, self.side, "proved", value, seconds, None, details, None if ranges.used else proof)
+        constants = [known[i] for i in links(segments)]
+        proof = None if ranges.used else Cplip.of(self.name, graph, passed, constants)
+        return Bound(self.name, self.side, "proved", value, seconds, None, details, proof)
 
     def _cut(self, problem: Problem, ranges: RangesOf, passed: tuple[int, ...]) -> Graph:
         norms = {problem.norm.input, problem.norm.output}

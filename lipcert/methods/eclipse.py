@@ -14,6 +14,7 @@ from typing import ClassVar
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.problem import L2, Method, Problem
 from lipcert.network.affine import Path
+from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, coefficients, prove
 from lipcert.rigor.rounding import sqrt_up
 from lipcert.sdp.mirror import mirrored_closed_form
@@ -42,7 +43,7 @@ class Eclipse(Method):
         graph = form.graph
         if not form.layers:
             value = Path(graph, graph.input, graph.output).norm_upper("2", "2")
-            proof = {"kind": "lmi", "grouping": form.grouping, "last": "input", "multipliers": [], "rho": value**2}
+            proof = Lmi.of(self.name, form, INPUT, value**2, [])
             return Bound(self.name, self.side, "proved", value, time.perf_counter() - begin, proof=proof)
         table = coefficients(form)
         output = len(form.layers) + 1
@@ -67,12 +68,6 @@ class Eclipse(Method):
         if best is None:
             return Refusal(self.name, self.side, "refused", "its multipliers could not be proved", None, seconds)
         rho, start, multipliers, last = best
-        proof = {
-            "kind": "lmi",
-            "grouping": form.grouping,
-            "last": "input" if last == INPUT else "output",
-            "multipliers": multipliers,
-            "rho": rho,
-        }
+        proof = Lmi.of(self.name, form, last, rho, multipliers)
         details = {"from": start, "neurons": form.neurons}
         return Bound(self.name, self.side, "proved", sqrt_up(rho), seconds, None, details, proof)

@@ -14,6 +14,7 @@ from typing import ClassVar
 from lipcert.methods.problem import L2, REGION, SPACE, Cost, Method, Problem
 from lipcert.network.affine import Path
 from lipcert.network.intervals import interval_ranges
+from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, MEMORY_ENTRIES, coefficients, entries
 from lipcert.proofs.normal_form import GROUPINGS, NormalForm, normal_form, without_maxima
 from lipcert.sdp.solve import Settings, solve
@@ -49,7 +50,7 @@ class Lipsdp(Method):
         graph = form.graph
         if not form.layers:  # affine on this region
             value = Path(graph, graph.input, graph.output).norm_upper("2", "2")
-            proof = {"kind": "lmi", "grouping": form.grouping, "last": "input", "multipliers": [], "rho": value**2}
+            proof = Lmi.of(self.name, form, INPUT, value**2, [])
             return Bound(self.name, self.side, "proved", value, time.perf_counter() - start, proof=proof)
         table = coefficients(form)
         settings = Settings(self.tolerance, self.sweeps, problem.seed)
@@ -72,13 +73,7 @@ class Lipsdp(Method):
             "proofs": info.proofs,
             "source": info.source,
         }
-        proof = {
-            "kind": "lmi",
-            "grouping": form.grouping,
-            "last": "input" if solution.last == INPUT else "output",
-            "multipliers": solution.multipliers,
-            "rho": info.proved**2,
-        }
+        proof = Lmi.of(self.name, form, solution.last, info.proved**2, solution.multipliers)
         return Bound(self.name, self.side, "proved", info.proved, seconds, None, details, proof)
 
     def form(self, problem: Problem) -> NormalForm | Refusal:

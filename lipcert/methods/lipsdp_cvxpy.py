@@ -18,6 +18,7 @@ from torch import Tensor
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.problem import L2, REGION, SPACE, Cost, Method, Problem
 from lipcert.network.affine import Path
+from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, Coefficients, coefficients, prove
 from lipcert.proofs.normal_form import GROUPINGS, NormalForm
 from lipcert.rigor.rounding import sqrt_up
@@ -60,7 +61,7 @@ class LipsdpCvxpy(Method):
         graph = form.graph
         if not form.layers:
             value = Path(graph, graph.input, graph.output).norm_upper("2", "2")
-            proof = {"kind": "lmi", "grouping": form.grouping, "last": "input", "multipliers": [], "rho": value**2}
+            proof = Lmi.of(self.name, form, INPUT, value**2, [])
             return Bound(self.name, self.side, "proved", value, time.perf_counter() - begin, proof=proof)
         table = coefficients(form)
         options: dict = {}
@@ -83,7 +84,7 @@ class LipsdpCvxpy(Method):
             return self._refusal(f"the multipliers of {self.solver} could not be proved", begin, problem)
         rho, multipliers = best
         details = {"solver": self.solver, "multipliers": form.grouping, "neurons": form.neurons}
-        proof = {"kind": "lmi", "grouping": form.grouping, "last": "input", "multipliers": multipliers, "rho": rho}
+        proof = Lmi.of(self.name, form, INPUT, rho, multipliers)
         seconds = time.perf_counter() - begin
         return Bound(self.name, self.side, "proved", sqrt_up(rho), seconds, None, details, proof)
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 from lipcert.methods.problem import Method, Problem, RangesOf, missing
 from lipcert.network.affine import Constants
 from lipcert.proofs.chain import Infinite, block_slopes, link, links, start
+from lipcert.proofs.kinds.chain import Chain
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 
@@ -47,8 +48,8 @@ class ProductBound(Method):
         seconds = time.perf_counter() - begin
         if not math.isfinite(value):
             return Refusal(self.name, self.side, "refused", "the bound overflows float64", None, seconds)
-        chain = {"kind": "chain", "constants": tuple((i, constants[i]) for i in links(graph))}
-        return Bound(self.name, self.side, "proved", value, seconds, proof=None if ranges.used else chain)
+        chain = None if ranges.used else Chain.of(self.name, [constants[i] for i in links(graph)])
+        return Bound(self.name, self.side, "proved", value, seconds, proof=chain)
 
 
 def signal_constants(problem: Problem, ranges: RangesOf) -> dict[int, Constants]:

@@ -15,7 +15,7 @@ WIDTH = 110
 def notebook_html(report: Report) -> str:
     from rich.console import Console
 
-    from lipcert.report.to_table import to_table
+    from lipcert.report.formats.terminal import to_table
 
     console = Console(record=True, file=StringIO(), width=WIDTH, highlight=False, markup=False, emoji=False)
     console.print(to_table(report))

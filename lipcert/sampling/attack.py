@@ -141,13 +141,15 @@ def _round(goal: Goal, x: Tensor, part: Tensor, radius: Tensor, norm: P, pgd: Pg
         slow = 1.0 if step < pgd.steps // 2 else 0.3
         at = home32 + project(at - slow * steps * _direction(gradient, norm) - home32, reach32, norm)
         at = _clipped(at, pgd)
-    return _nearest(goal, seen.detach().cpu().double(), home, rows, reach, norm, b, count, pgd)
+    distance, found = _nearest(goal, seen.detach().cpu().double(), home, rows, reach, norm, pgd)
+    nearest = distance.reshape(b, count).min(dim=1)
+    return nearest.values, found.reshape(b, count, -1)[torch.arange(b), nearest.indices]
 
 
 def _nearest(
-    goal: Goal, at: Tensor, home: Tensor, rows: Tensor, reach: Tensor, norm: P, b: int, count: int, pgd: Pgd
+    goal: Goal, at: Tensor, home: Tensor, rows: Tensor, reach: Tensor, norm: P, pgd: Pgd
 ) -> tuple[Tensor, Tensor]:
-    """Shrink what succeeded towards the sample by bisection on the segment; keep the nearest proved input."""
+    """Shrink what succeeded towards the sample by bisection on the segment: distances, inf where nothing did, and inputs."""
     at = _clipped(home + project(at - home, reach, norm), pgd)
     done = goal.reached(at, rows)
     inside, outside = torch.zeros(len(at), 1, dtype=torch.float64), torch.ones(len(at), 1, dtype=torch.float64)
@@ -160,10 +162,7 @@ def _nearest(
             low, high = torch.where(ok, low, middle), torch.where(ok, middle, high)
         at[hit] = home[hit] + high * (at[hit] - home[hit])
     away = up(up((at - home).abs()))
-    distance = torch.where(done, norm_up(away, norm, 1), torch.inf).reshape(b, count)
-    nearest = distance.min(dim=1)
-    chosen = at.reshape(b, count, -1)[torch.arange(b), nearest.indices]
-    return nearest.values, chosen
+    return torch.where(done, norm_up(away, norm, 1), torch.inf), at
 
 
 def project(move: Tensor, reach: Tensor, norm: P) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 from lipcert.network.graph import Graph
 from lipcert.proofs.check import check
 from lipcert.proofs.file import Certificate, Network, from_bytes, to_text
-from lipcert.proofs.kinds import PROOFS
+from lipcert.proofs.kinds.base import Proof
 from lipcert.report.to_json import write_atomically
 from lipcert.rigor.rounding import mul_up
 from lipcert.terms.errors import CertificateRejected, SelfCheckFailed, UsageError
@@ -68,7 +68,7 @@ def least_with_proof(results: Sequence[Result]) -> tuple[Bound | None, Bound | N
 
 def certificate_of(bound: Bound, graph: Graph, model: Mapping[str, Any], norm: Norm, output: Output) -> Certificate:
     """`graph`: the whole network in the units of the report, before the output functional. `model`: the report's."""
-    assert bound.proof is not None
+    assert isinstance(bound.proof, Proof)
     units = model["units"]
     network = Network(
         model["sha256"],
@@ -79,6 +79,5 @@ def certificate_of(bound: Bound, graph: Graph, model: Mapping[str, Any], norm: N
         None if units["mean"] is None else tuple(units["mean"]),
         None if units["std"] is None else tuple(units["std"]),
     )
-    kind = PROOFS[bound.proof["kind"]]
-    proof, shown = kind.of(bound.method, bound.proof, bound.value, graph, norm)
-    return Certificate(network, norm, output, max(mul_up(bound.value, SLACK), shown), proof)
+    claim = max(mul_up(bound.value, SLACK), bound.proof.shows(bound.value, norm))
+    return Certificate(network, norm, output, claim, bound.proof)

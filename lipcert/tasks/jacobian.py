@@ -140,19 +140,9 @@ def jacobian(
     """
     norm = Norm.parse(norm)
     inputs, labels = _data(model, x, y)
-    if (inputs is None) == (region is None):
-        raise UsageError("jacobian: give data, or a box")
-    if region is not None and not isinstance(region, Box):
-        raise UsageError("jacobian: the region is a box")
+    of_data = around is not None or between or laplacian or from_node is not None
+    _check_asked(inputs, labels, region, samples, around, of_data, per_class or laplacian)
     region = checked_region(region, model.graph)
-    if samples < 1:
-        raise UsageError(f"jacobian: {samples} samples; give 1 or more")
-    if around is not None and not (math.isfinite(around) and around >= 0):
-        raise UsageError(f"jacobian: the noise has standard deviation {around}; give a finite number, zero or more")
-    if region is not None and (around is not None or between or laplacian or from_node is not None):
-        raise UsageError("jacobian: noise, interpolations, class graphs and features are about data: give data, no box")
-    if (per_class or laplacian) and labels is None:
-        raise UsageError("jacobian: classes need labels: an array y beside x in an .npz file")
     start = model.graph.input if from_node is None else find(model.graph, from_node, "--from")
     stop = model.graph.output if to_node is None else find(model.graph, to_node, "--to")
     whole = start == model.graph.input and stop == model.graph.output
@@ -188,6 +178,31 @@ def jacobian(
         device=torch.device(available(device)),
     )
     return carry_out(task, Session(progress), resume)
+
+
+def _check_asked(
+    inputs: Tensor | None,
+    labels: np.ndarray | None,
+    region: Region,
+    samples: int,
+    around: float | None,
+    of_data: bool,
+    of_classes: bool,
+) -> None:
+    """UsageError where the parts of the question do not go together. `of_data`, `of_classes`: something asked is about them."""
+    odd = {
+        "give data, or a box": (inputs is None) == (region is None),
+        "the region is a box": region is not None and not isinstance(region, Box),
+        f"{samples} samples; give 1 or more": samples < 1,
+        f"the noise has standard deviation {around}; give a finite number, zero or more": around is not None
+        and not (math.isfinite(around) and around >= 0),
+        "noise, interpolations, class graphs and features are about data: give data, no box": region is not None
+        and of_data,
+        "classes need labels: an array y beside x in an .npz file": of_classes and labels is None,
+    }
+    for words, wrong in odd.items():
+        if wrong:
+            raise UsageError(f"jacobian: {words}")
 
 
 def _data(model: Model, x: Any, y: Any) -> tuple[Tensor | None, np.ndarray | None]:

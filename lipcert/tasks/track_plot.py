@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from lipcert.report.of_track import linear_layers
 from lipcert.report.plots import INK, MARKS, figure
+from lipcert.report.sections.track import linear_layers
 
 Rows = Sequence[Mapping[str, Any]]
 LINES = ("-", "--", "-.", ":")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 Side = Literal["upper", "lower", "estimate"]
 Rigor = Literal["proved", "numeric", "sampled"]
@@ -13,6 +13,12 @@ Rigor = Literal["proved", "numeric", "sampled"]
 
 class NotABound(ValueError):
     """NaN, infinity or a negative number where a bound was to be: the method that came to it is refused."""
+
+
+class Evidence(Protocol):
+    """What shows a proved upper value again: a `Proof` of `lipcert.proofs.kinds`."""
+
+    kind: ClassVar[str]
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Bound:
     seconds: float = 0.0
     witness: Mapping[str, Any] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    proof: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)  # what a certificate is made of
+    proof: Evidence | None = field(default=None, repr=False, compare=False)  # what a certificate is made of
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value) or self.value < 0:

@@ -253,6 +253,7 @@ def test_every_row_has_an_oracle_and_its_own_name():
     assert all(row.name == name for name, row in ACTIVATIONS.items())
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
 def test_slopes_values_and_chords_enclose_the_oracle(name, params):
     assert violations(Elementwise(ACTIVATIONS[name], params), ORACLE[name][0]) == []

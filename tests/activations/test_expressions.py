@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from fractions import Fraction
 
 import mpmath as mp
 import pytest
 import torch
 from expressions import Maker, Real, chord, made, points
+from thorough import FULL
 
 from lipcert.activations import Elementwise
 from lipcert.activations.composed import composed
 from lipcert.activations.jets import needed
 
 TINY = mp.mpf(10) ** -40  # the oracle's own rounding
-SEEDS = range(300 if os.environ.get("LIPCERT_FULL") else 24)
+SEEDS = range(300 if FULL else 8)
 
 
 def f64(*values: float) -> torch.Tensor:

@@ -63,6 +63,7 @@ def test_one_dimension(name: str) -> None:
         assert expected * (1 - 1e-3) <= sampled.value <= expected * (1 + 1e-12)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ZOO)
 def test_known_constant(name: str) -> None:
     known = ZOO[name]

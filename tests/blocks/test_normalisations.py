@@ -91,6 +91,7 @@ def upper(graph: Graph, norm: str, region: Box | None, method: str) -> float:
     return found.value if isinstance(found, Bound) else math.inf
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", SPELLED)
 def test_one_block_with_the_exact_constant(name: str) -> None:
     function, exact, blocks = SPELLED[name]
@@ -103,6 +104,7 @@ def test_one_block_with_the_exact_constant(name: str) -> None:
         assert attained(graph, points, norm) <= upper(graph, norm, None, "product") * (1 + 1e-9)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", SPELLED)
 def test_sound_on_boxes(name: str) -> None:
     graph = graph_of(SPELLED[name][0], 1, 3, 4)

@@ -76,6 +76,7 @@ DONE_WHEN = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", DONE_WHEN)
 def test_the_four_models_of_the_issue(name: str, shared: Path) -> None:
     methods = () if "--method" in DONE_WHEN[name] else QUICK
@@ -196,6 +197,7 @@ def test_a_missing_file_is_exit_2(call: Any, tmp_path: Path) -> None:
     assert "absent.onnx" in err
 
 
+@pytest.mark.slow
 def test_two_runs_differ_in_times_only(small: Path) -> None:
     """LipSDP is left out: its sweeps amplify the last bit of BLAS, which depends on how memory is aligned."""
     first, second = (without_times(validated(run("bound", small, *QUICK, "--json", "-").stdout)) for _ in range(2))

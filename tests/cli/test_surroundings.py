@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_cli import MOONS, Ran, shell, typed  # noqa: F401 - the fixture `typed`
+from thorough import FULL
 
 from lipcert.cli import main, paths, signals
 from lipcert.cli.failure import error_object
@@ -30,7 +31,6 @@ from lipcert.terms.query import Norm
 from lipcert.terms.question import Question
 from lipcert.terms.result import Bound
 
-FULL = "LIPCERT_FULL" in os.environ
 ASKED = Question.of("bound", {"path": "m.onnx"}, "graph", Norm(), {"kind": "global"}, "vector", {})
 DONE = Report("bound", {"path": "m.onnx"}, results=[Bound("product", "upper", "proved", 3.5)], question=ASKED)
 POLICY = "[[rule]]\nmax_upper = 4.0\n"
@@ -308,7 +308,7 @@ def killed(arguments: tuple[str, ...], number: int, delay: float, folder: Path) 
     return process.returncode, err
 
 
-@pytest.mark.parametrize("k", range(200 if FULL else 12))
+@pytest.mark.parametrize("k", range(200 if FULL else 4))
 def test_a_signal_at_any_moment(k: int, tmp_path: Path) -> None:
     chance = random.Random(k)
     number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[k % 3]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from test_gate import CASES
+from thorough import FULL
 
 from lipcert.gate.policy import read_policy, read_rule
 from lipcert.gate.rules import judge
@@ -132,7 +133,7 @@ def places_of(data: Any) -> Iterator[tuple[Any, Any]]:
                 row.append(holder[key])
 
 
-MANY = 5 if "LIPCERT_FULL" not in os.environ else 2000
+MANY = 2000 if FULL else 5
 
 
 @pytest.mark.parametrize("place", range(len(CASES)))

@@ -57,7 +57,7 @@ class Straight(Method):
     def run(self, problem: Problem) -> Result:
         refusal = self.refuses(problem)
         return refusal or Bound(
-            self.name, "upper", "proved", _norm(problem.graph, problem.norm), proof={"kind": "straight"}
+            self.name, "upper", "proved", _norm(problem.graph, problem.norm), proof=StraightProof(self.name)
         )
 
 

@@ -35,6 +35,7 @@ def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_a_smoke_run(tmp_path: Path) -> None:
     """One JSON, every case done, uppers above what rivals attain, and the tables and the comparison read it."""
     out = tmp_path / "run.json"
@@ -56,6 +57,7 @@ def test_a_smoke_run(tmp_path: Path) -> None:
     assert "resnet18-torchscript" in script("compare.py", out, out).stdout
 
 
+@pytest.mark.slow
 def test_a_smoke_run_of_local_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell is closed; auto_LiRPA, where it is not given, is recorded as absent."""
     monkeypatch.delenv("LIPCERT_AUTO_LIRPA", raising=False)

@@ -56,6 +56,7 @@ MODELS = {name: FAMILIES[name](7) for name in ("mlp", "conv2d", "residual", "den
 CASES = [(model, method, norm) for model in MODELS for method in METHODS for norm in NORMS]
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize(("model", "method", "norm"), CASES)
 @pytest.mark.parametrize("c", [-3.0, 1e-12])
 def test_a_factor_comes_out(model: str, method: str, norm: str, c: float) -> None:
@@ -68,6 +69,7 @@ def test_a_factor_comes_out(model: str, method: str, norm: str, c: float) -> Non
     assert scaled == pytest.approx(abs(c) * plain, rel=EXACT)
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize(("model", "method", "norm"), CASES)
 def test_a_bias_changes_nothing(model: str, method: str, norm: str) -> None:
     plain = value(MODELS[model].graph(), METHODS[method], norm)
@@ -98,6 +100,7 @@ def mlp(order: Tensor | None = None, signs: Tensor | None = None, turn: Tensor |
 SDP: dict[str, Method] = {**METHODS, "lipsdp": Lipsdp("neuron")}
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("method", SDP)
 def test_hidden_units_and_signs_in_any_order(method: str, norm: str) -> None:
@@ -154,6 +157,7 @@ def linear_only() -> dict[str, Program]:
 LINEAR = linear_only()
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_linear_network_is_one_operator(name: str, norm: str) -> None:
@@ -179,6 +183,7 @@ def test_a_difference_of_equals_is_exactly_zero(method: str, norm: str) -> None:
         assert found is not None
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])
 @pytest.mark.parametrize("family", ["mlp", "conv2d", "residual", "products", "spelled", "table"])
 def test_a_smaller_box_has_a_smaller_constant(family: str, norm: str) -> None:

@@ -92,6 +92,7 @@ def test_every_method_of_the_table_is_here() -> None:
     assert tested | NOT_HERE == set(METHODS)
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize(("family", "seed"), CASES, ids=lambda value: str(value))
 def test_uppers_hold_everywhere(family: str, seed: int) -> None:
     program = FAMILIES[family](seed)
@@ -111,6 +112,7 @@ def box_of(program: Program, seed: int) -> tuple[Tensor, Tensor]:
     return centre - radius, centre + radius
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("seed", range(100, 103))
 def test_uppers_hold_on_a_box(family: str, seed: int) -> None:
@@ -118,6 +120,7 @@ def test_uppers_hold_on_a_box(family: str, seed: int) -> None:
     check(program, program.graph(), FAST + DEEPER + LOCAL, norms_of(seed)[1:3], seed, box_of(program, seed))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_every_row_of_the_table_on_a_box_inside_its_domain(name: str) -> None:
     """Global where the slope has a bound, else `unbounded` with the node; on a box inside the domain always sound."""
@@ -141,6 +144,7 @@ def test_every_row_of_the_table_on_a_box_inside_its_domain(name: str) -> None:
 SDP_FAMILIES = ("mlp", "conv2d", "residual", "residual_conv", "dense_concat", "pools", "spelled", "normalising", "deep")
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("family", SDP_FAMILIES)
 @pytest.mark.parametrize("seed", range(200, 202))
 def test_lipsdp_holds(family: str, seed: int) -> None:
@@ -150,6 +154,7 @@ def test_lipsdp_holds(family: str, seed: int) -> None:
     check(program, graph, SDP[:2], [("2", "2")], seed, box_of(program, seed))
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_sampled_value_is_attained_by_its_witness(family: str) -> None:
     """The lower value, taken again from the witness by torch alone; and never above the product."""
@@ -179,6 +184,7 @@ def _point(stored: Any, shape: tuple[int, ...]) -> Tensor:
 NOT_EXPORTED = {"table", "patches"}
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - NOT_EXPORTED))
 def test_the_whole_pipeline_holds(family: str) -> None:
     """nn.Module -> export -> parity -> graph -> methods, self-check included. The graph is the one of the fast way."""

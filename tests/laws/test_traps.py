@@ -225,6 +225,7 @@ UNBOUNDED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", UNBOUNDED)
 def test_functions_without_a_constant(name: str) -> None:
     """A refusal with a node and a reason, or `unbounded`: never a number, whatever autograd says."""

@@ -361,6 +361,7 @@ ZOO = {
 }  # fmt: skip
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ZOO)
 def test_captured_graph_computes_what_the_module_computes(name) -> None:
     module, shape = ZOO[name]

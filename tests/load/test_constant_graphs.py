@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +12,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from thorough import FULL
 
 import lipcert
 from lipcert.network.graph import Enclosure
 
 SHAPE = (3, 4)
 IN_ONE_FILE = 20
-FILES = 25 if os.environ.get("LIPCERT_FULL") == "1" else 3
+FILES = 25 if FULL else 3
 
 
 class Writer:

@@ -66,6 +66,7 @@ def _each(function: Callable, a: Any, b: Any) -> list:
     return [function(u, v) for u, v in zip(a.reshape(-1), b.reshape(-1), strict=True)]
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize(("scale", "ra", "rb"), itertools.product(SCALES, (False, True), (False, True)))
 def test_arithmetic_encloses_the_exact_value(name: str, scale: float, ra: bool, rb: bool) -> None:

@@ -87,6 +87,7 @@ def ancestors(graph: object, i: int) -> set[int]:
     return seen
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("functions", [SCALAR, OF_ROWS], ids=["scalar", "rows"])
 def test_every_format_says_the_same(functions: list[tuple[Callable[[Tensor], Tensor], float]], tmp_path: Path) -> None:
     module, x = All(functions).eval(), torch.randn(1, 4, generator=torch.Generator().manual_seed(0))

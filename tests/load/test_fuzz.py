@@ -11,8 +11,8 @@ import fuzzing
 import pytest
 from canaries import Canaries
 from fuzzing import Broken, Subject, judge, subjects
+from thorough import FULL
 
-FULL = os.environ.get("LIPCERT_FULL") == "1"
 KINDS = ("certificate", "data", "external", "gate", "onnx", "policy", "pt", "pt2", "resume")
 SECONDS = 600.0 if FULL else 1.5  # for each kind
 

@@ -38,6 +38,7 @@ def fails(name: str, function: Callable[..., Any], shape: tuple[int, ...], const
     return None
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "function", "shape", "constants"), CASES, ids=names)
 def test_the_graph_is_the_function(name: str, function: Any, shape: tuple[int, ...], constants: tuple) -> None:
     assert fails(name, function, shape, constants) is None

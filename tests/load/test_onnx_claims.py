@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from onnx import helper, numpy_helper
 from onnx_cases import Case, case, f, graphs, model, sample, scalar
 from test_onnx_ops import by_onnxruntime, by_reference
+from thorough import FULL
 
 import lipcert
 from lipcert.load.onnx import module as onnx_module
@@ -200,7 +200,7 @@ def test_an_attribute_that_the_rule_does_not_look_at_is_refused(
 
 def test_reading_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One graph of each operator through the whole pipeline, onnxruntime hidden: what is read is right, or refused."""
-    everything = os.environ.get("LIPCERT_FULL") == "1"
+    everything = FULL
     rows = [pair for op in CASES for pair in (CASES[op] if everything else CASES[op][-1:])]
     rows = rows if everything else rows[::4]
     expected = [by_onnxruntime(model(row, opset), sample(row, np.random.default_rng(0))) for row, opset in rows]

@@ -59,6 +59,7 @@ def assert_same(expected: np.ndarray, got: np.ndarray, tolerance: float) -> None
     np.testing.assert_allclose(got, expected.astype(np.float64), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(("row", "opset"), GRAPHS, ids=[f"{row}@{opset}-{k}" for k, (row, opset) in enumerate(GRAPHS)])
 def test_op_matches_runtime(row: Case, opset: int, tmp_path: Path) -> None:
     x = sample(row, np.random.default_rng(opset))

@@ -64,6 +64,7 @@ def test_the_original_agrees_with_itself_in_its_own_arithmetic(dtype) -> None:
     json.dumps([record.to_dict() for record in records])
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("layer", [0, 2, 4, 6, 8])
 @pytest.mark.parametrize("gain", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

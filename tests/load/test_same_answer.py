@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-FULL = os.environ.get("LIPCERT_FULL") == "1"
 TIMES = ("created", "seconds")
 MOONS = Path(__file__).resolve().parents[2] / "examples" / "two_moons.onnx"
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -65,7 +64,7 @@ def test_one_file_one_answer(tmp_path: Path) -> None:
     assert same("bound", MOONS, tmp_path) == 0
 
 
-@pytest.mark.skipif(not FULL, reason="LIPCERT_FULL: minutes")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bad", "models"])
 def test_every_file_one_answer(shared: Path, tmp_path: Path, kind: str) -> None:
     for path in sorted((shared / kind).iterdir()):

@@ -19,6 +19,7 @@ from lipcert.methods.product import ProductBound
 from lipcert.network.graph import Graph
 from lipcert.proofs import segments
 from lipcert.proofs.chain import links, start
+from lipcert.proofs.kinds.cplip import Cplip
 from lipcert.terms.query import Box, Norm
 from lipcert.terms.result import Bound, Refusal
 
@@ -73,6 +74,7 @@ def all_segmentations(net: Net, p: str) -> float:
 ACTS: list[str | float | list[float]] = ["relu", "tanh", "silu", "abs", -0.5, 2.0, 1.0, [0.1, 1.0, -2.0, 0.5]]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("act", ACTS, ids=str)
 @pytest.mark.parametrize("p", NORMS)
 def test_it_is_the_sum_over_all_segmentations(act: str | float | list[float], p: str) -> None:
@@ -86,6 +88,7 @@ def test_the_oracle_sees_one_segment_too_few() -> None:
     assert cplip(shorter.graph()).value != pytest.approx(all_segmentations(net, "2"), rel=1e-3)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("make", KINDS)
 def test_never_below_what_is_attained(make: Callable[[int], Net]) -> None:
     for seed in range(5):
@@ -208,12 +211,14 @@ def test_the_proof_says_what_a_checker_needs() -> None:
     """The constants of the cuts, each of which follows from those before it in the graph made from `passed`."""
     graph = residual_blocks(2, 5).graph()
     found = cplip(graph, "2", "inf")
-    assert found.proof is not None
-    cut = segments.cut(graph, found.proof["passed"], ("2", "inf"), RangesOf(Problem(graph, Norm())))
+    assert isinstance(found.proof, Cplip)
+    passed = [graph.nonlinear[k] for k in found.proof.passed]
+    cut = segments.cut(graph, passed, ("2", "inf"), RangesOf(Problem(graph, Norm())))
     known = start(cut, Norm("2", "inf"))
-    assert tuple(node for node, _ in found.proof["constants"]) == links(cut)
-    for node, claimed in found.proof["constants"]:
+    order = links(cut)
+    assert [k for k, _ in found.proof.constants] == list(range(len(order)))
+    for node, (_, claimed) in zip(order, found.proof.constants, strict=True):
         shown = segments.segment_link(cut, node, known)
         assert all(shown[r] <= claimed[r] for r in claimed)
         known[node] = claimed
-    assert known[cut.output]["inf"] == found.value
+    assert found.value <= known[cut.output]["inf"] <= found.value * (1 + 1e-10)

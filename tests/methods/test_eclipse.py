@@ -14,7 +14,8 @@ from torch import Tensor
 from lipcert.methods.eclipse import Eclipse
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.problem import Problem
-from lipcert.proofs.lmi import INPUT, coefficients, prove
+from lipcert.proofs.kinds.lmi import Lmi
+from lipcert.proofs.lmi import coefficients, prove
 from lipcert.proofs.normal_form import normal_form
 from lipcert.sdp.mirror import mirrored_closed_form, transposed
 from lipcert.sdp.multipliers import closed_form
@@ -65,6 +66,7 @@ def test_the_recursion_sees_another_multiplier() -> None:
     assert run(Eclipse(), net).value != pytest.approx(published([1.01 * maps[0], *maps[1:]]), rel=1e-3)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("make", KINDS)
 def test_between_lipsdp_and_infinity_on_every_kind(make: Callable[[int], Net]) -> None:
     for seed in range(300, 306):
@@ -102,10 +104,10 @@ def test_transposing_twice_is_nothing() -> None:
 def test_the_proof_is_proved_again() -> None:
     net, _ = relu_chain(1)
     found = run(Eclipse(), net)
-    assert found.proof is not None
-    form = normal_form(net.graph(), found.proof["grouping"])
-    last = INPUT if found.proof["last"] == "input" else len(form.layers) + 1
-    rho = prove(form, coefficients(form), found.proof["multipliers"], last=last, rho=found.proof["rho"])
+    assert isinstance(found.proof, Lmi)
+    form = normal_form(net.graph(), found.proof.grouping)
+    last = found.proof.block(len(form.layers))
+    rho = prove(form, coefficients(form), found.proof.tensors, last=last, rho=found.proof.rho)
     assert math.sqrt(rho) <= found.value
 
 

@@ -24,6 +24,7 @@ from lipcert.methods.problem import Method, Problem
 from lipcert.methods.product import ProductBound
 from lipcert.network.graph import Graph
 from lipcert.proofs import lmi
+from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, coefficients, prove
 from lipcert.proofs.normal_form import normal_form
 from lipcert.sdp.solve import Settings, solve
@@ -108,6 +109,7 @@ def test_at_least_400_networks() -> None:
     assert COUNT * len(KINDS) >= 400
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("make", KINDS)
 def test_every_network_is_proved_between_sampling_and_product(make: Callable[[int], Net]) -> None:
     for seed in range(1000, 1000 + COUNT):
@@ -214,6 +216,7 @@ def test_proofs_that_never_close_are_given_up() -> None:
     assert solution.info.proofs < 200  # one after the other until the sweeps were used up: 8607
 
 
+@pytest.mark.slow
 def test_sixty_four_layers_have_no_floor() -> None:
     """L near 1e-6, where published SDP values are 27-78 times too large: they stop at a solver's absolute tolerance."""
     torch.manual_seed(0)
@@ -286,9 +289,8 @@ def integers(seed: int) -> Net:
 
 
 def matrix_of(net: Net, found: Bound) -> tuple[np.ndarray, list[Tensor], int]:
-    assert found.proof is not None
-    last = INPUT if found.proof["last"] == "input" else len(net.layers) + 1
-    multipliers = list(found.proof["multipliers"])
+    assert isinstance(found.proof, Lmi)
+    last, multipliers = found.proof.block(len(net.layers)), found.proof.tensors
     return exact_matrix(net, multipliers, found.value**2 * (1 + 1e-15), last), multipliers, last
 
 

@@ -27,6 +27,7 @@ def apart(y: Tensor, true: np.ndarray, q: str) -> float:
     return ORDERS[q]([abs(float(d)) for d in exact(y) - true])
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("seed", range(100))
 def test_the_true_value_lies_within(seed: int) -> None:
     graph = random_graph(seed, nonlinear=True)

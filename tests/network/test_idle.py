@@ -38,6 +38,7 @@ def signals(graph: Graph, x: Tensor, frozen: dict[int, Tensor] | None = None) ->
     return forward(graph, {kind: thawed(rule) for kind, rule in VALUES.items()}, x, keep=True)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("seed", range(60))
 def test_idle_neurons_may_put_out_anything_constant(seed: int) -> None:
     graph = random_graph(seed, nonlinear=True, nodes=12)

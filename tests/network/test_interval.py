@@ -30,6 +30,7 @@ def holds(side: Range, true) -> bool:
     return True
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("width", [0.0, 1e-9, 0.5, 20.0])
 def test_ranges_hold_every_signal(seed: int, width: float) -> None:
@@ -56,6 +57,7 @@ def test_the_oracle_sees_a_range_too_narrow() -> None:
     assert not holds((low, torch.full_like(high, math.nan)), true)
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("operator", ALL.values(), ids=ALL.keys())
 @pytest.mark.parametrize("ends", ["finite", "half", "whole", "huge"])
 def test_linear_ranges_hold_the_exact_products(operator: Operator, ends: str) -> None:

@@ -29,6 +29,7 @@ def point(graph: Graph, scale: float = 1.0) -> torch.Tensor:
     return f64(1, graph.nodes[0].size) * scale
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("scale", [1.0, 1e-300, 1e150])
 def test_enclosures_hold_the_exact_value(seed: int, scale: float) -> None:
@@ -40,6 +41,7 @@ def test_enclosures_hold_the_exact_value(seed: int, scale: float) -> None:
     assert torch.allclose(graph.evaluate(x), found.centre, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_enclosures_of_boxes_hold_their_points(seed: int) -> None:
     graph = random_graph(seed, nonlinear=True)

@@ -53,6 +53,7 @@ def chain(*operators: Operator | str, size: int) -> Graph:
     return Graph(tuple(nodes), len(nodes) - 1)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_push_and_pull_are_adjoint(seed: int) -> None:
     graph = affine_graph(seed)
@@ -64,6 +65,7 @@ def test_push_and_pull_are_adjoint(seed: int) -> None:
     assert torch.allclose(path.mv(x), x @ true.T, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_dense_encloses_the_exact_matrix(seed: int) -> None:
     graph = affine_graph(seed)
@@ -83,6 +85,7 @@ def encloses(found: Enclosure, true: np.ndarray) -> bool:
     return bool((exact(found.lower) <= true).all() and (true <= exact(found.upper)).all())
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_upward_arithmetic_dominates_the_absolute_matrix(seed: int) -> None:
     graph = affine_graph(seed)
@@ -93,6 +96,7 @@ def test_upward_arithmetic_dominates_the_absolute_matrix(seed: int) -> None:
     assert (size.T @ exact(y)[0] <= exact(path.rmv(y, UPWARD))[0]).all()
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_norms_of_parts_are_upper_bounds(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = affine_graph(seed)

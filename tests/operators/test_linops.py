@@ -69,6 +69,7 @@ def test_absolute_and_radius_dominate_every_member(operator: Operator) -> None:
         assert (stored == A).all() if slack is None else (abs(A - stored) <= slack).all()
 
 
+@pytest.mark.every(5)
 @case
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("q", NORMS)
@@ -80,6 +81,7 @@ def test_norms_are_upper_bounds_of_every_member(operator: Operator, p: str, q: s
         assert below <= bound * (1 + 1e-12)
 
 
+@pytest.mark.every(4)
 @case
 @pytest.mark.parametrize("p", NORMS)
 def test_norms_without_copies_are_exact(operator: Operator, p: str) -> None:

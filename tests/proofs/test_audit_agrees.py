@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from thorough import FULL
 from torch import nn
 
 from lipcert.load.model import Model, load
@@ -32,7 +32,6 @@ from lipcert_audit.certificate import Rejected, certificate  # noqa: E402
 from lipcert_audit.network import Refused  # noqa: E402
 
 METHODS = ("product", "absolute", "cplip", "lipsdp-layer", "lipsdp")
-FULL = bool(os.environ.get("LIPCERT_FULL"))
 
 
 def made(model: Model, method: str, norm: str, file: Path) -> str | None:

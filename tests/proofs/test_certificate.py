@@ -115,6 +115,7 @@ def written(
     return write
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("method", UPPER)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_genuine(
@@ -131,6 +132,7 @@ def test_genuine(
     assert list(Draft202012Validator(SCHEMA).iter_errors(report.to_dict())) == []
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("method", UPPER)
 @pytest.mark.parametrize("output", ["0", "2-1"])
 @pytest.mark.parametrize("name", ["mlp", "conv", "softmax"])
@@ -147,6 +149,7 @@ def test_genuine_of_one_output(
     assert verify(path, networks[name][1]).exit_code == 0
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("method", ["product", "absolute"])
 @pytest.mark.parametrize("norm", ["1", "inf", "1->2", "2->inf", "inf->1", "inf->2"])
 def test_genuine_in_other_norms(
@@ -266,8 +269,8 @@ def test_nothing_is_written_without_a_proof(tmp_path: Path) -> None:
 
 
 def test_a_less_value_without_proof_is_said() -> None:
-    with_proof = Bound("a", "upper", "proved", 3.0, proof={"kind": "nonnegative"})
-    without, numeric = Bound("b", "upper", "proved", 2.0), Bound("c", "upper", "numeric", 1.0, proof={})
+    with_proof = Bound("a", "upper", "proved", 3.0, proof=Nonnegative("a"))
+    without, numeric = Bound("b", "upper", "proved", 2.0), Bound("c", "upper", "numeric", 1.0, proof=Nonnegative("c"))
     assert least_with_proof([numeric, with_proof, without]) == (with_proof, without)
 
 

@@ -50,6 +50,7 @@ def largest_slope_of_a_line(graph: Graph, low: float, high: float) -> float:
     return float(((y[1:] - y[:-1]) / (x[1:] - x[:-1])[:, 0]).abs().max())
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "abs", "tanh", "gelu_erf"])
 def test_one_input_against_a_dense_line(seed: int, name: str) -> None:
@@ -62,6 +63,7 @@ def test_one_input_against_a_dense_line(seed: int, name: str) -> None:
     assert float(found.lower) == pytest.approx(true, rel=2e-2)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("p", SAME)
 @pytest.mark.parametrize("name", ["relu", "tanh", "softplus"])
 @pytest.mark.parametrize("seed", range(2))
@@ -91,6 +93,7 @@ def kink() -> Graph:
     )
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("p", SAME)
 @pytest.mark.parametrize("radius", [0.0, 1e-9, 0.5, 3.0])
 @pytest.mark.parametrize("ball", ["1", "2", "inf"])

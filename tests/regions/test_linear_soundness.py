@@ -162,6 +162,7 @@ def test_ranges_with_wrong_lines_are_caught(monkeypatch: pytest.MonkeyPatch) -> 
     assert outside(graph, cells_of(graph, 60, dice), dice, 16) > 0
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_lines_hold_the_activation(name: str) -> None:
     row = ACTIVATIONS[name]
@@ -214,6 +215,7 @@ def test_lines_on_endless_ranges_are_constants_or_right(ends: tuple[float, float
 # Constants.
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_quotient_is_above_linear(family: str) -> None:
     dice = torch.Generator().manual_seed(7)
@@ -229,6 +231,7 @@ def test_no_quotient_is_above_linear(family: str) -> None:
         assert outside(graph, cells, dice, 1) == 0, (family, seed)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_every_activation(name: str) -> None:
     dice = torch.Generator().manual_seed(3)

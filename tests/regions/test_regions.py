@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 
 import numpy as np
 import pytest
 import torch
+from thorough import FULL
 from torch import nn
 
 import lipcert
@@ -148,7 +148,7 @@ def check(seed: int) -> tuple[str, float]:
 @pytest.mark.parametrize("part", range(4))
 def test_fuzzed_networks_are_sound_and_close(part: int) -> None:
     """Every bracket holds; those on boxes close, on degenerate networks too (on balls the cells are cut by the box only)."""
-    count = 300 if os.environ.get("LIPCERT_FULL") == "1" else 8
+    count = 300 if FULL else 8
     ratios: dict[str, list[float]] = {}
     for seed in range(count * part, count * (part + 1)):
         kind, ratio = check(seed)

@@ -48,6 +48,7 @@ def violations(graph: Graph, cells: Cells, norms: list[tuple[str, str]], dice: t
     return found
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_quotient_is_above_the_sweep(family: str) -> None:
     dice = torch.Generator().manual_seed(7)
@@ -61,6 +62,7 @@ def test_no_quotient_is_above_the_sweep(family: str) -> None:
             assert violations(graph, ball, norms[:3], dice) == 0, (family, seed)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_every_activation(name: str) -> None:
     """1 to 4 inputs, one hidden layer of that activation between dense ones."""
@@ -72,6 +74,7 @@ def test_every_activation(name: str) -> None:
             assert violations(graph, cells_of(graph, 40, dice), NORMS[:6], dice) == 0
 
 
+@pytest.mark.slow
 def test_thirty_thousand_checks_on_graphs_written_down() -> None:
     dice = torch.Generator().manual_seed(11)
     before = CHECKS["done"]

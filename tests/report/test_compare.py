@@ -13,7 +13,7 @@ import pytest
 import lipcert
 from lipcert.cli.main import main
 from lipcert.report.comparison import WORDS, Change, Quantity, Verdict
-from lipcert.report.of_comparison import ORDER, comparison_markdown
+from lipcert.report.formats.comparison import ORDER, comparison_markdown
 from lipcert.report.report import Report
 from lipcert.tasks.quantities import QUANTITIES, quantities
 from lipcert.terms.errors import SelfCheckFailed, UnreadableError, UsageError

@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from lipcert.report.formats.terminal import to_table
 from lipcert.report.report import Report
+from lipcert.report.sections.bounds import bar
 from lipcert.report.to_json import to_json, write_atomically
-from lipcert.report.to_table import bar, to_table
 from lipcert.terms.digits import digits
 from lipcert.terms.errors import RefusedModel, UnreadableError
 from lipcert.terms.printable import plain, printable

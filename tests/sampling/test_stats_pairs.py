@@ -47,6 +47,7 @@ def holds(graph: Graph, found: Found, norm: Norm) -> bool:
     )
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("seed", range(40))
 def test_every_value_is_attained_by_its_witness(seed: int) -> None:
     graph = random_graph(seed, nonlinear=True)
@@ -195,6 +196,7 @@ def test_smooth_jacobians_agree_with_float_ones(act: str) -> None:
         assert torch.allclose((graph.evaluate(x + e) - graph.evaluate(x - e)) / (2 * step), J[:, :, j], atol=1e-6)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 def test_the_fast_path_computes_the_network(kind: object) -> None:
     for seed in range(6):

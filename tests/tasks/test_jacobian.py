@@ -72,6 +72,7 @@ def agree(found: dict[str, Tensor], graph: Graph, x: Tensor) -> bool:
     return True
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("seed", range(3))
 def test_norms_are_those_of_full_jacobians(kind, seed: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from thorough import FULL
 from torch import Tensor, nn
 
 import lipcert
@@ -67,7 +67,7 @@ ACTS = (nn.ReLU, nn.Tanh, nn.LeakyReLU, nn.Sigmoid, nn.GELU)
 
 
 # LIPCERT_FULL=1: 20 nets x 200 samples x 3 norms with 50 restarts (100 s); else a share of it
-NETS, SAMPLES, RESTARTS = (20, 200, 50) if os.environ.get("LIPCERT_FULL") == "1" else (5, 60, 16)
+NETS, SAMPLES, RESTARTS = (20, 200, 50) if FULL else (5, 60, 16)
 
 
 @pytest.mark.parametrize("seed", range(NETS))
@@ -168,6 +168,7 @@ def test_regression_stays_within_the_tolerance(norm: str) -> None:
     assert float((far - origin).abs().max()) > 0.1
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh, nn.SiLU])
 @pytest.mark.parametrize("constants", [local_constants, linear_constants])

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 import lipcert
 from lipcert.cli.main import main
-from lipcert.report.of_track import linear_layers
+from lipcert.report.sections.track import linear_layers
 from lipcert.tasks.checkpoints import natural, series_of
 from lipcert.terms.errors import UnreadableError, UsageError
 

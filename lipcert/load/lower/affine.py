@@ -145,24 +145,15 @@ def _times(b: Builder, value: Any, factor: float) -> Any:
     return b.scale(value, constant(factor)) if isinstance(value, Signal) else constants.multiply(value, factor)
 
 
-def _convolution(
-    b: Builder,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Signal:
+def _convolution(b: Builder, x: Any, weight: Any, bias: Any, *geometry: Any) -> Signal:
+    """`geometry`: stride, padding, dilation, transposed, output_padding, groups, as ATen orders them."""
+    *lists, transposed, output_padding, groups = geometry
     if not isinstance(x, Signal) or isinstance(weight, Signal):
         b.refuse("a convolution whose kernel depends on the input")
     w, radius = stored_weight(b.finite(constant(weight)))
     dims = w.dim() - 2
     stride, padding, dilation, extra = (
-        tuple(values) * (dims if len(values) == 1 else 1) for values in (stride, padding, dilation, output_padding)
+        tuple(values) * (dims if len(values) == 1 else 1) for values in (*lists, output_padding)
     )
     batched = x if len(x.shape) == dims + 2 else Signal(b.plain(x).node, (1, *x.shape))
     count, spatial = batched.shape[0], batched.shape[2:]

@@ -134,9 +134,9 @@ def _rms_norm(b: Builder, x: Signal, shape: Sequence[int], weight: Any = None, e
     return _affine(b, z, weight, None, shape)
 
 
-def _group_norm(
-    b: Builder, x: Signal, weight: Any, bias: Any, batch: int, channels: int, rest: int, groups: int, eps: float
-) -> tuple[Signal, ...]:
+def _group_norm(b: Builder, x: Signal, weight: Any, bias: Any, *sizes: Any) -> tuple[Signal, ...]:
+    """`sizes`: batch, channels, entries of a channel, groups, eps, as ATen orders them."""
+    batch, channels, rest, groups, eps = sizes
     n = channels // groups * rest
     z = b.block(Normalise(batch * groups, n, 1, eps=eps), [x], x.shape)
     return (_affine(b, z, weight, bias, (1, channels, *([1] * (len(x.shape) - 2)))),)

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lipcert.proofs.kinds.base import NORMS, Proof, no_ranges
 from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import NORMS as NAMES
-from lipcert.terms.query import Norm
+from lipcert.terms.query import Norm, P
 from lipcert.terms.strict import count_of, float_of, list_of, record, reject
 
 if TYPE_CHECKING:
@@ -38,9 +38,12 @@ class Chain(Proof):
     trusted = ("one inequality per signal: lipcert.proofs.chain", NORMS)
 
     @classmethod
-    def of(cls, method: str, found: Mapping[str, Any], value: float, graph: Graph, norm: Norm) -> tuple[Chain, float]:
-        rows = loosened(found["constants"])
-        return cls(method, rows), rows[-1][1][norm.output]
+    def of(cls, method: str, constants: Sequence[Mapping[P, float]]) -> Chain:
+        """`constants`: of each signal in turn."""
+        return cls(method, loosened(constants))
+
+    def shows(self, value: float, norm: Norm) -> float:
+        return self.constants[-1][1][norm.output]
 
     @classmethod
     def read(cls, method: str, fields: Mapping[str, Any], positions: bool) -> Chain:
@@ -57,12 +60,12 @@ class Chain(Proof):
         )
 
 
-def loosened(constants: Any) -> Rows:
+def loosened(constants: Sequence[Mapping[P, float]]) -> Rows:
     """Each constant has one SLACK more than those it follows from."""
     from lipcert.rigor.rounding import mul_up
 
     rows, factor = [], 1.0
-    for k, (_, row) in enumerate(constants):
+    for k, row in enumerate(constants):
         factor = mul_up(factor, SLACK)
         rows.append((k, {str(r): mul_up(c, factor) for r, c in row.items()}))
     return tuple(rows)

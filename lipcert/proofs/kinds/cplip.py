@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lipcert.proofs.kinds.base import NORMS, Proof, no_ranges
 from lipcert.proofs.kinds.chain import Rows, follow, loosened, rows_of
 from lipcert.terms.errors import CertificateRejected
-from lipcert.terms.query import Norm
+from lipcert.terms.query import Norm, P
 from lipcert.terms.strict import counts_of
 
 if TYPE_CHECKING:
@@ -34,10 +34,12 @@ class Cplip(Proof):
     trusted = ("one inequality per signal between cuts: lipcert.proofs (segments, chain)", NORMS)
 
     @classmethod
-    def of(cls, method: str, found: Mapping[str, Any], value: float, graph: Graph, norm: Norm) -> tuple[Cplip, float]:
-        rows = loosened(found["constants"])
-        passed = tuple(sorted(graph.nonlinear.index(i) for i in found["passed"]))
-        return cls(method, passed, rows), rows[-1][1][norm.output]
+    def of(cls, method: str, graph: Graph, passed: Iterable[int], constants: Sequence[Mapping[P, float]]) -> Cplip:
+        """`passed`: nodes of `graph`. `constants`: of each signal of the graph of segments in turn."""
+        return cls(method, tuple(sorted(graph.nonlinear.index(i) for i in passed)), loosened(constants))
+
+    def shows(self, value: float, norm: Norm) -> float:
+        return self.constants[-1][1][norm.output]
 
     @classmethod
     def read(cls, method: str, fields: Mapping[str, Any], positions: bool) -> Cplip:

@@ -11,7 +11,7 @@ import base64
 import binascii
 import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,10 @@ from lipcert.terms.query import Norm
 from lipcert.terms.strict import count_of, float_of, list_of, one_of, record, reject
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lipcert.network.graph import Graph
+    from lipcert.proofs.normal_form import NormalForm
 
 # Multipliers and rho: proofs/lmi.py scales by powers of two up to 2^250, beyond which it cannot bring a diagonal near 1.
 SMALLEST, LARGEST = 2.0**-500, 2.0**500
@@ -45,10 +48,10 @@ class Lmi(Proof):
     )
 
     @classmethod
-    def of(cls, method: str, found: Mapping[str, Any], value: float, graph: Graph, norm: Norm) -> tuple[Lmi, float]:
-        rows = tuple(tuple(row.tolist()) for row in found["multipliers"])
-        rho = max(float(found["rho"]), SMALLEST)  # no more than a scaling
-        return cls(method, found["grouping"], found["last"], rho, rows), value
+    def of(cls, method: str, form: NormalForm, last: int, rho: float, multipliers: Sequence[Tensor]) -> Lmi:
+        """As `lmi.prove` took them. `last`: which block, `rho`: no more than its scaling."""
+        rows = tuple(tuple(row.tolist()) for row in multipliers)
+        return cls(method, form.grouping, "output" if last else "input", max(float(rho), SMALLEST), rows)
 
     @classmethod
     def read(cls, method: str, fields: Mapping[str, Any], positions: bool) -> Lmi:
@@ -61,15 +64,23 @@ class Lmi(Proof):
             tuple(weights_of(layer, f"proof.multipliers[{k}]") for k, layer in enumerate(layers)),
         )
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        import torch
+
+        return [torch.tensor(row, dtype=torch.float64) for row in self.multipliers]
+
+    def block(self, layers: int) -> int:
+        """Which variable is last, of the normal form with so many layers."""
+        return 0 if self.last == "input" else layers + 1
+
     def fields(self) -> dict[str, Any]:
         rows = [{"count": len(row), "float64": in_base64(row)} for row in self.multipliers]
         return {"grouping": self.grouping, "last": self.last, "rho": self.rho, "multipliers": rows}
 
     def prove(self, graph: Graph, norm: Norm) -> float:
-        import torch
-
         from lipcert.network.affine import Path
-        from lipcert.proofs.lmi import INPUT, MEMORY_ENTRIES, coefficients, entries, prove
+        from lipcert.proofs.lmi import MEMORY_ENTRIES, coefficients, entries, prove
         from lipcert.proofs.normal_form import normal_form
         from lipcert.rigor.rounding import sqrt_up
 
@@ -88,9 +99,8 @@ class Lmi(Proof):
             return Path(form.graph, form.graph.input, form.graph.output).norm_upper("2", "2")
         if entries(form) > MEMORY_ENTRIES:
             raise CertificateRejected("proof.kind", f"{form.neurons} neurons are too many for one matrix inequality")
-        multipliers = [torch.tensor(row, dtype=torch.float64) for row in self.multipliers]
-        last = INPUT if self.last == "input" else len(form.layers) + 1
-        return sqrt_up(prove(form, coefficients(form), multipliers, last=last, rho=self.rho))
+        last = self.block(len(form.layers))
+        return sqrt_up(prove(form, coefficients(form), self.tensors, last=last, rho=self.rho))
 
 
 def weight_of(value: Any, place: str) -> float:

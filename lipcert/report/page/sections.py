@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lipcert.report.next_steps import next_step
-from lipcert.report.of_jacobian import PLACES, WORDS
 from lipcert.report.page.geometry import Ruler, accuracy_curve, bars, heat_map, histogram, short
-from lipcert.report.radius_table import percent
 from lipcert.report.report import Report
-from lipcert.report.to_table import region_words
+from lipcert.report.sections.jacobian import PLACES, WORDS
+from lipcert.report.tables import percent
 from lipcert.terms.digits import digits
+from lipcert.terms.question import region_words
 
 Data = Mapping[str, Any]
 MOST_ROWS = 200  # of a table; the JSON report has all of them

@@ -1,0 +1,93 @@
+"""The interval, what each method said of it, and the constants of the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lipcert.report.next_steps import next_step
+from lipcert.report.report import Report
+from lipcert.report.sections.parts import shapes
+from lipcert.report.tables import Framed, Item, Piece, Sentence, Table, Tone
+from lipcert.terms.digits import digits
+from lipcert.terms.question import region_words
+from lipcert.terms.result import Bound, Result
+
+TONES: dict[str | None, Tone] = {"bounded": "good", "unbounded": "bad", "refused": "warning", "timeout": "warning"}
+BAR = 24
+
+
+def verdict(report: Report) -> Iterator[Piece]:
+    if report.status is None or "verdict" in report.summary:
+        return
+    status = Item(f"   {report.status}", tone=TONES[report.status])
+    lines = [Sentence((*interval(report.lower, report.upper).items, status))]
+    norms = f"l{report.norm.input} -> l{report.norm.output}"
+    lines.append(Sentence.of(f"{norms}, over {region_words(report.region)}, output {report.output}", "dim"))
+    if report.question is not None and report.question.raw:
+        lines.append(Sentence.of(f"in {report.question.units()}", "dim"))
+    if step := next_step(report.status, report.region):
+        lines.append(Sentence.of(step, "dim"))
+    for low, up in report.contradictions:
+        wrong = f"{low.method} attained {low.value!r}, above the upper value {up.value!r} of {up.method}"
+        lines.append(Sentence.of(f"SELF-CHECK FAILED: {wrong}", "bad"))
+    if report.gate_met is not None:
+        met = Item("gate met", tone="good") if report.gate_met else Item("gate NOT met", tone="bad")
+        lines.append(Sentence((met, Item(f": upper <= {report.max_upper!r}"))))
+    yield Framed(lines)
+
+
+def interval(lower: float | None, upper: float | None) -> Sentence:
+    """`lower <= L <= upper`, each side rounded away from L."""
+    below = f"{digits(lower, 'lower')} <= " if lower is not None else ""
+    above = f" <= {digits(upper, 'upper')}" if upper is not None else ""
+    return Sentence.of(f"{below}L{above}" if below or above else "nothing is known of L", "strong")
+
+
+def closing(results: Sequence[Result]) -> Sentence:
+    """The interval as far as `results` close it."""
+    report = Report("bound", {}, results=results)
+    return interval(report.lower, report.upper)
+
+
+def results(report: Report) -> Iterator[Piece]:
+    if report.results and "verdict" not in report.summary:
+        yield table_of_results(report.results)
+
+
+def table_of_results(found: Sequence[Result]) -> Table:
+    rows = []
+    for result in found:
+        if isinstance(result, Bound):
+            rigor = Item(result.rigor, tone="good" if result.rigor == "proved" else "")
+            said = rigor, Item(result.value, result.side), ""
+        else:
+            said = Item(), Item(result.status, tone="bad"), reason(result.reason, result.node)
+        rows.append(
+            (Item(result.method), Item(result.side), said[0], said[1], Item(f"{result.seconds:.2f}"), Item(said[2]))
+        )
+    return Table(("method", "side", "rigor", ">value", ">seconds", "why not"), rows)
+
+
+def layers(report: Report) -> Iterator[Piece]:
+    """One row per layer; the bar is proportional to the layer's upper value."""
+    if not report.layers:
+        return
+    largest = max((row["upper"] for row in report.layers if row.get("upper") is not None), default=0.0)
+    rows = []
+    for row in report.layers:
+        upper, lower = row.get("upper"), row.get("lower")
+        if upper is None:
+            last = Item(reason(row.get("reason") or "", row.get("node")))
+            shown = Item(row.get("status") or "refused", tone="bad")
+        else:
+            last, shown = Item(bar(upper, largest), tone="picture"), Item(upper, "upper")
+        rows.append((Item(row["name"]), Item(row["kind"]), Item(shapes(row)), Item(lower, "lower"), shown, last))
+    yield Table(("layer", "kind", "shape", ">lower", ">upper", ""), rows)
+
+
+def bar(value: float, largest: float) -> str:
+    return "█" * round(BAR * (value / largest)) if largest > 0 else ""
+
+
+def reason(words: str, node: str | None) -> str:
+    return f"{node}: {words}" if node and node not in words else words

@@ -1,0 +1,57 @@
+"""Which model it is, what it is made of, and what each method can do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lipcert.report.report import Report
+from lipcert.report.tables import Item, Outline, Piece, Sentence, Table
+
+SHOWN_ELSEWHERE = ("name", "kind", "input_shape", "output_shape", "parts")
+
+
+def model(report: Report) -> Iterator[Piece]:
+    about = report.model
+    facts = [about.get("format") or "", shapes(about)]
+    facts += [f"{about[name]:,} {name}" for name in ("parameters", "neurons") if about.get(name) is not None]
+    facts += [f"sha256 {about['sha256'][:12]}"] if about.get("sha256") else []
+    known = "  " + ", ".join(fact for fact in facts if fact)
+    yield Sentence((Item(str(about.get("path") or "model"), tone="strong"), Item(known, tone="dim")))
+
+
+def tree(report: Report) -> Iterator[Piece]:
+    if report.parts:
+        yield Outline(Sentence.of("parts", "strong"), [_branch(part) for part in report.parts])
+
+
+def methods(report: Report) -> Iterator[Piece]:
+    """Rows with equal keys, as they are."""
+    if report.methods:
+        columns = tuple(dict.fromkeys(key for row in report.methods for key in row))
+        yield Table(columns, [[Item(words(row.get(column))) for column in columns] for row in report.methods])
+
+
+def _branch(part: Mapping[str, Any]) -> Outline:
+    more = [
+        Item(f"  {key}: {words(value)}", tone="dim")
+        for key, value in part.items()
+        if key not in SHOWN_ELSEWHERE and value not in (None, "", [], ())
+    ]
+    label = Sentence((Item(part["name"], tone="strong"), Item(f"  {part['kind']}  {shapes(part)}"), *more))
+    return Outline(label, [_branch(child) for child in part.get("parts") or ()])
+
+
+def shapes(row: Mapping[str, Any]) -> str:
+    pair = [words(row[key]) or "scalar" for key in ("input_shape", "output_shape") if row.get(key) is not None]
+    return " -> ".join(pair)
+
+
+def words(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ("x" if all(isinstance(item, int) for item in value) else ", ").join(words(item) for item in value)
+    return str(value)

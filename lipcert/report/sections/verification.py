@@ -1,0 +1,48 @@
+"""What a certificate claims, and whether its proof was followed to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from lipcert.report.report import Report
+from lipcert.report.tables import Framed, Item, Piece, Sentence, Table
+from lipcert.terms.question import FLAGS, Question
+
+PARTS = {
+    "file": "model",
+    "input_name": "input",
+    "units": "units",
+    "output_name": "output",
+    "norm": "norm",
+    "region": "over",
+}
+
+
+def section(report: Report) -> Iterator[Piece]:
+    summary = report.summary
+    if "verdict" not in summary:
+        return
+    accepted = summary["verdict"] == "accepted"
+    blocks: list[Piece] = [
+        Sentence.of("certificate accepted", "good") if accepted else Sentence.of("certificate REJECTED", "bad")
+    ]
+    if summary.get("claim") is not None:
+        p, q = report.norm.input, report.norm.output
+        blocks.append(Sentence.of(f"claim: |f(x) - f(x')|_{q} <= {summary['claim']!r} |x - x'|_{p}"))
+    if report.question is not None:
+        blocks.append(claimed(report.question, summary.get("prover_chose") or ()))
+    if accepted:
+        by = ", ".join(result.method for result in report.results)
+        blocks.append(Sentence.of(f"proved again: L <= {summary['proved']!r}, from the numbers found by {by}", "dim"))
+    else:
+        blocks.append(Sentence.of(f"at {summary['place']}: {summary['reason']}"))
+    yield Framed(blocks)
+
+
+def claimed(question: Question, chosen: Collection[str]) -> Table:
+    """The whole question, one part on a line; what only the prover has said is marked."""
+    rows = []
+    for name, words in question.scope().items():
+        mark = f"the prover's choice; compare with {FLAGS[name]}" if name in chosen else None
+        rows.append((Item(PARTS[name], tone="dim"), Item(words), Item(mark, tone="warning")))
+    return Table(("", "", ""), rows)
