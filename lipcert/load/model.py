@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,10 @@ from lipcert.load.read import read
 from lipcert.network.edit import normalised
 from lipcert.network.graph import Graph
 from lipcert.network.scope import describe
+from lipcert.rigor.arithmetic import Arithmetic, folded_in
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.sandbox.confine import described
-from lipcert.terms.errors import RefusedModel, UnreadableError
+from lipcert.terms.errors import RefusedModel, UnreadableError, UsageError
 from lipcert.terms.files import ODD_SHAPE, check_regular, reason
 from lipcert.terms.memory import out_of_memory
 from lipcert.terms.printable import plain, printable
@@ -51,6 +52,17 @@ class Model:
     info: dict[str, Any]
     warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = field(default=(REAL_ARITHMETIC,))
+    lowered_in: Callable[[Arithmetic], Graph] | None = field(default=None, repr=False)
+
+    def executed(self, arithmetic: Arithmetic) -> Graph:
+        """The graph whose constants hold what a runtime of this format computes of the stored ones as well: what bounds
+        of its rounding are made of. Kept."""
+        key = ("executed", arithmetic.name)
+        if key not in self.graph.memo:
+            if self.lowered_in is None:
+                raise UsageError("--execution: this model was not loaded by lipcert.load, and its constants are not known")
+            self.graph.memo[key] = self.lowered_in(arithmetic)
+        return self.graph.memo[key]
 
     def __repr__(self) -> str:
         shapes = " -> ".join("x".join(map(str, shape)) or "scalar" for shape in (self.input_shape, self.output_shape))
@@ -163,8 +175,14 @@ def _load(
         "units": {"input": "raw" if mean or std else "model", "mean": _plain(mean), "std": _plain(std)},
         "sandbox": None if is_module else described(),
     }
+
+    @keeps_subnormals
+    def again(arithmetic: Arithmetic) -> Graph:
+        with quiet(), torch.no_grad(), folded_in(arithmetic):
+            return normalised(lower(captured.program, labels=captured.labels)[0], mean, std)
+
     noted = tuple(dict.fromkeys((REAL_ARITHMETIC, *source.assumptions, *assumptions)))
-    return Model(normalised(graph, mean, std), info, tuple(source.warnings), noted)
+    return Model(normalised(graph, mean, std), info, tuple(source.warnings), noted, again)
 
 
 @contextmanager

@@ -11,15 +11,17 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from lipcert.rigor.rounding import EPS, TINY, down, gamma, up
+from lipcert.rigor.arithmetic import folding
+from lipcert.rigor.rounding import EPS, TINY, down, gamma, rounded, up
 from lipcert.terms.errors import RefusedModel
 
 SLACK = 16 * EPS  # relative error granted to sqrt, exp, tanh and the like
+FUNCTION = 16  # roundings granted to a runtime's own
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,33 @@ def _rounded(centre: Tensor, radius: Tensor, ops: int = 1) -> Constant:
     return Constant(centre, up((radius + gamma(ops) * centre.abs()) * (1 + 8 * EPS)) + TINY)
 
 
+def executed(value: Constant, ops: int = 1, mass: Tensor | None = None) -> Constant:
+    """The value, with what a runtime's own arithmetic may make of it where constants are `folded_in` that: `ops` roundings
+    of a sum of absolute terms `mass` (default: the value). Twice that, for it may order the operations otherwise."""
+    how = folding()
+    if how is None:
+        return value
+    reach = value.reach()
+    size = (value.centre.abs() if mass is None else mass) + reach
+    more = up((reach + 2 * how.gamma(ops) * size + how.underflow) * (1 + 8 * EPS))
+    same = (reach == 0) & (rounded(value.centre, how.dtype) == value.centre) & (ops == 1)
+    return _exact_where(same, Constant(value.centre, more))
+
+
+Made = TypeVar("Made", bound=Callable[..., Constant])
+
+
+def _rounds(function: Made) -> Made:
+    """A function whose result a runtime rounds once."""
+
+    @functools.wraps(function)
+    def found(*args: Any, **kwargs: Any) -> Constant:
+        return executed(function(*args, **kwargs))
+
+    return cast(Made, found)
+
+
+@_rounds
 def add(a: Any, b: Any, alpha: float = 1) -> Constant:
     a, b = constant(a), constant(b)
     if alpha != 1:
@@ -149,6 +178,7 @@ def _product_is_exact(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
     return zero | ((error == 0) & (a * b == p) & sizes[0] & sizes[1] & sizes[2])
 
 
+@_rounds
 def multiply(a: Any, b: Any) -> Constant:
     square = a is b
     a, b = constant(a), constant(b)
@@ -165,6 +195,7 @@ def multiply(a: Any, b: Any) -> Constant:
     return cut(value, torch.ones_like(exact) if square else _positive(a, b))
 
 
+@_rounds
 def reciprocal(b: Any) -> Constant:
     b = constant(b)
     if bool(((b.lower <= 0) & (b.upper >= 0)).any()):
@@ -175,6 +206,7 @@ def reciprocal(b: Any) -> Constant:
     return from_range(down(ends.amin(0)), up(ends.amax(0)))
 
 
+@_rounds
 def divide(a: Any, b: Any) -> Constant:
     a, b = constant(a), constant(b)
     if a.radius is None and b.radius is None and not bool((b.centre == 0).any()):
@@ -197,7 +229,7 @@ def increasing(
             raise RefusedModel(f"a constant leaves the domain of {getattr(function, '__name__', 'a function')}")
         first, last = function(a.lower), function(a.upper)
         first, last = first - SLACK * first.abs() - TINY, last + SLACK * last.abs() + TINY
-        return from_range(down(first).clamp(min=least), up(last))
+        return executed(from_range(down(first).clamp(min=least), up(last)), FUNCTION)
 
     return rule
 
@@ -231,7 +263,8 @@ def absolute(a: Any) -> Constant:
 def _sum_of(a: Constant, n: int, centre: Tensor, mass: Tensor, reach: Tensor) -> Constant:
     if a.radius is None and n <= 1:
         return Constant(centre)
-    return Constant(centre, up((reach + gamma(n) * mass) * (1 + 4 * gamma(n + 8)) + TINY))
+    found = Constant(centre, up((reach + gamma(n) * mass) * (1 + 4 * gamma(n + 8)) + TINY))
+    return executed(found, n, mass)
 
 
 def total(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Constant:
@@ -240,7 +273,7 @@ def total(a: Any, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | N
     n = math.prod(a.centre.shape[d] for d in dims)
     whole = bool((a.centre == a.centre.round()).all()) and float(a.centre.abs().sum()) < 2**52
     centre = a.centre.sum(dims, keepdim=keepdim)
-    if a.radius is None and whole:  # integers add up exactly
+    if a.radius is None and whole and folding() is None:  # integers add up exactly
         return Constant(centre)
     sizes, reaches = (t.sum(dims, keepdim=keepdim) for t in (a.centre.abs(), a.reach()))
     return cut(_sum_of(a, n, centre, sizes, reaches), ~(a.lower < 0).sum(dims, keepdim=keepdim).bool())
@@ -268,13 +301,14 @@ def matmul(a: Any, b: Any) -> Constant:
     centre = a.centre @ b.centre
     mass_a, mass_b = a.centre.abs(), b.centre.abs()
     radius = gamma(n + 1) * (mass_a @ mass_b) + a.reach() @ (mass_b + b.reach()) + mass_a @ b.reach()
-    return Constant(centre, up(radius * (1 + 4 * gamma(n + 8)) + n * TINY))
+    found = Constant(centre, up(radius * (1 + 4 * gamma(n + 8)) + n * TINY))
+    return executed(found, n + 1, mass_a @ mass_b)
 
 
 def _root_of_squares(a: Constant) -> Constant:
     """The root of a number that is not negative, whatever its enclosure says."""
     least, most = (torch.sqrt(end.clamp(min=0.0)) for end in (a.lower, a.upper))
-    return from_range(down(least - SLACK * least - TINY).clamp(min=0.0), up(most + SLACK * most + TINY))
+    return executed(from_range(down(least - SLACK * least - TINY).clamp(min=0.0), up(most + SLACK * most + TINY)))
 
 
 def norm2(a: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Constant:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcert.rigor.constants import ARITHMETIC, Constant, constant, multiply
+from lipcert.rigor.constants import ARITHMETIC, Constant, constant, executed, multiply
 from lipcert.rigor.rounding import TINY, gamma, up
 
 aten = torch.ops.aten
@@ -21,9 +21,8 @@ def _linear(target: Any, terms: Callable[..., int]) -> Callable[..., Constant]:
         a = constant(a)
         n = terms(a.centre, *rest) + 4  # a division by the count, and the rounding of the sum of sizes
         size, reach = target(a.centre.abs(), *rest, **options), target(a.reach(), *rest, **options)
-        return Constant(
-            target(a.centre, *rest, **options), up((reach + gamma(n) * size) * (1 + 4 * gamma(n)) + n * TINY)
-        )
+        radius = up((reach + gamma(n) * size) * (1 + 4 * gamma(n)) + n * TINY)
+        return executed(Constant(target(a.centre, *rest, **options), radius), n, size)
 
     return rule
 
@@ -38,6 +37,7 @@ def _convolution(x: Any, weight: Any, bias: Any, *geometry: Any) -> Constant:
     size = apply(x.centre.abs(), w.centre.abs())
     reach = apply(x.reach(), w.centre.abs() + w.reach()) + apply(x.centre.abs(), w.reach())
     y = Constant(apply(x.centre, w.centre), up((reach + gamma(n) * size) * (1 + 4 * gamma(n)) + n * TINY))
+    y = executed(y, n, size)
     if bias is None:
         return y
     return ARITHMETIC["aten.add.Tensor"](y, constant(bias).map(lambda t: t.reshape(-1, *[1] * (y.centre.dim() - 2))))

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from lipcert.rigor.constants import (
+    FUNCTION,
     SLACK,
     Constant,
     absolute,
     add,
     constant,
     divide,
+    executed,
     increasing,
     maximum,
     multiply,
@@ -44,7 +46,8 @@ def _wave(function: Callable[[Tensor], Tensor], odd: bool) -> Rule:
     def rule(a: Any) -> Constant:
         a = constant(a)
         size = a.centre.abs().clamp(max=1.0) if odd else torch.ones_like(a.centre)
-        return Constant(function(a.centre), up(a.reach() + (SLACK * size + TINY)))
+        value = Constant(function(a.centre), up(a.reach() + (SLACK * size + TINY)))
+        return executed(value, FUNCTION, torch.ones_like(size))
 
     return rule
 
@@ -57,7 +60,7 @@ def _exactly(function: Callable[[Tensor], Tensor]) -> Rule:
         if a.radius is not None:
             raise RefusedModel(f"{getattr(function, '__name__', 'a function')} of a computed constant")
         value = function(a.centre)
-        return Constant(value, up(SLACK * value.abs() + TINY))
+        return executed(Constant(value, up(SLACK * value.abs() + TINY)), FUNCTION)
 
     return rule
 
@@ -73,7 +76,7 @@ def _arctan2(y: Any, x: Any) -> Constant:
     if y.radius is not None or x.radius is not None or bool(((y.centre == 0) & (x.centre == 0)).any()):
         raise RefusedModel("atan2 of computed constants, or of 0 and 0")
     value = torch.atan2(y.centre, x.centre)
-    return Constant(value, up(SLACK * value.abs() + TINY))
+    return executed(Constant(value, up(SLACK * value.abs() + TINY)), FUNCTION)
 
 
 def _log_add_exp(a: Any, b: Any) -> Constant:

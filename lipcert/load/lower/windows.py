@@ -13,6 +13,7 @@ from lipcert.load.lower.builder import Builder, Signal
 from lipcert.operators.linear import Adjoint, Dense
 from lipcert.rigor import constants
 from lipcert.rigor.constants import Constant
+from lipcert.rigor.arithmetic import folding
 from lipcert.rigor.rounding import EPS
 
 aten = torch.ops.aten
@@ -90,12 +91,14 @@ def interpolation(dims: int, reach: int, matrix_of: Callable[..., Tensor]) -> Ca
     a few units of the source coordinate (n + m) u times the slope of the kernel (below 2); a neighbour may enter."""
 
     def rule(b: Builder, x: Signal, size: Sequence[int], align_corners: bool, *scales: float | None) -> Signal:
+        how = folding()
+        unit = EPS if how is None else how.unit
         for axis, m in enumerate(size):
             place = len(x.shape) - dims + axis
             n = x.shape[place]
             weights = matrix_of(n, int(m), align_corners, scales[axis] if axis < len(scales) else None)
             near = torch.nn.functional.max_pool1d((weights != 0).double()[None], 2 * reach + 1, 1, reach)[0]
-            x = along_axis(b, x, Constant(weights, near * 64 * (n + m) * EPS), place)
+            x = along_axis(b, x, Constant(weights, near * 64 * (n + m) * unit), place)
         return x
 
     return rule

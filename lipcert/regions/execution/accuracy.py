@@ -1,0 +1,35 @@
+"""What is taken for granted of the functions of a runtime: the accuracy with which each is evaluated.
+
+A library states its exp, tanh, erf .. to a few units in the last place; what a runtime makes of them may be worse relative
+to a small value (gelu as x/2 (1 + erf(x / sqrt 2)), the sigmoid of onnxruntime, which is constant below -18) but not
+relative to max(1, |z|, |s(z)|). Tests measure torch and onnxruntime against this.
+"""
+
+from __future__ import annotations
+
+from lipcert.blocks.base import Axis, Block
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.softmax import LogSoftmax, LogSumExp, Softmax
+
+UNITS = 16  # |computed s(z) - s(z)| <= UNITS u max(1, |z|, |s(z)|) at the computed z
+PER_TERM = 2  # softmax and its kin over n entries: (UNITS + PER_TERM n) u, for each sum of n is taken in any order
+
+EXACT = frozenset({"relu", "relu6", "abs"})  # others that only compare have limits, which may not be numbers of the format
+# rows of the table of activations that runtimes have as they are, or write as a few operations without cancellation
+ROWS = frozenset(
+    """leaky_relu prelu neg clamp hardtanh hardsigmoid hardswish softshrink sigmoid logsigmoid tanh tanhshrink softplus softsign
+    atan asinh erf elu selu celu gelu_erf gelu_tanh silu quick_gelu mish exp expm1 log log1p sqrt rsqrt reciprocal square
+    sin cos""".split()
+)
+
+
+def units(block: Block) -> float | None:
+    """In units u of max(1, |z|, |s(z)|): how well the block is evaluated. 0: exactly; None: nothing is stated."""
+    if isinstance(block, Pointwise):
+        return 0.0 if block.label in EXACT else float(UNITS) if block.label in ROWS else None
+    if block.exact:
+        return 0.0
+    if isinstance(block, Softmax | LogSoftmax | LogSumExp):
+        assert isinstance(block, Axis)
+        return float(UNITS + PER_TERM * block.n)
+    return None

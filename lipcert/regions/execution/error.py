@@ -1,0 +1,224 @@
+"""|computed - real| of every signal on a batch of regions, for executions in a floating-point format.
+
+Between two nonlinearities everything is one sum of products, v = sum of (coefficients along a path) times a source. However
+it is evaluated (any order of additions, FMA or not, fused or folded beforehand), a term meets at most `count` roundings, so
+the rounding of v is at most gamma_count times its `mass`, the sum of the absolute terms (Higham, 3.1 and 3.5). What the
+sources are off by already comes through the absolute coefficients; what a runtime computes of constants in its own
+format is in their radii (`folded_in`). A nonlinearity passes on slope times error, and adds its own (accuracy.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+
+import torch
+from torch import Tensor
+
+from lipcert.blocks.base import Range
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.product import MatMul, Product
+from lipcert.blocks.selection import Selection
+from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset
+from lipcert.network.walk import Rules, Visit, forward
+from lipcert.regions.backward.adjoint import DENSE, first_part, row_norms
+from lipcert.regions.cells import Cells
+from lipcert.regions.execution.accuracy import units
+from lipcert.rigor.arithmetic import Arithmetic
+from lipcert.terms.errors import RefusedModel
+
+WIDEN = 1 + 1e-6  # our own float64 rounding of these sums of nonnegative numbers: 2^-53 for each of a million terms
+FOLDED = 6  # roundings of a coefficient that is converted, scaled and folded before it is used
+
+
+@dataclass(frozen=True, eq=False)
+class Executed:
+    """Of one signal, (b, size) each. `error`: how far its sources can have moved it, and what was `own`: made since the last
+    nonlinearity, but for the rounding of the sum that is under way: gamma_count times `mass`. `middle`: of the mass, what
+    the centres of the regions have, before any nonlinearity."""
+
+    error: Tensor
+    own: Tensor
+    mass: Tensor
+    middle: Tensor | None
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Local:
+    """Of one nonlinear node: what is new in its arguments and in its value, and all that its arguments are off by."""
+
+    arguments: tuple[Tensor, ...]
+    value: Tensor
+    total: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The state of the walk. `ranges`: of the real signals on the cells; `local` is filled."""
+
+    arithmetic: Arithmetic
+    cells: Cells
+    ranges: Mapping[int, Range]
+    absolute: Graph
+    local: dict[int, Local] = field(default_factory=dict)
+
+
+def executed(
+    graph: Graph, arithmetic: Arithmetic, cells: Cells, ranges: Mapping[int, Range]
+) -> tuple[Tensor, Tensor, dict[int, Local]]:
+    """Of the output (b, m): the error, and the part made since the last nonlinearity; and of the nonlinear nodes."""
+    state = Place(arithmetic, cells, ranges, _absolute(graph))
+    last = forward(graph, EXECUTED, state)[graph.output]
+    rounding = _rounding(state, graph.output, last)
+    return last.error + rounding, last.own + rounding, state.local
+
+
+def _absolute(graph: Graph) -> Graph:
+    """The affine maps before the first nonlinearity with absolute coefficients, for the norms of their rows."""
+    key = ("absolute operators",)
+    if key not in graph.memo:
+        first = {*first_part(graph)}
+        nodes = [
+            changed(node, what=Linear(node.what.operator.absolute()))
+            if i in first and isinstance(node.what, Linear)
+            else node
+            for i, node in enumerate(graph.nodes)
+        ]
+        graph.memo[key] = Graph(tuple(nodes), graph.output, graph.input)
+    return graph.memo[key]
+
+
+def _rounding(place: Place, i: int, signal: Executed) -> Tensor:
+    """Of the sum that ends at node i. On an l2 or l1 ball its mass is that of the centre, and the dual norms of the rows."""
+    mass, cells = signal.mass, place.cells
+    graph = place.absolute
+    small = graph.nodes[i].size * cells.centre.shape[1] <= DENSE
+    if signal.middle is not None and cells.norm != "inf" and small and cells.radius.shape[1]:
+        rows = row_norms(graph, i, cells.norm)
+        mass = torch.minimum(mass, (signal.middle + rows * cells.radius[:, :1]) * WIDEN)
+    fits = mass < place.arithmetic.largest / 2  # every partial sum is below it: nothing overflows
+    grown = torch.where(mass == 0, 0.0, place.arithmetic.gamma(signal.count) * mass)
+    return torch.where(fits, grown, math.inf)
+
+
+def _source(at: Visit) -> Executed:
+    low, high = at.state.ranges[at.i]
+    lost = torch.full_like(low, at.state.arithmetic.underflow)
+    return Executed(lost, lost, torch.maximum(low.abs(), high.abs()), at.state.cells.centre.abs(), 1)
+
+
+def _linear(at: Visit, u: Executed) -> Executed:
+    operator, tiny = at.what.operator, at.state.arithmetic.underflow
+    size, n = operator.absolute(), operator.terms
+    error, own = size.mv(u.error), size.mv(u.own)
+    if n:  # coefficients of our own folding, and each product and coefficient that underflows
+        lost = n * tiny * (2 + u.mass.amax(dim=1, keepdim=True)) if u.mass.shape[1] else 0.0
+        slack = operator.radius_operator()
+        new = lost + (0.0 if slack is None else 2 * slack.mv(u.mass))
+        error, own = error + new, own + new
+    middle = None if u.middle is None else size.mv(u.middle) * WIDEN
+    return Executed(error * WIDEN, own * WIDEN, size.mv(u.mass) * WIDEN, middle, u.count + (n + FOLDED if n else 0))
+
+
+def _sum(at: Visit, *us: Executed) -> Executed:
+    count = min(sum(u.count for u in us) + len(us), _all(at.graph))
+    middles = [u.middle for u in us if u.middle is not None]
+    return Executed(
+        sum((u.error for u in us[1:]), us[0].error) * WIDEN,
+        sum((u.own for u in us[1:]), us[0].own) * WIDEN,
+        sum((u.mass for u in us[1:]), us[0].mass) * WIDEN,
+        sum(middles[1:], middles[0]) * WIDEN if len(middles) == len(us) else None,
+        count,
+    )
+
+
+def _all(graph: Graph) -> int:
+    """More roundings than any term of the network meets."""
+    return sum(
+        node.what.operator.terms + FOLDED if isinstance(node.what, Linear) else len(node.parents) + 4
+        for node in graph.nodes
+    )
+
+
+def _offset(at: Visit, *us: Executed) -> Executed:
+    value, slack = at.what.value, at.what.radius
+    new = at.state.arithmetic.underflow + (torch.zeros_like(value) if slack is None else 2 * slack)
+    mass = value.abs() + (0.0 if slack is None else slack)
+    new, mass = (part.expand(len(at.state.cells), -1) for part in (new.expand_as(value), mass))
+    if not us:
+        return Executed(new, new, mass, mass, 1)
+    u = us[0]
+    middle = None if u.middle is None else u.middle + mass
+    return Executed((u.error + new) * WIDEN, (u.own + new) * WIDEN, (u.mass + mass) * WIDEN, middle, u.count + 2)
+
+
+def _concat(at: Visit, *us: Executed) -> Executed:
+    middles = [u.middle for u in us if u.middle is not None]
+    parts = (torch.cat([getattr(u, name) for u in us], dim=1) for name in ("error", "own", "mass"))
+    return Executed(*parts, torch.cat(middles, dim=1) if len(middles) == len(us) else None, max(u.count for u in us))
+
+
+def _block(at: Visit, *us: Executed) -> Executed:
+    block, place = at.what.block, at.state
+    accuracy = units(block)
+    if isinstance(block, Product | MatMul):
+        accuracy = 0.0
+    if accuracy is None or block.steps:
+        why = block.reason if block.steps else f"no accuracy of {block.label} in floating point is stated"
+        raise RefusedModel(f"{at.node.name}: {why}", node=at.node.name)
+    new = [_rounding(place, p, u) + u.own for p, u in zip(at.node.parents, us, strict=True)]
+    total = [_rounding(place, p, u) + u.error for p, u in zip(at.node.parents, us, strict=True)]
+    wide = [
+        (low - t, high + t) for (low, high), t in zip((place.ranges[p] for p in at.node.parents), total, strict=True)
+    ]
+    low, high = place.ranges[at.i]
+    size = torch.maximum(low.abs(), high.abs())
+    moved = _moved(at.node, total, wide)
+    made = torch.zeros_like(size)
+    if accuracy:
+        inputs = torch.maximum(wide[0][0].abs(), wide[0][1].abs())
+        near = inputs if inputs.shape == size.shape else inputs.amax(dim=1, keepdim=True)
+        scale = torch.maximum(torch.maximum(size + moved, near), torch.ones(()))
+        made = accuracy * place.arithmetic.unit * scale
+    elif isinstance(block, Product | MatMul):
+        terms = 1 if isinstance(block, Product) else block.k
+        masses = [torch.maximum(low.abs(), high.abs()) for low, high in wide]
+        made = place.arithmetic.gamma(terms + 1) * block(*masses) + 2 * terms * place.arithmetic.underflow
+    if accuracy or isinstance(block, Product | MatMul):
+        made = made + place.arithmetic.underflow
+    made = torch.where(size + moved + made < place.arithmetic.largest / 2, made, math.inf).nan_to_num(math.inf, math.inf)
+    error = ((moved + made) * WIDEN).nan_to_num(math.inf, math.inf)
+    place.local[at.i] = Local(tuple(new), made, tuple(total))
+    return Executed(error, made, size + error, None, 0)
+
+
+def _moved(node: Node, total: list[Tensor], wide: list[Range]) -> Tensor:
+    """How far the value of a block moves with its arguments, for arguments in the ranges `wide`."""
+    block = node.what.block  # type: ignore[union-attr]
+    if isinstance(block, Pointwise):
+        low, high = block.activation.slopes_on(*wide[0])
+        steep = (torch.maximum(low.abs(), high.abs()) * total[0]).nan_to_num(math.inf, math.inf)
+        least, most = block.values_on(wide[0])
+        return torch.minimum(steep, (most - least).nan_to_num(math.inf, math.inf)) * WIDEN
+    if isinstance(block, Selection):  # |max u - max v| <= max |u - v| over the same entries
+        return changed(block, minimum=False)(total[0])
+    if isinstance(block, Product | MatMul):  # |(a + s)(b + t) - a b| <= |a + s| |t| + |s| |b|
+        first, second = (torch.maximum(low.abs(), high.abs()) for low, high in wide)
+        return (block(first, total[1]) + block(total[0], second)).nan_to_num(math.inf, math.inf) * WIDEN
+    constants = block.lipschitz("inf")
+    moved = sum(k * t.amax(dim=1, keepdim=True) for k, t in zip(constants, total, strict=True))
+    assert isinstance(moved, Tensor)
+    return (moved * WIDEN).expand(-1, node.size)
+
+
+EXECUTED: Rules = {  # Executed; state: Place
+    Input: _source,
+    Linear: _linear,
+    Add: _sum,
+    Concat: _concat,
+    Offset: _offset,
+    Nonlinear: _block,
+}
