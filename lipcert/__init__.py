@@ -121,6 +121,7 @@ def bound(
     certificate: str | Path | None = None,
     multipliers: str | None = None,
     solver: str | None = None,
+    execution: str | None = None,
     resume: str | Path | Report | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -130,6 +131,8 @@ def bound(
     names, None for all. `region`: None for the whole input space. `output`: "vector", one logit "3", a difference
     "3-5", or all "pairs". `budget`: seconds; what is proved by then is kept. `rtol`: brackets on a region are closed to
     this. `certificate`: file from which `verify` proves the upper value again. `resume`: partial report of "pairs".
+    `execution`: "float32", "bfloat16" or "float16": `report.summary["execution"]` has a proved bound of what an execution
+    in it errs on the region.
 
     `upper` is proved in real arithmetic for the stored weights, or None: then `report.status` says unbounded or refused,
     and `report.results` why. Interrupted, it raises KeyboardInterrupt with `partial_report`.
@@ -151,6 +154,7 @@ def bound(
             certificate=certificate,
             multipliers=multipliers,
             solver=solver,
+            execution=execution,
             resume=resume,
             progress=progress,
         )
@@ -170,6 +174,7 @@ def local(
     methods: Sequence[str] | None = None,
     rtol: float = 0.01,
     budget: float = 1.0,
+    execution: str | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -178,7 +183,7 @@ def local(
     """Certified constants in the balls of radii `eps`, in `ball_norm`, around the rows of x (k, ...): `report.points`.
 
     `y`: labels, for the report. `indices`: the numbers of the rows there. `budget`: seconds per point and radius;
-    `rtol`: brackets closer than this need no further method.
+    `rtol`: brackets closer than this need no further method. `execution`: as of `bound`, in each ball.
     """
     from lipcert.tasks import balls as local_balls
     from lipcert.tasks import given
@@ -196,6 +201,7 @@ def local(
             methods=methods,
             rtol=rtol,
             budget=budget,
+            execution=execution,
             resume=resume,
             seed=seed,
             device=device,
@@ -216,6 +222,7 @@ def local_grid(
     jacobians: int = 0,
     plane: Any = None,
     budget: float | None = None,
+    execution: str | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -242,6 +249,7 @@ def local_grid(
             jacobians=jacobians,
             plane=plane,
             budget=budget,
+            execution=execution,
             resume=resume,
             seed=seed,
             device=device,
@@ -353,6 +361,7 @@ def radius(
     tolerance: float | None = None,
     attack: Any = None,
     adversarial: str | Path | None = None,
+    execution: str | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -362,6 +371,7 @@ def radius(
     Every input closer to a sample than its radius keeps the class; radii are rounded down. `eps`: certified accuracy at
     these radii, in `report.summary["certified"]`. `tolerance`: regression, each output moves by at most this much.
     `attack`: a `lipcert.sampling.attack.Pgd` beside it, which bounds the radii from above.
+    `execution`: "float32", "bfloat16" or "float16": radii that hold for the network executed so, too.
     """
     from lipcert.tasks import given
     from lipcert.tasks.radius import task as robustness
@@ -377,6 +387,7 @@ def radius(
             tolerance=tolerance,
             attack=attack,
             adversarial=adversarial,
+            execution=execution,
             resume=resume,
             seed=seed,
             progress=progress,

@@ -42,6 +42,7 @@ def bound(
     solver: Annotated[
         str | None, typer.Option(metavar="SCS|CLARABEL|MOSEK", help="Of --method lipsdp-cvxpy (default SCS).")
     ] = None,
+    execution: o.Execution = None,
     resume: Annotated[
         str | None, typer.Option(metavar="REPORT", help="Go on with the partial report of --output pairs.")
     ] = None,
@@ -73,6 +74,7 @@ def bound(
     functional = str(Output.parse(output))
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     where = o.read_device(device)
+    executed = o.read_execution(execution)
     region = asked_region(box, at, eps, ball_norm)
 
     def work(progress: Progress) -> Report:
@@ -93,6 +95,7 @@ def bound(
             certificate=certificate,
             multipliers=multipliers,
             solver=solver,
+            execution=executed,
             resume=resume,
             progress=progress,
         )

@@ -77,6 +77,7 @@ def local(
         float | None, typer.Option(metavar="SECONDS", help="Of the grid; with --at of each ball (default 1).")
     ] = None,
     output: Annotated[str, typer.Option(metavar="vector|I|I-J", help="Output functional.")] = "vector",
+    execution: o.Execution = None,
     resume: Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Leave uint8 data as it is, not / 255.")] = False,
     norm: o.NormBoth = None,
@@ -103,7 +104,7 @@ def local(
     functional = str(Output.parse(output))
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     common: dict[str, Any] = {"norm": norms, "output": functional, "rtol": rtol, "seed": seed}
-    common |= {"device": o.read_device(device)}
+    common |= {"device": o.read_device(device), "execution": o.read_execution(execution)}
     shown: dict[str, Any] = {}  # the data, in the picture
     if grid is not None:
         _refuse_others("--grid", {"--eps": eps, "--first": first, "--method": method})

@@ -15,6 +15,7 @@ MODEL = "Reading the model"
 RUN = "Running"
 READERS = ("own", "onnx2torch")
 DEVICES = ("cpu", "cuda")
+EXECUTIONS = ("float32", "bfloat16", "float16")
 
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An .onnx, TorchScript (.pt) or exported (.pt2) file.")
@@ -51,6 +52,14 @@ Reader = Annotated[str, typer.Option(metavar="own|onnx2torch", help="Who reads O
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE|-", help="Write the report; - is JSON alone on stdout.", rich_help_panel=RUN),
+]
+Execution = Annotated[
+    str | None,
+    typer.Option(
+        metavar="float32|bfloat16|float16",
+        autocompletion=lambda: EXECUTIONS,
+        help="Cover this execution too (default: real arithmetic).",
+    ),
 ]
 Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Where sampling runs.", rich_help_panel=RUN)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=RUN)]
@@ -123,4 +132,10 @@ def check_not_negative(flag: str, number: float | None) -> None:
 def read_device(text: str) -> str:
     if text not in DEVICES:
         raise UsageError(f"--device {text}: devices are {' and '.join(DEVICES)}")
+    return text
+
+
+def read_execution(text: str | None) -> str | None:
+    if text is not None and text not in EXECUTIONS:
+        raise UsageError(f"--execution {text}: formats are {', '.join(EXECUTIONS)}")
     return text

@@ -32,6 +32,7 @@ def radius(
     tolerance: Annotated[
         float | None, typer.Option(metavar="T", help="Regression: each output moves by at most T.")
     ] = None,
+    execution: o.Execution = None,
     first: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N samples.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not scaled to [0, 1].")] = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE", help="Curves of certified accuracy, PNG or SVG.")] = None,
@@ -64,6 +65,7 @@ def radius(
         o.check_not_negative("--eps", number)
     box = read_clip(clip)
     where = o.read_device(device)
+    executed = o.read_execution(execution)
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     if plot is not None:
         from lipcert.report.plots import check_plot
@@ -89,6 +91,7 @@ def radius(
             if attack
             else None,
             adversarial=adversarial_file(json),
+            execution=executed,
             resume=resume,
             seed=seed,
             progress=progress,

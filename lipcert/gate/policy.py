@@ -35,6 +35,7 @@ WITH: dict[str, type | tuple[type, ...]] = {
     "output": str,
     "units": (str, dict),
     "input": str,
+    "execution": str,
     "eps": (int, float),
     "rigor": str,
     "min": (int, float),
@@ -66,6 +67,7 @@ norm = "2"                    # only reports in this norm
 # output = "vector"           # "vector" (default; radii: any), a logit "3", a difference "3-5", "pairs", "any"
 # units = "model"             # "model" (default), "raw" (some --mean or --std), "any", or {mean = [0.5], std = [0.25]}
 # input = "x"                 # the input that moves (default: any; others are not held)
+# execution = "float32"       # only reports that cover this execution too (default: any; real arithmetic is in all)
 # rigor = "numeric"           # also take values that are not proved (default "proved")
 
 # [[rule]]
@@ -100,6 +102,12 @@ norm = "inf"
 # [[rule]]
 # name = "this very model"
 # model_sha256 = "..."        # (check) of a report: model.sha256, or model.graph, which covers weights in other files
+
+# [[rule]]
+# name = "float32 is good enough"
+# field = "summary.execution.error"  # (check) of bound or local with --execution; on the region, in the output norm
+# max = 0.001
+# region = "any"
 
 # [[rule]]
 # name = "anything else"

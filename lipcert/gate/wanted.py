@@ -27,6 +27,7 @@ class Wanted:
     output: str
     units: str | tuple[tuple[float, ...] | None, tuple[float, ...] | None]
     input: str | None
+    execution: str | None = None  # None: whatever; what holds as executed holds in real arithmetic too
 
     @classmethod
     def of(cls, options: Mapping[str, Any], of_values: bool = True) -> Wanted:
@@ -39,6 +40,7 @@ class Wanted:
             _output(options.get("output", "" if of_values else ANY)),
             read_units(options.get("units", "model" if of_values else ANY)),
             options.get("input"),
+            _execution(options.get("execution")),
         )
 
     def miss(self, question: Question) -> str | None:
@@ -56,6 +58,8 @@ class Wanted:
             return f"it is in {question.units()}"
         if self.input not in (None, question.input_name):
             return f"its input is {question.input_name}"
+        if self.execution not in (None, question.execution):
+            return f"it is of {has.get('execution', 'real arithmetic')}"
         if question.fixed and self.input is None:
             return f"it holds the input {question.fixed[0][0]} (a rule about that names its `input`)"
         return None
@@ -81,6 +85,7 @@ class Wanted:
         words += [] if region == ANY else [f"over {'the whole input space' if region == 'global' else region}"]
         words += [] if self.output == ANY else [f"output {self.output or 'vector'}"]
         words += [] if self.units == ANY else [f"in {units_words(self.units)}"]
+        words += [] if self.execution is None else [f"executed in {self.execution}"]
         return ", ".join(words + ([] if self.input is None else [f"input {self.input}"]))
 
 
@@ -146,3 +151,12 @@ def _number(value: Any) -> bool:
 
 def _output(value: Any) -> str:
     return value if value in ("", ANY) else str(Output.parse(value))
+
+
+EXECUTIONS = ("float32", "bfloat16", "float16")
+
+
+def _execution(value: Any) -> str | None:
+    if value not in (None, *EXECUTIONS):
+        raise UsageError(f"execution = {value!r}: write {', '.join(EXECUTIONS)}")
+    return value

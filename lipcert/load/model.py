@@ -60,7 +60,9 @@ class Model:
         key = ("executed", arithmetic.name)
         if key not in self.graph.memo:
             if self.lowered_in is None:
-                raise UsageError("--execution: this model was not loaded by lipcert.load, and its constants are not known")
+                raise UsageError(
+                    "--execution: this model was not loaded by lipcert.load, and its constants are not known"
+                )
             self.graph.memo[key] = self.lowered_in(arithmetic)
         return self.graph.memo[key]
 

@@ -31,6 +31,7 @@ from lipcert.regions.forward.directions import directions, norms_below
 from lipcert.regions.forward.slope import lipschitz_on, sweep
 from lipcert.report.report import Report
 from lipcert.sampling.pairs import jacobian_norms, largest_jacobians
+from lipcert.tasks.execution import MOVES, Execution
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
@@ -57,6 +58,7 @@ class Balls(Task):
     seed: int
     device: str
     budget: float
+    execution: Execution | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     whole: list[Result] = field(default_factory=list)  # what holds in every ball
 
@@ -90,6 +92,8 @@ class Balls(Task):
         label = None if self.labels is None else self.labels[k].item()
         about = {"index": self.names[k], "label": label, "predicted": _predicted(self.model.graph, self.points[k])}
         found = _Ladder(self, self.points[k]).curve(self.asked["radii"], swept)
+        if self.execution is not None:
+            found = [row | {"error": self.error(k, row["eps"])} for row in found]
         self.rows = [row for row in self.rows if row["index"] != self.names[k]]
         self.rows += [self.before.seal.on(about | row) for row in found]
 
@@ -109,13 +113,32 @@ class Balls(Task):
             found.append([_upper("jacobian", value, each) for value in values])
         return found
 
+    def error(self, k: int, radius: float) -> float | None:
+        """Of the execution, at every point of the ball; None: not known."""
+        assert self.execution is not None
+        centre = self.points[k][None]
+        cell = Cells(centre, torch.full_like(centre, radius), self.asked["norm"])
+        error = float(self.execution.of_output(cell, self.norm.output))
+        return error if math.isfinite(error) else None
+
     def answer(self) -> dict[str, Any]:
         complete = len(self.rows) == self.balls
         return {
             "results": _overall(self.rows, self.balls, self.session.seconds),
             "points": sorted(self.rows, key=lambda row: (self.names.index(row["index"]), row["eps"])),
-            "summary": {"local": {**self.asked, "complete": complete, "global": _table(self.whole)}},
+            "summary": {"local": {**self.asked, "complete": complete, "global": _table(self.whole)}} | self.executed(),
+            "assumptions": self.model.assumptions
+            if self.execution is None
+            else self.execution.assumptions(self.model.assumptions, MOVES),
         }
+
+    def executed(self) -> dict[str, Any]:
+        """The largest error over the balls."""
+        if self.execution is None:
+            return {}
+        errors = [row["error"] for row in self.rows]
+        largest = None if None in errors else max(errors, default=0.0)
+        return {"execution": self.execution.summary(largest, self.norm.output)}
 
 
 def local(
@@ -131,6 +154,7 @@ def local(
     methods: Sequence[str] | None = None,
     rtol: float = 0.01,
     budget: float = BUDGET,
+    execution: str | None = None,
     resume: Earlier = None,
     seed: int = 0,
     device: str = "cpu",
@@ -140,7 +164,7 @@ def local(
 
     `indices`: the numbers of the rows in the report (default: counted from 0). `methods`: the ladder; None: those made for regions, cheap first. `budget`: seconds
     per point and radius; a method that it does not reach says so. `rtol`: brackets closer than this need no further
-    method. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes, as it takes a report file.
+    method. `execution`: "float32" ..: each ball has a proved bound of what an execution errs there, too. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes, as it takes a report file.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     Norm(ball_norm, ball_norm)
@@ -162,6 +186,7 @@ def local(
         "methods": methods,
         "rtol": float(rtol),
         "seed": seed,
+        **({} if execution is None else {"execution": execution}),
     }
     region = {"kind": "balls", "radius": max(radii), "norm": ball_norm, "count": len(points)}
     task = Balls(
@@ -178,6 +203,7 @@ def local(
         seed=seed,
         device=device,
         budget=budget,
+        execution=None if execution is None else Execution.of(model, execution, functional),
     )
     return carry_out(task, Session(progress), resume)
 

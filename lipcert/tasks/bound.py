@@ -15,6 +15,7 @@ from lipcert.network.scope import checked_region, describe
 from lipcert.regions.device import available
 from lipcert.report.report import Report
 from lipcert.tasks.certify import certify, check_scope
+from lipcert.tasks.execution import MOVES, Execution, on_region
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.pairs import Pairs, bound_pairs, methods_asked, resumed
 from lipcert.tasks.task import Session, Task, carry_out
@@ -32,6 +33,7 @@ class BoundTask(Task):
     problem: Problem
     methods: Sequence[Method]
     certificate: str | Path | None = None
+    execution: Execution | None = None
     results: list[Result] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -64,7 +66,16 @@ class BoundTask(Task):
 
     def answer(self) -> dict[str, Any]:
         warnings = [*self.model.warnings, *self.resumed, *self.warnings]
-        return {"results": list(self.results), "warnings": warnings}
+        return {"results": list(self.results), "warnings": warnings} | self.executed()
+
+    def executed(self) -> dict[str, Any]:
+        if self.execution is None:
+            return {}
+        summary = on_region(self.execution, self.problem.region, self.norm.output)
+        return {
+            "summary": {"execution": summary},
+            "assumptions": self.execution.assumptions(self.model.assumptions, MOVES),
+        }
 
 
 @dataclass(eq=False, kw_only=True)
@@ -86,7 +97,8 @@ class PairsTask(BoundTask):
             tell(problem.progress, result)
 
     def answer(self) -> dict[str, Any]:
-        return super().answer() | {"summary": {"pairs": self.pairs.rows}}
+        found = super().answer()
+        return found | {"summary": {**found.get("summary", {}), "pairs": self.pairs.rows}}
 
 
 def bound(
@@ -103,12 +115,14 @@ def bound(
     certificate: str | Path | None = None,
     multipliers: str | None = None,
     solver: str | None = None,
+    execution: str | None = None,
     resume: Earlier = None,
     progress: Progress | None = None,
 ) -> Report:
     """The certified interval of one scope. `budget` in seconds: methods stop at it and keep what is proved.
     `multipliers` of the LipSDP methods ("neuron", "channel", "layer", "mixed"), `solver` of lipsdp-cvxpy.
     `rtol`: brackets on a region are closed to this. `certificate`: file to write, from which `verify` proves the least upper value again.
+    `execution`: "float32", "bfloat16" or "float16": a proved bound of |computed f(x) - f(x)| over the region, too.
     `resume`: partial report of the same question with output "pairs", whose pairs are taken over where their seals hold.
 
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
@@ -124,10 +138,20 @@ def bound(
     options: dict[str, Any] = {"seed": seed}
     options |= {} if region is None else {"rtol": float(rtol)}
     options |= {"methods": methods_asked(chosen)} if all_of_them else {}  # each pair has a value of each
+    options |= {} if execution is None else {"execution": execution}
+    executed = None if execution is None else Execution.of(model, execution, functional)
     where = describe(region)
     question = model.question("bound", norm, where, str(functional), options)
     problem = Problem(with_output(model.graph, functional), norm, region, seed, available(device), rtol=rtol)
     task = (PairsTask if all_of_them else BoundTask)(
-        model, norm, question, where, str(functional), problem=problem, methods=chosen, certificate=certificate
+        model,
+        norm,
+        question,
+        where,
+        str(functional),
+        problem=problem,
+        methods=chosen,
+        certificate=certificate,
+        execution=executed,
     )
     return carry_out(task, Session(progress, budget), resume)

@@ -25,6 +25,7 @@ from lipcert.regions.device import available
 from lipcert.report.report import Report
 from lipcert.rigor.rounding import div_down, mul_up
 from lipcert.sampling.pairs import Found, largest_jacobians, largest_ratios, nothing
+from lipcert.tasks.execution import MOVES, Execution
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.journal.seal import Seal
 from lipcert.tasks.task import Session, Task, carry_out
@@ -74,6 +75,7 @@ class Grid(Task):
     asked: dict[str, Any]
     plane: Plane | None
     device: str
+    execution: Execution | None = None
     values: Values = field(init=False)
 
     command = "local"
@@ -126,9 +128,15 @@ class Grid(Task):
 
     def answer(self) -> dict[str, Any]:
         notes = [*self.model.assumptions, *([] if self.plane is None else [ALONG_THE_PLANE])]
+        summary: dict[str, Any] = {"grid": {**self.asked, **_sealed(_described(self.values), self.before.seal)}}
+        if self.execution is not None:
+            notes = self.execution.assumptions(notes, MOVES)
+            errors = self.execution.of_output(Cells.boxes(self.low, self.high), self.norm.output)
+            each = [e if math.isfinite(e) else None for e in errors.tolist()]
+            summary["execution"] = self.execution.summary(float(errors.max()), self.norm.output, cells=each)
         return {
             "results": _results(self.values, self.session.seconds, self.session.late),
-            "summary": {"grid": {**self.asked, **_sealed(_described(self.values), self.before.seal)}},
+            "summary": summary,
             "assumptions": notes,
         }
 
@@ -145,6 +153,7 @@ def grid(
     jacobians: int = 0,
     plane: Plane | None = None,
     budget: float | None = None,
+    execution: str | None = None,
     resume: Earlier = None,
     seed: int = 0,
     device: str = "cpu",
@@ -153,7 +162,8 @@ def grid(
     """Certified brackets of the Lipschitz constant in each cell of a grid over `box`. `plane`: the box lies in it.
 
     `rtol` 0: one sweep per cell. `pairs`, `jacobians`: that many samples per cell raise the lower values. `budget`: in
-    seconds; cells that it leaves open keep a valid bracket. Interrupted, it raises KeyboardInterrupt with
+    seconds; cells that it leaves open keep a valid bracket. `execution`: "float32" ..: a proved bound of what an
+    execution errs in each cell, too. Interrupted, it raises KeyboardInterrupt with
     `partial_report`, which `resume` takes, as it takes a report file.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
@@ -176,9 +186,22 @@ def grid(
         "jacobians": jacobians,
         "seed": seed,
     }
+    if execution is not None:
+        if plane is not None:
+            raise UsageError("--execution: on a plane, the points of which are computed themselves, it says nothing")
+        asked["execution"] = execution
+    executed = None if execution is None else Execution.of(model, execution, functional)
     region = describe(box)
     question = model.question("grid", norm, region, str(functional), asked)
-    about = {"graph": graph, "low": low, "high": high, "asked": asked, "plane": plane, "device": device}
+    about = {
+        "graph": graph,
+        "low": low,
+        "high": high,
+        "asked": asked,
+        "plane": plane,
+        "device": device,
+        "execution": executed,
+    }
     task = Grid(model, norm, question, region, str(functional), **about)  # type: ignore[arg-type]
     return carry_out(task, Session(progress, budget), resume)
 

@@ -148,6 +148,12 @@ class Question:
         """Whether the input is in other units than the model's own."""
         return (effective(self.mean, 0.0), effective(self.std, 1.0)) != (None, None)
 
+    @property
+    def execution(self) -> str | None:
+        """The format of an execution that the answer covers beside real arithmetic."""
+        found = dict(self.options).get("execution")
+        return found if isinstance(found, str) else None
+
     def scope(self) -> dict[str, str]:
         """Field by field in words: what the numbers are about, in the order in which people ask."""
         return {
@@ -158,6 +164,7 @@ class Question:
             "output_name": f"{self.output_name}, {output_words(self.output)}",
             "norm": f"l{self.norm.input} -> l{self.norm.output}",
             "region": region_words(thawed(self.region)),
+            **({} if self.execution is None else {"execution": f"real arithmetic, and executed in {self.execution}"}),
         }
 
     def units(self) -> str:
@@ -168,7 +175,10 @@ class Question:
 
     def __str__(self) -> str:
         words = self.scope()
-        return f"{words['norm']}, over {words['region']}, output {words['output_name']}, input {words['input_name']}, in {words['units']}"
+        return (
+            f"{words['norm']}, over {words['region']}, output {words['output_name']}, input {words['input_name']}, in {words['units']}"
+            + (f", {words['execution']}" if "execution" in words else "")
+        )
 
     def at_odds(self, report: Mapping[str, Any]) -> str | None:
         """The field of a report (JSON data of any shape) that says something else than its question; None: all agree."""
@@ -297,6 +307,7 @@ LABELS = {
     "output_name": "--output-name",
     "input_shape": "--input-shape",
     "output": "--output",
+    "execution": "--execution",
 }
 
 
@@ -305,4 +316,5 @@ FLAGS = {  # how the command line says each field
     "units": "--mean, --std",
     "output_name": "--output-name, --output",
     "norm": "--norm",
+    "execution": "--execution",
 }

@@ -12,8 +12,8 @@ from torch import Tensor
 from lipcert.load.lower.builder import Builder, Signal
 from lipcert.operators.linear import Adjoint, Dense
 from lipcert.rigor import constants
-from lipcert.rigor.constants import Constant
 from lipcert.rigor.arithmetic import folding
+from lipcert.rigor.constants import Constant
 from lipcert.rigor.rounding import EPS
 
 aten = torch.ops.aten

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from lipcert.blocks.base import Axis, Block
 from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.softmax import LogSoftmax, LogSumExp, Softmax
+from lipcert.network.graph import Graph, Nonlinear
 
 UNITS = 16  # |computed s(z) - s(z)| <= UNITS u max(1, |z|, |s(z)|) at the computed z
 PER_TERM = 2  # softmax and its kin over n entries: (UNITS + PER_TERM n) u, for each sum of n is taken in any order
 
-EXACT = frozenset({"relu", "relu6", "abs"})  # others that only compare have limits, which may not be numbers of the format
+EXACT = frozenset(
+    {"relu", "relu6", "abs"}
+)  # others that only compare have limits, which may not be numbers of the format
 # rows of the table of activations that runtimes have as they are, or write as a few operations without cancellation
 ROWS = frozenset(
     """leaky_relu prelu neg clamp hardtanh hardsigmoid hardswish softshrink sigmoid logsigmoid tanh tanhshrink softplus softsign
@@ -32,4 +36,21 @@ def units(block: Block) -> float | None:
     if isinstance(block, Softmax | LogSoftmax | LogSumExp):
         assert isinstance(block, Axis)
         return float(UNITS + PER_TERM * block.n)
+    return None
+
+
+def stated(block: Block) -> bool:
+    """Products are stated in their own way: as sums of products."""
+    return not block.steps and (isinstance(block, Product | MatMul) or units(block) is not None)
+
+
+def unstated(graph: Graph) -> tuple[str, str] | None:
+    """(name, reason) of the first node of whose evaluation nothing is stated."""
+    for i in graph.nonlinear:
+        node = graph.nodes[i]
+        assert isinstance(node.what, Nonlinear)
+        block = node.what.block
+        if not stated(block):
+            why = block.reason if block.steps else f"no accuracy of {block.label} in floating point is stated"
+            return node.name, f"node {node.name}: {why}"
     return None

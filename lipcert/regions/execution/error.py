@@ -25,7 +25,7 @@ from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonli
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.regions.backward.adjoint import DENSE, first_part, row_norms
 from lipcert.regions.cells import Cells
-from lipcert.regions.execution.accuracy import units
+from lipcert.regions.execution.accuracy import stated, units, unstated
 from lipcert.rigor.arithmetic import Arithmetic
 from lipcert.terms.errors import RefusedModel
 
@@ -157,18 +157,17 @@ def _offset(at: Visit, *us: Executed) -> Executed:
 
 def _concat(at: Visit, *us: Executed) -> Executed:
     middles = [u.middle for u in us if u.middle is not None]
-    parts = (torch.cat([getattr(u, name) for u in us], dim=1) for name in ("error", "own", "mass"))
-    return Executed(*parts, torch.cat(middles, dim=1) if len(middles) == len(us) else None, max(u.count for u in us))
+    error, own, mass = (torch.cat([getattr(u, name) for u in us], dim=1) for name in ("error", "own", "mass"))
+    middle = torch.cat(middles, dim=1) if len(middles) == len(us) else None
+    return Executed(error, own, mass, middle, max(u.count for u in us))
 
 
 def _block(at: Visit, *us: Executed) -> Executed:
     block, place = at.what.block, at.state
     accuracy = units(block)
-    if isinstance(block, Product | MatMul):
-        accuracy = 0.0
-    if accuracy is None or block.steps:
-        why = block.reason if block.steps else f"no accuracy of {block.label} in floating point is stated"
-        raise RefusedModel(f"{at.node.name}: {why}", node=at.node.name)
+    if not stated(block):
+        name, why = unstated(at.graph) or (at.node.name, block.reason)
+        raise RefusedModel(why, node=name)
     new = [_rounding(place, p, u) + u.own for p, u in zip(at.node.parents, us, strict=True)]
     total = [_rounding(place, p, u) + u.error for p, u in zip(at.node.parents, us, strict=True)]
     wide = [
@@ -189,7 +188,9 @@ def _block(at: Visit, *us: Executed) -> Executed:
         made = place.arithmetic.gamma(terms + 1) * block(*masses) + 2 * terms * place.arithmetic.underflow
     if accuracy or isinstance(block, Product | MatMul):
         made = made + place.arithmetic.underflow
-    made = torch.where(size + moved + made < place.arithmetic.largest / 2, made, math.inf).nan_to_num(math.inf, math.inf)
+    made = torch.where(size + moved + made < place.arithmetic.largest / 2, made, math.inf).nan_to_num(
+        math.inf, math.inf
+    )
     error = ((moved + made) * WIDEN).nan_to_num(math.inf, math.inf)
     place.local[at.i] = Local(tuple(new), made, tuple(total))
     return Executed(error, made, size + error, None, 0)

@@ -25,8 +25,8 @@ WORK = 1e9  # flops for the linear ranges of one ball
 TOGETHER = 2**18  # balls times the square of the widest signal
 
 
-def shell_radii(graph: Graph, x: Tensor, found: Margins, norm: P, whole: Tensor) -> tuple[Tensor, Tensor]:
-    """Certified radii (b,) from local constants, and which functional limits each (b,). Rounded down; 0: nothing.
+def shells_of(graph: Graph, x: Tensor, found: Margins, norm: P, whole: Tensor) -> Shells:
+    """Balls around x (b, n) and the constants of the functionals on them, chosen for these margins.
     `whole` (b, k): upper values of the global constants, inf where not known: no ball has a larger one."""
     seeds = found.seeds(graph.nodes[graph.output].size)
     margin = found.value.clamp(min=0.0)
@@ -47,7 +47,7 @@ def shell_radii(graph: Graph, x: Tensor, found: Margins, norm: P, whole: Tensor)
     best = shells.certified()[0]
     for share in FINER:
         shells.add(best * share, linear_constants(graph, seeds, x, best * share, norm))
-    return shells.certified()
+    return shells
 
 
 def linear_constants(graph: Graph, seeds: Tensor, centre: Tensor, radius: Tensor, norm: P) -> Tensor:
@@ -76,15 +76,17 @@ class Shells:
         self.radius = torch.cat([self.radius, radius[:, None]], dim=1)
         self.constant = torch.cat([self.constant, torch.minimum(constant, self.whole)[:, :, None]], dim=2)
 
-    def certified(self) -> tuple[Tensor, Tensor]:
-        """Per functional: walk outward until the upper sum would pass the margin; then what is left of the margin over
+    def certified(self, margin: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Radii (b,) and which functional limits each (b,), rounded down; 0: nothing. `margin` (b, k): other margins than
+        those that the balls were chosen for. Per functional: walk outward until the upper sum would pass the margin; then what is left of the margin over
         the constant of that shell. The least of them."""
         order = self.radius.argsort(dim=1)
         radius = self.radius.gather(1, order)
         constant = self.constant.gather(2, order[:, None].expand_as(self.constant))
         constant = constant.flip(2).cummin(dim=2).values.flip(2)  # the constant of a larger ball holds on a smaller one
-        reached = torch.zeros_like(self.margin)
-        left, walking = self.margin, self.margin > 0
+        margin = self.margin if margin is None else margin.clamp(min=0.0)
+        reached = torch.zeros_like(margin)
+        left, walking = margin, margin > 0
         inner = torch.zeros_like(self.margin)
         for t in range(radius.shape[1]):
             outer = radius[:, t : t + 1].expand_as(inner)

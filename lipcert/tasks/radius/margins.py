@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.rigor.rounding import TINY, down
@@ -21,9 +22,7 @@ from lipcert.terms.errors import UsageError
 U32 = 2.0**-24
 LARGEST32 = 2.0**127  # half the largest float32: beyond it an evaluation may overflow, and nothing is known of it
 WIDEN = 1 + 1e-6  # float64 rounding of these estimates of float32 rounding
-FUNCTION_ERROR = (
-    8.0  # units of U32 granted to one exp, tanh, erf .. of float32 arithmetic (ReLU and the like make none)
-)
+FUNCTION_ERROR = 16.0  # units of U32 max(1, |z|, |s(z)|) granted to one exp, tanh, erf .. (ReLU and the like make none)
 
 
 Pair = tuple[Tensor, Tensor]  # value and error
@@ -53,8 +52,8 @@ def name(i: int, j: int) -> str:
     return f"{i}" if i == j else f"{i}-{j}"
 
 
-def margins(graph: Graph, x: Tensor, tolerance: float | None) -> Margins:
-    """x (b, n) float64."""
+def margins(graph: Graph, x: Tensor, tolerance: float | None, executed: bool = True) -> Margins:
+    """x (b, n) float64. `executed`: less the error of a float32 evaluation at the sample."""
     b, m = x.shape[0], graph.nodes[graph.output].size
     found = graph.enclose(Enclosure(x))
     finite = torch.isfinite(found.lower).all(dim=1) & torch.isfinite(found.upper).all(dim=1)
@@ -63,7 +62,7 @@ def margins(graph: Graph, x: Tensor, tolerance: float | None) -> Margins:
         own = torch.arange(m).expand(b, m)
         value = torch.full((b, m), tolerance, dtype=torch.float64)
         return Margins(own, own, torch.where(finite[:, None], value, 0.0), predicted)
-    error = execution_error(graph, x)
+    error = execution_error(graph, x) if executed else torch.zeros_like(found.centre)
     lower, upper = down(found.lower - error), -down(-found.upper - error)
     if m == 1:
         own = torch.zeros(b, 1, dtype=torch.int64)
@@ -112,8 +111,12 @@ def _block(at: Visit, *us: Pair) -> Pair:
     low, high = block.values_on(*((c - e, c + e) for c, e in us))
     centre = block(*(c for c, _ in us))
     spread = torch.maximum(high - centre, centre - low)
-    rounding = 0.0 if block.exact else FUNCTION_ERROR * U32
-    return centre, (spread + rounding * (centre.abs() + spread)) * WIDEN
+    if block.exact:
+        return centre, spread * WIDEN
+    largest = torch.cat([c.abs() + e for c, e in us], dim=1).amax(dim=1, keepdim=True).clamp(min=1.0)
+    near = us[0][0].abs() + us[0][1] if isinstance(block, Pointwise) else largest
+    size = torch.maximum(centre.abs() + spread, near).clamp(min=1.0)
+    return centre, (spread + FUNCTION_ERROR * U32 * size) * WIDEN
 
 
 def _finite(rule: Callable[..., Pair]) -> Callable[..., Pair]:

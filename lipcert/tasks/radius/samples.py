@@ -11,11 +11,13 @@ from torch import Tensor
 
 from lipcert.network.graph import Graph
 from lipcert.regions.backward.adjoint import local_constants
-from lipcert.rigor.rounding import div_down, down
+from lipcert.regions.cells import Cells
+from lipcert.rigor.rounding import div_down, down, up
 from lipcert.sampling.attack import Nearest, Pgd, search
+from lipcert.tasks.execution import Execution
 from lipcert.tasks.radius.boundary import INPUTS, Aim, boundary_radii
 from lipcert.tasks.radius.constants import GLOBAL, Constants
-from lipcert.tasks.radius.local import shell_radii
+from lipcert.tasks.radius.local import Shells, shells_of
 from lipcert.tasks.radius.margins import Margins, margins, name
 from lipcert.terms.query import P
 
@@ -24,7 +26,8 @@ LARGEST = 2.0**1023  # for functions that do not move at all: any number is a ra
 
 @dataclass(frozen=True)
 class How:
-    """`methods`: of GLOBAL, and "local". `local`: whether the graph has local constants."""
+    """`methods`: of GLOBAL, and "local". `local`: whether the graph has local constants. `execution`: radii hold for the
+    network as it is executed, not in real arithmetic alone."""
 
     norm: P
     methods: Sequence[str]
@@ -32,6 +35,7 @@ class How:
     tolerance: float | None = None
     attack: Pgd | None = None
     effort: Aim = field(default_factory=Aim)
+    execution: Execution | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,51 +46,37 @@ class Batch:
 
 def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants: Constants, how: How) -> Batch:
     """x (b, n) float64, the samples numbered from `first`."""
-    found = margins(graph, x, how.tolerance)
+    found = margins(graph, x, how.tolerance, executed=how.execution is None)
     b = x.shape[0]
     defined = found.predicted >= 0
     right = defined if labels is None else defined & (found.predicted == labels)
     ahead = (found.value > 0).all(dim=1)
-    wanted = right & ahead
+    rows = (right & ahead).nonzero()[:, 0]
+    attacked = Nearest(torch.full((b,), torch.inf, dtype=torch.float64), x)
+    if how.attack is not None or _small(x, how):
+        attacked = _attacked(graph, x, found, rows, how)
     radii = {method: torch.zeros(b, dtype=torch.float64) for method in how.methods}
     limits = {method: found.value.argmin(dim=1) for method in how.methods}
-    rows = wanted.nonzero()[:, 0]
-    attacked = Nearest(torch.full((b,), torch.inf, dtype=torch.float64), x)
-    small = "local" in how.methods and how.local and x.shape[1] <= INPUTS
-    if how.attack is not None or small:
-        attacked = _attacked(graph, x, found, (right & ahead).nonzero()[:, 0], how)
-    some = found[rows]
-    whole = torch.full_like(some.value, torch.inf)
-    for method in sorted(how.methods, key=lambda name: name == "local") if len(rows) else ():
-        if method in GLOBAL:
-            table = constants.table(method, some.first, some.second)
-            whole = torch.minimum(whole, table)
-            quotient = div_down(some.value, table)
-            quotient = torch.where(torch.isposinf(quotient), LARGEST, quotient).nan_to_num(0.0)
-            least = quotient.min(dim=1)
-            radii[method][rows], limits[method][rows] = down(least.values).clamp(min=0.0), least.indices
-        elif how.local:
-            value, limit = shell_radii(graph, x[rows], some, how.norm, whole)
-            if small:
-                value = torch.maximum(
-                    value,
-                    boundary_radii(
-                        graph, x[rows], some, how.norm, attacked.distance[rows], how.effort, how.tolerance is not None
-                    ),
-                )
-            radii[method][rows], limits[method][rows] = down(value).clamp(min=0.0), limit
+    value, error = found.value.clone(), torch.zeros(b, dtype=torch.float64)
+    if len(rows):
+        some = Samples(graph, x[rows], attacked.distance[rows], constants, how)
+        certified = method_radii(some, found[rows])
+        if how.execution is not None:
+            certified, value[rows], error[rows] = deployed(some, found[rows], certified)
+        for method, one in certified.items():
+            radii[method][rows], limits[method][rows] = one
     result, inside = [], []
     for s in range(b):
         best = max(how.methods, key=lambda method: float(radii[method][s]))
         radius = float(radii[best][s])
         place = int(limits[best][s])
         distance = float(attacked.distance[s]) if how.attack is not None else float("inf")
-        tested = how.attack is not None and bool(wanted[s])
+        tested = how.attack is not None and bool(right[s] & ahead[s])
         row = {
             "index": first + s,
             "label": None if labels is None else int(labels[s]),
             "predicted": None if not bool(defined[s]) else _class(found, s, how),
-            "margin": float(found.value[s].min().clamp(min=0.0)) if bool(defined[s]) and ahead[s] else 0.0,
+            "margin": float(value[s].min().clamp(min=0.0)) if bool(defined[s]) and ahead[s] else 0.0,
             "limited_by": name(int(found.first[s, place]), int(found.second[s, place])) if bool(defined[s]) else None,
             "radius": radius,
             "method": best if radius > 0 else None,
@@ -94,10 +84,84 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
             "attacked": distance if tested and distance < float("inf") else None,
             "radii": {method: float(radii[method][s]) for method in how.methods},
         }
+        if how.execution is not None:
+            row["error"] = float(error[s]) if bool(error[s].isfinite()) else None
         result.append(row)
         if tested and distance < radius:
             inside.append((first + s, attacked.x[s]))
     return Batch(result, inside)
+
+
+def _small(x: Tensor, how: How) -> bool:
+    return "local" in how.methods and how.local and x.shape[1] <= INPUTS
+
+
+Radii = dict[str, tuple[Tensor, Tensor]]  # by method: radii (r,), and which functional limits each (r,)
+
+
+@dataclass(eq=False)
+class Samples:
+    """r samples x (r, n) and how they are certified. `start` (r,): where to look for the boundary, inf: anywhere.
+    `shells`: kept, for other margins of the same samples."""
+
+    graph: Graph
+    x: Tensor
+    start: Tensor
+    constants: Constants
+    how: How
+    shells: Shells | None = None
+
+
+def method_radii(some: Samples, found: Margins) -> Radii:
+    how, whole = some.how, torch.full_like(found.value, torch.inf)
+    radii: Radii = {}
+    for method in sorted(how.methods, key=lambda name: name == "local"):
+        if method in GLOBAL:
+            table = some.constants.table(method, found.first, found.second)
+            whole = torch.minimum(whole, table)
+            quotient = div_down(found.value, table)
+            quotient = torch.where(torch.isposinf(quotient), LARGEST, quotient).nan_to_num(0.0)
+            least = quotient.min(dim=1)
+            radii[method] = down(least.values).clamp(min=0.0), least.indices
+        elif how.local:
+            if some.shells is None:
+                some.shells = shells_of(some.graph, some.x, found, how.norm, whole)
+            value, limit = some.shells.certified(found.value)
+            if _small(some.x, how):
+                regression = how.tolerance is not None
+                walls = boundary_radii(some.graph, some.x, found, how.norm, some.start, how.effort, regression)
+                value = torch.maximum(value, walls)
+            radii[method] = down(value).clamp(min=0.0), limit
+    return radii
+
+
+SHARES = (1.0, 1 / 8, 1 / 64, 1 / 512)  # of the radius in real arithmetic: smaller balls, where an execution errs less
+
+
+def deployed(some: Samples, found: Margins, real: Radii) -> tuple[Radii, Tensor, Tensor]:
+    """Radii of the network as it is executed, the margins (r, k) that they stand on, and the largest error (r,).
+
+    With err the bound of |computed g - g| over the ball B(x, R), R the radius `real`, the computed g stays above 0 within
+    r <= R wherever L r <= g(x) - err. Where nothing is left of a margin, a smaller ball is tried. The tolerance of a
+    regression pays at both ends, for what is compared there was computed at both."""
+    how, x = some.how, some.x
+    assert how.execution is not None
+    ends = 1.0 if how.tolerance is None else 2.0
+    reach = torch.stack([radius for radius, _ in real.values()]).amax(dim=0)
+    seeds = found.seeds(some.graph.nodes[some.graph.output].size)
+    share = torch.ones_like(reach)
+    value, error = torch.full_like(found.value, -torch.inf), torch.full_like(reach, torch.inf)
+    for size in SHARES:
+        todo = (~(value > 0).all(dim=1) & (reach > 0)).nonzero()[:, 0]
+        if not len(todo):
+            break
+        ball = (reach[todo] * size)[:, None].expand_as(x[todo]).contiguous()
+        off = how.execution.of_functionals(Cells(x[todo], ball, how.norm), seeds[todo])
+        value[todo], error[todo], share[todo] = down(found.value[todo] - up(ends * off)), off.amax(dim=1), size
+    left = Margins(found.first, found.second, value, found.predicted)
+    again = method_radii(some, left)
+    limit = down(reach * share)
+    return {method: (torch.minimum(radius, limit), place) for method, (radius, place) in again.items()}, value, error
 
 
 def treat_known(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants: Constants, how: How) -> Batch:
@@ -120,6 +184,7 @@ def treat_known(graph: Graph, x: Tensor, labels: Tensor | None, first: int, cons
 def _undefined(label: int | None, how: How) -> dict[str, Any]:
     nothing = dict.fromkeys(("predicted", "limited_by", "method", "attacked"))
     row = {"index": 0, "label": label, "margin": 0.0, "radius": 0.0, "status": "undefined", **nothing}
+    row |= {} if how.execution is None else {"error": None}
     return row | {"radii": dict.fromkeys(how.methods, 0.0)}
 
 

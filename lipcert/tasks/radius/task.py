@@ -20,12 +20,13 @@ from lipcert.regions.backward.adjoint import obstacle
 from lipcert.report.report import Report
 from lipcert.report.to_json import write_atomically
 from lipcert.sampling.attack import Pgd
+from lipcert.tasks.execution import Execution
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.radius.constants import GLOBAL, Constants, ProvedConstant, norm_for
 from lipcert.tasks.radius.margins import read_labels
 from lipcert.tasks.radius.samples import How, treat_known
 from lipcert.tasks.task import Session, Task, carry_out
-from lipcert.terms.errors import UsageError
+from lipcert.terms.errors import RefusedModel, UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Refusal, Result
@@ -87,10 +88,27 @@ class Radii(Task):
         return {
             "results": _refusals(self.rows, self.constants, spent),
             "points": self.rows,
-            "summary": {"asked": self.asked, **of_all, "constants": constants, "seconds": spent},
-            "assumptions": [*self.model.assumptions, *([] if self.how.tolerance is not None else [EXECUTION])],
+            "summary": {"asked": self.asked, **of_all, "constants": constants, "seconds": spent, **self.executed()},
+            "assumptions": self.assumptions(),
             "warnings": [*self.model.warnings, *self.resumed, *self.noted],
         }
+
+    def assumptions(self) -> list[str]:
+        stated = self.model.assumptions
+        if self.how.execution is not None:
+            covered = (
+                f"radii hold in real arithmetic, and for the network executed in {self.how.execution.arithmetic.name}"
+            )
+            return self.how.execution.assumptions(stated, covered)
+        return [*stated, *([] if self.how.tolerance is not None else [EXECUTION])]
+
+    def executed(self) -> dict[str, Any]:
+        """The largest error over the balls, of the functionals that decide."""
+        if self.how.execution is None:
+            return {}
+        errors = [row["error"] for row in self.rows if row["status"] in ("certified", "not certified")]
+        largest = None if None in errors else max(errors, default=0.0)
+        return {"execution": self.how.execution.summary(largest, "inf")}
 
 
 def radius(
@@ -104,6 +122,7 @@ def radius(
     tolerance: float | None = None,
     attack: Pgd | None = None,
     adversarial: str | Path | None = None,
+    execution: str | None = None,
     resume: Earlier = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -112,7 +131,8 @@ def radius(
 
     `methods`: of METHODS; the largest radius is taken. `tolerance`: regression, each output moves by at most this much.
     `attack`: PGD beside it; inputs found inside a certified radius go into the file `adversarial` and make the
-    self-check fail. `resume`: a partial report of the same question, whose rows are taken over where their seals hold.
+    self-check fail. `execution`: "float32", "bfloat16" or "float16": radii hold for the network executed so as well, with
+    its error at the sample and everywhere in the ball taken off the margins. `resume`: a partial report of the same question, whose rows are taken over where their seals hold.
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
     norm = norm_for(str(norm))
@@ -125,7 +145,11 @@ def radius(
         raise UsageError("lipcert radius: the model has no outputs")
     labels = read_labels(y, len(x), size, tolerance)
     blocked = obstacle(graph) if "local" in chosen else None
-    how = How(norm.input, chosen, blocked is None, tolerance, attack)
+    executed = None if execution is None else Execution.of(model, execution)
+    if executed is not None and executed.refusal is not None:
+        node, reason = executed.refusal
+        raise RefusedModel(f"--execution {execution}: {reason}; without it, radii are of real arithmetic", node=node)
+    how = How(norm.input, chosen, blocked is None, tolerance, attack, execution=executed)
     constants = Constants(Problem(graph, norm, seed=seed))
     asked: dict[str, Any] = {
         "methods": list(chosen),
@@ -134,6 +158,7 @@ def radius(
         "samples": len(x),
     }
     asked |= {"data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
+    asked |= {} if execution is None else {"execution": execution}
     output = "vector" if tolerance is not None or size == 1 else "pairs"
     task = Radii(
         model,
