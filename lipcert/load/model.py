@@ -21,7 +21,7 @@ from lipcert.load.read import read
 from lipcert.network.edit import normalised
 from lipcert.network.graph import Graph
 from lipcert.network.scope import describe
-from lipcert.rigor.arithmetic import Arithmetic, folded_in
+from lipcert.rigor.arithmetic import FloatFormat, folded_in
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.sandbox.confine import described
 from lipcert.terms.errors import RefusedModel, UnreadableError, UsageError
@@ -52,9 +52,9 @@ class Model:
     info: dict[str, Any]
     warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = field(default=(REAL_ARITHMETIC,))
-    lowered_in: Callable[[Arithmetic], Graph] | None = field(default=None, repr=False)
+    lowered_in: Callable[[FloatFormat], Graph] | None = field(default=None, repr=False)
 
-    def executed(self, arithmetic: Arithmetic) -> Graph:
+    def executed(self, arithmetic: FloatFormat) -> Graph:
         """The graph whose constants hold what a runtime of this format computes of the stored ones as well: what bounds
         of its rounding are made of. Kept."""
         key = ("executed", arithmetic.name)
@@ -179,7 +179,7 @@ def _load(
     }
 
     @keeps_subnormals
-    def again(arithmetic: Arithmetic) -> Graph:
+    def again(arithmetic: FloatFormat) -> Graph:
         with quiet(), torch.no_grad(), folded_in(arithmetic):
             return normalised(lower(captured.program, labels=captured.labels)[0], mean, std)
 

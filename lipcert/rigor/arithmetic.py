@@ -17,7 +17,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class FloatFormat:
     """`unit` roundoff u; `underflow`: most that one operation, or the conversion of one number, loses below the normal
     numbers; `largest` finite number."""
 
@@ -35,25 +35,25 @@ class Arithmetic:
 
 
 FLUSHED, GRADUAL = "results below the normal numbers may become 0", "underflow is gradual"
-ARITHMETICS: dict[str, Arithmetic] = {
+ARITHMETICS: dict[str, FloatFormat] = {
     a.name: a
     for a in (
-        Arithmetic("float32", torch.float32, 2.0**-24, 2.0**-126, (2 - 2.0**-23) * 2.0**127, FLUSHED),
-        Arithmetic("bfloat16", torch.bfloat16, 2.0**-8, 2.0**-126, (2 - 2.0**-7) * 2.0**127, FLUSHED),
-        Arithmetic("float16", torch.float16, 2.0**-11, 2.0**-25, 65504.0, GRADUAL),
+        FloatFormat("float32", torch.float32, 2.0**-24, 2.0**-126, (2 - 2.0**-23) * 2.0**127, FLUSHED),
+        FloatFormat("bfloat16", torch.bfloat16, 2.0**-8, 2.0**-126, (2 - 2.0**-7) * 2.0**127, FLUSHED),
+        FloatFormat("float16", torch.float16, 2.0**-11, 2.0**-25, 65504.0, GRADUAL),
     )
 }
 
-_folding: ContextVar[Arithmetic | None] = ContextVar("folding", default=None)
+_folding: ContextVar[FloatFormat | None] = ContextVar("folding", default=None)
 
 
-def folding() -> Arithmetic | None:
+def folding() -> FloatFormat | None:
     """The format in which constants are computed from stored ones just now; None: the real numbers."""
     return _folding.get()
 
 
 @contextmanager
-def folded_in(arithmetic: Arithmetic) -> Iterator[None]:
+def folded_in(arithmetic: FloatFormat) -> Iterator[None]:
     """Inside, enclosures of constants hold what a runtime of this format computes of the stored numbers as well: the
     folded scale and shift of a normalisation, a weight divided by its norm."""
     token = _folding.set(arithmetic)

@@ -16,7 +16,7 @@ from lipcert.network.graph import Graph
 from lipcert.regions.cells import Cells
 from lipcert.regions.execution.accuracy import UNITS, unstated
 from lipcert.regions.execution.functionals import execution_errors
-from lipcert.rigor.arithmetic import ARITHMETICS, Arithmetic
+from lipcert.rigor.arithmetic import ARITHMETICS, FloatFormat
 from lipcert.rigor.rounding import norm_up
 from lipcert.terms.errors import RefusedModel, UsageError
 from lipcert.terms.query import Output, P, Region
@@ -37,7 +37,7 @@ class Execution:
     """`graph`: of the functional, its constants with what the runtime may make of them. `refusal`: (node, reason) where
     the evaluation of a node has no stated accuracy."""
 
-    arithmetic: Arithmetic
+    arithmetic: FloatFormat
     graph: Graph | None
     refusal: tuple[str | None, str] | None = None
 
@@ -93,7 +93,7 @@ def on_region(execution: Execution, region: Region, norm: P) -> dict[str, Any]:
     return execution.summary(float(execution.of_output(Cells.of(region), norm)), norm)
 
 
-def runtime(arithmetic: Arithmetic) -> str:
+def runtime(arithmetic: FloatFormat) -> str:
     """What is taken for granted of the runtime, in one line."""
     u = f"2^{round(math.log2(arithmetic.unit))}"
     return (

@@ -21,7 +21,7 @@ from lipcert.regions.backward.adjoint import local_constants
 from lipcert.sampling.attack import Goal, Pgd, project, within
 from lipcert.tasks.radius import task as robustness
 from lipcert.tasks.radius.constants import Constants, ProvedConstant
-from lipcert.tasks.radius.local import linear_constants, shell_radii
+from lipcert.tasks.radius.local import linear_constants, shells_of
 from lipcert.tasks.radius.margins import execution_error, margins
 from lipcert.tasks.radius.samples import How, treat
 from lipcert.terms.errors import UsageError
@@ -201,10 +201,10 @@ def test_linear_bounds_only_add_to_radii(monkeypatch: pytest.MonkeyPatch) -> Non
     found = margins(model.graph, x, None)
     whole = torch.full(found.value.shape, math.inf, dtype=torch.float64)
     for norm in NORMS:
-        finer = shell_radii(model.graph, x, found, norm, whole)[0]
+        finer = shells_of(model.graph, x, found, norm, whole).certified()[0]
         with monkeypatch.context() as patch:
             patch.setattr(importlib.import_module("lipcert.tasks.radius.local"), "FINER", ())
-            plain = shell_radii(model.graph, x, found, norm, whole)[0]
+            plain = shells_of(model.graph, x, found, norm, whole).certified()[0]
         assert bool((finer >= plain * (1 - 1e-12)).all())
         assert bool((finer > plain * 1.01).any())
 

@@ -26,11 +26,11 @@ from lipcert.network.walk import Rules, Visit, forward
 from lipcert.regions.backward.adjoint import DENSE, first_part, row_norms
 from lipcert.regions.cells import Cells
 from lipcert.regions.execution.accuracy import stated, units, unstated
-from lipcert.rigor.arithmetic import Arithmetic
+from lipcert.rigor.arithmetic import FloatFormat
 from lipcert.terms.errors import RefusedModel
 
 WIDEN = 1 + 1e-6  # our own float64 rounding of these sums of nonnegative numbers: 2^-53 for each of a million terms
-FOLDED = 6  # roundings of a coefficient that is converted, scaled and folded before it is used
+FOLDED = 2  # roundings of a coefficient that is converted, and folded into another, before it is used
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +56,10 @@ class Local:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Evaluation:
     """The state of the walk. `ranges`: of the real signals on the cells; `local` is filled."""
 
-    arithmetic: Arithmetic
+    arithmetic: FloatFormat
     cells: Cells
     ranges: Mapping[int, Range]
     absolute: Graph
@@ -67,10 +67,10 @@ class Place:
 
 
 def executed(
-    graph: Graph, arithmetic: Arithmetic, cells: Cells, ranges: Mapping[int, Range]
+    graph: Graph, arithmetic: FloatFormat, cells: Cells, ranges: Mapping[int, Range]
 ) -> tuple[Tensor, Tensor, dict[int, Local]]:
     """Of the output (b, m): the error, and the part made since the last nonlinearity; and of the nonlinear nodes."""
-    state = Place(arithmetic, cells, ranges, _absolute(graph))
+    state = Evaluation(arithmetic, cells, ranges, _absolute(graph))
     last = forward(graph, EXECUTED, state)[graph.output]
     rounding = _rounding(state, graph.output, last)
     return last.error + rounding, last.own + rounding, state.local
@@ -91,7 +91,7 @@ def _absolute(graph: Graph) -> Graph:
     return graph.memo[key]
 
 
-def _rounding(place: Place, i: int, signal: Executed) -> Tensor:
+def _rounding(place: Evaluation, i: int, signal: Executed) -> Tensor:
     """Of the sum that ends at node i. On an l2 or l1 ball its mass is that of the centre, and the dual norms of the rows."""
     mass, cells = signal.mass, place.cells
     graph = place.absolute
@@ -215,7 +215,7 @@ def _moved(node: Node, total: list[Tensor], wide: list[Range]) -> Tensor:
     return (moved * WIDEN).expand(-1, node.size)
 
 
-EXECUTED: Rules = {  # Executed; state: Place
+EXECUTED: Rules = {  # Executed; state: Evaluation
     Input: _source,
     Linear: _linear,
     Add: _sum,

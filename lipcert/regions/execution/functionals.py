@@ -19,12 +19,12 @@ from lipcert.regions.backward.adjoint import ENTRIES, ball_ranges, gradients, ob
 from lipcert.regions.backward.linear import linear_ranges
 from lipcert.regions.cells import Cells
 from lipcert.regions.execution.error import WIDEN, Local, executed
-from lipcert.rigor.arithmetic import Arithmetic
+from lipcert.rigor.arithmetic import FloatFormat
 
 WORK = 1e9  # flops for the linear ranges of one cell
 
 
-def execution_errors(graph: Graph, arithmetic: Arithmetic, cells: Cells, seeds: Tensor | None) -> Tensor:
+def execution_errors(graph: Graph, arithmetic: FloatFormat, cells: Cells, seeds: Tensor | None) -> Tensor:
     """Upper values (b, k) of |c'(computed f)(x) - c'f(x)| over the points x of each cell; `seeds` (b, k, m): the c. None:
     of each output, (b, m), by absolute coefficients, which is far cheaper. inf: not known. `graph`: lowered under `folded_in(arithmetic)`. RefusedModel names a node whose evaluation has no stated
     accuracy."""
@@ -35,7 +35,7 @@ def execution_errors(graph: Graph, arithmetic: Arithmetic, cells: Cells, seeds: 
     return torch.cat(found) if found else torch.zeros(0, k, dtype=torch.float64)
 
 
-def _errors(graph: Graph, arithmetic: Arithmetic, cells: Cells, seeds: Tensor | None) -> Tensor:
+def _errors(graph: Graph, arithmetic: FloatFormat, cells: Cells, seeds: Tensor | None) -> Tensor:
     smooth = obstacle(graph) is None
     if smooth and bool((cells.radius > 0).any()):
         ranges = linear_ranges(graph, cells, WORK)[0]
