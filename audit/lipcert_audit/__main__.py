@@ -13,6 +13,7 @@ from lipcert_audit.network import read as read_network
 from lipcert_audit.operators import OPERATORS
 from lipcert_audit.proofs import PROOFS
 
+ENDS = {Rejected: (1, "REJECTED  ", "stdout"), Unreadable: (2, "unreadable", "stderr"), Refused: (3, "refused   ", "stderr")}
 USAGE = "usage: lipcert-audit CERTIFICATE MODEL.onnx"
 
 
@@ -44,15 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         for line in certificate.words():
             print(plain(line))
         audit(certificate, Path(paths[1]))
-    except Rejected as problem:
-        print(plain(f"REJECTED   {problem}"))
-        return 1
-    except Unreadable as problem:
-        print(plain(f"unreadable {problem}"), file=sys.stderr)
-        return 2
-    except Refused as problem:
-        print(plain(f"refused    {problem}"), file=sys.stderr)
-        return 3
+    except (Rejected, Unreadable, Refused) as problem:
+        status, word, stream = ENDS[type(problem)]
+        print(plain(f"{word} {problem}"), file=getattr(sys, stream))
+        return status
     print("accepted   proved in exact arithmetic, from this file")
     return 0
 

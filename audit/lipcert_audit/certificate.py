@@ -7,13 +7,14 @@ import binascii
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from lipcert_audit.network import Question, Unreadable, refuse
+from lipcert_audit.network import Question, contents, refuse
 
 FORMATS = ("lipcert.certificate/1", "lipcert.certificate/2")
 MOST = 256 * 2**20  # bytes
@@ -45,9 +46,8 @@ class Certificate:
     def words(self) -> list[str]:
         """The question, for people."""
         asked, p = self.question, {"1": "l1", "2": "l2", "inf": "linf"}[self.norm]
-        units = (
-            "the model's own" if asked.std is None else f"(x - {list(asked.mean or (0.0,))}) / {list(asked.std)} put in front"
-        )
+        put = f"(x - {list(asked.mean or (0.0,))}) / {list(asked.std or (1.0,))} put in front"
+        units = "the model's own" if asked.std is None else put
         return [
             f"file       sha256 {self.sha256}",
             f"units      {units}",
@@ -61,14 +61,11 @@ class Certificate:
 
 
 def read(path: Path) -> Certificate:
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        raise Unreadable(f"{path}: {problem.strerror}") from problem
+    data = contents(path)
     if len(data) > MOST:
         reject("file", f"larger than {MOST >> 20} MiB")
     try:
-        top = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=number)
+        top = json.loads(data.decode("utf-8"), object_pairs_hook=once)
     except RecursionError:
         reject("file", "nested too deeply")
     except ValueError as problem:
@@ -144,10 +141,6 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def number(word: str) -> NoReturn:
-    reject("file", f"{word} is not a number of JSON")
-
-
 def record(value: Any, place: str, names: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(value, dict) or set(value) != set(names):
         reject(place, f"the fields {', '.join(names)} are needed, and no other")
@@ -173,9 +166,7 @@ def real(value: Any, place: str) -> float:
 
 
 def functional(value: Any) -> str:
-    parts = text(value, "scope.output").split("-")
-    plain = all(p.isascii() and p.isdigit() and p == str(int(p)) for p in parts if len(p) < 10)
-    if value != "vector" and not (plain and len(parts) <= 2 and all(0 < len(p) < 10 for p in parts)):
+    if not re.fullmatch(r"vector|(0|[1-9][0-9]{0,8})(-(0|[1-9][0-9]{0,8}))?", text(value, "scope.output")):
         reject("scope.output", "none of vector, I, I-J")
     return value
 

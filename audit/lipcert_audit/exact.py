@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, floor
 
 import numpy as np
 from flint import fmpz_mat
@@ -16,6 +17,7 @@ from flint import fmpz_mat
 ONE = 104  # the proof counts in units of 2^-104
 HALF = ONE // 2  # L counts in units of 2^-52
 QUOTIENT = 200  # roots and quotients are kept to 2^-200, with their error
+FAR = 10**6
 JOIN = 4_000_000  # products formed one by one; above, as a dense product
 
 
@@ -180,6 +182,34 @@ def shifted(value: np.ndarray, by: np.ndarray) -> np.ndarray:
 def half_log2(value: Fraction) -> int:
     """s with 2^(2 s) value between 1/4 and 4, value > 0: the power of two that scales a diagonal entry."""
     return -((value.numerator.bit_length() - value.denominator.bit_length()) // 2)
+
+
+def semidefinite(diagonals: np.ndarray, terms: list[Map], products: list[tuple[Map, Fraction]]) -> bool:
+    """diag + sum (T + T') - sum B B' / s >= 0? Scaled by powers of two to a diagonal near 1, then counted in units of 2^-104,
+    rounded down; `slack`: what that may add up to in a row, one unit for each part, and the errors of the coefficients."""
+    n = len(diagonals)
+    if not all(d > 0 for d in (*diagonals.tolist(), *(s for _, s in products))):
+        return False
+    scale = np.array([half_log2(d) for d in diagonals.tolist()], dtype=np.int64)
+    matrix, slack = np.zeros((n, n), dtype=object), n * (len(terms) + 1)
+    matrix[np.arange(n), np.arange(n)] = [
+        floor(d * Fraction(2) ** (ONE + 2 * s)) for d, s in zip(diagonals.tolist(), scale.tolist(), strict=True)
+    ]
+    for t in terms:
+        by = ONE - t.unit + scale[t.row] + scale[t.col]
+        value = shifted(t.value, by)
+        np.add.at(matrix, (t.row, t.col), value)
+        np.add.at(matrix, (t.col, t.row), value)
+        slack += 2 * n * ceil(t.error * Fraction(2) ** int(by.max(initial=-FAR)))
+    for B, s in products:
+        rows = np.unique(B.row)
+        B = B.take(rows)
+        by = ONE - 2 * B.unit + scale[rows][:, None] + scale[rows][None, :]
+        # in units of 2^-168, divided, in units of 2^-104: two too small; |d (B B')_ij| <= e (|B_i| + |B_j|) + width e^2
+        matrix[np.ix_(rows, rows)] -= (shifted(gram(B) * s.denominator, by + 64) // s.numerator) >> 64
+        reach = largest(B.absolute().sums(np.ones(B.cols, dtype=object)))
+        slack += n * (2 + ceil(B.error * (2 * reach + B.cols * B.error) / s * Fraction(2) ** int(by.max(initial=-FAR))))
+    return positive(matrix, slack)
 
 
 def positive(matrix: np.ndarray, slack: int) -> bool:

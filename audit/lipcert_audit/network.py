@@ -172,10 +172,20 @@ class Question:
     functional: str
 
 
+def contents(path: Path) -> bytes:
+    """Of a regular file: a pipe would be waited for."""
+    try:
+        if not path.is_file():
+            raise OSError(0, "no such file, or not a regular one")
+        return path.read_bytes()
+    except OSError as problem:
+        raise Unreadable(f"{path}: {problem.strerror}") from problem
+
+
 def load(path: Path) -> tuple[onnx.ModelProto, str]:
     """(the model with its external data, sha256 of the file)."""
+    data = contents(path)
     try:
-        data = path.read_bytes()
         model = onnx.load_model_from_string(data)
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))  # nothing outside this folder
         sort(model.graph)

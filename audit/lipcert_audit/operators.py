@@ -195,55 +195,42 @@ def windows(node: Node, index: np.ndarray, kernel: list[int]) -> tuple[np.ndarra
     return view.reshape(*index.shape[:2], int(np.prod(places)), -1), places
 
 
-def kernel_of(node: Node, weight: np.ndarray) -> list[int]:
-    kernel = list(weight.shape[2:])
+def correlation(node: Node, index: np.ndarray, weight: np.ndarray) -> tuple[Map, tuple[int, ...]]:
+    """The convolution of the tensor with these positions (n, c, *spatial), and the shape of its result."""
+    kernel, groups, outs = list(weight.shape[2:]), node["group"], weight.shape[0]
     if node["kernel_shape"] not in (None, kernel):
         node.refuse("kernel_shape is not that of the weight")
-    return kernel
-
-
-def conv(node: Node) -> Value:
-    x, weight = node.signal(), node.constant(1)
-    node.optional(2)
-    places, shape = windows(node, x.index(), kernel_of(node, weight))
+    places, shape = windows(node, index, kernel)
     n, c, p, k = places.shape
-    groups, outs = node["group"], weight.shape[0]
     if weight.shape[1] * groups != c or n * outs * p * k * weight.shape[1] > TERMS:
         node.refuse(f"channels, or a size above {TERMS}")
     row = np.arange(n * outs * p).reshape(n, groups, outs // groups, p, 1, 1)
     col = places.reshape(n, groups, 1, c // groups, p, k).swapaxes(3, 4)
     value, unit = integers(weight)
-    value = value.reshape(1, groups, outs // groups, 1, c // groups, k)
     out = (n, outs, *shape)
-    return x.through(operator(out, x.size, row, col, value, unit), out)
+    return operator(out, index.size, row, col, value.reshape(1, groups, outs // groups, 1, c // groups, k), unit), out
+
+
+def conv(node: Node) -> Value:
+    node.optional(2)
+    return node.signal().through(*correlation(node, node.signal().index(), node.constant(1)))
 
 
 def conv_transpose(node: Node) -> Value:
     """The transpose of the convolution from its output to its input."""
     x, weight = node.signal(), node.constant(1)
     node.optional(2)
-    kernel, d = kernel_of(node, weight), len(x.shape) - 2
     if node["auto_pad"] != b"NOTSET" or node["output_shape"] is not None:
         node.refuse("auto_pad or output_shape")
-    strides, dilations, pads = geometry(node, x.shape[2:], kernel)
-    more = node["output_padding"] or [0] * d
-    sizes = [
-        s * (n - 1) + a + e * (k - 1) + 1 - low - high
-        for n, s, a, e, k, (low, high) in zip(x.shape[2:], strides, more, dilations, kernel, pads, strict=True)
-    ]
-    groups, outs = node["group"], weight.shape[1] * node["group"]
-    out = (x.shape[0], outs, *sizes)
-    places, shape = windows(node, np.arange(int(np.prod(out))).reshape(out), kernel)
-    n, _, p, k = places.shape
-    c = x.shape[1]
-    if shape != x.shape[2:] or weight.shape[0] != c or n * outs * p * k * (c // groups) > TERMS:
-        node.refuse(f"output_padding, channels, or a size above {TERMS}")
-    forward_col = places.reshape(n, groups, 1, outs // groups, p, k).swapaxes(3, 4)
-    forward_row = x.index().reshape(n, groups, c // groups, p, 1, 1)
-    value, unit = integers(weight)
-    value = value.reshape(1, groups, c // groups, 1, outs // groups, k)
-    backward = operator(x.shape, int(np.prod(out)), forward_row, forward_col, value, unit)
-    return x.through(backward.transposed(), out)
+    strides, dilations, pads = geometry(node, x.shape[2:], list(weight.shape[2:]))
+    more = node["output_padding"] or [0] * len(pads)
+    reach = zip(x.shape[2:], strides, more, dilations, weight.shape[2:], pads, strict=True)
+    sizes = [s * (n - 1) + a + e * (k - 1) + 1 - sum(sides) for n, s, a, e, k, sides in reach]
+    out = (x.shape[0], weight.shape[1] * node["group"], *sizes)
+    forward, shape = correlation(node, np.arange(int(np.prod(out))).reshape(out), weight)
+    if shape != x.shape:
+        node.refuse("output_padding, or channels")
+    return x.through(forward.transposed(), out)
 
 
 def means(x: Signal, groups: np.ndarray, counts: np.ndarray, out: tuple[int, ...]) -> Signal:
@@ -339,9 +326,7 @@ def max_pool(node: Node) -> Value:
 
 POOL = {"kernel_shape": None, "strides": None, "pads": None, "auto_pad": b"NOTSET", "ceil_mode": 0, "dilations": None}
 CONV = {"kernel_shape": None, "strides": None, "pads": None, "auto_pad": b"NOTSET", "dilations": None, "group": 1}
-GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 BATCH = {"epsilon": np.float32(1e-5).item(), "momentum": 0.9, "training_mode": 0, "spatial": 1, "is_test": None}
-
 AXES = {"axes": None, "keepdims": 1, "noop_with_empty_axes": 0}
 
 OPERATORS: Table = {
@@ -359,11 +344,8 @@ OPERATORS: Table = {
     "Concat": (concat, {"axis": None}),
     "Constant": (constant, {"value": None}),
     "Shape": (shape, {"start": 0, "end": None}),
-    "Add": (plus, {}),
-    "Sub": (plus, {}),
-    "Sum": (plus, {}),
-    "Mul": (times, {}),
-    "Div": (times, {}),
+    **dict.fromkeys(("Add", "Sub", "Sum"), (plus, {})),
+    **dict.fromkeys(("Mul", "Div"), (times, {})),
     "Neg": (lambda n: n.signal().times(constantly(n.signal().size, -1)), {}),
     "MatMul": (matmul, {}),
     "Gemm": (gemm, {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "broadcast": 0}),
@@ -371,8 +353,7 @@ OPERATORS: Table = {
     "ConvTranspose": (conv_transpose, CONV | {"output_padding": None, "output_shape": None}),
     "AveragePool": (average_pool, POOL | {"count_include_pad": 0}),
     "GlobalAveragePool": (reduce, {"keepdims": 1}),
-    "ReduceMean": (reduce, AXES),
-    "ReduceSum": (reduce, AXES),
+    **dict.fromkeys(("ReduceMean", "ReduceSum"), (reduce, AXES)),
     "BatchNormalization": (batch_normalization, BATCH),
     "Relu": (slopes(0, 1), {}),  # max(v, 0)
     "LeakyRelu": (slopes(lambda n: min(n["alpha"], 1.0), lambda n: max(n["alpha"], 1.0)), {"alpha": np.float32(0.01).item()}),
@@ -389,6 +370,5 @@ OPERATORS: Table = {
     "HardSwish": (slopes(Fraction(-1, 2), Fraction(3, 2)), {}),  # v / 3 + 1 / 2 on [-3, 3], else 0 or 1
     "Elu": (slopes(lambda n: min(n["alpha"], 0.0), lambda n: max(n["alpha"], 1.0)), {"alpha": 1.0}),  # alpha e^v, v < 0
     "Softmax": (softmax, {"axis": None}),  # gradient of log sum exp, convex and 1/2-smooth
-    "MaxPool": (max_pool, POOL | {"storage_order": 0}),
-    "GlobalMaxPool": (max_pool, POOL | {"storage_order": 0}),
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), (max_pool, POOL | {"storage_order": 0})),
 }

@@ -7,30 +7,15 @@ changes between two inputs.
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil, floor, isqrt
+from math import ceil, isqrt
 from typing import Any
 
 import numpy as np
 
 from lipcert_audit.certificate import Certificate, constant, reject
-from lipcert_audit.exact import (
-    ONE,
-    QUOTIENT,
-    Map,
-    constantly,
-    diagonal,
-    gram,
-    half_log2,
-    identity,
-    integers,
-    largest,
-    positive,
-    shifted,
-    total,
-)
+from lipcert_audit.exact import QUOTIENT, Map, constantly, diagonal, identity, integers, semidefinite, total
 from lipcert_audit.network import SLOPE, Layer, Network, Signal, added, refuse
 
-FAR = 10**6
 ENTRIES = 10_000  # rows of one matrix inequality: above, this program takes too long
 
 
@@ -189,34 +174,6 @@ def placed(m: Map, rows: np.ndarray, cols: np.ndarray, n: int) -> Map:
     row, col = rows[m.row], cols[m.col]
     there = (row >= 0) & (col >= 0)
     return Map(n, int(cols.max()) + 1, row[there], col[there], m.value[there], m.unit, m.error)
-
-
-def semidefinite(diagonals: np.ndarray, terms: list[Map], products: list[tuple[Map, Fraction]]) -> bool:
-    """diag + sum (T + T') - sum B B' / s >= 0? Scaled by powers of two to a diagonal near 1, then counted in units of 2^-104,
-    rounded down; `slack`: what that may add up to in a row, one unit for each part, and the errors of the coefficients."""
-    n = len(diagonals)
-    if not all(d > 0 for d in (*diagonals.tolist(), *(s for _, s in products))):
-        return False
-    scale = np.array([half_log2(d) for d in diagonals.tolist()], dtype=np.int64)
-    matrix, slack = np.zeros((n, n), dtype=object), n * (len(terms) + 1)
-    matrix[np.arange(n), np.arange(n)] = [
-        floor(d * Fraction(2) ** (ONE + 2 * s)) for d, s in zip(diagonals.tolist(), scale.tolist(), strict=True)
-    ]
-    for t in terms:
-        by = ONE - t.unit + scale[t.row] + scale[t.col]
-        value = shifted(t.value, by)
-        np.add.at(matrix, (t.row, t.col), value)
-        np.add.at(matrix, (t.col, t.row), value)
-        slack += 2 * n * ceil(t.error * Fraction(2) ** int(by.max(initial=-FAR)))
-    for B, s in products:
-        rows = np.unique(B.row)
-        B = B.take(rows)
-        by = ONE - 2 * B.unit + scale[rows][:, None] + scale[rows][None, :]
-        # in units of 2^-168, divided, in units of 2^-104: two too small; |d (B B')_ij| <= e (|B_i| + |B_j|) + width e^2
-        matrix[np.ix_(rows, rows)] -= (shifted(gram(B) * s.denominator, by + 64) // s.numerator) >> 64
-        reach = largest(B.absolute().sums(np.ones(B.cols, dtype=object)))
-        slack += n * (2 + ceil(B.error * (2 * reach + B.cols * B.error) / s * Fraction(2) ** int(by.max(initial=-FAR))))
-    return positive(matrix, slack)
 
 
 # Norms and chains of them.
@@ -384,9 +341,7 @@ class Absolute(Network):
 
 def largest_of(rows: list[Map]) -> Map:
     """Entry by entry, of nonnegative maps with one column."""
-    value = np.zeros(rows[0].rows, dtype=object)
-    for m in rows:
-        value[m.row] = np.maximum(value[m.row], m.value)
+    value = np.max([m.sums(np.ones(1, dtype=object)) for m in rows], axis=0)
     place = np.arange(len(value))
     return Map(len(value), 1, place, place * 0, value, rows[0].unit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -598,7 +599,7 @@ def test_the_command_line(
         (json.dumps(fields | {"claim": 1.0}), 1, "REJECTED   claim"),
         (json.dumps(fields | {"digest": "0"}), 1, "digest"),
         ("{", 1, "not JSON"),
-        ('{"a": NaN}', 1, "NaN"),
+        (json.dumps(fields | {"claim": float("nan")}), 1, "claim: a finite number"),
         ('{"a": 1, "a": 2}', 1, "twice"),
         ("[" * 100_000, 1, "deep"),
         ("[]", 1, "fields"),
@@ -611,6 +612,11 @@ def test_the_command_line(
         assert "\x1b" not in shown.out + shown.err
     assert main([str(tmp_path / "none.cert"), str(relu)]) == 2
     assert main([str(good), str(tmp_path / "none.onnx")]) == 2
+    os.mkfifo(tmp_path / "pipe")
+    for pair in ([str(tmp_path / "pipe"), str(relu)], [str(good), str(tmp_path / "pipe")], [str(tmp_path), str(relu)]):
+        capsys.readouterr()
+        assert main(pair) == 2  # and does not wait for a writer
+        assert "regular" in capsys.readouterr().err
     monkeypatch.setattr("lipcert_audit.certificate.MOST", 10)
     assert main([str(good), str(relu)]) == 1
     monkeypatch.setattr("sys.argv", ["lipcert-audit"])
