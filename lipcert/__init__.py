@@ -445,13 +445,14 @@ def verify(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     reader: str = "own",
+    explain: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
     """Prove the claim of a certificate file again, without any solver: `report.summary["verdict"]`.
 
     What is said here of the question is compared with the certificate; the rest is read from it, was chosen by the
-    prover, and is listed in `report.summary["prover_chose"]`. A module is read with the shape of the certificate.
+    prover, and is listed in `report.summary["prover_chose"]`. `explain`: `report.summary["steps"]`, the proof in words. A module is read with the shape of the certificate.
     """
     from lipcert.tasks import given
     from lipcert.tasks.verify import verify
@@ -468,6 +469,7 @@ def verify(
             mean=mean,
             std=std,
             reader=reader,
+            explain=explain,
             seed=seed,
             progress=progress,
         )

@@ -29,6 +29,7 @@ def verify(
     mean: o.Mean = None,
     std: o.Std = None,
     reader: o.Reader = "own",
+    explain: Annotated[bool, typer.Option("--explain", help="Tell the steps of the proof in words.")] = False,
     json: o.Json = None,
     seed: o.Seed = 0,
     threads: o.Threads = None,
@@ -48,6 +49,6 @@ def verify(
     def work(progress: Progress) -> Report:
         from lipcert.tasks.verify import verify
 
-        return verify(certificate, model, **question, progress=progress)
+        return verify(certificate, model, **question, explain=explain, progress=progress)
 
     return execute(Run("verify", model, json, quiet, threads), work)

@@ -29,10 +29,11 @@ READING = (
 
 @dataclass(frozen=True)
 class Verified:
-    """`value`: the upper value proved here, not above the claim. `trusted`: what it stands on."""
+    """`value`: the upper value proved here, not above the claim. `trusted`: what it stands on. `steps`: how, in words."""
 
     value: float
     trusted: tuple[str, ...]
+    steps: tuple[str, ...] = ()
 
 
 @keeps_subnormals
@@ -54,7 +55,9 @@ def check(certificate: Certificate, graph: Graph, model: Mapping[str, Any]) -> V
     if not value <= certificate.claim:
         reason = f"{certificate.claim!r} is not proved, the proof shows {value!r}"
         raise CertificateRejected("claim", reason if math.isfinite(value) else "the proof shows no finite value")
-    return Verified(value, (*READING, *certificate.proof.trusted))
+    words = certificate.proof.steps(scoped, certificate.norm)
+    last = f"{value!r} <= {certificate.claim!r}: the claim holds"
+    return Verified(value, (*READING, *certificate.proof.trusted), (*words, last))
 
 
 def _same_network(certificate: Certificate, graph: Graph, model: Mapping[str, Any]) -> None:

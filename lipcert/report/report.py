@@ -15,7 +15,7 @@ from lipcert.terms.printable import plain, printable
 from lipcert.terms.query import Norm
 from lipcert.terms.question import Question
 from lipcert.terms.result import Bound, Refusal, Result
-from lipcert.terms.version import __version__
+from lipcert.terms.version import __version__, made_by
 
 SCHEMA = "lipcert.report/1"
 ASKS_FOR_A_BOUND = ("bound", "local")  # commands that are not done (exit 3) without a finite certified value
@@ -168,7 +168,7 @@ class Report:
         """Strict JSON data as the shipped schema describes it (`lipcert/report/schema/lipcert.report-1.json`)."""
         return {
             "schema": SCHEMA,
-            "tool": {"name": "lipcert", "version": __version__},
+            "tool": {"name": "lipcert", "version": __version__, **made_by()},
             "command": self.command,
             "created": self.created,
             "model": plain(self.model),

@@ -36,10 +36,11 @@ def verify(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     reader: str = "own",
+    explain: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Prove the claim of a certificate again.
+    """Prove the claim of a certificate again. `explain`: `summary["steps"]` tells the proof in words.
 
     What is said here of the question (norm, output, shape, names, units) is compared with the certificate, as is all of
     a `Model`; the rest is read from the certificate, was chosen by the prover, and is listed in `summary["prover_chose"]`.
@@ -73,7 +74,7 @@ def verify(
             progress("proving the claim", None, None)
         found = check(claim, loaded.graph, loaded.info)
         summary = {"verdict": "accepted", "claim": claim.claim, "proved": found.value, "trusted": list(found.trusted)}
-        summary |= {"prover_chose": chosen}
+        summary |= {"prover_chose": chosen} | ({"steps": list(found.steps)} if explain else {})
         details = {"certificate": path, "proved": found.value}
         seconds = time.perf_counter() - begin
         result: Result = Bound(claim.proof.method, "upper", "proved", claim.claim, seconds, None, details)

@@ -1,3 +1,23 @@
-"""The version of the package; pyproject.toml reads it here."""
+"""The version of the package, which pyproject.toml reads here, and what it runs with."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from importlib import metadata
+from typing import Any
 
 __version__ = "0.1.0"
+PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
+
+
+@functools.cache
+def made_by() -> dict[str, Any]:
+    """For reports: versions of what computes, without importing it, and the kind of machine."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"with": found, "machine": f"{platform.system()} {platform.machine()}"}

@@ -43,6 +43,10 @@ class Proof:
         CertificateRejected where the proof does not show one."""
         raise NotImplementedError
 
+    def steps(self, graph: Graph, norm: Norm) -> list[str]:
+        """The proof in words, one inequality each, in the order in which they are proved. For people: nothing stands on it."""
+        return []
+
 
 def no_ranges() -> NoReturn:
     """Interval ranges of signals would be more to trust: constants that need them have no certificate."""

@@ -52,6 +52,11 @@ class Chain(Proof):
     def fields(self) -> dict[str, Any]:
         return {"constants": [{"node": i, **row} for i, row in self.constants]}
 
+    def steps(self, graph: Graph, norm: Norm) -> list[str]:
+        from lipcert.proofs.chain import links
+
+        return in_words(graph, norm, self.constants, links(graph))
+
     def prove(self, graph: Graph, norm: Norm) -> float:
         from lipcert.proofs.chain import link
 
@@ -69,6 +74,16 @@ def loosened(constants: Sequence[Mapping[P, float]]) -> Rows:
         factor = mul_up(factor, SLACK)
         rows.append((k, {str(r): mul_up(c, factor) for r, c in row.items()}))
     return tuple(rows)
+
+
+def in_words(graph: Graph, norm: Norm, constants: Rows, order: tuple[int, ...]) -> list[str]:
+    """One line per signal: its constants, and from what each follows."""
+    lines = []
+    for node, (_, row) in zip(order, constants, strict=True):
+        name = "the output" if node == graph.output else graph.nodes[node].name
+        sides = " and ".join(f"|change of {name}|_{r} <= {c!r} |dx|_{norm.input}" for r, c in sorted(row.items()))
+        lines.append(f"{sides}: from the constants above, and norms of the linear parts between, proved again")
+    return lines
 
 
 def bound_of(value: Any, place: str) -> float:

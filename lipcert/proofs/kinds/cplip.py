@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lipcert.proofs.kinds.base import NORMS, Proof, no_ranges
-from lipcert.proofs.kinds.chain import Rows, follow, loosened, rows_of
+from lipcert.proofs.kinds.chain import Rows, follow, in_words, loosened, rows_of
 from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import Norm, P
 from lipcert.terms.strict import counts_of
@@ -47,6 +47,16 @@ class Cplip(Proof):
 
     def fields(self) -> dict[str, Any]:
         return {"passed": list(self.passed), "constants": [{"node": i, **row} for i, row in self.constants]}
+
+    def steps(self, graph: Graph, norm: Norm) -> list[str]:
+        from lipcert.proofs.chain import links
+        from lipcert.proofs.segments import cut
+
+        passed = self.passed if self.positions else tuple(graph.nonlinear[k] for k in self.passed)
+        segments = cut(graph, passed, {norm.input, norm.output}, no_ranges)
+        names = ", ".join(graph.nodes[i].name for i in passed) or "none"
+        first = f"nonlinearities that are passed as centre plus deviation, dz = c dv + w with |w| <= h |dv|: {names}"
+        return [first, *in_words(segments, norm, self.constants, links(segments))]
 
     def prove(self, graph: Graph, norm: Norm) -> float:
         from lipcert.proofs.chain import Infinite

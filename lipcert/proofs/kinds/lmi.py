@@ -78,6 +78,25 @@ class Lmi(Proof):
         rows = [{"count": len(row), "float64": in_base64(row)} for row in self.multipliers]
         return {"grouping": self.grouping, "last": self.last, "rho": self.rho, "multipliers": rows}
 
+    def steps(self, graph: Graph, norm: Norm) -> list[str]:
+        from lipcert.proofs.normal_form import normal_form
+
+        form = normal_form(graph, self.grouping)
+        found = [
+            f"{graph.nodes[layer.node].name}: slopes in [{float(layer.low.min()):g}, {float(layer.high.max()):g}], so for "
+            f"multipliers t > 0 the sum of t (dz - low dv)(high dv - dz) over its {layer.size} entries is >= 0; "
+            f"{len(row)} multipliers, one per {self.grouping}"
+            for layer, row in zip(form.layers, self.multipliers, strict=True)
+        ]
+        size = sum(len(row) for row in self.multipliers)
+        return [
+            *found,
+            f"with these {size} multipliers, rho |dx|^2 - |dy|^2 minus the sums is a quadratic form of all changes",
+            "its matrix is positive semidefinite: a Cholesky factor exists whose residual, rounding included, is smaller than "
+            "what was taken off the diagonal",
+            "so |dy|^2 <= rho |dx|^2, and the constant is at most the root of rho, rounded up",
+        ]
+
     def prove(self, graph: Graph, norm: Norm) -> float:
         from lipcert.network.affine import Path
         from lipcert.proofs.lmi import MEMORY_ENTRIES, coefficients, entries, prove

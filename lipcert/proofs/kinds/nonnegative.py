@@ -18,6 +18,13 @@ class Nonnegative(Proof):
     kind = "nonnegative"
     trusted = ("the network of absolute values: lipcert.proofs.nonnegative, lipcert.rigor.matrix_norms",)
 
+    def steps(self, graph: Graph, norm: Norm) -> list[str]:
+        return [
+            "every linear part A is replaced by its absolute coefficients |A|, every nonlinearity by its largest absolute slope",
+            f"the product M of these bounds the Jacobian entry by entry, |J| <= M, so the l{norm.input} -> l{norm.output} norm "
+            "of M, computed upward, bounds the constant",
+        ]
+
     def prove(self, graph: Graph, norm: Norm) -> float:
         from lipcert.proofs.nonnegative import absolute_norm, obstacle
 

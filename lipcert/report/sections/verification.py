@@ -15,6 +15,7 @@ PARTS = {
     "output_name": "output",
     "norm": "norm",
     "region": "over",
+    "execution": "holds in",
 }
 
 
@@ -34,6 +35,7 @@ def section(report: Report) -> Iterator[Piece]:
     if accepted:
         by = ", ".join(result.method for result in report.results)
         blocks.append(Sentence.of(f"proved again: L <= {summary['proved']!r}, from the numbers found by {by}", "dim"))
+        blocks += [Sentence.of(f"{k}. {step}", "dim") for k, step in enumerate(summary.get("steps") or (), 1)]
     else:
         blocks.append(Sentence.of(f"at {summary['place']}: {summary['reason']}"))
     yield Framed(blocks)
