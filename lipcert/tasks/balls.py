@@ -203,7 +203,7 @@ def local(
         seed=seed,
         device=device,
         budget=budget,
-        execution=None if execution is None else Execution.of(model, execution, functional),
+        execution=Execution.of(model, execution, functional),
     )
     return carry_out(task, Session(progress), resume)
 

@@ -139,7 +139,7 @@ def bound(
     options |= {} if region is None else {"rtol": float(rtol)}
     options |= {"methods": methods_asked(chosen)} if all_of_them else {}  # each pair has a value of each
     options |= {} if execution is None else {"execution": execution}
-    executed = None if execution is None else Execution.of(model, execution, functional)
+    executed = Execution.of(model, execution, functional)
     where = describe(region)
     question = model.question("bound", norm, where, str(functional), options)
     problem = Problem(with_output(model.graph, functional), norm, region, seed, available(device), rtol=rtol)

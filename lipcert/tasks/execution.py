@@ -42,8 +42,10 @@ class Execution:
     refusal: tuple[str | None, str] | None = None
 
     @classmethod
-    def of(cls, model: Model, name: str, output: Output | None = None) -> Execution:
-        """UsageError for a format that is not treated."""
+    def of(cls, model: Model, name: str | None, output: Output | None = None) -> Execution | None:
+        """None: real arithmetic alone. UsageError for a format that is not treated."""
+        if name is None:
+            return None
         if name not in ARITHMETICS:
             raise UsageError(f"--execution {name}: formats are {', '.join(ARITHMETICS)}")
         arithmetic = ARITHMETICS[name]
@@ -53,6 +55,15 @@ class Execution:
         except RefusedModel as refused:
             return cls(arithmetic, None, (refused.node, str(refused)))
         return cls(arithmetic, graph, unstated(graph))
+
+    @classmethod
+    def required(cls, model: Model, name: str | None) -> Execution | None:
+        """As `of`, where nothing can be said without it: RefusedModel for a node without a stated accuracy."""
+        found = cls.of(model, name)
+        if found is not None and found.refusal is not None:
+            node, reason = found.refusal
+            raise RefusedModel(f"--execution {name}: {reason}; without it, radii are of real arithmetic", node=node)
+        return found
 
     def of_functionals(self, cells: Cells, seeds: Tensor) -> Tensor:
         """Upper values (b, k) of |computed - real| of c'f, `seeds` (b, k, m), at every point of each cell."""

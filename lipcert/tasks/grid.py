@@ -190,7 +190,7 @@ def grid(
         if plane is not None:
             raise UsageError("--execution: on a plane, the points of which are computed themselves, it says nothing")
         asked["execution"] = execution
-    executed = None if execution is None else Execution.of(model, execution, functional)
+    executed = Execution.of(model, execution, functional)
     region = describe(box)
     question = model.question("grid", norm, region, str(functional), asked)
     about = {

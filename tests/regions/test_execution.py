@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from thorough import FULL
 from torch import Tensor, nn
 
 import lipcert
@@ -26,7 +26,6 @@ from lipcert.rigor.rounding import norm_down
 from lipcert.tasks.radius import samples
 from lipcert.terms.errors import RefusedModel, UsageError
 
-FULL = bool(os.environ.get("LIPCERT_FULL"))
 F32 = ARITHMETICS["float32"]
 F = nn.functional
 TORCH = {  # torch's own float32 functions where the table's formula is another

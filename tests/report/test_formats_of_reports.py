@@ -99,7 +99,7 @@ def test_every_section_of_every_command(tmp_path: Path) -> None:
         lipcert.local(path, x, [0.1]),
         lipcert.local_grid(path, lipcert.Box([[0.0, 0.0]], [[1.0, 1.0]]), (2, 2)),
         lipcert.jacobian(path, x, y=[0, 1], per_class=True),
-        lipcert.radius(path, x, eps=[0.1]),
+        lipcert.radius(path, x, eps=[0.1], execution="float32"),
         lipcert.bound(path, methods=["product"], certificate=tmp_path / "c"),
         lipcert.verify(tmp_path / "c", path),
     ]

@@ -26,7 +26,7 @@ from lipcert.tasks.radius.constants import GLOBAL, Constants, ProvedConstant, no
 from lipcert.tasks.radius.margins import read_labels
 from lipcert.tasks.radius.samples import How, treat_known
 from lipcert.tasks.task import Session, Task, carry_out
-from lipcert.terms.errors import RefusedModel, UsageError
+from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Refusal, Result
@@ -145,10 +145,7 @@ def radius(
         raise UsageError("lipcert radius: the model has no outputs")
     labels = read_labels(y, len(x), size, tolerance)
     blocked = obstacle(graph) if "local" in chosen else None
-    executed = None if execution is None else Execution.of(model, execution)
-    if executed is not None and executed.refusal is not None:
-        node, reason = executed.refusal
-        raise RefusedModel(f"--execution {execution}: {reason}; without it, radii are of real arithmetic", node=node)
+    executed = Execution.required(model, execution)
     how = How(norm.input, chosen, blocked is None, tolerance, attack, execution=executed)
     constants = Constants(Problem(graph, norm, seed=seed))
     asked: dict[str, Any] = {
