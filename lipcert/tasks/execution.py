@@ -110,6 +110,6 @@ def runtime(arithmetic: FloatFormat) -> str:
     return (
         f"{arithmetic.name} execution: each operation is exact up to a factor 1 + d, |d| <= {u}, the file's constants are "
         f"converted and folded so too; sums in any order, with or without FMA, in {arithmetic.name} or wider; "
-        f"{arithmetic.below}; functions within {UNITS} x {u} x max(1, |z|, |s(z)|). Not covered: TF32 and other "
+        f"{arithmetic.below}; functions within {UNITS} x {u} x max(1, |z|, |s(z)|); variances by deviations from the mean. Not covered: TF32 and other "
         "narrower products, and convolutions by Winograd or Fourier transforms"
     )

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 import lipcert
 from lipcert.activations import ACTIVATIONS, Elementwise
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.cli.main import main
 from lipcert.regions.cells import Cells
-from lipcert.regions.execution.accuracy import ROWS, UNITS
+from lipcert.regions.execution.accuracy import ROWS, UNITS, units
 from lipcert.regions.execution.functionals import execution_errors
 from lipcert.rigor.arithmetic import ARITHMETICS
 from lipcert.rigor.constants import Constant, add, multiply
@@ -417,3 +418,13 @@ def test_the_command_line_and_the_gate(tmp_path, capsys) -> None:
     assert "real arithmetic" in capsys.readouterr().out
     assert status(["gate", reports[1], *policy]) == 0
     assert status(["radius", str(model), "--data", str(tmp_path / "d.npz"), "--execution", "float8"]) == 2
+
+
+@pytest.mark.parametrize("module", [nn.ELU(1e4), nn.CELU(50.0), nn.Softplus(beta=0.01)])
+def test_parameters_that_make_a_function_worse_are_counted(module: nn.Module) -> None:
+    """alpha (exp(z) - 1) loses alpha u near 0, where the value is small."""
+    model = lipcert.load(nn.Sequential(nn.Linear(1, 1), module), input_shape=(1, 1))
+    blocks = [model.graph.nodes[i].what.block for i in model.graph.nonlinear]
+    assert [units(block) for block in blocks if isinstance(block, Pointwise)][0] > 2 * UNITS  # noqa: RUF015
+    usual = lipcert.load(nn.Sequential(nn.Linear(1, 1), nn.ELU()), input_shape=(1, 1))
+    assert units(usual.graph.nodes[usual.graph.nonlinear[0]].what.block) == UNITS

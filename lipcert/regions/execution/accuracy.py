@@ -7,6 +7,11 @@ relative to max(1, |z|, |s(z)|). Tests measure torch and onnxruntime against thi
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import torch
+
 from lipcert.blocks.base import Axis, Block
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.product import MatMul, Product
@@ -27,10 +32,34 @@ ROWS = frozenset(
 )
 
 
+# How much worse parameters can make a function than at their usual values, where a runtime writes it as an exponential less
+# 1, a logarithm over beta, a product with a clip ..; rows that are not here scale with their value or their argument.
+SCALES: dict[str, Callable[..., float]] = {
+    "elu": lambda alpha, scale, inner: max(1.0, alpha) * max(1.0, scale) * max(1.0, inner),
+    "celu": lambda alpha: max(1.0, alpha),
+    "softplus": lambda beta, threshold: max(1.0, 1 / beta),
+    "hardsigmoid": lambda alpha, beta: max(1.0, alpha) + beta,
+    "hardswish": lambda shift, cap, divisor: max(1.0, shift, cap) / min(1.0, divisor),
+    "gelu_erf": lambda k, c: max(1.0, c),
+    "gelu_tanh": lambda k, cubic: max(1.0, k) * max(1.0, 0.04 / cubic),
+}
+
+
+def scale_of(block: Pointwise) -> float:
+    """At least 1; inf where a parameter makes no sense of it."""
+    sizes = [float(torch.as_tensor(p).abs().max()) for p in block.activation.params]
+    try:
+        return max(1.0, SCALES[block.label](*sizes)) if block.label in SCALES else 1.0
+    except ZeroDivisionError:
+        return math.inf
+
+
 def units(block: Block) -> float | None:
     """In units u of max(1, |z|, |s(z)|): how well the block is evaluated. 0: exactly; None: nothing is stated."""
     if isinstance(block, Pointwise):
-        return 0.0 if block.label in EXACT else float(UNITS) if block.label in ROWS else None
+        if block.label in EXACT:
+            return 0.0
+        return UNITS * scale_of(block) if block.label in ROWS else None
     if block.exact:
         return 0.0
     if isinstance(block, Softmax | LogSoftmax | LogSumExp):
