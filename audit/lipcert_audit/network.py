@@ -103,7 +103,7 @@ class Layer:
 class Network:
     """Collects the nonlinearities while a file is read. A subclass per proof says how a nonlinearity is taken apart."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, asked: Any = None):
         self.layers: list[Layer] = []
         self.sizes = [size]
 

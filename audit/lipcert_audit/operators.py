@@ -87,17 +87,6 @@ def concat(node: Node) -> Value:
     return joined(signals).take(np.concatenate(index, node["axis"]))
 
 
-# Constants.
-
-
-def constant(node: Node) -> Value:
-    return tensor(node["value"])
-
-
-def shape(node: Node) -> Value:
-    return np.array(node.inputs[0].shape[node["start"] : node["end"]], dtype=np.int64)
-
-
 # Linear operators.
 
 
@@ -342,8 +331,8 @@ OPERATORS: Table = {
     "Gather": (moving(lambda n, x: np.take(x, n.constant(1), axis=n["axis"])), {"axis": 0}),
     "Pad": (pad, {"mode": b"constant", "pads": None, "value": 0.0}),
     "Concat": (concat, {"axis": None}),
-    "Constant": (constant, {"value": None}),
-    "Shape": (shape, {"start": 0, "end": None}),
+    "Constant": (lambda n: tensor(n["value"]), {"value": None}),
+    "Shape": (lambda n: np.array(n.inputs[0].shape[n["start"] : n["end"]], dtype=np.int64), {"start": 0, "end": None}),
     **dict.fromkeys(("Add", "Sub", "Sum"), (plus, {})),
     **dict.fromkeys(("Mul", "Div"), (times, {})),
     "Neg": (lambda n: n.signal().times(constantly(n.signal().size, -1)), {}),

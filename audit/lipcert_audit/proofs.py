@@ -29,9 +29,6 @@ class Gates(Network):
     Haddad 1977). max(u, w) = w + relu(u - w) makes a maximum a tournament of ReLUs.
     """
 
-    def __init__(self, size: int, asked: Certificate):
-        super().__init__(size)
-
     def apply(self, layer: Layer) -> Signal:
         if layer.kind == "maximum":
             return self.tournament(layer)
