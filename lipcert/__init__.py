@@ -123,6 +123,8 @@ def bound(
     solver: str | None = None,
     execution: str | None = None,
     resume: str | Path | Report | None = None,
+    weight_in: Any = None,
+    weight_out: Any = None,
     progress: Progress | None = None,
 ) -> Report:
     """Certified interval `report.lower <= L <= report.upper` in the norms p -> q of `norm` ("1", "2", "inf", "1->2").
@@ -134,6 +136,9 @@ def bound(
     `execution`: "float32", "bfloat16" or "float16": `report.summary["execution"]` has a proved bound of what an execution
     in it errs on the region.
 
+    `weight_in`, `weight_out`: weights of the norms, |W_out (f(x) - f(x'))| <= L |W_in (x - x')|: one number, one for each
+    entry, or in l2 an invertible matrix.
+
     `upper` is proved in real arithmetic for the stored weights, or None: then `report.status` says unbounded or refused,
     and `report.results` why. Interrupted, it raises KeyboardInterrupt with `partial_report`.
     """
@@ -142,7 +147,7 @@ def bound(
 
     with given.python_words():
         return bound(
-            given.as_model(model, example, input_shape),
+            given.as_weighted(given.as_model(model, example, input_shape), weight_in, weight_out, given.as_norm(norm)),
             norm=given.as_norm(norm),
             methods=methods,
             region=region,
@@ -178,19 +183,22 @@ def local(
     resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
+    weight_in: Any = None,
+    weight_out: Any = None,
     progress: Progress | None = None,
 ) -> Report:
     """Certified constants in the balls of radii `eps`, in `ball_norm`, around the rows of x (k, ...): `report.points`.
 
     `y`: labels, for the report. `indices`: the numbers of the rows there. `budget`: seconds per point and radius;
-    `rtol`: brackets closer than this need no further method. `execution`: as of `bound`, in each ball.
+    `rtol`: brackets closer than this need no further method. `execution`: as of `bound`, in each ball. `weight_in`,
+    `weight_out`: as of `bound`; then the balls are |W_in (x' - x)| <= eps, and W_in x has to be a float64 number.
     """
     from lipcert.tasks import balls as local_balls
     from lipcert.tasks import given
 
     with given.python_words():
         return local_balls.local(
-            given.as_model_for(model, x, input_shape),
+            given.as_weighted(given.as_model_for(model, x, input_shape), weight_in, weight_out, given.as_norm(norm)),
             given.as_array(x),
             [eps] if isinstance(eps, int | float) else list(eps),
             ball_norm=ball_norm,  # type: ignore[arg-type]
@@ -226,20 +234,24 @@ def local_grid(
     resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str = "cpu",
+    weight_in: Any = None,
+    weight_out: Any = None,
     progress: Progress | None = None,
 ) -> Report:
     """Certified constants in each cell of a grid over `box`: `report.summary["grid"]`, and `report.plot()`.
 
     `shape`: cells along each input (about 2500 in all by default). `pairs`, `jacobians`: samples per cell that raise the
     lower values. `plane`: a `lipcert.network.plane.Plane` in which the box lies. A module takes the shape of the box with a
-    batch of 1, unless `input_shape` says another.
+    batch of 1, unless `input_shape` says another. `weight_out`: as of `bound`; a grid takes no `weight_in`.
     """
     from lipcert.tasks import given, grid
 
     with given.python_words():
         example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
         return grid.grid(
-            given.as_model_for(model, example, input_shape),
+            given.as_weighted(
+                given.as_model_for(model, example, input_shape), weight_in, weight_out, given.as_norm(norm)
+            ),
             box,
             shape,
             norm=given.as_norm(norm),
@@ -339,14 +351,22 @@ def layers(
     *,
     input_shape: Sequence[int] | None = None,
     norm: str | float | Norm = "2",
+    weight_in: Any = None,
+    weight_out: Any = None,
     progress: Progress | None = None,
 ) -> Report:
-    """The constant of each layer in `report.layers`: lower and upper of linear layers, upper of nonlinearities."""
+    """The constant of each layer in `report.layers`: lower and upper of linear layers, upper of nonlinearities.
+
+    `weight_in`, `weight_out`: as of `bound`; they count with the first and the last layer."""
     from lipcert.tasks import given
     from lipcert.tasks.layers import layers
 
     with given.python_words():
-        return layers(given.as_model(model, example, input_shape), norm=given.as_norm(norm), progress=progress)
+        return layers(
+            given.as_weighted(given.as_model(model, example, input_shape), weight_in, weight_out, given.as_norm(norm)),
+            norm=given.as_norm(norm),
+            progress=progress,
+        )
 
 
 def radius(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lipcert.cli import options as o
+from lipcert.cli.many import check_single, execute_each
 from lipcert.cli.progress import Progress
-from lipcert.cli.run import Run, execute
+from lipcert.cli.run import Run
 from lipcert.report.report import Report
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Output, Region
@@ -21,14 +23,14 @@ REGION = "Region (none: the whole input space)"
 
 
 def bound(
-    model: o.ModelPath,
+    model: o.ModelPaths,
     norm: o.NormBoth = None,
     norm_in: o.NormIn = None,
     norm_out: o.NormOut = None,
     method: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this method; may be repeated (default all).")
     ] = None,
-    output: Annotated[str, typer.Option(metavar="vector|I|I-J|pairs", help="Output functional.")] = "vector",
+    output: Annotated[str, typer.Option(metavar="vector|I|I-J|pairs|each", help="Output functional.")] = "vector",
     budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop after this time.")] = None,
     max_upper: Annotated[
         float | None, typer.Option(metavar="X", help="Gate: exit 1 unless upper <= X is proved.")
@@ -44,7 +46,7 @@ def bound(
     ] = None,
     execution: o.Execution = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="REPORT", help="Go on with the partial report of --output pairs.")
+        str | None, typer.Option(metavar="REPORT", help="Go on with the partial report of --output pairs or each.")
     ] = None,
     box: Annotated[str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)] = None,
     at: Annotated[
@@ -58,6 +60,8 @@ def bound(
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
     output_name: o.OutputName = None,
+    weight_in: o.WeightIn = None,
+    weight_out: o.WeightOut = None,
     mean: o.Mean = None,
     std: o.Std = None,
     reader: o.Reader = "own",
@@ -67,7 +71,7 @@ def bound(
     threads: o.Threads = None,
     quiet: o.Quiet = False,
 ) -> int:
-    """A certified interval lower <= L <= upper for the Lipschitz constant."""
+    """A certified interval lower <= L <= upper for the Lipschitz constant, of one model or of many."""
     for flag, number in (("--budget", budget), ("--max-upper", max_upper), ("--eps", eps), ("--rtol", rtol)):
         o.check_not_negative(flag, number)
     norms = o.read_norm(norm, norm_in, norm_out)
@@ -76,12 +80,16 @@ def bound(
     where = o.read_device(device)
     executed = o.read_execution(execution)
     region = asked_region(box, at, eps, ball_norm)
+    weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
 
-    def work(progress: Progress) -> Report:
+    check_single(model, certificate=certificate, resume=resume)
+
+    def work(path: Path, progress: Progress) -> Report:
         from lipcert.load.model import load
         from lipcert.tasks.bound import bound
+        from lipcert.tasks.given import as_weighted
 
-        loaded = load(model, **arguments, progress=progress)
+        loaded = as_weighted(load(path, **arguments, progress=progress), *weights, norms)
         report = bound(
             loaded,
             norm=norms,
@@ -102,7 +110,7 @@ def bound(
         return replace(report, max_upper=max_upper)
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}
-    return execute(Run("bound", model, json, quiet, threads, asked), work)
+    return execute_each(Run("bound", model[0], json, quiet, threads, asked), model, work)
 
 
 def read_region(loaded: Model, box: str | None, at: str | None, eps: float | None, ball_norm: str | None) -> Region:

@@ -16,7 +16,7 @@ from lipcert.gate.formats.to_markdown import to_markdown
 from lipcert.gate.formats.to_sarif import to_sarif
 from lipcert.gate.formats.to_verdicts import to_verdicts, verdict_table
 from lipcert.gate.policy import read_policy, write_template
-from lipcert.gate.rules import judge, read_report
+from lipcert.gate.rules import judge, read_reports
 from lipcert.gate.verdict import passed
 from lipcert.report.to_json import for_stdout
 from lipcert.terms.errors import UnwritableError, UsageError
@@ -52,7 +52,7 @@ def gate(
     if not reports:
         raise UsageError("lipcert gate: give the reports to judge, as written by --json")
     rules = read_policy(policy)
-    given, before = ([read_report(path) for path in paths] for paths in (reports, baseline or ()))
+    given, before = ([one for path in paths for one in read_reports(path)] for paths in (reports, baseline or ()))
     for file in (*given, *before):
         if file.verdicts:
             print(f"lipcert: {printable(file.path)}: verdicts of a gate, no report: skipped", file=sys.stderr)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lipcert.cli import options as o
+from lipcert.cli.many import execute_each
 from lipcert.cli.progress import Progress
-from lipcert.cli.run import Run, execute
+from lipcert.cli.run import Run
 from lipcert.report.report import Report
 
 
 def inspect(
-    model: o.ModelPath,
+    model: o.ModelPaths,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
     output_name: o.OutputName = None,
@@ -24,10 +27,10 @@ def inspect(
     """What was read: shapes, parts, nonlinearities, and what each method can do with it."""
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
 
-    def work(progress: Progress) -> Report:
+    def work(path: Path, progress: Progress) -> Report:
         from lipcert.load.model import load
         from lipcert.tasks.inspect import inspect
 
-        return inspect(load(model, **arguments, progress=progress))
+        return inspect(load(path, **arguments, progress=progress))
 
-    return execute(Run("inspect", model, json, quiet, threads), work)
+    return execute_each(Run("inspect", model[0], json, quiet, threads), model, work)

@@ -86,6 +86,8 @@ def local(
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
     output_name: o.OutputName = None,
+    weight_in: o.WeightIn = None,
+    weight_out: o.WeightOut = None,
     mean: o.Mean = None,
     std: o.Std = None,
     reader: o.Reader = "own",
@@ -103,6 +105,7 @@ def local(
     norms = o.read_norm(norm, norm_in, norm_out)
     functional = str(Output.parse(output))
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
     common: dict[str, Any] = {"norm": norms, "output": functional, "rtol": rtol, "seed": seed}
     common |= {"device": o.read_device(device), "execution": o.read_execution(execution)}
     shown: dict[str, Any] = {}  # the data, in the picture
@@ -121,8 +124,9 @@ def local(
         def work(progress: Progress) -> Report:
             from lipcert.load.model import load
             from lipcert.tasks import grid as grids
+            from lipcert.tasks.given import as_weighted
 
-            loaded = load(model, **arguments, progress=progress)
+            loaded = as_weighted(load(model, **arguments, progress=progress), *weights, norms)
             where = read_plane(loaded, plane, through, raw, norms)
             points, labels = read_points(loaded, data, raw, where)
             region = read_box(loaded, box, points, where)
@@ -151,8 +155,9 @@ def local(
             from lipcert.load.data import read_data
             from lipcert.load.model import load
             from lipcert.tasks import balls as local_balls
+            from lipcert.tasks.given import as_weighted
 
-            loaded = load(model, **arguments, progress=progress)
+            loaded = as_weighted(load(model, **arguments, progress=progress), *weights, norms)
             path, places = split_places(centres)
             found = read_data(path, loaded.input_shape, raw=raw)
             rows = list(range(len(found.x))) if places is None else places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,12 @@ EXECUTIONS = ("float32", "bfloat16", "float16")
 
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An .onnx, TorchScript (.pt) or exported (.pt2) file.")
+]
+ModelPaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL...", help="An .onnx, TorchScript (.pt) or exported (.pt2) file; or several, or folders."
+    ),
 ]
 NormBoth = Annotated[
     str | None,
@@ -48,6 +55,20 @@ Std = Annotated[
     typer.Option(metavar="X,...", help="With it, constants are in raw input units.", rich_help_panel=MODEL),
 ]
 Reader = Annotated[str, typer.Option(metavar="own|onnx2torch", help="Who reads ONNX.", rich_help_panel=MODEL)]
+
+WEIGHTS = "Weighted norms: |W_out (f(x) - f(x'))| <= L |W_in (x - x')|"
+WeightIn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,...|FILE",
+        rich_help_panel=WEIGHTS,
+        help="One weight per input, or a file (.npy, .csv) of them or of a matrix (l2).",
+    ),
+]
+WeightOut = Annotated[
+    str | None,
+    typer.Option(metavar="X,...|FILE", rich_help_panel=WEIGHTS, help="The same of the outputs, such as 1,10,0.5."),
+]
 
 Json = Annotated[
     str | None,
@@ -122,6 +143,18 @@ def read_numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
     if not numbers or not all(map(isfinite, numbers)):
         raise UsageError(f"{flag} {text}: write numbers such as 0.485,0.456,0.406")
     return numbers
+
+
+def read_weight(flag: str, text: str | None) -> Any:
+    """Numbers, or the array of a file, (n,) or (n, n); None where nothing is given."""
+    if text is None or re.fullmatch(r"[-+.\deE,\s]+", text):
+        return read_numbers(flag, text)
+    import numpy as np
+
+    from lipcert.load.data import read_array
+
+    found = read_array(text)
+    return found.reshape(-1) if found.ndim == 2 and 1 in found.shape else np.asarray(found, dtype=np.float64)
 
 
 def check_not_negative(flag: str, number: float | None) -> None:

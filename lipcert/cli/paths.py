@@ -26,6 +26,8 @@ READS = {
     "data": "the data of --data",
     "at": "the data of --at",
     "through": "the data of --through",
+    "weight_in": "the weights of --weight-in",
+    "weight_out": "the weights of --weight-out",
     "resume": "the report of --resume",
     "verify.certificate": "the certificate",
     "gate.reports": "the report",
@@ -106,6 +108,11 @@ def check(command: str, asked: Mapping[str, Any]) -> None:
 
 def check_model(model: object) -> None:
     """Told at once: reading a model begins with importing torch, which takes seconds. UnreadableError."""
+    if isinstance(model, list | tuple):
+        for one in model:
+            if not is_pattern(str(one)):
+                check_model(one)
+        return
     if model is None:
         return
     path = str(model)
@@ -117,6 +124,11 @@ def check_model(model: object) -> None:
         os.stat(path)
     except (OSError, ValueError) as error:
         raise UnreadableError(f"{path}: {reason(error)}") from error
+
+
+def is_pattern(path: str) -> bool:
+    """A name with *, ? or [ that is not that of a file."""
+    return re.search(r"[*?\[]", path) is not None and not os.path.lexists(path)
 
 
 def _old_verdicts(command: str, asked: Mapping[str, Any]) -> list[str]:

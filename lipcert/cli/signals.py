@@ -64,6 +64,11 @@ def raised() -> int | None:
     return _raised
 
 
+def waiting() -> bool:
+    """A signal has come while nothing could be cut short: no more work is begun."""
+    return bool(_waiting)
+
+
 def status(number: int) -> int:
     return 128 + number
 

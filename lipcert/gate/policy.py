@@ -34,6 +34,7 @@ WITH: dict[str, type | tuple[type, ...]] = {
     "region": (str, dict),
     "output": str,
     "units": (str, dict),
+    "weights": str,
     "input": str,
     "execution": str,
     "eps": (int, float),
@@ -66,6 +67,7 @@ norm = "2"                    # only reports in this norm
 # region = "global"           # of what: "global" (default), "box", "ball", "balls", "any", or this very "box -1:1,0:2"
 # output = "vector"           # "vector" (default; radii: any), a logit "3", a difference "3-5", "pairs", "any"
 # units = "model"             # "model" (default), "raw" (some --mean or --std), "any", or {mean = [0.5], std = [0.25]}
+# weights = "none"            # "none" (default), or "any": also constants in norms of --weight-in, --weight-out
 # input = "x"                 # the input that moves (default: any; others are not held)
 # execution = "float32"       # only reports that cover this execution too (default: any; real arithmetic is in all)
 # rigor = "numeric"           # also take values that are not proved (default "proved")

@@ -15,6 +15,7 @@ from typing import Any
 from lipcert.gate.policy import Rule
 from lipcert.gate.verdict import Status, Verdict
 from lipcert.gate.wanted import Wanted
+from lipcert.terms import collection
 from lipcert.terms.files import read_json
 from lipcert.terms.question import Question
 
@@ -57,22 +58,41 @@ class Given:
 
 def read_report(path: str | Path) -> Given:
     """Strict JSON: NaN, Infinity and repeated keys are refused. UnreadableError where it is not a JSON object."""
+    return _given(str(path), read_json(path, str(path)))
+
+
+def read_reports(path: str | Path) -> list[Given]:
+    """The report of a file, or the reports of a file of many models; those that an interrupted run did not come to are
+    there too, with that as their flaw."""
     data = read_json(path, str(path))
+    if not collection.is_collection(data):
+        return [_given(str(path), data)]
+    try:
+        found = [_given(name, report) for name, report in collection.members(str(path), data)]
+    except ValueError as problem:
+        return [Given(str(path), data, str(problem))]
+    left = [Given(f"{path} ({name})", {}, collection.UNASKED) for name in collection.unasked(data)]
+    return found + left
+
+
+def _given(path: str, data: Mapping[str, Any]) -> Given:
     flaw = _flaw(data)
     if flaw is not None:
-        return Given(str(path), data, flaw)
+        return Given(path, data, flaw)
     if data.get("question") is None:
         reasons = [str(row["reason"]) for row in data["results"] if isinstance(row, dict) and row.get("reason")]
-        return Given(str(path), data, unasked=reasons[0] if reasons else UNASKED)
+        return Given(path, data, unasked=reasons[0] if reasons else UNASKED)
     try:
         question = Question.from_dict(data["question"])
     except (ValueError, RecursionError) as error:
-        return Given(str(path), data, f"its question is damaged: {error}")
+        return Given(path, data, f"its question is damaged: {error}")
     odd = question.at_odds(data)
-    return Given(str(path), data, odd and f"its field {odd} is at odds with its question", question)
+    return Given(path, data, odd and f"its field {odd} is at odds with its question", question)
 
 
 def _flaw(data: Mapping[str, Any]) -> str | None:
+    if collection.is_collection(data):
+        return "it holds the reports of several models; give that of one"
     if data.get("schema") != SCHEMA:
         return f"its schema is {data.get('schema')!r}, this gate reads {SCHEMA}"
     for key in ("command", "model", "norm", "scope", "results", "points", "summary", "self_check", "warnings"):

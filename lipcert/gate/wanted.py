@@ -20,7 +20,7 @@ KINDS = ("global", "box", "ball", "balls")
 @dataclass(frozen=True)
 class Wanted:
     """`norm`, `input` None, `region`, `output`, `units` "any": whatever the report has. `region`: a kind, or the whole
-    object of a report. `units`: "model", "raw" (some), or (mean, std)."""
+    object of a report. `units`: "model", "raw" (some), or (mean, std). `weights`: "none", or "any" norm's."""
 
     norm: Norm | None
     region: str | Record
@@ -28,6 +28,7 @@ class Wanted:
     units: str | tuple[tuple[float, ...] | None, tuple[float, ...] | None]
     input: str | None
     execution: str | None = None  # None: whatever; what holds as executed holds in real arithmetic too
+    weights: str = "none"
 
     @classmethod
     def of(cls, options: Mapping[str, Any], of_values: bool = True) -> Wanted:
@@ -40,13 +41,16 @@ class Wanted:
             _output(options.get("output", "" if of_values else ANY)),
             read_units(options.get("units", "model" if of_values else ANY)),
             options.get("input"),
-            _execution(options.get("execution")),
+            execution=_execution(options.get("execution")),
+            weights=_weights(options.get("weights", "none" if of_values else ANY)),
         )
 
     def miss(self, question: Question) -> str | None:
         """The first field in which the question is not the one asked for, in words; None: it is."""
         has, region = question.scope(), thawed(question.region)
         if self.norm not in (None, question.norm):
+            return f"its norm is {has['norm']}"
+        if question.weighted and self.weights != ANY:
             return f"its norm is {has['norm']}"
         if not self._over(region):
             return f"it is over {has['region']}" + ("" if region["kind"] != "box" else ", not the one asked for")
@@ -84,6 +88,7 @@ class Wanted:
         words = [] if self.norm is None else [f"l{self.norm.input} -> l{self.norm.output}"]
         words += [] if region == ANY else [f"over {'the whole input space' if region == 'global' else region}"]
         words += [] if self.output == ANY else [f"output {self.output or 'vector'}"]
+        words += ["weighted or not"] if self.weights == ANY and region != ANY else []
         words += [] if self.units == ANY else [f"in {units_words(self.units)}"]
         words += [] if self.execution is None else [f"executed in {self.execution}"]
         return ", ".join(words + ([] if self.input is None else [f"input {self.input}"]))
@@ -143,6 +148,12 @@ def read_units(value: Any) -> str | tuple[tuple[float, ...] | None, tuple[float,
     elif value in UNITS:
         return str(value)
     raise UsageError(f"units = {value!r}: write model, raw, any, or a table such as {{mean = [0.5], std = [0.25]}}")
+
+
+def _weights(value: Any) -> str:
+    if value not in ("none", ANY):
+        raise UsageError(f"weights = {value!r}: write none or any")
+    return str(value)
 
 
 def _number(value: Any) -> bool:

@@ -111,6 +111,20 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     raise ValueError(f"unknown ending {path.suffix!r}")
 
 
+def read_array(path: str | Path) -> np.ndarray:
+    """One array of numbers of an .npy or .csv file (or `x` of an .npz). UnreadableError."""
+    file = Path(path)
+    check_regular(file, str(path))
+    try:
+        found, _ = _arrays(file)
+    except (Exception, MemoryError) as error:  # as in `read_data`
+        said = printable(reason(error))[:200]
+        raise UnreadableError(f"{path}: cannot be read as an array ({said}); give .npy or .csv") from error
+    if found.dtype.kind not in "fiub":
+        raise UnreadableError(f"{path}: numbers are needed, not {found.dtype}")
+    return found
+
+
 def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     found = [info for info in archive.infolist() if info.filename == f"{name}.npy"]
     if not found:

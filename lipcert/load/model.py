@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,6 +32,9 @@ from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.question import Question
 
+if TYPE_CHECKING:
+    from lipcert.load.weights import Weights
+
 REAL_ARITHMETIC = (
     "bounds hold for the network in real arithmetic with the stored weights; float execution is not covered"
 )
@@ -53,6 +56,7 @@ class Model:
     warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = field(default=(REAL_ARITHMETIC,))
     lowered_in: Callable[[FloatFormat], Graph] | None = field(default=None, repr=False)
+    weights: Weights | None = None  # of the norms: then `graph` is that of W_out f(W_in^-1 z), see `weights.py`
 
     def executed(self, arithmetic: FloatFormat) -> Graph:
         """The graph whose constants hold what a runtime of this format computes of the stored ones as well: what bounds
@@ -96,7 +100,8 @@ class Model:
         options: Mapping[str, Any] | None = None,
     ) -> Question:
         """All of what is asked. `region`: as in the report (None: the whole space); `options`: see `Question`."""
-        about = plain(region or describe(None)), output, plain(options or {})
+        also = {} if self.weights is None else {"weights": self.weights.words()}
+        about = plain(region or describe(None)), output, plain({**(options or {}), **also})
         return Question.of(task, self.info, self.graph.fingerprint(), norm, *about)
 
 

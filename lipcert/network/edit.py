@@ -60,7 +60,7 @@ def _spread(flag: str, values: Sequence[float], shape: Sequence[int]) -> Tensor:
 
 def with_output(graph: Graph, output: Output) -> Graph:
     """The graph of one logit, or of a difference of two."""
-    if output.kind in ("vector", "pairs"):
+    if output.kind == "vector" or output.many:
         return graph
     size = graph.nodes[graph.output].size
     for index in (output.i, output.j):
@@ -78,5 +78,9 @@ def with_output(graph: Graph, output: Output) -> Graph:
     return graph.then(node)
 
 
-def all_pairs(graph: Graph) -> list[Output]:
-    return [Output("pair", i, j) for i, j in combinations(range(graph.nodes[graph.output].size), 2)]
+def functionals(graph: Graph, output: Output) -> list[Output]:
+    """Every difference of two logits (`pairs`), or every logit (`each`)."""
+    places = range(graph.nodes[graph.output].size)
+    if output.kind == "each":
+        return [Output("logit", i) for i in places]
+    return [Output("pair", i, j) for i, j in combinations(places, 2)]

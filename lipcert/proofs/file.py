@@ -143,7 +143,7 @@ def _functional(value: Any, place: str) -> Output:
         output = Output.parse(text)
     except (UsageError, ValueError) as problem:
         raise CertificateRejected(place, f"{shown(text)} is none of vector, I, I-J") from problem
-    if output.kind == "pairs" or str(output) != text:
+    if output.many or str(output) != text:
         reject(place, f"{shown(text)} is none of vector, I, I-J")
     return output
 

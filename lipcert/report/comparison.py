@@ -23,7 +23,14 @@ WORDS: dict[Verdict, str] = {
 }
 ROUNDING = 1e-9  # relative: two machines round differently; moves of this size are none
 SCHEMA = "lipcert.compare/1"
-DETAILS = ("methods", "pairs", "cells", "balls", "samples")  # groups that another quantity of the report sums up
+DETAILS = (
+    "methods",
+    "pairs",
+    "outputs",
+    "cells",
+    "balls",
+    "samples",
+)  # groups that another quantity of the report sums up
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,9 @@ TABLES: dict[str, Callable[[Any], Rows]] = {
     "pairs": lambda report: [
         {key: row[key] for key in ("pair", "lower", "upper")} for row in report.summary.get("pairs") or ()
     ],
+    "outputs": lambda report: [
+        {key: row[key] for key in ("output", "lower", "upper")} for row in report.summary.get("outputs") or ()
+    ],
     "layers": lambda report: report.layers,
     "methods": lambda report: report.methods,
     "parts": lambda report: report.parts,

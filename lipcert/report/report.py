@@ -24,7 +24,7 @@ GATES = ("verify",)  # commands whose refusal is the verdict: a certificate is r
 Status = Literal["bounded", "unbounded", "timeout", "refused"]
 
 
-def _now() -> str:
+def moment() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -52,7 +52,7 @@ class Report:
     assumptions: Sequence[str] = ()
     warnings: Sequence[str] = ()
     max_upper: float | None = None
-    created: str = field(default_factory=_now)
+    created: str = field(default_factory=moment)
     question: Question | None = None
     defaults: Sequence[Mapping[str, Any]] = ()  # options that were not typed: {"option", "value", "from"}
 
@@ -148,7 +148,8 @@ class Report:
 
     def to_frame(self, which: str | None = None) -> Any:
         """A pandas DataFrame (extra `lipcert[pandas]`) of one table of the report: by default the one that the command is
-        about. `which`: "results", "layers", "points", "cells", "parts", "methods", "pairs" or "checkpoints"."""
+        about. `which`: "results", "layers", "points", "cells", "parts", "methods", "pairs", "outputs" or
+        "checkpoints"."""
         from lipcert.report.frames import to_frame
 
         return to_frame(self, which)

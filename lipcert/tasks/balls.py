@@ -90,7 +90,7 @@ class Balls(Task):
 
     def treat(self, k: int, swept: Sequence[Result | None]) -> None:
         label = None if self.labels is None else self.labels[k].item()
-        about = {"index": self.names[k], "label": label, "predicted": _predicted(self.model.graph, self.points[k])}
+        about = {"index": self.names[k], "label": label, "predicted": _predicted(self.model, self.points[k])}
         found = _Ladder(self, self.points[k]).curve(self.asked["radii"], swept)
         if self.execution is not None:
             found = [row | {"error": self.error(k, row["eps"])} for row in found]
@@ -168,8 +168,8 @@ def local(
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     Norm(ball_norm, ball_norm)
-    if functional.kind == "pairs":
-        raise UsageError("--output pairs: local constants are of one output: vector, I or I-J")
+    if functional.many:
+        raise UsageError(f"--output {functional}: local constants are of one output: vector, I or I-J")
     methods = list(methods) if methods is not None else [m for m in on_a_ball() if METHODS[m].takes(norm)]
     unknown = [name for name in methods if name not in METHODS or METHODS[name].side != "upper"]
     if unknown:
@@ -196,7 +196,7 @@ def local(
         region,
         str(functional),
         graph=with_output(model.graph, functional),
-        points=points,
+        points=points if model.weights is None else model.weights.point(points),
         names=names,
         labels=labels,
         asked=asked,
@@ -225,8 +225,11 @@ def _points(model: Model, x: Any) -> Tensor:
     return given.reshape(len(given), size)
 
 
-def _predicted(graph: Graph, x: Tensor) -> int | None:
-    y = graph.evaluate(x[None])
+def _predicted(model: Model, x: Tensor) -> int | None:
+    """None also under weights, which are of constants and not of classes."""
+    if model.weights is not None:
+        return None
+    y = model.graph.evaluate(x[None])
     return int(y.argmax()) if y.shape[1] > 1 else None
 
 

@@ -80,14 +80,14 @@ class BoundTask(Task):
 
 @dataclass(eq=False, kw_only=True)
 class PairsTask(BoundTask):
-    """Every difference of two logits; the results are the largest of each method."""
+    """Every difference of two logits, or every logit; the results are the largest of each method."""
 
     pairs: Pairs = field(init=False)
 
     rows_are = "pairs"
 
     def take(self, before: Resumed) -> None:
-        self.pairs = resumed(before)
+        self.pairs = resumed(before, Output.parse(self.output))
 
     def bound(self, problem: Problem) -> Iterator[None]:
         for _ in bound_pairs(problem, self.methods, self.pairs):
@@ -98,7 +98,7 @@ class PairsTask(BoundTask):
 
     def answer(self) -> dict[str, Any]:
         found = super().answer()
-        return found | {"summary": {**found.get("summary", {}), "pairs": self.pairs.rows}}
+        return found | {"summary": {**found.get("summary", {}), f"{self.pairs.word}s": self.pairs.rows}}
 
 
 def bound(
@@ -123,7 +123,7 @@ def bound(
     `multipliers` of the LipSDP methods ("neuron", "channel", "layer", "mixed"), `solver` of lipsdp-cvxpy.
     `rtol`: brackets on a region are closed to this. `certificate`: file to write, from which `verify` proves the least upper value again.
     `execution`: "float32", "bfloat16" or "float16": a proved bound of |computed f(x) - f(x)| over the region, too.
-    `resume`: partial report of the same question with output "pairs", whose pairs are taken over where their seals hold.
+    `resume`: partial report of the same question with output "pairs" or "each", whose rows are taken over where their seals hold.
 
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
@@ -132,9 +132,13 @@ def bound(
     chosen = choose(methods, region, {"multipliers": multipliers, "solver": solver})
     if certificate is not None:
         check_scope(region, functional)
-    all_of_them = functional.kind == "pairs"
+        if model.weights is not None:
+            raise UsageError(
+                "--certificate: certificates are about plain norms; leave out --weight-in and --weight-out"
+            )
+    all_of_them = functional.many
     if resume is not None and not all_of_them:
-        raise UsageError("--resume: only --output pairs can be resumed")
+        raise UsageError("--resume: only --output pairs and --output each can be resumed")
     options: dict[str, Any] = {"seed": seed}
     options |= {} if region is None else {"rtol": float(rtol)}
     options |= {"methods": methods_asked(chosen)} if all_of_them else {}  # each pair has a value of each
@@ -142,7 +146,8 @@ def bound(
     executed = Execution.of(model, execution, functional)
     where = describe(region)
     question = model.question("bound", norm, where, str(functional), options)
-    problem = Problem(with_output(model.graph, functional), norm, region, seed, available(device), rtol=rtol)
+    inside = region if model.weights is None else model.weights.region(region)
+    problem = Problem(with_output(model.graph, functional), norm, inside, seed, available(device), rtol=rtol)
     task = (PairsTask if all_of_them else BoundTask)(
         model,
         norm,

@@ -26,8 +26,8 @@ def check_scope(region: Region, output: Output) -> None:
     """UsageError for scopes that the file format does not have."""
     if region is not None:
         raise UsageError("--certificate: certificates are about the whole input space; leave out --box and --at")
-    if output.kind == "pairs":
-        raise UsageError("--certificate: one file holds one claim; give --output I-J")
+    if output.many:
+        raise UsageError("--certificate: one file holds one claim; give --output I or I-J")
 
 
 def certify(

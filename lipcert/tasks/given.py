@@ -49,6 +49,17 @@ def as_model(model: Any, example: Any = None, input_shape: Sequence[int] | None 
     return load(model, input_shape=shape)
 
 
+def as_weighted(model: Model, weight_in: Any, weight_out: Any, norm: Norm) -> Model:
+    """Lists, arrays or tensors of weights, None for none."""
+    if weight_in is None and weight_out is None:
+        return model
+    from lipcert.load.weights import weighted
+
+    before = None if weight_in is None else as_array(weight_in, "weight_in")
+    behind = None if weight_out is None else as_array(weight_out, "weight_out")
+    return weighted(model, before, behind, norm)
+
+
 def as_model_for(model: Any, x: Any, input_shape: Sequence[int] | None) -> Model:
     """The model of samples x (k, ...), whose shape tells the input's where nothing else does."""
     if isinstance(model, torch.nn.Module) and input_shape is None:

@@ -167,6 +167,8 @@ def grid(
     `partial_report`, which `resume` takes, as it takes a report file.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
+    if functional.many:
+        raise UsageError(f"--output {functional}: local constants are of one output: vector, I or I-J")
     graph = with_output(model.graph if plane is None else plane.graph, functional)
     n = graph.nodes[graph.input].size
     if n > MOST_INPUTS:
@@ -175,6 +177,10 @@ def grid(
         )
     shape = default_shape(n) if shape is None else tuple(shape)
     _check_shape(shape, n)
+    if model.weights is not None and model.weights.input is not None:
+        raise UsageError(
+            "--weight-in: a grid is drawn in the model's own inputs; --weight-out goes with it, and balls (--at) with both"
+        )
     box = checked_region(Box(box.lower.reshape(graph.input_shape), box.upper.reshape(graph.input_shape)), graph)  # type: ignore[assignment]
     low, high, edges = cells_of(box, shape)
     asked = {

@@ -1,4 +1,5 @@
-"""`--output pairs`: every difference of two logits, one after the other; resumed from a partial report."""
+"""`--output pairs` and `--output each`: every difference of two logits, or every logit, one after the other; resumed from a
+partial report."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 from lipcert.methods import Method, Problem
 from lipcert.methods.run import run
-from lipcert.network.edit import all_pairs, with_output
+from lipcert.network.edit import functionals, with_output
 from lipcert.tasks.journal.resume import Resumed
 from lipcert.tasks.journal.seal import Seal
 from lipcert.terms.errors import UsageError
@@ -16,14 +17,17 @@ from lipcert.terms.query import Output
 from lipcert.terms.result import Bound, Refusal, Result
 
 MAX_PAIRS = 4950  # 100 classes
+ONE_OF = {"pairs": "pair", "each": "output"}  # what a row is
 WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that of the maximum
 
 
 @dataclass
 class Pairs:
-    """`rows`: one object per pair that is done, as the report shows them; `found`: their results, method by method."""
+    """`rows`: one object per pair (or output) that is done, as the report shows them; `found`: their results, method by
+    method."""
 
     seal: Seal
+    output: Output
     rows: list[dict[str, Any]] = field(default_factory=list)
     found: dict[str, list[Result]] = field(default_factory=dict)
 
@@ -31,8 +35,12 @@ class Pairs:
         self.found[pair] = results
         uppers = [r.value for r in results if isinstance(r, Bound) and r.side == "upper" and r.rigor == "proved"]
         lowers = [r.value for r in results if isinstance(r, Bound) and r.side == "lower"]
-        row = {"pair": pair, "upper": min(uppers, default=None), "lower": max(lowers, default=None)}
+        row = {self.word: pair, "upper": min(uppers, default=None), "lower": max(lowers, default=None)}
         self.rows.append(self.seal.on(row | {"results": [_short(result) for result in results]}))
+
+    @property
+    def word(self) -> str:
+        return ONE_OF[self.output.kind]
 
     def largest(self, methods: Sequence[Method], problem: Problem) -> list[Result]:
         """Each method's largest value over all pairs; a refusal of one pair is a refusal of the maximum."""
@@ -49,23 +57,25 @@ class Pairs:
             if top.side == "lower" and top.witness is None:  # from a partial report, which keeps no witnesses
                 again = run(method, _on_pair(problem, Output.parse(pair)))
                 top = again if isinstance(again, Bound) else top
-            details = {**top.details, "pair": pair, "pairs": len(column)}
+            details = {**top.details, self.word: pair, f"{self.word}s": len(column)}
             merged.append(replace(top, seconds=seconds, details=details, proof=None))
         return merged
 
 
 def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> Iterator[None]:
     """Fills `pairs`, one in each step; what is there already is not computed again."""
-    scopes = all_pairs(problem.graph)
+    scopes, words = functionals(problem.graph, pairs.output), f"{pairs.word}s"
     if not scopes or len(scopes) > MAX_PAIRS:
-        raise UsageError(f"--output pairs: the model has {len(scopes)} pairs; lipcert takes 1 to {MAX_PAIRS}")
+        raise UsageError(
+            f"--output {pairs.output}: the model has {len(scopes)} {words}; lipcert takes 1 to {MAX_PAIRS}"
+        )
     for scope in scopes:
         if str(scope) not in pairs.found:
             one = _on_pair(problem, scope)
             for method in methods:
                 one.known.append(run(method, one))
             pairs.add(str(scope), one.known)
-        problem.say("pairs", len(pairs.rows), len(scopes))
+        problem.say(words, len(pairs.rows), len(scopes))
         yield
 
 
@@ -92,14 +102,14 @@ def methods_asked(methods: Sequence[Method]) -> list[dict[str, Any]]:
     return [{"name": method.name, **asdict(method)} for method in methods]  # type: ignore[call-overload]
 
 
-def resumed(before: Resumed) -> Pairs:
+def resumed(before: Resumed, output: Output) -> Pairs:
     """The pairs of an earlier report. A pair counts when every method gave a value or a reason; one that ran out of time
     is done again."""
-    pairs = Pairs(before.seal)
-    for row in before.rows("summary.pairs", by=lambda row: row["pair"]):
+    pairs = Pairs(before.seal, output)
+    for row in before.rows(f"summary.{pairs.word}s", by=lambda row: row[pairs.word]):
         found = [_long(result) for result in row["results"]]
         if any(isinstance(result, Refusal) and result.status == "timeout" for result in found):
             before.note(-1, 0)
         else:
-            pairs.add(row["pair"], found)
+            pairs.add(row[pairs.word], found)
     return pairs

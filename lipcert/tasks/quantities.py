@@ -106,6 +106,8 @@ def _bound(data: Data) -> Iterator[Quantity]:
     yield from _constant(data)
     for row in data["summary"].get("pairs") or ():
         yield Quantity("pairs", row["pair"], row["lower"], row["upper"], "smaller")
+    for row in data["summary"].get("outputs") or ():
+        yield Quantity("outputs", row["output"], row["lower"], row["upper"], "smaller")
     for row in data["results"]:
         known = row["status"] == "ok" and row["side"] in ("upper", "lower")
         ends = {row["side"]: row["value"]} if known else {}

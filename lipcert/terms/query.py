@@ -97,9 +97,9 @@ Region = Box | Ball | None  # None: the whole space
 
 @dataclass(frozen=True)
 class Output:
-    """Output functional: the whole vector, one logit `i`, one difference of logits `i - j`, or all pairs."""
+    """Output functional: the whole vector, one logit `i`, one difference of logits `i - j`, all pairs, or each logit."""
 
-    kind: Literal["vector", "logit", "pair", "pairs"] = "vector"
+    kind: Literal["vector", "logit", "pair", "pairs", "each"] = "vector"
     i: int | None = None
     j: int | None = None
 
@@ -107,7 +107,7 @@ class Output:
     def parse(cls, text: str | Output) -> Output:
         if isinstance(text, Output):
             return text
-        if text in ("vector", "pairs"):
+        if text in ("vector", "pairs", "each"):
             return cls(text)  # type: ignore[arg-type]
         if re.fullmatch(r"\d+", text):
             return cls("logit", int(text))
@@ -116,7 +116,12 @@ class Output:
             if i == j:
                 raise UsageError(f"--output {text}: the two logits are the same")
             return cls("pair", i, j)
-        raise UsageError(f"--output {text}: write vector, pairs, a logit such as 3, or a pair such as 3-5")
+        raise UsageError(f"--output {text}: write vector, pairs, each, a logit such as 3, or a pair such as 3-5")
 
     def __str__(self) -> str:
-        return {"vector": "vector", "pairs": "pairs", "logit": f"{self.i}", "pair": f"{self.i}-{self.j}"}[self.kind]
+        return {"logit": f"{self.i}", "pair": f"{self.i}-{self.j}"}.get(self.kind, self.kind)
+
+    @property
+    def many(self) -> bool:
+        """Several functionals, one after the other; not one that a graph can end with."""
+        return self.kind in ("pairs", "each")

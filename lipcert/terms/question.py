@@ -162,10 +162,21 @@ class Question:
             + "".join(f", {name} held" for name, _ in self.fixed),
             "units": self.units(),
             "output_name": f"{self.output_name}, {output_words(self.output)}",
-            "norm": f"l{self.norm.input} -> l{self.norm.output}",
+            "norm": f"l{self.norm.input} -> l{self.norm.output}{self.weighted}",
             "region": region_words(thawed(self.region)),
             **({} if self.execution is None else {"execution": f"real arithmetic, and executed in {self.execution}"}),
         }
+
+    @property
+    def weighted(self) -> str:
+        """Words behind the norm; empty where it is not weighted."""
+        given = thawed(dict(self.options).get("weights"))
+        if not isinstance(given, Mapping):
+            return ""
+        sides = [
+            f"W_{side} {_weight(given[name])}" for side, name in (("in", "input"), ("out", "output")) if given.get(name)
+        ]
+        return f", weighted: {', '.join(sides)}"
 
     def units(self) -> str:
         if not self.raw:
@@ -191,6 +202,7 @@ class Question:
             "model.input_name": (self.input_name, _part(model, "input_name")),
             "model.output_name": (self.output_name, _part(model, "output_name")),
             "model.units.mean": (thawed(self.mean), _part(units, "mean")),
+            "model.weights": (thawed(dict(self.options).get("weights")), _part(model, "weights")),
             "model.units.std": (thawed(self.std), _part(units, "std")),
             "norm": ({"input": self.norm.input, "output": self.norm.output}, report.get("norm")),
             "scope.region": (thawed(self.region), _part(scope, "region")),
@@ -209,6 +221,17 @@ def effective(values: Sequence[float] | None, neutral: float) -> tuple[float, ..
 
 def _part(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, Mapping) else None
+
+
+def _weight(side: Any) -> str:
+    """A diagonal or a matrix of weights, as far as it fits on a line."""
+    values = _part(side, "values")
+    words = f"{_part(side, 'kind')} {values}" if values else f"{_part(side, 'kind')} of size {_part(side, 'size')}"
+    return (
+        words
+        if len(words) <= LONG
+        else f"{_part(side, 'kind')} of size {_part(side, 'size')}, sha256 {str(_part(side, 'sha256'))[:12]}"
+    )
 
 
 def _shown(value: Any) -> Any:
@@ -238,6 +261,8 @@ def region_words(region: Mapping[str, Any]) -> str:
 def output_words(output: str) -> str:
     if output == "vector":
         return "the whole vector"
+    if output == "each":
+        return "every entry by itself"
     if output == "pairs":
         return "every difference of two entries"
     return f"the difference of entries {output}" if "-" in output else f"entry {output}"

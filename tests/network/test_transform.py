@@ -10,7 +10,7 @@ import torch
 from helpers import contains, exact, f64, pointwise
 
 from lipcert.network.affine import Path
-from lipcert.network.edit import all_pairs, normalised, with_output
+from lipcert.network.edit import functionals, normalised, with_output
 from lipcert.network.graph import Enclosure, Graph, Input, Linear, Node
 from lipcert.operators.linear import Dense
 from lipcert.terms.errors import UsageError
@@ -115,4 +115,5 @@ def test_outputs_that_the_model_lacks(text: str) -> None:
 
 
 def test_all_pairs_once() -> None:
-    assert [str(pair) for pair in all_pairs(network(1, 2))] == ["0-1", "0-2", "1-2"]
+    assert [str(pair) for pair in functionals(network(1, 2), Output("pairs"))] == ["0-1", "0-2", "1-2"]
+    assert [str(one) for one in functionals(network(1, 2), Output("each"))] == ["0", "1", "2"]

@@ -24,7 +24,13 @@ STYLES: dict[Verdict, str] = {
 }
 SIGNS: dict[Verdict, str] = {"worse": "❌", "weaker": "⚠️", "better": "✅", "stronger": "✅", "only before": "⚠️"}
 ORDER: tuple[Verdict, ...] = ("worse", "only before", "weaker", "better", "stronger", "only after", "moved", "same")
-MANY = ("pairs", "cells", "balls", "samples")  # groups that are counted; only the first few that moved are shown
+MANY = (
+    "pairs",
+    "outputs",
+    "cells",
+    "balls",
+    "samples",
+)  # groups that are counted; only the first few that moved are shown
 FEW = 5
 COUNT = 5  # significant digits
 COLUMNS = ("", "before", "after", "verdict")

@@ -23,7 +23,9 @@ QUANTILES = ("0.05", "0.5", "0.95")
 
 def units(report: Report) -> str:
     """Said where they are not the model's own: numbers in raw units are other numbers."""
-    return f", in {report.question.units()}" if report.question is not None and report.question.raw else ""
+    if report.question is None:
+        return ""
+    return report.question.weighted + (f", in {report.question.units()}" if report.question.raw else "")
 
 
 def section(name: str, data: Data, number: int) -> dict[str, Any]:
