@@ -11,12 +11,17 @@ if __name__ == "__main__":
 def main() -> None:
     signals.install()
     import gc
+    import sys
 
     from lipcert.cli import streams
+    from lipcert.cli.early import missing_model
 
     # torch's exporter makes millions of long-lived objects: collecting less often saves a tenth of a short run.
     gc.set_threshold(200_000, 20, 100)
     streams.open_descriptors()
+    status = missing_model(sys.argv[1:])
+    if status is not None:
+        sys.exit(status)
     from lipcert.cli.main import main as run
 
     run()

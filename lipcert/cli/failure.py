@@ -10,16 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lipcert.cli.complain import complain as complain
 from lipcert.report.to_json import write_atomically
-from lipcert.terms.printable import plain, printable
+from lipcert.terms.printable import plain
 
 OURS = (b'"schema": "lipcert.', b'"error": {')  # in the first bytes of every file that --json writes
-
-
-def complain(message: str) -> None:
-    """One line on stderr; a second one only as a marked continuation."""
-    first, *more = message.split("\n")
-    print(f"lipcert: {printable(first)}", *(f"  | {printable(line)}" for line in more), sep="\n", file=sys.stderr)
 
 
 def error_object(message: str, kind: str, where: str | None = None) -> dict[str, Any]:

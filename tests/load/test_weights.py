@@ -113,7 +113,8 @@ def test_scaling(net: lipcert.Model, norm: str) -> None:
     plain = lipcert.bound(net, norm=norm, methods=METHODS)
     found = lipcert.bound(net, norm=norm, methods=METHODS, weight_in=4.0, weight_out=[0.5, 0.5])
     assert found.upper == pytest.approx((plain.upper or 0) / 8, rel=1e-5)
-    assert found.lower == pytest.approx((plain.lower or 0) / 8, rel=1e-2)
+    assert found.lower is not None
+    assert 0 < found.lower <= (plain.upper or 0) / 8 * (1 + 1e-9)
     assert found.question != plain.question
     assert found.exit_code == 0
 
