@@ -84,7 +84,9 @@ class PairsTask(BoundTask):
 
     pairs: Pairs = field(init=False)
 
-    rows_are = "pairs"
+    @property
+    def resumed(self) -> list[str]:
+        return self.before.words(f"{self.pairs.word}s")
 
     def take(self, before: Resumed) -> None:
         self.pairs = resumed(before, Output.parse(self.output))
