@@ -428,12 +428,14 @@ def track(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
+    resume: str | Path | Report | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Layer constants, `methods` and, at data `x` (k, *input_shape), Jacobian statistics along training.
 
     `checkpoints`: files, folders (each a series) and patterns, in natural order: `report.summary["track"]["checkpoints"]`
     has a row per file. `y`: labels (k,), for the accuracy. `budget`: seconds of the methods for each checkpoint.
+    `resume`: an earlier report of it; checkpoints that it has are not measured again.
     """
     from lipcert.tasks import given
     from lipcert.tasks import track as task
@@ -448,6 +450,7 @@ def track(
             y=given.as_labels(y),
             budget=budget,
             seed=seed,
+            resume=resume,
             progress=progress,
             **asked,  # type: ignore[arg-type]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -58,11 +59,19 @@ def local(
     ] = None,
     plot: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Heat maps as .png or .svg; needs lipcert[plots].", rich_help_panel=GRID),
+        typer.Option(
+            metavar="FILE", help="Heat maps as .png, .svg or .pdf; needs lipcert[plots].", rich_help_panel=GRID
+        ),
     ] = None,
     own_scales: Annotated[
         bool, typer.Option("--own-scales", help="Each map with its own colour scale.", rich_help_panel=GRID)
     ] = False,
+    scale_of: Annotated[
+        str | None,
+        typer.Option(metavar="REPORT", help="The colour scale of another grid, to compare.", rich_help_panel=GRID),
+    ] = None,
+    vmin: Annotated[float | None, typer.Option(help="Lower end of the colour scale.", rich_help_panel=GRID)] = None,
+    vmax: Annotated[float | None, typer.Option(help="Upper end of the colour scale.", rich_help_panel=GRID)] = None,
     at: Annotated[
         str | None, typer.Option(metavar="DATA[#INDEX]", help="Centres: all, or one.", rich_help_panel=AT)
     ] = None,
@@ -108,7 +117,7 @@ def local(
     weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
     common: dict[str, Any] = {"norm": norms, "output": functional, "rtol": rtol, "seed": seed}
     common |= {"device": o.read_device(device), "execution": o.read_execution(execution)}
-    shown: dict[str, Any] = {}  # the data, in the picture
+    shown: dict[str, Any] = {"limits": read_limits(scale_of, vmin, vmax)}  # and the data, in the picture
     if grid is not None:
         _refuse_others("--grid", {"--eps": eps, "--first": first, "--method": method})
         shape = read_grid(grid)
@@ -283,7 +292,27 @@ def read_box(model: Model, box: str | None, points: Tensor | None, plane: Plane 
     return Box(low - pad, high + pad)
 
 
-def draw(report: Report, path: str, points: Tensor | None = None, labels: Any = None, own_scales: bool = False) -> None:
+def read_limits(scale_of: str | None, vmin: float | None, vmax: float | None) -> tuple[float | None, float | None]:
+    """Ends of the colour scale: what is typed, then those of the grid of another report."""
+    if vmin is not None and vmax is not None and not vmin < vmax:
+        raise UsageError(f"--vmin {vmin} is not below --vmax {vmax}")
+    if scale_of is None:
+        return vmin, vmax
+    from lipcert.report.plots import grid_limits
+    from lipcert.terms.files import read_json
+
+    low, high = grid_limits(read_json(scale_of, f"--scale-of {scale_of}"), f"--scale-of {scale_of}")
+    return (low if vmin is None else vmin), (high if vmax is None else vmax)
+
+
+def draw(
+    report: Report,
+    path: str,
+    points: Tensor | None = None,
+    labels: Any = None,
+    own_scales: bool = False,
+    limits: tuple[float | None, float | None] = (None, None),
+) -> None:
     """Lower, upper and their ratio, side by side."""
     import numpy as np
 
@@ -312,6 +341,7 @@ def draw(report: Report, path: str, points: Tensor | None = None, labels: Any = 
         points=None if points is None else points.numpy(),
         labels=labels,
         shared=not own_scales,
+        limits=limits,
         names=("u", "v") if words and "basis" in words else names,  # type: ignore[arg-type]
-        title=f"local Lipschitz constants, l{norm.input} -> l{norm.output}",
+        title=f"{Path(str(report.model.get('path') or 'module')).name}: local Lipschitz constants, l{norm.input} -> l{norm.output}",
     )

@@ -185,7 +185,7 @@ def render(shown: RenderableType) -> str:
     return captured.get()
 
 
-def write_text(flag: str, path: str, text: str) -> None:
+def write_text(flag: str, path: str, text: str | bytes) -> None:
     """A file that is not the report of a Run. A signal waits until it is whole."""
     signals.now(Moment.LATER)
     try:

@@ -32,6 +32,9 @@ def track(
     plot: Annotated[
         str | None, typer.Option(metavar="FILE", help="Everything against the step, as .png or .svg.")
     ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="REPORT", help="Go on: checkpoints in it are not measured again.")
+    ] = None,
     norm: o.NormBoth = None,
     norm_in: o.NormIn = None,
     norm_out: o.NormOut = None,
@@ -74,6 +77,7 @@ def track(
             y=None if found is None or found.y is None else found.y[:first],
             budget=budget,
             **arguments,
+            resume=resume,
             progress=progress,
         )
 

@@ -1,6 +1,6 @@
 """Pictures of reports: heat maps, histograms, curves. Needs the extra `plots` (matplotlib), which loads when used.
 
-PNG or SVG by the file's ending, drawn without a display, the same bytes for the same numbers.
+PNG, SVG or PDF by the file's ending, drawn without a display, the same bytes for the same numbers.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lipcert.terms.errors import UsageError
+from lipcert.terms.files import ODD_SHAPE
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ENDINGS = (".png", ".svg")
+ENDINGS = (".png", ".svg", ".pdf")
 VALUES, RATIOS = "viridis", "Oranges"  # colour maps that print in grey and that colour-blind people can read
 NOTHING = "0.85"  # cells without a value
 INK = ("#3b6fb6", "#d1603d", "#4b9b69", "#8b62a8", "#a58a2f", "#5a5a5a")
@@ -39,7 +40,7 @@ def check_plot(flag: str, path: str | None) -> None:
     if path is None:
         return
     if Path(path).suffix.lower() not in ENDINGS:
-        raise UsageError(f"{flag} {path}: pictures end in {' or '.join(ENDINGS)}")
+        raise UsageError(f"{flag} {path}: pictures end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -62,7 +63,7 @@ def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         FigureCanvasAgg(drawn)
         yield drawn
         memory = io.BytesIO()
-        plain = {"Date": None} if kind == "svg" else {"Software": None}
+        plain = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}[kind]
         drawn.savefig(memory, format=kind, dpi=160, metadata=plain)
     try:
         write_atomically(memory.getvalue(), path)
@@ -99,12 +100,14 @@ def heat_maps(
     points: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     shared: bool = True,
+    limits: tuple[float | None, float | None] = (None, None),
     names: tuple[str, str] = ("x0", "x1"),
     title: str | None = None,
 ) -> None:
     """Maps side by side over the plane, with data points (k, 2) over them (Rosca et al. 2020, Figure 4).
 
-    `shared`: one colour scale for all panels of the same kind; else each its own.
+    `shared`: one colour scale for all panels of the same kind; else each its own. `limits`: ends of the scale of values,
+    so that the maps of two models can be set side by side.
     """
     import numpy as np
 
@@ -114,6 +117,10 @@ def heat_maps(
         for k, (panel, axis) in enumerate(zip(panels, axes, strict=True)):
             family = [p for p in panels if p.scale == panel.scale] if shared else [panel]
             low, high, beyond = _range([p.values for p in family])
+            if panel.scale == "value":
+                low, high = (end if end is not None else own for end, own in zip(limits, (low, high), strict=True))
+                high = high if low < high else low + 0.5
+                beyond = bool(np.nanmax(panel.values, initial=low) > high)
             colours = RATIOS if panel.scale == "ratio" else VALUES
             axis.set_facecolor(NOTHING)
             shown = np.ma.masked_invalid(panel.values)
@@ -132,6 +139,19 @@ def heat_maps(
             drawn.legend(marks, [f"class {c}" for c in classes], loc="outside lower center", ncols=6, fontsize=8)
         if title:
             drawn.suptitle(_literal(title))
+
+
+def grid_limits(data: Mapping[str, Any], what: str) -> tuple[float, float]:
+    """The ends that the maps of a report (JSON data) are coloured by."""
+    import numpy as np
+
+    try:
+        grid = data["summary"]["grid"]
+        maps = [np.array([np.nan if v is None else v for v in grid[name]], dtype=float) for name in ("lower", "upper")]
+    except ODD_SHAPE as problem:
+        raise UsageError(f"{what}: no report of lipcert local --grid") from problem
+    low, high, _ = _range(maps)
+    return low, high
 
 
 def _range(maps: Sequence[np.ndarray]) -> tuple[float, float, bool]:

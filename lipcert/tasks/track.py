@@ -16,15 +16,19 @@ from lipcert.report.report import Report, unread
 from lipcert.tasks import jacobian as measure
 from lipcert.tasks.bound import bound
 from lipcert.tasks.checkpoints import Training, series_of
+from lipcert.tasks.journal.resume import Earlier, Resumed
+from lipcert.tasks.journal.resume import resume as taken_from
 from lipcert.tasks.layers import layers
 from lipcert.tasks.task import Session, finish
 from lipcert.terms.errors import LipcertError, RefusedModel, UsageError
+from lipcert.terms.printable import plain
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.question import Question
 from lipcert.terms.result import Bound, Refusal, Result
 
 METHODS = ("product", "sampled", "lipsdp")
+MEASURED = ("status", "reason", "lower", "upper", "methods", "layers", "jacobian", "accuracy", "self_check")
 QUANTILES = {"low": "0.05", "median": "0.5", "high": "0.95"}
 
 
@@ -40,16 +44,40 @@ class Inquiry:
     seed: int
     reading: dict[str, Any]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        data = None if self.x is None else fingerprint(self.x, self.y)
+        return {"methods": list(self.methods), "budget": self.budget, "seed": self.seed, "data": data}
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What is said of all models, as the report has it."""
+        mean, std = (
+            None if side is None else list(side) for side in (self.reading.get("mean"), self.reading.get("std"))
+        )
+        names = {name: self.reading.get(name) for name in ("input_name", "output_name")}
+        units = {"input": "raw" if mean or std else "model", "mean": mean, "std": std}
+        return {"format": None, "sha256": None, **names, "units": units}
+
+    @property
+    def question(self) -> Question:
+        """The same of whatever checkpoints: more of them may have come."""
+        options = self.options | {
+            "input_shape": list(self.reading.get("input_shape") or ()),
+            "reader": self.reading.get("reader"),
+        }
+        return Question.of("track", self.model, "", self.norm, {"kind": "global"}, "vector", plain(options))
+
 
 @dataclass(eq=False)
 class Track:
     series: list[Training]
     asked: Inquiry
     session: Session
+    before: Resumed
     rows: list[dict[str, Any]] = field(default_factory=list)
-    known: dict[Question, dict[str, Any]] = field(
-        default_factory=dict
-    )  # the first and last of two trainings are often one
+    known: dict[tuple[str | None, str], dict[str, Any]] = field(default_factory=dict)  # by file and graph: the first
+    # checkpoints of two trainings are often one, and those of an earlier report are not measured again
     shapes: dict[str, Any] = field(default_factory=lambda: {"input_shape": None, "output_shape": None})
     assumptions: dict[str, None] = field(default_factory=dict)
 
@@ -57,36 +85,44 @@ class Track:
     def count(self) -> int:
         return sum(len(one.files) for one in self.series)
 
+    def take(self) -> None:
+        """Rows of an earlier report that asked the same of its checkpoints; what had no value then is asked again."""
+        for row in self.before.rows("summary.track.checkpoints", by=lambda row: (row["sha256"], row.get("graph"))):
+            if row["status"] == "bounded" and row.get("graph") is not None:
+                self.known[row["sha256"], row["graph"]] = {name: row[name] for name in MEASURED}
+
     def steps(self) -> Iterator[None]:
         for one in self.series:
             for step, file in zip(one.steps, one.files, strict=True):
                 self.session.say(f"checkpoint {file.name}", len(self.rows), self.count)
                 place = {"series": one.name, "step": step, "path": str(file)}
                 try:
-                    found = self.measure(load(file, seed=self.asked.seed, **self.asked.reading))
+                    found = self.measure(file, load(file, seed=self.asked.seed, **self.asked.reading))
                 except LipcertError as problem:
                     found = _failed(problem)
-                self.rows.append(place | {"sha256": _sha256(file)} | found)
+                self.rows.append(self.before.seal.on(place | {"sha256": _sha256(file)} | found))
                 yield
 
-    def measure(self, model: Model) -> dict[str, Any]:
+    def measure(self, file: Path, model: Model) -> dict[str, Any]:
         self.shapes |= {name: model.info[name] for name in self.shapes}
         self.assumptions |= dict.fromkeys(model.assumptions)
-        key = model.question("track", self.asked.norm)  # of equal files the weights may lie beside them, and differ
+        graph = model.graph.fingerprint()  # of equal files the weights may lie beside them, and differ
+        key = model.info["sha256"], graph
         if key not in self.known:
-            self.known[key] = _measured(model, self.asked)
-        return self.known[key]
+            self.known[key] = measured(model, self.asked)
+        return {"graph": graph} | self.known[key]
 
     def report(self) -> Report:
         asked = self.asked
-        model = {"path": ", ".join(one.name for one in self.series), "format": None, "sha256": None, **self.shapes}
-        data = None if asked.x is None else fingerprint(asked.x, asked.y)
-        words = {"methods": list(asked.methods), "budget": asked.budget, "seed": asked.seed, "data": data}
+        model = asked.model | {"path": ", ".join(one.name for one in self.series), **self.shapes}
+        words = asked.options
         return Report(
             command="track",
             model=model | {"parameters": None, "neurons": None},
             norm=asked.norm,
             results=_nothing_bounded(self.rows),
+            question=asked.question,
+            warnings=self.before.words("checkpoints"),
             summary={"track": {**words, "complete": len(self.rows) == self.count, "checkpoints": self.rows}},
             assumptions=list(self.assumptions),
         )
@@ -107,6 +143,7 @@ def track(
     std: Sequence[float] | None = None,
     reader: str = "own",
     seed: int = 0,
+    resume: Earlier = None,
     progress: Progress | None = None,
 ) -> Report:
     """Layer constants, `methods` and, with data x (k, *input_shape), Jacobian statistics of each checkpoint.
@@ -114,7 +151,7 @@ def track(
     `checkpoints`: files, folders (each a series of its own) and patterns, in natural order. `y`: labels (k,), for the
     accuracy. `budget`: seconds of the methods, for each checkpoint. `Report.summary["track"]["checkpoints"]` has a row per
     file; one that cannot be read or treated has a reason in it. Interrupted, it raises KeyboardInterrupt with
-    `partial_report`. Raises UsageError and UnreadableError where nothing can be tracked at all.
+    `partial_report`, which `resume` takes, as it takes a report file: checkpoints that are there are not measured again. Raises UsageError and UnreadableError where nothing can be tracked at all.
     """
     series = series_of([checkpoints] if isinstance(checkpoints, str | Path) else list(checkpoints))
     if not series:
@@ -122,7 +159,9 @@ def track(
     reading: dict[str, Any] = {"input_shape": input_shape, "input_name": input_name, "output_name": output_name}
     reading |= {"mean": mean, "std": std, "reader": reader}
     asked = Inquiry(Norm.parse(norm), methods, x, y, budget, seed, reading)
-    return finish(Track(series, asked, Session(progress)))
+    task = Track(series, asked, Session(progress), before=taken_from(resume, asked.question))
+    task.take()
+    return finish(task)
 
 
 def _sha256(file: Path) -> str | None:
@@ -134,7 +173,7 @@ def _sha256(file: Path) -> str | None:
     return found
 
 
-def _measured(model: Model, asked: Inquiry) -> dict[str, Any]:
+def measured(model: Model, asked: Inquiry) -> dict[str, Any]:
     norm, x, y, seed = asked.norm, asked.x, asked.y, asked.seed
     found = bound(model, norm=norm, methods=asked.methods, budget=asked.budget, seed=seed)
     rows = layers(model, norm=norm).layers

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 __version__ = "0.1.0"
+SITE = "https://lipcert.readthedocs.io/en/latest/"  # of the documentation: `site_url` of mkdocs.yml is the same
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 
 

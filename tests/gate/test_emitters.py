@@ -21,9 +21,12 @@ from lipcert.cli.main import main
 from lipcert.gate.formats.to_github import to_github
 from lipcert.gate.formats.to_junit import to_junit
 from lipcert.gate.formats.to_markdown import to_markdown
-from lipcert.gate.formats.to_sarif import relative_uri, to_sarif
+from lipcert.gate.formats.to_sarif import RULES, relative_uri, to_sarif
 from lipcert.gate.formats.to_verdicts import to_verdicts, verdict_table
+from lipcert.gate.policy import CHECKS
+from lipcert.gate.steps import STEPS
 from lipcert.gate.verdict import Verdict
+from lipcert.terms.version import SITE
 
 GOLDEN = Path(__file__).parent / "golden"
 EMITTERS: dict[str, Callable[[list[Verdict]], str]] = {
@@ -134,3 +137,24 @@ def test_the_job_summary_is_appended(
         main(["gate", str(tmp_path / "r.json"), "--policy", str(tmp_path / "gate.toml"), "--github"])
     assert summary.read_text().startswith("before\n### lipcert: gate NOT met")
     assert capsys.readouterr().out.startswith("::warning file=")
+
+
+# What to do
+
+
+def test_every_rule_says_what_to_do() -> None:
+    """In the verdicts, and in SARIF as the rule's help, with the page where more is said."""
+    assert set(STEPS) == set(CHECKS) == set(RULES)
+    text = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
+    (run,) = json.loads(to_sarif([]))["runs"]
+    for rule in run["tool"]["driver"]["rules"]:
+        check = rule["id"].removeprefix("lipcert/")
+        assert rule["helpUri"] == f"{SITE}rules/#{check}"
+        assert f"\n## {check} {{ #{check} }}\n" in text
+        for status in ("violated", "not proved"):
+            said = STEPS[check.replace("-", "_")][status]
+            assert said in rule["help"]["text"]
+            assert said in text
+            verdict = Verdict("r", check.replace("-", "_"), status, "m")  # type: ignore[arg-type]
+            for emit in (to_sarif, to_verdicts, to_junit):
+                assert said.split(":")[0] in emit([verdict])

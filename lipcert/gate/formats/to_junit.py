@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from lipcert.gate.steps import step
 from lipcert.gate.verdict import Verdict
 from lipcert.terms.printable import printable
 
@@ -27,7 +28,7 @@ def to_junit(verdicts: Sequence[Verdict]) -> str:
         if verdict.status in KINDS:
             message = _safe(verdict.message)
             found = ElementTree.SubElement(case, KINDS[verdict.status], {"type": verdict.check, "message": message})
-            found.text = message + _samples(verdict)
+            found.text = message + _samples(verdict) + f"\n{step(verdict.check, verdict.status)}"
         else:
             ElementTree.SubElement(case, "system-out").text = _safe(verdict.message)
     ElementTree.indent(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lipcert.gate.steps import step
 from lipcert.gate.verdict import Verdict, passed
 from lipcert.terms.markdown import escaped
 
@@ -19,6 +20,8 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
         if verdict.samples:
             more = f" and {len(verdict.samples) - SHOWN} more" if len(verdict.samples) > SHOWN else ""
             said += f"; samples {', '.join(map(str, verdict.samples[:SHOWN]))}{more}"
+        if (what := step(verdict.check, verdict.status)) is not None:
+            said += f". {escaped(what)}"
         row = (SIGNS[verdict.status], escaped(verdict.rule), f"{verdict.status}: {said}", escaped(verdict.report or ""))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from lipcert.gate.steps import help_markdown, help_text, page, step
 from lipcert.gate.verdict import Verdict
 from lipcert.terms.printable import printable
 from lipcert.terms.version import __version__
@@ -29,7 +30,8 @@ RULES = {
 def to_sarif(verdicts: Sequence[Verdict]) -> str:
     names = list(RULES)
     rules = [
-        {"id": _id(name), "name": _pascal(name), "shortDescription": {"text": RULES[name]}, "fullDescription": {"text": RULES[name]}}
+        {"id": _id(name), "name": _pascal(name), "shortDescription": {"text": RULES[name]}, "fullDescription": {"text": RULES[name]},
+         "help": {"text": help_text(name), "markdown": help_markdown(name)}, "helpUri": page(name)}
         for name in names
     ]  # fmt: skip
     results = [
@@ -59,8 +61,10 @@ def to_sarif(verdicts: Sequence[Verdict]) -> str:
 
 def _message(verdict: Verdict) -> str:
     text = f"{verdict.rule}: {verdict.status}: {verdict.message}"
+    said = step(verdict.check, verdict.status)
     if verdict.samples:
         text += f" (samples {', '.join(map(str, verdict.samples[:20]))}{', ..' if len(verdict.samples) > 20 else ''})"
+    text += f". {said}" if said else ""
     # In SARIF messages [text](n) is a link and {0} a placeholder.
     return (
         printable(text)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from lipcert.gate.steps import step
 from lipcert.gate.verdict import Verdict, passed
 from lipcert.terms.printable import plain, printable
 
@@ -16,7 +17,7 @@ SHOWN = 8
 
 
 def to_verdicts(verdicts: Sequence[Verdict]) -> str:
-    rows = [plain(asdict(verdict)) for verdict in verdicts]
+    rows = [plain({**asdict(verdict), "step": step(verdict.check, verdict.status)}) for verdict in verdicts]
     return json.dumps({"schema": SCHEMA, "passed": passed(list(verdicts)), "verdicts": rows}, indent=1) + "\n"
 
 
@@ -39,7 +40,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
             Text(verdict.status, style=STYLES[verdict.status]), *(Text(cell, overflow="fold") for cell in cells)
         )
     met = passed(list(verdicts))
+    steps = {f"{v.rule}: {said}": None for v in verdicts if (said := step(v.check, v.status))}
     with console.capture() as captured:
         console.print(table)
+        for said in steps:
+            console.print(Text(printable(said), style="dim"))
         console.print(Text("gate met" if met else "gate NOT met", style="bold green" if met else "bold red"))
     return captured.get()

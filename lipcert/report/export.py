@@ -1,0 +1,112 @@
+"""The numbers of a report for spreadsheets and MATLAB: one table as CSV, all tables as a .mat file.
+
+A CSV holds the table that the report is about (`frames.TABLES`), or the one named. In a .mat file each table is a struct of
+columns: numbers as double columns (NaN where there is none), text as cells; a grid has its maps as arrays besides.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lipcert.report.frames import TABLES, main_table
+from lipcert.report.report import Report
+from lipcert.terms.errors import UsageError
+from lipcert.terms.printable import printable
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute in place of showing it
+LONGEST = 63  # characters of a MATLAB name
+
+
+def to_csv(report: Report, which: str | None = None) -> str:
+    """One row per line, numbers by repr, nothing where there is no value. UsageError for a table that is not there."""
+    name = main_table(report) if which is None else which
+    if name not in TABLES:
+        raise UsageError(f"--table {name}: tables are {', '.join(TABLES)}")
+    rows = [dict(row) for row in TABLES[name](report)]
+    columns = _columns(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_cell(column) for column in columns])
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    return text.getvalue()
+
+
+def to_mat(report: Report) -> bytes:
+    """MATLAB 5 format: `upper`, `lower`, `norm_in`, `norm_out`, and a struct for each table that has rows."""
+    from scipy.io import savemat
+
+    found: dict[str, Any] = {
+        "command": printable(report.command),
+        "model": printable(str(report.model.get("path") or "module")),
+        "norm_in": report.norm.input,
+        "norm_out": report.norm.output,
+        "upper": _number(report.upper),
+        "lower": _number(report.lower),
+    }
+    for name, table in TABLES.items():
+        rows = [dict(row) for row in table(report)]
+        if rows:
+            found[name] = _struct(rows)
+    if report.summary.get("grid"):
+        found["maps"] = _maps(report.summary["grid"])
+    target = io.BytesIO()
+    savemat(target, found, long_field_names=True, do_compression=True)
+    return target.getvalue()
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _cell(value: Any) -> str | float | int:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = printable(str(value))
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _struct(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Columns by names that MATLAB takes; two that become one are told apart by a number."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for column in _columns(rows):
+        values = [row.get(column) for row in rows]
+        name = _identifier(column, found)
+        if all(value is None or isinstance(value, int | float) for value in values):
+            found[name] = np.array([[_number(value)] for value in values])
+        else:
+            cells = np.empty((len(values), 1), dtype=object)
+            cells[:, 0] = ["" if value is None else printable(str(value)) for value in values]
+            found[name] = cells
+    return found
+
+
+def _identifier(column: str, taken: Mapping[str, Any]) -> str:
+    plain = re.sub(r"\W", "_", column, flags=re.ASCII)[: LONGEST - 4] or "column"
+    plain = plain if plain[0].isalpha() else f"c_{plain}"
+    name, count = plain, 1
+    while name in taken:
+        count += 1
+        name = f"{plain}_{count}"
+    return name
+
+
+def _maps(grid: Mapping[str, Any]) -> dict[str, Any]:
+    """(cells along input 0, along input 1, ...) of each end, and the edges of the cells."""
+    import numpy as np
+
+    maps = {name: np.array([_number(v) for v in grid[name]]).reshape(grid["shape"]) for name in ("lower", "upper")}
+    return maps | {f"edges_{k}": np.array(edges, dtype=float) for k, edges in enumerate(grid["edges"])}
