@@ -7,10 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits, make_moons
 from torch import Tensor, nn
 
-FIGURES = Path(__file__).resolve().parent / "figures"
+FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 Penalty = Callable[[nn.Module, Tensor], Tensor]
 Step = Callable[[nn.Module, int], None]
 
@@ -25,7 +26,7 @@ def digits(side: int = 28) -> tuple[Tensor, Tensor]:
     """x (1797, side^2) in [0, 1], y (1797,): 8 x 8 images, enlarged to MNIST's size where side is 28."""
     x, y = load_digits(return_X_y=True)
     images = torch.tensor(x, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-    return nn.functional.interpolate(images, size=side, mode="bilinear").flatten(1), torch.tensor(y)
+    return F.interpolate(images, size=side, mode="bilinear").flatten(1), torch.tensor(y)
 
 
 def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
@@ -52,7 +53,11 @@ def train(
     for step in range(steps + 1):
         if after is not None:
             after(net, step)
-        loss = nn.functional.cross_entropy(net(x), y)
+        if step == steps:
+            break
+        out = net(x)
+        one = out.shape[1] == 1  # one logit, read by its sign
+        loss = F.binary_cross_entropy_with_logits(out[:, 0], y.float()) if one else F.cross_entropy(out, y)
         loss = loss if penalty is None else loss + penalty(net, x)
         optimiser.zero_grad()
         loss.backward()
@@ -62,7 +67,9 @@ def train(
 
 def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
-        return float((net(x).argmax(1) == y).float().mean())
+        out = net(x)
+    predicted = out[:, 0] > 0 if out.shape[1] == 1 else out.argmax(1)
+    return float((predicted == y).float().mean())
 
 
 def gradient_penalty(weight: float, K: float = 0.0, dense: bool = False) -> Penalty:

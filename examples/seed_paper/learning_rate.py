@@ -17,6 +17,7 @@ from common import FIGURES, digits, mlp, train
 from torch import nn
 
 import lipcert
+from lipcert.tasks.track_plot import track_plot
 
 RATES = (0.01, 0.001)
 STEPS, CHECKPOINTS = 300, 20
@@ -43,7 +44,7 @@ def main(
         [folder / f"rate{rate}" for rate in RATES], methods=methods, x=x[:held].numpy()[:200], y=y[:held].numpy()[:200]
     )
     FIGURES.mkdir(exist_ok=True)
-    report.plot().figure.savefig(FIGURES / "learning_rate.svg")
+    track_plot(FIGURES / "learning_rate.png", report.summary["track"], norm="2")
     check(report)
 
 
