@@ -125,12 +125,14 @@ def to_wandb(run: Any) -> Log:
 def lightning_callback(watch: Smoothness) -> Any:
     """A Lightning Callback: `Trainer(callbacks=[lightning_callback(watch)])` measures after every epoch (`watch.every`: of
     how many) and gives the values to the module's own loggers."""
-    try:
-        from lightning.pytorch import Callback
-    except ImportError:
-        from pytorch_lightning import Callback
+    from importlib import import_module
 
-    class SmoothnessCallback(Callback):
+    try:
+        base: Any = import_module("lightning.pytorch").Callback
+    except ImportError:
+        base = import_module("pytorch_lightning").Callback
+
+    class SmoothnessCallback(base):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             values = watch(pl_module, trainer.global_step) or {}
             for logger in trainer.loggers if values else ():

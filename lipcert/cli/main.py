@@ -15,7 +15,6 @@ from lipcert.cli.bound import bound
 from lipcert.cli.compare import compare
 from lipcert.cli.defaults import IN_FORCE, defaults
 from lipcert.cli.doctor import doctor
-from lipcert.cli.export import export
 from lipcert.cli.failure import complain, json_target, tell, tell_json
 from lipcert.cli.gate import gate
 from lipcert.cli.help import Command
@@ -56,7 +55,6 @@ COMMANDS = {
     "compare": Listed(compare, "lipcert compare old.json new.json --fail-on worse --markdown -"),
     "track": Listed(track, "lipcert track runs/lr0.1 runs/lr0.01 --data test.npz --plot track.png"),
     "report": Listed(report, "lipcert report bound.json radius.json --html page.html"),
-    "export": Listed(export, "lipcert export report.json --csv cells.csv --mat report.mat"),
     "verify": Listed(verify, "lipcert verify model.cert model.onnx"),
     "doctor": Listed(doctor, "lipcert doctor"),
 }

@@ -56,7 +56,8 @@ def execute_each(run: Run, models: Sequence[Path], work: Work) -> int:
 
 
 def _execute(run: Run, files: Sequence[Path], work: Work) -> int:
-    from lipcert.report.reports import Reports, reports_table
+    from lipcert.report.formats.terminal import shown
+    from lipcert.report.reports import Reports, pieces_of_many
 
     found = Reports(run.command)
     unread: list[LipcertError] = []
@@ -75,7 +76,7 @@ def _execute(run: Run, files: Sequence[Path], work: Work) -> int:
         problem = _write(found.to_json(), run)
     finally:
         signals.end_if_waiting()
-    sys.stdout.write(for_stdout(found.to_json()) if run.json == "-" else render(reports_table(found)))
+    sys.stdout.write(for_stdout(found.to_json()) if run.json == "-" else render(shown(pieces_of_many(found))))
     sys.stdout.flush()
     if problem is not None:
         raise problem

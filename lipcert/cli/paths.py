@@ -33,7 +33,6 @@ READS = {
     "gate.reports": "the report",
     "compare.reports": "the report",
     "report.reports": "the report",
-    "export.report": "the report",
     "scale_of": "the report of --scale-of",
     "track.checkpoints": "the checkpoint",
     "gate.policy": "the policy of --policy",

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lipcert.cli.run import write_text
+from lipcert.terms.collection import members
 from lipcert.terms.errors import UsageError
 from lipcert.terms.files import read_json
 from lipcert.terms.printable import plain, printable
@@ -23,30 +24,32 @@ def report(
     html: Annotated[str | None, typer.Option("--html", metavar="FILE|-", help="The page; - is stdout, alone.")] = None,
     out: Annotated[
         list[str] | None,
-        typer.Option("--out", metavar="FILE", help="As .html, .md, .csv or .txt, by its suffix; may be repeated."),
+        typer.Option(
+            "--out", metavar="FILE", help="As .html, .md, .csv, .txt or .mat, by its suffix; may be repeated."
+        ),
     ] = None,
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="What was written, for machines.")
     ] = None,
 ) -> int:
-    """Reports as one self-contained HTML page, as Markdown, as comma-separated values, or as text."""
+    """Reports as one self-contained HTML page, as Markdown, as comma-separated values, as text, or for MATLAB."""
     from lipcert.report.formats import FORMATS
 
     if html == "-" and json == "-":
         raise UsageError("--html - and --json -: only one of them can have stdout; give a file")
     if html is None and not out:
-        raise UsageError("report: say what to write: --html FILE, or --out FILE.md, FILE.csv, FILE.txt")
+        raise UsageError("report: say what to write: --html FILE, or --out FILE.md, FILE.csv, FILE.txt, FILE.mat")
     wanted = [("--html", html, ".html")] if html is not None else []
     for path in out or ():
         suffix = Path(path).suffix.lower()
         if suffix not in FORMATS:
             raise UsageError(f"--out {path}: the suffix says the format: one of {', '.join(FORMATS)}")
         wanted.append(("--out", path, suffix))
-    named = [(str(path), read_json(path, str(path))) for path in reports]
+    named = [one for path in reports for one in members(str(path), read_json(path, str(path)))]
     for flag, path, suffix in wanted:
         content = FORMATS[suffix](named)
         if path == "-":
-            sys.stdout.write(content)
+            sys.stdout.write(str(content))
         else:
             write_text(flag, path, content)
             print(f"wrote {printable(path)}", file=sys.stderr)

@@ -16,6 +16,7 @@ from lipcert.gate.policy import Rule
 from lipcert.gate.verdict import Status, Verdict
 from lipcert.gate.wanted import Wanted
 from lipcert.terms import collection
+from lipcert.terms.errors import UnreadableError
 from lipcert.terms.files import read_json
 from lipcert.terms.question import Question
 
@@ -65,12 +66,12 @@ def read_reports(path: str | Path) -> list[Given]:
     """The report of a file, or the reports of a file of many models; those that an interrupted run did not come to are
     there too, with that as their flaw."""
     data = read_json(path, str(path))
-    if not collection.is_collection(data):
-        return [_given(str(path), data)]
     try:
         found = [_given(name, report) for name, report in collection.members(str(path), data)]
-    except ValueError as problem:
+    except UnreadableError as problem:
         return [Given(str(path), data, str(problem))]
+    if not collection.is_collection(data):
+        return found
     left = [Given(f"{path} ({name})", {}, collection.UNASKED) for name in collection.unasked(data)]
     return found + left
 

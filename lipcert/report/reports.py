@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from lipcert.report.report import Report, moment
-from lipcert.report.to_table import STYLES, notes, table_of_layers, text
+from lipcert.report.sections import bounds
+from lipcert.report.sections.parts import shapes
+from lipcert.report.tables import Item, Piece, Sentence, Table, known
 from lipcert.terms.collection import SCHEMA
-from lipcert.terms.digits import digits
 from lipcert.terms.printable import plain
 from lipcert.terms.result import Refusal
 from lipcert.terms.version import __version__
@@ -52,13 +49,16 @@ class Reports:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
 
-def reports_table(found: Reports) -> RenderableType:
+def pieces_of_many(found: Reports) -> Iterator[Piece]:
     """One row per model (of `layers`: a table per model); then what was said of several of them, once."""
-    rows = {"layers": _layers, "inspect": _inspected}.get(found.command, _bounds)(found)
-    lines = dict.fromkeys(line for report in found.reports for line in report.assumptions)
-    left = [f"interrupted; not asked: {', '.join(found.remaining)}"] if found.remaining else []
-    warnings = [f"{_name(report)}: {line}" for report in found.reports for line in report.warnings]
-    return Group(rows, *notes("warning", [*warnings, *left], "yellow"), *notes("assumes", lines, "dim"))
+    yield from {"layers": _layers, "inspect": _inspected}.get(found.command, _bounds)(found)
+    for report in found.reports:
+        for line in report.warnings:
+            yield Sentence((Item("warning: ", tone="warning"), Item(f"{_name(report)}: {line}")))
+    if found.remaining:
+        yield Sentence.of(f"interrupted; not asked: {', '.join(found.remaining)}", "warning")
+    for line in dict.fromkeys(line for report in found.reports for line in report.assumptions):
+        yield Sentence((Item("assumes: ", tone="dim"), Item(line)))
 
 
 def _name(report: Report) -> str:
@@ -75,53 +75,42 @@ def _why(report: Report) -> str:
     return reasons[0] if reasons else ""
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in columns:
-        side: Any = "right" if column.startswith(">") else "left"
-        table.add_column(Text(column.lstrip(">")), justify=side, overflow="fold")
-    return table
-
-
-def _status(report: Report, status: int) -> Text:
+def _status(report: Report, status: int) -> Item:
     """A command that asks for no bound has no status of its own."""
-    word = report.status or ("read" if status == 0 else "refused")
-    return text("unreadable" if status == 2 else word, STYLES.get(report.status, "bold"))
+    word = "unreadable" if status == 2 else report.status or ("read" if status == 0 else "refused")
+    return Item(word, tone=bounds.TONES.get(report.status, ""))
 
 
-def _bounds(found: Reports) -> RenderableType:
+def _bounds(found: Reports) -> Iterator[Piece]:
     gated = any(report.max_upper is not None for report in found.reports)
-    table = _table("model", ">lower", ">upper", "status", *(["gate"] if gated else []), "why not")
+    rows = []
     for report, status in found.asked:
-        lower = "-" if report.lower is None else digits(report.lower, "lower")
-        upper = "-" if report.upper is None else digits(report.upper, "upper")
-        gate = [_gate(report)] if gated else []
-        table.add_row(text(_name(report)), text(lower), text(upper), _status(report, status), *gate, text(_why(report)))
-    return table
+        gate = [GATES[report.gate_met]] if gated else []
+        ends = known(report.lower, "lower"), known(report.upper, "upper")
+        rows.append([Item(_name(report)), *ends, _status(report, status), *gate, Item(_why(report))])
+    yield Table(("model", ">lower", ">upper", "status", *(["gate"] if gated else []), "why not"), rows)
 
 
-def _gate(report: Report) -> Text:
-    words: dict[bool | None, Text] = {True: Text("met", "green"), False: Text("NOT met", "bold red"), None: Text("-")}
-    return words[report.gate_met]
+GATES = {True: Item("met", tone="good"), False: Item("NOT met", tone="bad"), None: Item("-")}
 
 
-def _layers(found: Reports) -> RenderableType:
-    blocks: list[RenderableType] = []
+def _layers(found: Reports) -> Iterator[Piece]:
     for report, status in found.asked:
-        head = text(_name(report), "bold")
-        blocks.append(head if report.layers else head.append("  ").append_text(_status(report, status)))
-        blocks += [table_of_layers(report.layers)] if report.layers else [text(_why(report))]
-        blocks.append(Text())
-    return Group(*blocks[:-1])
+        if report.layers:
+            yield Sentence.of(_name(report), "strong")
+            yield from bounds.layers(report)
+        else:
+            head = Item(_name(report), tone="strong"), Item("  "), _status(report, status), Item(f"  {_why(report)}")
+            yield Sentence(head)
 
 
-def _inspected(found: Reports) -> RenderableType:
-    table = _table("model", "format", "shape", ">parameters", ">neurons", "methods for an upper value", "why not")
+def _inspected(found: Reports) -> Iterator[Piece]:
+    rows = []
     for report, _ in found.asked:
         model = report.model
         usable = [row["method"] for row in report.methods if row["usable"] and row["side"] == "upper"]
         sizes = [f"{model[name]:,}" if model.get(name) is not None else "" for name in ("parameters", "neurons")]
-        shape = " -> ".join("x".join(map(str, model[k] or ())) for k in ("input_shape", "output_shape") if model.get(k))
-        cells = [_name(report), model.get("format") or "", shape, *sizes, ", ".join(usable)]
-        table.add_row(*map(text, cells), text(_why(report)))
-    return table
+        cells = [_name(report), model.get("format") or "", shapes(model), *sizes, ", ".join(usable), _why(report)]
+        rows.append([Item(cell) for cell in cells])
+    columns = "model", "format", "shape", ">parameters", ">neurons", "methods for an upper value", "why not"
+    yield Table(columns, rows)

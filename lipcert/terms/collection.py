@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lipcert.terms.errors import UnreadableError
 from lipcert.terms.files import ODD_SHAPE
 
 SCHEMA = "lipcert.reports/1"
@@ -20,14 +21,18 @@ def is_collection(data: Mapping[str, Any]) -> bool:
 
 
 def members(name: str, data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(name, report) of each report in the file `name`. ValueError where it is not as its schema says."""
+    """(name, JSON object) of each report in the file `name`; any other file is one. UnreadableError where a collection is
+    not as its schema says."""
+    if not is_collection(data):
+        yield name, data
+        return
     try:
         reports = [dict(report) for report in data["reports"]]
         paths = [(report.get("model") or {}).get("path") for report in reports]
     except ODD_SHAPE as problem:
-        raise ValueError(f"its reports are not as {SCHEMA} says") from problem
+        raise UnreadableError(f"{name}: its reports are not as {SCHEMA} says") from problem
     if not reports and not unasked(data):
-        raise ValueError("it holds no report")
+        raise UnreadableError(f"{name}: it holds no report")
     for place, (report, path) in enumerate(zip(reports, paths, strict=True)):
         yield f"{name} ({path if isinstance(path, str) else place})", report
 

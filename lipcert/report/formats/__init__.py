@@ -32,4 +32,16 @@ def _text(reports: Named) -> str:
     return as_text(reports)
 
 
-FORMATS: dict[str, Callable[[Named], str]] = {".html": _html, ".md": _markdown, ".csv": _csv, ".txt": _text}
+def _mat(reports: Named) -> bytes:
+    from lipcert.report.formats.matlab import to_mat
+
+    return to_mat(reports)
+
+
+FORMATS: dict[str, Callable[[Named], str | bytes]] = {
+    ".html": _html,
+    ".md": _markdown,
+    ".csv": _csv,
+    ".txt": _text,
+    ".mat": _mat,
+}

@@ -18,7 +18,6 @@ import jinja2
 from markupsafe import Markup
 
 from lipcert.report.page.sections import section
-from lipcert.terms.collection import is_collection, members
 from lipcert.terms.errors import LipcertError, UnreadableError
 from lipcert.terms.files import ODD_SHAPE
 from lipcert.terms.printable import printable
@@ -33,7 +32,7 @@ def html_page(files: Sequence[Given]) -> str:
 
     UnreadableError where a file is neither, or not as its schema says.
     """
-    reports = [one for given in files if given[1].get("schema") != GATE for one in _each(given)]
+    reports = [given for given in files if given[1].get("schema") != GATE]
     sections, gates = [], []
     for number, (name, data) in enumerate(reports, 1):
         try:
@@ -58,17 +57,6 @@ def html_page(files: Sequence[Given]) -> str:
         version=__version__,
     )
     return page.strip() + "\n"
-
-
-def _each(given: Given) -> list[Given]:
-    """A file of many models is a section for each."""
-    name, data = given
-    if not is_collection(data):
-        return [given]
-    try:
-        return list(members(name, data))
-    except ValueError as problem:
-        raise UnreadableError(f"{name}: {problem}") from problem
 
 
 def _text(name: str) -> str:

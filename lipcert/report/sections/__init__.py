@@ -15,6 +15,7 @@ SECTIONS: dict[str, Callable[[Report], Iterator[Piece]]] = {
     "radii": radii.section,
     "parts": parts.tree,
     "methods": parts.methods,
+    "outputs": bounds.outputs,
     "layers": bounds.layers,
     "jacobian": jacobian.section,
     "local": local.section,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from lipcert.report.next_steps import next_step
 from lipcert.report.report import Report
 from lipcert.report.sections.parts import shapes
-from lipcert.report.tables import Framed, Item, Piece, Sentence, Table, Tone
+from lipcert.report.tables import Framed, Item, Piece, Sentence, Table, Tone, known
 from lipcert.terms.digits import digits
 from lipcert.terms.question import region_words
 from lipcert.terms.result import Bound, Result
@@ -23,6 +23,8 @@ def verdict(report: Report) -> Iterator[Piece]:
     lines = [Sentence((*interval(report.lower, report.upper).items, status))]
     norms = f"l{report.norm.input} -> l{report.norm.output}"
     lines.append(Sentence.of(f"{norms}, over {region_words(report.region)}, output {report.output}", "dim"))
+    if report.question is not None and report.question.weighted:
+        lines.append(Sentence.of(report.question.weighted.removeprefix(", "), "dim"))
     if report.question is not None and report.question.raw:
         lines.append(Sentence.of(f"in {report.question.units()}", "dim"))
     if step := next_step(report.status, report.region):
@@ -32,8 +34,18 @@ def verdict(report: Report) -> Iterator[Piece]:
         lines.append(Sentence.of(f"SELF-CHECK FAILED: {wrong}", "bad"))
     if report.gate_met is not None:
         met = Item("gate met", tone="good") if report.gate_met else Item("gate NOT met", tone="bad")
-        lines.append(Sentence((met, Item(f": upper <= {report.max_upper!r}"))))
+        lines.append(Sentence((met, Item(f": upper <= {report.max_upper!r}{beyond(report)}"))))
     yield Framed(lines)
+
+
+def beyond(report: Report) -> str:
+    """Whether a gate that is not met is violated, or only not proved."""
+    if report.gate_met is not False or report.lower is None or report.max_upper is None:
+        return ""
+    attained = digits(report.lower, "lower")
+    return (
+        f"; violated: {attained} is attained" if report.lower > report.max_upper else "; not proved, and not violated"
+    )
 
 
 def interval(lower: float | None, upper: float | None) -> Sentence:
@@ -83,6 +95,20 @@ def layers(report: Report) -> Iterator[Piece]:
             last, shown = Item(bar(upper, largest), tone="picture"), Item(upper, "upper")
         rows.append((Item(row["name"]), Item(row["kind"]), Item(shapes(row)), Item(lower, "lower"), shown, last))
     yield Table(("layer", "kind", "shape", ">lower", ">upper", ""), rows)
+
+
+def outputs(report: Report) -> Iterator[Piece]:
+    """`--output each`: the constant (the gain) of every output by itself."""
+    found = report.summary.get("outputs")
+    if not found:
+        return
+    largest = max((row["upper"] for row in found if row["upper"] is not None), default=0.0)
+    rows = []
+    for row in found:
+        why = next((result["reason"] for result in row["results"] if result.get("reason")), "")
+        last = Item(why) if row["upper"] is None else Item(bar(row["upper"], largest), tone="picture")
+        rows.append((Item(row["output"]), known(row["lower"], "lower"), known(row["upper"], "upper"), last))
+    yield Table((">output", ">lower", ">upper", ""), rows)
 
 
 def bar(value: float, largest: float) -> str:

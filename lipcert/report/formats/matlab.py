@@ -1,43 +1,29 @@
-"""The numbers of a report for spreadsheets and MATLAB: one table as CSV, all tables as a .mat file.
-
-A CSV holds the table that the report is about (`frames.TABLES`), or the one named. In a .mat file each table is a struct of
-columns: numbers as double columns (NaN where there is none), text as cells; a grid has its maps as arrays besides.
-"""
+"""All tables of one report for MATLAB (version 5 of its files): a struct of columns each, numbers as double columns (NaN where there is
+none), text as cells; a grid has its maps as arrays besides."""
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lipcert.report.frames import TABLES, main_table
+from lipcert.report.formats import Named
+from lipcert.report.frames import TABLES
 from lipcert.report.report import Report
 from lipcert.terms.errors import UsageError
 from lipcert.terms.printable import printable
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute in place of showing it
 LONGEST = 63  # characters of a MATLAB name
 
 
-def to_csv(report: Report, which: str | None = None) -> str:
-    """One row per line, numbers by repr, nothing where there is no value. UsageError for a table that is not there."""
-    name = main_table(report) if which is None else which
-    if name not in TABLES:
-        raise UsageError(f"--table {name}: tables are {', '.join(TABLES)}")
-    rows = [dict(row) for row in TABLES[name](report)]
-    columns = _columns(rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_cell(column) for column in columns])
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-    return text.getvalue()
-
-
-def to_mat(report: Report) -> bytes:
-    """MATLAB 5 format: `upper`, `lower`, `norm_in`, `norm_out`, and a struct for each table that has rows."""
+def to_mat(reports: Named) -> bytes:
+    """Variables `upper`, `lower`, `norm_in`, `norm_out`, and a struct for each table that has rows."""
     from scipy.io import savemat
+
+    if len(reports) != 1:
+        raise UsageError("a .mat file holds one report; give one at a time")
+    report = Report.from_dict(reports[0][1])
 
     found: dict[str, Any] = {
         "command": printable(report.command),
@@ -58,21 +44,6 @@ def to_mat(report: Report) -> bytes:
     return target.getvalue()
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))
-
-
-def _cell(value: Any) -> str | float | int:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return repr(value)
-    text = printable(str(value))
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
@@ -82,7 +53,7 @@ def _struct(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     import numpy as np
 
     found: dict[str, Any] = {}
-    for column in _columns(rows):
+    for column in dict.fromkeys(key for row in rows for key in row):
         values = [row.get(column) for row in rows]
         name = _identifier(column, found)
         if all(value is None or isinstance(value, int | float) for value in values):

@@ -1,9 +1,7 @@
-"""CSV and .mat: the same numbers as the report's, columns with names that MATLAB takes, and cells that compute nothing."""
+"""A .mat file has the numbers of the report, in columns with names that MATLAB takes; maps of two models share a scale."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 from scipy.io import loadmat
 from two import run, two
 
-from lipcert.report.export import to_csv, to_mat
+from lipcert.report.formats.matlab import to_mat
 from lipcert.report.plots import grid_limits
 from lipcert.report.report import Report
 from lipcert.terms.errors import UsageError
@@ -26,19 +24,9 @@ REPORT = Report("layers", {"path": "m.onnx"}, layers=LAYERS)
 GRID = {"shape": [2, 1], "edges": [[0.0, 1.0, 2.0], [0.0, 1.0]], "lower": [1.0, 2.0], "upper": [1.5, None], "closed": [True, False]}  # fmt: skip
 
 
-def test_csv_is_the_table() -> None:
-    rows = list(csv.DictReader(io.StringIO(to_csv(REPORT))))
-    assert [float(row["upper"]) for row in rows] == [1.5000000000000002, 1.0]
-    assert (rows[0]["lower"], rows[1]["lower"]) == ("1.5", "")
-    assert rows[0]["name"].startswith("'=")
-    assert "\x1b" not in rows[1]["name"]
-    with pytest.raises(UsageError, match="tables are"):
-        to_csv(REPORT, "nothing")
-
-
 def test_mat_is_read_back(tmp_path: Path) -> None:
     report = Report("local", {"path": "m.onnx"}, layers=LAYERS, summary={"grid": GRID})
-    (tmp_path / "r.mat").write_bytes(to_mat(report))
+    (tmp_path / "r.mat").write_bytes(to_mat([("r.json", report.to_dict())]))
     found = loadmat(tmp_path / "r.mat", simplify_cells=True)
     assert list(found["layers"]["upper"]) == [1.5000000000000002, 1.0]
     assert math.isnan(found["layers"]["lower"][1])
@@ -47,7 +35,7 @@ def test_mat_is_read_back(tmp_path: Path) -> None:
     assert {"x0_from", "x0_to"} <= set(found["cells"])
 
 
-def test_the_command_and_shared_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shared_scales_and_formats(tmp_path: Path) -> None:
     model, out = two(tmp_path), tmp_path / "grid.json"
     asked = ("local", model, "--grid", "2x2", "--box=-1:1", "--json", out)
     assert run(*asked, "--plot", tmp_path / "a.pdf") == 0
@@ -56,8 +44,8 @@ def test_the_command_and_shared_scales(tmp_path: Path, capsys: pytest.CaptureFix
     assert low < high <= 2.1
     assert run(*asked[:-2], "--scale-of", out, "--vmax", "9", "--plot", tmp_path / "b.svg") == 0
     assert run(*asked[:-2], "--vmin", "3", "--vmax", "1") == 2
-    assert run("export", out, "--csv", tmp_path / "c.csv", "--mat", tmp_path / "c.mat") == 0
+    assert run("report", out, "--out", tmp_path / "c.csv", "--out", tmp_path / "c.mat") == 0
     assert len((tmp_path / "c.csv").read_text().splitlines()) == 5
-    assert run("export", out) == 2
-    assert run("export", out, "--csv", out) == 2  # never over what is read
-    assert "which is read" in capsys.readouterr().err
+    assert loadmat(tmp_path / "c.mat", simplify_cells=True)["maps"]["upper"].shape == (2, 2)
+    with pytest.raises(UsageError, match="one report"):
+        to_mat([])
