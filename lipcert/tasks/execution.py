@@ -48,6 +48,8 @@ class Execution:
             return None
         if name not in ARITHMETICS:
             raise UsageError(f"--execution {name}: formats are {', '.join(ARITHMETICS)}")
+        if model.weights is not None:  # the graph is then not the one that is executed
+            raise UsageError("--execution: it is about plain norms; leave out --weight-in and --weight-out")
         arithmetic = ARITHMETICS[name]
         try:
             graph = model.executed(arithmetic)

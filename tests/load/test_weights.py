@@ -190,6 +190,7 @@ def test_balls(net: lipcert.Model) -> None:
         ({"weight_in": np.zeros((3, 3))}, "singular"),
         ({"weight_in": np.eye(3) * 2, "norm": "1"}, "needs the norm 2"),
         ({"weight_in": 2.0, "certificate": "c.json"}, "certificate"),
+        ({"weight_out": 2.0, "execution": "float32", "region": Box([0.0] * 3, [1.0] * 3)}, "plain norms"),
     ],
 )
 def test_what_is_no_weight(net: lipcert.Model, given: dict[str, Any], says: str) -> None:

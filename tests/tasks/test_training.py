@@ -14,8 +14,8 @@ from two import run, two
 
 import lipcert
 from lipcert.tasks import track as task
+from lipcert.tasks.training import Smoothness, lightning_callback, to_tensorboard
 from lipcert.terms.errors import UsageError
-from lipcert.training import Smoothness, lightning_callback, to_tensorboard
 
 
 def growing() -> nn.Sequential:
