@@ -31,6 +31,9 @@ from lipcert.terms.errors import RefusedModel
 
 WIDEN = 1 + 1e-6  # our own float64 rounding of these sums of nonnegative numbers: 2^-53 for each of a million terms
 FOLDED = 2  # roundings of a coefficient that is converted, and folded into another, before it is used
+# What is lost in the middle of a sum meets its later roundings, which multiply it by at most 1 + gamma <= 2; each operation,
+# and each conversion and folding of a coefficient, can lose one `underflow`.
+GROWN = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,7 @@ def _rounding(place: Evaluation, i: int, signal: Executed) -> Tensor:
 
 def _source(at: Visit) -> Executed:
     low, high = at.state.ranges[at.i]
-    lost = torch.full_like(low, at.state.arithmetic.underflow)
+    lost = torch.full_like(low, GROWN * at.state.arithmetic.underflow)
     return Executed(lost, lost, torch.maximum(low.abs(), high.abs()), at.state.cells.centre.abs(), 1)
 
 
@@ -114,10 +117,12 @@ def _linear(at: Visit, u: Executed) -> Executed:
     operator, tiny = at.what.operator, at.state.arithmetic.underflow
     size, n = operator.absolute(), operator.terms
     error, own = size.mv(u.error), size.mv(u.own)
-    if n:  # coefficients of our own folding, and each product and coefficient that underflows
-        lost = n * tiny * (2 + u.mass.amax(dim=1, keepdim=True)) if u.mass.shape[1] else 0.0
+    if (
+        n
+    ):  # coefficients of our own folding, and of each term its product, its addition and its coefficient that underflow
+        lost = GROWN * n * tiny * (2 + FOLDED * u.mass.amax(dim=1, keepdim=True)) if u.mass.shape[1] else 0.0
         slack = operator.radius_operator()
-        new = lost + (0.0 if slack is None else 2 * slack.mv(u.mass))
+        new = lost + (0.0 if slack is None else GROWN * slack.mv(u.mass))
         error, own = error + new, own + new
     middle = None if u.middle is None else size.mv(u.middle) * WIDEN
     return Executed(error * WIDEN, own * WIDEN, size.mv(u.mass) * WIDEN, middle, u.count + (n + FOLDED if n else 0))
@@ -125,10 +130,11 @@ def _linear(at: Visit, u: Executed) -> Executed:
 
 def _sum(at: Visit, *us: Executed) -> Executed:
     count = min(sum(u.count for u in us) + len(us), _all(at.graph))
+    lost = GROWN * len(us) * at.state.arithmetic.underflow
     middles = [u.middle for u in us if u.middle is not None]
     return Executed(
-        sum((u.error for u in us[1:]), us[0].error) * WIDEN,
-        sum((u.own for u in us[1:]), us[0].own) * WIDEN,
+        (sum((u.error for u in us[1:]), us[0].error) + lost) * WIDEN,
+        (sum((u.own for u in us[1:]), us[0].own) + lost) * WIDEN,
         sum((u.mass for u in us[1:]), us[0].mass) * WIDEN,
         sum(middles[1:], middles[0]) * WIDEN if len(middles) == len(us) else None,
         count,
@@ -145,7 +151,8 @@ def _all(graph: Graph) -> int:
 
 def _offset(at: Visit, *us: Executed) -> Executed:
     value, slack = at.what.value, at.what.radius
-    new = at.state.arithmetic.underflow + (torch.zeros_like(value) if slack is None else 2 * slack)
+    lost = (FOLDED + 1) * at.state.arithmetic.underflow  # the addition, and the constant
+    new = GROWN * (lost + (torch.zeros_like(value) if slack is None else slack))
     mass = value.abs() + (0.0 if slack is None else slack)
     new, mass = (part.expand(len(at.state.cells), -1) for part in (new.expand_as(value), mass))
     if not us:
@@ -185,8 +192,10 @@ def _block(at: Visit, *us: Executed) -> Executed:
     elif isinstance(block, Product | MatMul):
         terms = 1 if isinstance(block, Product) else block.k
         masses = [torch.maximum(low.abs(), high.abs()) for low, high in wide]
-        made = place.arithmetic.gamma(terms + 1) * block(*masses) + 2 * terms * place.arithmetic.underflow
-    made = made + place.arithmetic.underflow  # of an exact function too: what enters or leaves it may be flushed
+        made = place.arithmetic.gamma(terms + 1) * block(*masses) + 2 * GROWN * terms * place.arithmetic.underflow
+    made = (
+        made + GROWN * place.arithmetic.underflow
+    )  # of an exact function too: what enters or leaves it may be flushed
     made = torch.where(size + moved + made < place.arithmetic.largest / 2, made, math.inf).nan_to_num(
         math.inf, math.inf
     )
