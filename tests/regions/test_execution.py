@@ -428,3 +428,21 @@ def test_parameters_that_make_a_function_worse_are_counted(module: nn.Module) ->
     assert [units(block) for block in blocks if isinstance(block, Pointwise)][0] > 2 * UNITS  # noqa: RUF015
     usual = lipcert.load(nn.Sequential(nn.Linear(1, 1), nn.ELU()), input_shape=(1, 1))
     assert units(usual.graph.nodes[usual.graph.nonlinear[0]].what.block) == UNITS
+
+
+class ThereAndBack(nn.Module):
+    """silu over the reals, by way of numbers near 64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(8 * ((x + 64.0) - 64.0))
+
+
+def test_what_is_recognised_over_the_reals_is_not_in_a_runtime() -> None:
+    model = lipcert.load(ThereAndBack(), input_shape=(1, 50))
+    assert [model.graph.nodes[i].what.block.label for i in model.graph.nonlinear] == ["silu"]
+    x = (0.3 * torch.randn(1, 50)).double()
+    eye = torch.eye(50).double()[None]
+    bound = execution_errors(model.executed(F32), F32, Cells(x, torch.zeros_like(x)), eye)
+    off = (computed(ThereAndBack(), x, (1, 50), torch.float32) - model.graph.evaluate(x)).abs()
+    assert bool((off <= bound).all())
+    assert not bool((off <= UNITS * F32.unit * x.abs().clamp(min=1.0) / 8).all())  # far from what silu itself errs

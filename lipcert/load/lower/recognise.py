@@ -16,6 +16,7 @@ import torch
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Add, Linear, Node, Nonlinear, Offset, What
 from lipcert.operators.linear import Scale
+from lipcert.rigor.arithmetic import folding
 from lipcert.rigor.constants import Constant
 
 ONE, ZERO = Fraction(1), Fraction(0)
@@ -51,13 +52,13 @@ def _factor(what: What) -> Fraction | None:
 
 def read(nodes: list[Node], i: int, root: int | None = None, *, activations: bool = True) -> Link:
     """Follow exact uniform scales and offsets from node i up to an activation (unless told not to),
-    to `root`, or as far as they go."""
+    to `root`, or as far as they go. Offsets that cancel over the reals do not in a runtime: there each is itself."""
     scale, shift = ONE, ZERO
     while i != root:
         what = nodes[i].what
         if (factor := _factor(what)) is not None:
             scale *= factor
-        elif isinstance(what, Offset) and nodes[i].parents and what.radius is None:
+        elif isinstance(what, Offset) and nodes[i].parents and what.radius is None and folding() is None:
             step = _uniform(what.value)
             if step is None:
                 break
