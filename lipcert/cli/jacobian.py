@@ -21,40 +21,44 @@ WHAT = "Which part of the network"
 PICTURE = ("spectral", "frobenius", "l1", "linf", "smallest")
 
 
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="At these: .npz with x (and y), .npy, .csv.", rich_help_panel=WHERE),
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Leave uint8 as it is, not / 255.", rich_help_panel=WHERE)]
+Box = Annotated[
+    str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="At random points of a box.", rich_help_panel=WHERE)
+]
+Samples = Annotated[int | None, typer.Option(min=1, help="Points of the box (default 1000).", rich_help_panel=WHERE)]
+Around = Annotated[
+    float | None,
+    typer.Option(metavar="SIGMA", help="Also at the data with Gaussian noise.", rich_help_panel=WHERE),
+]
+Between = Annotated[bool, typer.Option("--between", help="Also between two random data points.", rich_help_panel=WHERE)]
+PerClass = Annotated[bool, typer.Option("--per-class", help="Also for each label y.")]
+FromNode = Annotated[
+    str | None, typer.Option("--from", metavar="NODE", help="From this signal on: features.", rich_help_panel=WHAT)
+]
+ToNode = Annotated[str | None, typer.Option("--to", metavar="NODE", help="Up to this signal.", rich_help_panel=WHAT)]
+Laplacian = Annotated[bool, typer.Option("--laplacian", help="Class-graph smoothness of each layer; needs labels.")]
+Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Histograms as .png or .svg; needs matplotlib.")]
+Resume = Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")]
+
+
 def jacobian(
     model: o.ModelPath,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="At these: .npz with x (and y), .npy, .csv.", rich_help_panel=WHERE),
-    ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Leave uint8 as it is, not / 255.", rich_help_panel=WHERE)] = False,
-    box: Annotated[
-        str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="At random points of a box.", rich_help_panel=WHERE)
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Points of the box (default 1000).", rich_help_panel=WHERE)
-    ] = None,
-    around: Annotated[
-        float | None,
-        typer.Option(metavar="SIGMA", help="Also at the data with Gaussian noise.", rich_help_panel=WHERE),
-    ] = None,
-    between: Annotated[
-        bool, typer.Option("--between", help="Also between two random data points.", rich_help_panel=WHERE)
-    ] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Also for each label y.")] = False,
-    from_node: Annotated[
-        str | None, typer.Option("--from", metavar="NODE", help="From this signal on: features.", rich_help_panel=WHAT)
-    ] = None,
-    to_node: Annotated[
-        str | None, typer.Option("--to", metavar="NODE", help="Up to this signal.", rich_help_panel=WHAT)
-    ] = None,
-    laplacian: Annotated[
-        bool, typer.Option("--laplacian", help="Class-graph smoothness of each layer; needs labels.")
-    ] = False,
-    plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Histograms as .png or .svg; needs matplotlib.")
-    ] = None,
-    resume: Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")] = None,
+    data: Data = None,
+    raw: Raw = False,
+    box: Box = None,
+    samples: Samples = None,
+    around: Around = None,
+    between: Between = False,
+    per_class: PerClass = False,
+    from_node: FromNode = None,
+    to_node: ToNode = None,
+    laplacian: Laplacian = False,
+    plot: Plot = None,
+    resume: Resume = None,
     norm: o.NormBoth = None,
     norm_in: o.NormIn = None,
     norm_out: o.NormOut = None,
@@ -71,18 +75,18 @@ def jacobian(
     quiet: o.Quiet = False,
 ) -> int:
     """Statistics of Jacobian norms at data, around and between them. --norm: of the lower value of L found there."""
-    o.check_not_negative("--around", around)
-    if (data is None) == (box is None):
-        raise UsageError("jacobian: say where: give --data DATA, or --box LO:HI[,LO:HI...]")
-    if box is None and samples is not None:
-        raise UsageError("--samples: of a box; data have their own number")
-    if plot is not None:
-        from lipcert.report.plots import check_plot
-
-        check_plot("--plot", plot)
+    _check(data, box, samples, around)
+    o.check_picture(plot)
     norms = o.read_norm(norm, norm_in, norm_out)
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
-    where = o.read_device(device)
+    more: dict[str, Any] = {"around": around, "between": between, "per_class": per_class, "laplacian": laplacian}
+    more |= {
+        "from_node": from_node,
+        "to_node": to_node,
+        "resume": resume,
+        "seed": seed,
+        "device": o.read_device(device),
+    }
 
     def work(progress: Progress) -> Report:
         from lipcert.load.data import parse_region
@@ -95,22 +99,22 @@ def jacobian(
             **_points(loaded, data, raw),
             region=parse_region(loaded, box=box),
             samples=samples or measure.SAMPLES,
-            around=around,
-            between=between,
-            per_class=per_class,
-            from_node=from_node,
-            to_node=to_node,
-            laplacian=laplacian,
             norm=norms,
-            resume=resume,
-            seed=seed,
-            device=where,
             progress=progress,
+            **more,
         )
 
     asked = {"norm": norms, "region": {"kind": "box", "lower": None, "upper": None, "asked": box}} if box else {}
     picture = None if plot is None else partial(draw, path=plot)
     return execute(Run("jacobian", model, json, quiet, threads, asked or {"norm": norms}, picture), work)
+
+
+def _check(data: str | None, box: str | None, samples: int | None, around: float | None) -> None:
+    o.check_not_negative("--around", around)
+    if (data is None) == (box is None):
+        raise UsageError("jacobian: say where: give --data DATA, or --box LO:HI[,LO:HI...]")
+    if box is None and samples is not None:
+        raise UsageError("--samples: of a box; data have their own number")
 
 
 def _points(loaded: Model, data: str | None, raw: bool) -> dict[str, Any]:

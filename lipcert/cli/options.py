@@ -98,6 +98,14 @@ def read_norm(both: str | None, norm_in: str | None, norm_out: str | None) -> No
     return Norm.parse("2" if both is None else both)
 
 
+def check_picture(plot: str | None) -> None:
+    """Of --plot, before any work."""
+    if plot is not None:
+        from lipcert.report.plots import check_plot
+
+        check_plot("--plot", plot)
+
+
 def load_arguments(
     input_shape: str | None,
     input_name: str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,29 +13,30 @@ from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run, execute
 from lipcert.report.report import Report
 
+Checkpoints = Annotated[
+    list[Path], typer.Argument(metavar="CHECKPOINT...", help="Model files, folders (each a series), patterns.")
+]
+Data = Annotated[Path | None, typer.Option(metavar="DATA", help="Jacobians at these x, accuracy with labels y.")]
+First = Annotated[int, typer.Option(metavar="N", min=1, help="Only the first N samples.")]
+Raw = Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not scaled to [0, 1].")]
+Method = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="May be repeated (default product, sampled, lipsdp)."),
+]
+Budget = Annotated[float | None, typer.Option(metavar="SECONDS", help="Of the methods, for each checkpoint.")]
+Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Everything against the step, as .png or .svg.")]
+Resume = Annotated[str | None, typer.Option(metavar="REPORT", help="Go on: checkpoints in it are not measured again.")]
+
 
 def track(
-    checkpoints: Annotated[
-        list[Path], typer.Argument(metavar="CHECKPOINT...", help="Model files, folders (each a series), patterns.")
-    ],
-    data: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Jacobians at these x, accuracy with labels y.")
-    ] = None,
-    first: Annotated[int, typer.Option(metavar="N", min=1, help="Only the first N samples.")] = 200,
-    raw: Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not scaled to [0, 1].")] = False,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="May be repeated (default product, sampled, lipsdp)."),
-    ] = None,
-    budget: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Of the methods, for each checkpoint.")
-    ] = None,
-    plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Everything against the step, as .png or .svg.")
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="REPORT", help="Go on: checkpoints in it are not measured again.")
-    ] = None,
+    checkpoints: Checkpoints,
+    data: Data = None,
+    first: First = 200,
+    raw: Raw = False,
+    method: Method = None,
+    budget: Budget = None,
+    plot: Plot = None,
+    resume: Resume = None,
     norm: o.NormBoth = None,
     norm_in: o.NormIn = None,
     norm_out: o.NormOut = None,
@@ -53,10 +55,7 @@ def track(
     o.check_not_negative("--budget", budget)
     norms = o.read_norm(norm, norm_in, norm_out)
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
-    if plot is not None:
-        from lipcert.report.plots import check_plot
-
-        check_plot("--plot", plot)
+    o.check_picture(plot)
 
     def work(progress: Progress) -> Report:
         from lipcert.load import data as files
@@ -81,10 +80,11 @@ def track(
             progress=progress,
         )
 
-    def picture(report: Report) -> None:
-        from lipcert.tasks.track_plot import track_plot
+    picture = None if plot is None else partial(draw, path=plot)
+    return execute(Run("track", checkpoints[0], json, quiet, threads, {"norm": norms}, picture), work)
 
-        track_plot(str(plot), report.summary["track"], norm=str(report.norm))
 
-    run = Run("track", checkpoints[0], json, quiet, threads, {"norm": norms}, picture if plot is not None else None)
-    return execute(run, work)
+def draw(report: Report, path: str) -> None:
+    from lipcert.tasks.track_plot import track_plot
+
+    track_plot(path, report.summary["track"], norm=str(report.norm))

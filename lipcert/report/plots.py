@@ -94,23 +94,22 @@ class Panel:
 def heat_maps(
     path: str | Path,
     panels: Sequence[Panel],
-    x_edges: np.ndarray,
-    y_edges: np.ndarray,
+    edges: tuple[np.ndarray, np.ndarray],
     *,
-    points: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
+    data: tuple[np.ndarray | None, Any] = (None, None),
     shared: bool = True,
     limits: tuple[float | None, float | None] = (None, None),
     names: tuple[str, str] = ("x0", "x1"),
     title: str | None = None,
 ) -> None:
-    """Maps side by side over the plane, with data points (k, 2) over them (Rosca et al. 2020, Figure 4).
+    """Maps side by side over the plane, with data over them: points (k, 2), and labels (Rosca et al. 2020, Figure 4).
 
-    `shared`: one colour scale for all panels of the same kind; else each its own. `limits`: ends of the scale of values,
+    `edges`: of the cells, along x and y. `shared`: one colour scale for all panels of the same kind; else each its own. `limits`: ends of the scale of values,
     so that the maps of two models can be set side by side.
     """
     import numpy as np
 
+    x_edges, y_edges = edges
     aspect = min(2.0, max(0.5, float((y_edges[-1] - y_edges[0]) / (x_edges[-1] - x_edges[0]))))
     with figure(path, 0.4 + 3.6 * len(panels), 0.9 + 2.9 * aspect + (0.3 if title else 0.0)) as drawn:
         axes = drawn.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
@@ -131,7 +130,7 @@ def heat_maps(
             axis.set_xlabel(names[0])
             if k == 0:
                 axis.set_ylabel(names[1])
-            _scatter(axis, points, labels)
+            _scatter(axis, *data)
             axis.set_xlim(x_edges[0], x_edges[-1])
             axis.set_ylim(y_edges[0], y_edges[-1])
         marks, classes = axes[0].get_legend_handles_labels()

@@ -12,19 +12,19 @@ from lipcert.report.plots import Panel, _range, accuracy_curve, bins, check_plot
 from lipcert.terms.errors import UsageError
 
 
-def maps(seed: int = 0) -> tuple[list[Panel], np.ndarray, np.ndarray]:
+def maps(seed: int = 0) -> tuple[list[Panel], tuple[np.ndarray, np.ndarray]]:
     random = np.random.default_rng(seed)
     low = random.gamma(3, 1, (4, 5))
     low[0, 0] = np.nan
     panels = [Panel("lower", low), Panel("upper", low * 1.1), Panel("ratio", low / low, "ratio")]
-    return panels, np.linspace(0, 1, 6), np.linspace(-1, 1, 5)
+    return panels, (np.linspace(0, 1, 6), np.linspace(-1, 1, 5))
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_same_numbers_give_the_same_bytes(tmp_path: Path, ending: str) -> None:
     files = [tmp_path / f"{k}.{ending}" for k in range(3)]
     for k, file in enumerate(files):
-        heat_maps(file, *maps(k // 2), points=np.zeros((2, 2)), labels=np.array([0, 1]), title="$title")
+        heat_maps(file, *maps(k // 2), data=(np.zeros((2, 2)), np.array([0, 1])), title="$title")
     first, again, other = (file.read_bytes() for file in files)
     assert first == again != other
     assert first.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
@@ -34,8 +34,12 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path: Path, ending: str) -> No
 def test_odd_data_are_drawn(tmp_path: Path) -> None:
     nan = np.full((2, 2), np.nan)
     edges = np.array([0.0, 1.0, 2.0])
-    heat_maps(tmp_path / "a.png", [Panel("nothing", nan), Panel("equal", np.ones((2, 2)))], edges, edges, shared=False)
-    heat_maps(tmp_path / "b.png", [Panel("one", np.ones((1, 1)))], edges[:2], edges[:2], points=np.zeros((0, 2)))
+    heat_maps(
+        tmp_path / "a.png", [Panel("nothing", nan), Panel("equal", np.ones((2, 2)))], (edges, edges), shared=False
+    )
+    heat_maps(
+        tmp_path / "b.png", [Panel("one", np.ones((1, 1)))], (edges[:2], edges[:2]), data=(np.zeros((0, 2)), None)
+    )
     sets = {"none": np.zeros(0), "same": np.ones(3), "one": np.array([2.0]), "nan": np.array([np.nan, 1.0])}
     histograms(tmp_path / "c.svg", {"quantity": sets, "empty": {"data": np.zeros(0)}})
     curves(tmp_path / "d.png", {"a": ([0.1, 1], [1, 0]), "b": ([], [])}, x_name="x", y_name="y", log_x=True, steps=True)

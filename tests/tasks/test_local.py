@@ -17,7 +17,8 @@ from dense import DUAL, chain, gradients
 from torch import Tensor
 
 import lipcert
-from lipcert.cli.local import bare_grid, read_grid, split_places
+from lipcert.cli.local import bare_grid
+from lipcert.cli.local_tasks import read_grid, split_places
 from lipcert.cli.main import main
 from lipcert.load.model import Model
 from lipcert.network.graph import Graph
