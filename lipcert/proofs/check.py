@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class Verified:
 
 
 @keeps_subnormals
-def check(certificate: Certificate, graph: Graph, model: Mapping[str, Any]) -> Verified:
+def check(certificate: Certificate, graph: Graph, model: Mapping[str, Any], explain: bool = False) -> Verified:
     """`graph`: the network in the units of the certificate, as read. `model`: its identity, the report's "model".
 
     Raises CertificateRejected with the field at fault and the reason.
@@ -55,9 +55,11 @@ def check(certificate: Certificate, graph: Graph, model: Mapping[str, Any]) -> V
     if not value <= certificate.claim:
         reason = f"{certificate.claim!r} is not proved, the proof shows {value!r}"
         raise CertificateRejected("claim", reason if math.isfinite(value) else "the proof shows no finite value")
+    found = Verified(value, (*READING, *certificate.proof.trusted))
+    if not explain:
+        return found
     words = certificate.proof.steps(scoped, certificate.norm)
-    last = f"{value!r} <= {certificate.claim!r}: the claim holds"
-    return Verified(value, (*READING, *certificate.proof.trusted), (*words, last))
+    return replace(found, steps=(*words, f"{value!r} <= {certificate.claim!r}: the claim holds"))
 
 
 def _same_network(certificate: Certificate, graph: Graph, model: Mapping[str, Any]) -> None:

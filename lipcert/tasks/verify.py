@@ -72,7 +72,7 @@ def verify(
         info, assumptions = loaded.info, loaded.assumptions
         if progress is not None:
             progress("proving the claim", None, None)
-        found = check(claim, loaded.graph, loaded.info)
+        found = check(claim, loaded.graph, loaded.info, explain)
         summary = {"verdict": "accepted", "claim": claim.claim, "proved": found.value, "trusted": list(found.trusted)}
         summary |= {"prover_chose": chosen} | ({"steps": list(found.steps)} if explain else {})
         details = {"certificate": path, "proved": found.value}

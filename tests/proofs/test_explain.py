@@ -39,6 +39,18 @@ def test_each_kind_tells_its_steps(method: str, model: lipcert.Model, tmp_path: 
     assert "steps" not in lipcert.verify(tmp_path / "c", model).summary
 
 
+@pytest.mark.parametrize("method", ["product", "cplip", "absolute", "lipsdp"])
+def test_a_maximum_is_explained_too(method: str, tmp_path: Path) -> None:
+    """The normal form takes it apart: its layers are not nodes of the graph that was read."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 2)).eval()
+    model = lipcert.load(net, input_shape=(1, 1, 3, 3))
+    lipcert.bound(model, methods=[method], certificate=tmp_path / "c")
+    found = lipcert.verify(tmp_path / "c", model, explain=True)
+    assert found.summary["verdict"] == "accepted"
+    assert len(found.summary["steps"]) > 1
+
+
 def test_reports_say_what_they_were_made_with(model: lipcert.Model) -> None:
     data = lipcert.bound(model, methods=["product"]).to_dict()
     assert data["tool"]["with"]["torch"].startswith(torch.__version__.split("+")[0])

@@ -83,7 +83,7 @@ class Lmi(Proof):
 
         form = normal_form(graph, self.grouping)
         found = [
-            f"{graph.nodes[layer.node].name}: slopes in [{float(layer.low.min()):g}, {float(layer.high.max()):g}], so for "
+            f"{form.graph.nodes[layer.node].name}: slopes in [{float(layer.low.min()):g}, {float(layer.high.max()):g}], so for "
             f"multipliers t > 0 the sum of t (dz - low dv)(high dv - dz) over its {layer.size} entries is >= 0; "
             f"{len(row)} multipliers, one per {self.grouping}"
             for layer, row in zip(form.layers, self.multipliers, strict=True)
