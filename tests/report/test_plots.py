@@ -64,7 +64,7 @@ def test_bins_cover_everything() -> None:
 
 def test_what_cannot_be_drawn_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     check_plot("--plot", None)
-    with pytest.raises(UsageError, match=r"\.png or \.svg"):
+    with pytest.raises(UsageError, match=r"\.png, \.svg or \.pdf"):
         check_plot("--plot", "a.jpg")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=r"lipcert\[plots\]"):
