@@ -261,6 +261,34 @@ def pieces(repeat: int, smoke: bool) -> Measured:
     return done
 
 
+def radii(repeat: int, smoke: bool) -> Measured:
+    """linf radii of random points of ACAS Xu run2a_1_1 by linear regions: certified / attacked, and seconds of each."""
+    import numpy as np
+    import torch
+
+    import lipcert
+    from lipcert.regions.enumeration.tree import prepare
+
+    done = Measured()
+    file = Path(os.environ.get("LIPCERT_SHARED", ROOT.parent / "shared")) / "models" / f"{XU[0]}.onnx"
+    if not file.exists():
+        done.values = {"skipped": f"no {file.name} in LIPCERT_SHARED"}
+        return done
+    model = lipcert.load(file)
+    dice = torch.Generator().manual_seed(0)
+    x = (torch.rand(100, 5, generator=dice, dtype=torch.float64) - 0.5).numpy()[: 2 if smoke else 100]
+    done.clock("machine code", prepare)
+    ratios = []
+    for k, point in enumerate(x):
+        done.targets.append(Target(f"point {k}", 10.0))
+        row = done.clock(f"point {k}", lambda p=point: lipcert.radius(model, p[None], norm="inf")).points[0]
+        ratios.append(row["radius"] / row["attacked"] if row["attacked"] else 0.0)
+    closed = int((np.array(ratios) >= 0.9999).sum())
+    done.values = {"points": len(x), "certified / attacked >= 0.9999": closed, "least ratio": min(ratios)}
+    done.peak_gb = peak_gb()
+    return done
+
+
 def _auto_lirpa(graph: Any, centres: Any, eps: Any, regions: int) -> tuple[Attempt, list[float] | None]:
     import numpy as np
     import torch
@@ -301,4 +329,5 @@ CASES: dict[str, Callable[[int, bool], Measured]] = {
     "mnist-logit": logit,
     "acasxu": acasxu,
     "linear-regions": pieces,
+    "acasxu-radii": radii,
 }

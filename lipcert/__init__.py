@@ -125,6 +125,7 @@ def bound(
     resume: str | Path | Report | None = None,
     weight_in: Any = None,
     weight_out: Any = None,
+    ranges: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Certified interval `report.lower <= L <= report.upper` in the norms p -> q of `norm` ("1", "2", "inf", "1->2").
@@ -135,6 +136,7 @@ def bound(
     this. `certificate`: file from which `verify` proves the upper value again. `resume`: partial report of "pairs".
     `execution`: "float32", "bfloat16" or "float16": `report.summary["execution"]` has a proved bound of what an execution
     in it errs on the region.
+    `ranges`: on a region, intervals of the outputs as well, in `report.summary["range"]`.
 
     `weight_in`, `weight_out`: weights of the norms, |W_out (f(x) - f(x'))| <= L |W_in (x - x')|: one number, one for each
     entry, or in l2 an invertible matrix.
@@ -161,6 +163,7 @@ def bound(
             solver=solver,
             execution=execution,
             resume=resume,
+            ranges=ranges,
             progress=progress,
         )
 

@@ -56,6 +56,9 @@ def bound(
     ball_norm: Annotated[
         str | None, typer.Option(metavar="P", help="Norm of the ball.", rich_help_panel=REGION)
     ] = None,
+    ranges: Annotated[
+        bool, typer.Option("--range", help="Intervals of the outputs as well.", rich_help_panel=REGION)
+    ] = False,
     rtol: Annotated[float, typer.Option(metavar="R", help="Close brackets to this.", rich_help_panel=REGION)] = 1e-6,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
@@ -105,6 +108,7 @@ def bound(
             solver=solver,
             execution=executed,
             resume=resume,
+            ranges=ranges,
             progress=progress,
         )
         return replace(report, max_upper=max_upper)

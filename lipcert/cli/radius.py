@@ -27,7 +27,7 @@ def radius(
     eps: Annotated[str | None, typer.Option(metavar="E,E,...", help="Certified accuracy at these radii.")] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(metavar="pairs|local|global|sqrt2", help="May be repeated; the largest radius is taken."),
+        typer.Option(metavar="pairs|local|regions|global|sqrt2", help="May be repeated; the largest radius is taken."),
     ] = None,
     tolerance: Annotated[
         float | None, typer.Option(metavar="T", help="Regression: each output moves by at most T.")

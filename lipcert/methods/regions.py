@@ -1,6 +1,6 @@
-"""`regions`: the constant on a region exactly, by enumerating linear regions (regions/enumeration).
+"""`regions`: the constant on a region, or on the whole space, exactly, by enumerating linear regions (regions/enumeration).
 
-For piecewise linear networks of up to 7 inputs that move. The upper value covers every cell, pruned and open ones too; the
+For piecewise linear networks of up to 7 inputs that move, on the whole space up to 6. The upper value covers every cell, pruned and open ones too; the
 lower value is attained at a point. MATH section 9; LipBaB (Bhowmick et al. 2021) has the idea, without proofs.
 """
 
@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lipcert.methods.jacobian import no_region
 from lipcert.methods.problem import REGION, Cost, Method, Problem
-from lipcert.regions.enumeration.constant import cells_of, constant, reads
+from lipcert.regions.enumeration.constant import cells_of, check_inputs, constant, reads
+from lipcert.regions.enumeration.hinges import hinged
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
@@ -32,16 +32,19 @@ class Regions(Method):
     cost = Cost.SWEEPS
 
     def refuses(self, problem: Problem) -> Refusal | None:
-        reason, node = no_region(problem), None
-        if reason is None:
-            try:
-                import numba  # noqa: F401
+        reason, node = None, None
+        try:
+            import numba  # noqa: F401
 
+            if problem.region is None:
+                check_inputs(problem.graph)
+                hinged(problem.graph)
+            else:
                 reads(problem.graph, cells_of(problem.region))
-            except ImportError:
-                reason = "it needs Numba: pip install 'lipcert[fast]'"
-            except RefusedModel as refused:
-                reason, node = str(refused), refused.node
+        except ImportError:
+            reason = "it needs Numba: pip install 'lipcert[fast]'"
+        except RefusedModel as refused:
+            reason, node = str(refused), refused.node
         return None if reason is None else Refusal(self.name, self.side, "refused", reason, node)
 
     def run(self, problem: Problem) -> Result:
@@ -49,6 +52,7 @@ class Regions(Method):
         if (refusal := self.refuses(problem)) is not None:
             return refusal
         from lipcert.regions.enumeration.compiled import on_disk
+        from lipcert.regions.enumeration.everywhere import everywhere
         from lipcert.regions.enumeration.tree import prepare
 
         if not on_disk():
@@ -62,7 +66,10 @@ class Regions(Method):
         def tell(upper: float, lower: float) -> None:
             problem.say(f"regions: {lower:.6g} .. {upper:.6g}")
 
-        found = constant(problem.graph, cells_of(problem.region), problem.norm, problem.rtol, deadline, report=tell)
+        if problem.region is None:
+            found = everywhere(problem.graph, problem.norm, problem.rtol, deadline, report=tell)
+        else:
+            found = constant(problem.graph, cells_of(problem.region), problem.norm, problem.rtol, deadline, report=tell)
         seconds = time.perf_counter() - start
         counts = {"cells": found.cells, "leaves": found.leaves, "open": found.open, "exact": found.exact}
         witness = {"x": found.point.tolist(), "shape": list(problem.graph.input_shape)}

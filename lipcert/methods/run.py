@@ -13,16 +13,23 @@ from lipcert.methods import METHODS
 from lipcert.methods.failures import RAISED, why
 from lipcert.methods.ladders import usual
 from lipcert.methods.problem import Method, OutOfTime, Problem
+from lipcert.network.graph import Graph
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.terms.errors import UsageError
-from lipcert.terms.query import Region
+from lipcert.terms.query import Norm, Region
 from lipcert.terms.result import Refusal, Result
+
+FEW = 2  # inputs: the whole space is enumerated without being asked for
 
 
 def choose(
-    names: Sequence[str] | None, region: Region = None, options: Mapping[str, str | None] | None = None
+    names: Sequence[str] | None,
+    region: Region = None,
+    options: Mapping[str, str | None] | None = None,
+    graph: Graph | None = None,
 ) -> list[Method]:
-    """The named methods in the order of the table; without names the usual ones.
+    """The named methods in the order of the table; without names the usual ones, and `regions` on the whole space where it
+    applies to `graph`, which has few inputs.
 
     `options`: values of fields that a method offers as `choices`, by name; None: as it is.
     """
@@ -30,6 +37,9 @@ def choose(
     if unknown:
         raise UsageError(f"--method {unknown[0]}: methods are {', '.join(METHODS)}")
     wanted = names or usual(region is not None)
+    exact = METHODS["regions"]
+    if not names and region is None and graph is not None and graph.nodes[graph.input].size <= FEW:
+        wanted = [*wanted, *([] if exact.refuses(Problem(graph, Norm())) else ["regions"])]
     chosen = {name: method for name, method in METHODS.items() if name in wanted}
     for option, value in (options or {}).items():
         if value is None:

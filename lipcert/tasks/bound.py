@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lipcert.load.model import Model
 from lipcert.methods import Method, Problem
 from lipcert.methods.run import choose, run, tell
@@ -18,6 +20,7 @@ from lipcert.tasks.certify import certify, check_scope
 from lipcert.tasks.execution import MOVES, Execution, on_region
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.pairs import Pairs, bound_pairs, methods_asked, resumed
+from lipcert.tasks.ranges import check_region, output_intervals
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.memory import out_of_memory
@@ -34,6 +37,8 @@ class BoundTask(Task):
     methods: Sequence[Method]
     certificate: str | Path | None = None
     execution: Execution | None = None
+    ranges: bool = False
+    intervals: dict[str, Any] | None = None
     results: list[Result] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -42,6 +47,11 @@ class BoundTask(Task):
     def steps(self) -> Iterator[None]:
         problem = self.problem.with_resources(self.session.deadline, self.session.progress)
         yield from self.bound(problem)
+        if self.ranges:
+            problem.say("ranges of the outputs")
+            with torch.no_grad():
+                self.intervals = output_intervals(problem)
+            yield
         if self.certificate is not None:
             self.results, self.warnings = self.certified(self.certificate)
 
@@ -66,7 +76,10 @@ class BoundTask(Task):
 
     def answer(self) -> dict[str, Any]:
         warnings = [*self.model.warnings, *self.resumed, *self.warnings]
-        return {"results": list(self.results), "warnings": warnings} | self.executed()
+        found: dict[str, Any] = {"results": list(self.results), "warnings": warnings} | self.executed()
+        if self.intervals is not None:
+            found["summary"] = {**found.get("summary", {}), "range": self.intervals}
+        return found
 
     def executed(self) -> dict[str, Any]:
         if self.execution is None:
@@ -119,30 +132,37 @@ def bound(
     solver: str | None = None,
     execution: str | None = None,
     resume: Earlier = None,
+    ranges: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """The certified interval of one scope. `budget` in seconds: methods stop at it and keep what is proved.
     `multipliers` of the LipSDP methods ("neuron", "channel", "layer", "mixed"), `solver` of lipsdp-cvxpy.
     `rtol`: brackets on a region are closed to this. `certificate`: file to write, from which `verify` proves the least upper value again.
     `execution`: "float32", "bfloat16" or "float16": a proved bound of |computed f(x) - f(x)| over the region, too.
+    `ranges`: intervals of the outputs as well (`summary["range"]`).
     `resume`: partial report of the same question with output "pairs" or "each", whose rows are taken over where their seals hold.
 
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
     norm, functional = Norm.parse(norm), Output.parse(output)
     region = checked_region(region, model.graph)
-    chosen = choose(methods, region, {"multipliers": multipliers, "solver": solver})
+    chosen = choose(methods, region, {"multipliers": multipliers, "solver": solver}, model.graph)
     if certificate is not None:
         check_scope(region, functional)
         if model.weights is not None:
             raise UsageError(
                 "--certificate: certificates are about plain norms; leave out --weight-in and --weight-out"
             )
+    if ranges:
+        check_region(region)
+        if model.weights is not None:
+            raise UsageError("--range: ranges are about plain outputs; leave out --weight-in and --weight-out")
     all_of_them = functional.many
     if resume is not None and not all_of_them:
         raise UsageError("--resume: only --output pairs and --output each can be resumed")
     options: dict[str, Any] = {"seed": seed}
     options |= {} if region is None else {"rtol": float(rtol)}
+    options |= {"ranges": True} if ranges else {}
     options |= {"methods": methods_asked(chosen)} if all_of_them else {}  # each pair has a value of each
     options |= {} if execution is None else {"execution": execution}
     executed = Execution.of(model, execution, functional)
@@ -160,5 +180,6 @@ def bound(
         methods=chosen,
         certificate=certificate,
         execution=executed,
+        ranges=ranges,
     )
     return carry_out(task, Session(progress, budget), resume)

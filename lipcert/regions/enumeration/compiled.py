@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 # every file with compiled functions, and those whose constants they read
-SOURCES = ("affine", "compiled", "net", "polytope", "pruning", "search", "sizes")
+SOURCES = ("affine", "ball", "compiled", "frames", "net", "polytope", "pruning", "search", "settle", "sizes")
 
 
 def _folder() -> str:

@@ -47,6 +47,13 @@ def reads(graph: Graph, cells: Cells) -> Program:
     return program(graph, cells.centre[0], cells.radius[0])
 
 
+def check_inputs(graph: Graph) -> None:
+    """RefusedModel where the whole space has too many dimensions: one is added to it (everywhere.py)."""
+    n = graph.nodes[graph.input].size
+    if not 0 < n < INPUTS:
+        raise RefusedModel(f"{n} inputs, and the whole space is enumerated for 1 to {INPUTS - 1}: give --box, or --at")
+
+
 def cells_of(region: Region) -> Cells:
     """The one cell of a region: a box exactly where floats hold its centre and radius. Rounded outward, a box whose sides
     lie on hyperplanes of the network would be cut into slivers as thin as the rounding."""
@@ -94,14 +101,14 @@ def constant(
             report(float(upper[0]), float(best[0]))
 
     found = tree.run(deadline, tell)
-    point = _inside(made.point(found.witness)[0], cells)
+    point = inside(made.point(found.witness)[0], cells)
     lower = attained(graph, point, norm, cells.moving[0])
     upper = float(found.upper[0])
     closed = upper <= lower * (1 + rtol)
     return Bracket(upper, lower, point, closed, found.cells, found.leaves, found.open, found.stuck, found.cramped)
 
 
-def _inside(x: Tensor, cells: Cells) -> Tensor:
+def inside(x: Tensor, cells: Cells) -> Tensor:
     """A point of the search, which rounds, drawn into what was asked."""
     centre, radius = cells.centre[0], cells.radius[0]
     if cells.norm == "inf":

@@ -11,6 +11,7 @@ from lipcert.regions.enumeration.net import (
     FACETS,
     FIRST,
     FRAMES,
+    NORMS,
     OFF,
     POOL,
     RADIUS,
@@ -25,7 +26,7 @@ from lipcert.regions.enumeration.program import HingeLayer, Program
 from lipcert.rigor.rounding import EPS
 
 
-def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, str] | None) -> Net:
+def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, str] | None, asks: int = NORMS) -> Net:
     """`rows`: question i is about the outputs rows[i] .. rows[i + 1]."""
     n, layers = len(program.radius), program.layers
     off = np.cumsum([0, *(layer.size for layer in layers)])
@@ -77,6 +78,7 @@ def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, s
         np.inf if ball is None else ball[0],
         longest * EPS * 1.01,
         inexact,
+        asks,
         shape,
         joined(columns, np.int64),
         np.stack([weight, np.abs(weight), joined(errors) if inexact else np.zeros_like(weight)]),

@@ -19,6 +19,12 @@ RADIUS, INVERSE = range(2)  # of Net.side: of the box in t, and 1 / scale
 RHO, LOW, HIGH = -3, -2, -1  # of Memory.pre
 DEAD = -1  # of Memory.form
 CLOSED, BEST = -2, -1  # columns of Memory.best
+NORMS, VALUES, SIGNS = range(3)  # Net.asks: norms of Jacobians; largest outputs; where an output is above 0
+# places of Memory.counts
+CELLS, TOP, STATUS, LEAVES, FAILED, STAMP, FORCED, CRAMPED = range(8)
+# values of STATUS; after the last three, what cannot be gone on with is the top frame
+DONE, SPENT, FULL, STUCK, VIOLATED, FLAT = range(6)
+TOUCH = 1e-12  # relative: nearer to a vertex than this a hyperplane is not known to cut
 
 
 class Net(NamedTuple):
@@ -37,6 +43,7 @@ class Net(NamedTuple):
     ball: float  # radius in x; inf: the region is the box
     gamma: float  # n u / (1 - n u) for the longest sum
     inexact: bool  # some weights have errors
+    asks: int  # NORMS, VALUES or SIGNS
     shape: np.ndarray
     columns: np.ndarray
     weight: np.ndarray
@@ -63,7 +70,7 @@ class Memory(NamedTuple):
     work: np.ndarray
     best: np.ndarray  # (questions, n + 2): a point, the largest upper value of what is done with, the norm at the point
     alive: np.ndarray  # columns that are not dead
-    counts: np.ndarray  # int64: see search.py
+    counts: np.ndarray  # int64
 
 
 class Stack(NamedTuple):

@@ -215,7 +215,7 @@ def cut(n, x, mask, count, slack, new, new_x, new_mask):  # type: ignore[no-unty
 
 
 @compiled
-def keep_half(n, side, x, mask, count, slack, new, made, new_x, new_mask, facet, live):  # type: ignore[no-untyped-def]
+def keep_half(n, side, x, mask, count, slack, new, made, new_x, new_mask, live):  # type: ignore[no-untyped-def]
     """The half where side z >= 0, in place: its vertices, then the new points. Facets with fewer than n vertices are
     forgotten, which only widens what the facets describe. Returns (count, live facets); count -1: too many."""
     kept = 0

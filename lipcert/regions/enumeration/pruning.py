@@ -1,4 +1,4 @@
-"""An upper value of the norm of the Jacobian on a cell, from the layer that it has been settled up to.
+"""An upper value on a cell, of the norm of the Jacobian or of outputs, from the layer that it has been settled up to.
 
 Hinges that cross on the cell become chords with an error, values as affine forms in t (one form per neuron, no LP), and
 Jacobian entries the hull of what either slope makes of them. Ranges come from the proved box of the cell, and where that leaves a
@@ -11,7 +11,7 @@ import numpy as np
 
 from lipcert.regions.enumeration.affine import multiply, put_settled
 from lipcert.regions.enumeration.compiled import compiled, inlined
-from lipcert.regions.enumeration.net import DEAD, HIGH, INVERSE, LEFT, LOW, OFF, RADIUS, RHO, RIGHT
+from lipcert.regions.enumeration.net import DEAD, HIGH, INVERSE, LEFT, LOW, NORMS, OFF, RADIUS, RHO, RIGHT
 from lipcert.regions.enumeration.polytope import LOST, SLACK, edges_at, safe_least
 from lipcert.regions.enumeration.sizes import SQUARINGS, largest
 
@@ -149,6 +149,30 @@ def put_open(net, memory, j, k, at, sign, low, high):  # type: ignore[no-untyped
     to[n + 1, j] = error + (0.0 if slope == 0.0 else LOST)
 
 
+@compiled
+def largest_values(net, memory, live, count, stamp, u, a):  # type: ignore[no-untyped-def]
+    """min(u, largest value on the cell of the forms in memory.out) per question."""
+    n, out = net.n, memory.out
+    for question in range(len(net.question) - 1):
+        most = -np.inf
+        for i in range(net.question[question], net.question[question + 1]):
+            error = out[n + 1, i]
+            _, high = range_on_box(n, out, i, error, memory.box)
+            if high > most:
+                _, _, _, last = extremes(n, out, i, memory.x, count)
+                for d in range(n):
+                    a[d] = -out[d, i]
+                proved = -prove_least(net, memory, live, last, stamp, a, -out[n, i], error)
+                if proved < high:
+                    high = proved
+            if high > most:
+                most = high
+            elif not (high <= most):  # NaN
+                return
+        if most < u[question]:
+            u[question] = most
+
+
 @inlined
 def upper_values(net, memory, layer, live, count, stamp, u, matrices, a):  # type: ignore[no-untyped-def]
     """min(u, bound) per question into u. `matrices` (2, outputs, n) and `a` (n,) to work with."""
@@ -162,7 +186,7 @@ def upper_values(net, memory, layer, live, count, stamp, u, matrices, a):  # typ
         else:
             return
     for deep in range(layer + 1, net.layers):
-        multiply(net, memory, deep, True)
+        multiply(net, memory, deep, net.asks == NORMS)
         base = net.shape[OFF, deep]
         for i in range(net.shape[OFF, deep + 1] - base):
             k = base + i
@@ -176,8 +200,11 @@ def upper_values(net, memory, layer, live, count, stamp, u, matrices, a):  # typ
                 return
             sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)
             put_open(net, memory, n + k, k, i, sign, low, high)
-    multiply(net, memory, net.layers, True)
-    outputs(net, memory, u, matrices, SQUARINGS)
+    multiply(net, memory, net.layers, net.asks == NORMS)
+    if net.asks == NORMS:
+        outputs(net, memory, u, matrices, SQUARINGS)
+    else:
+        largest_values(net, memory, live, count, stamp, u, a)
 
 
 @inlined

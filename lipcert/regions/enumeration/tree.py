@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lipcert.network.graph import Graph
-from lipcert.regions.enumeration import search as places
+from lipcert.regions.enumeration import net as places
 from lipcert.regions.enumeration.exact import Rows, exact_layers, sign_on
 from lipcert.regions.enumeration.flat import flat, memory
-from lipcert.regions.enumeration.net import BEST, CLOSED, OFF, Memory, Net, Stack
+from lipcert.regions.enumeration.net import BEST, CLOSED, INVERSE, NORMS, OFF, SIGNS, STUCK, VALUES, Memory, Net, Stack
 from lipcert.regions.enumeration.program import HingeLayer, Program
 from lipcert.regions.enumeration.search import probe, search
 from lipcert.terms.query import Norm
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(eq=False)
 class Best:
-    """Per question: `upper`, `best` (a norm met in some cell) and `witness` (questions, n) in t."""
+    """Per question: `upper`, `best` (a norm, or a value, met in some cell) and `witness` (questions, n) in t."""
 
     upper: np.ndarray
     best: np.ndarray
@@ -59,6 +59,11 @@ Tell = Callable[[np.ndarray, np.ndarray], None]  # (upper, best) after each roun
 
 
 class Tree:
+    """`asks`: see net.py. `rtol`: relative for norms, absolute for values; negative: nothing is pruned. `still`: Jacobians
+    are taken of all inputs but the last."""
+
+    asks = NORMS
+
     def __init__(
         self,
         program: Program,
@@ -68,19 +73,24 @@ class Tree:
         *,
         ball: tuple[float, str] | None = None,
         threads: int = 1,
+        still: bool = False,
     ):
         self.program, self.rtol = program, rtol
-        self.net = flat(program, rows, norm.input, norm.output, ball)
+        self.net = flat(program, rows, norm.input, norm.output, ball, self.asks)
+        if still:
+            self.net.side[INVERSE, -1] = 0.0
         self.memories = [memory(self.net) for _ in range(threads)]
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         questions = len(rows) - 1
-        self.found = Best(np.zeros(questions), np.zeros(questions), np.zeros((questions, self.net.n)))
-        self.closed = np.zeros(questions)
+        least = np.full(questions, -np.inf if self.asks == VALUES else 0.0)
+        self.found = Best(least.copy(), least.copy(), np.zeros((questions, self.net.n)))
+        self.closed = least.copy()
         self.heap: list[tuple[float, int, Cell]] = []
         self.made = 0
         self.budget = FIRST
         self.rows = Rows(program) if exact_layers(program) else None
-        self._sample()
+        if self.asks != SIGNS:
+            self._sample()
         self._add(self._root())
 
     def _root(self) -> Cell:
@@ -125,16 +135,25 @@ class Tree:
 
     def _add(self, cell: Cell) -> None:
         """To what is open, the most promising first; or done with."""
-        best = np.maximum(self.found.best, 1e-300)
-        if bool((cell.u <= self.found.best * (1 + self.rtol)).all()):
+        if bool((cell.u <= self._enough()).all()):
             self.closed = np.maximum(self.closed, cell.u)
             return
         self.made += 1
-        heapq.heappush(self.heap, (-float((cell.u / best).max()), self.made, cell))
+        heapq.heappush(self.heap, (self._order(cell), self.made, cell))
 
-    def run(self, deadline: float | None, tell: Tell | None = None) -> Best:
-        """Until every question is closed to rtol, or the deadline (monotonic)."""
-        while self.heap and not (deadline is not None and time.monotonic() > deadline):
+    def _enough(self) -> np.ndarray:
+        best = self.found.best
+        return best * (1 + self.rtol) if self.asks == NORMS else best + self.rtol
+
+    def _order(self, cell: Cell) -> float:
+        """The least comes first."""
+        best = self.found.best
+        ahead = cell.u / np.maximum(best, 1e-300) if self.asks == NORMS else cell.u - best
+        return -float(ahead.max())
+
+    def run(self, deadline: float | None, tell: Tell | None = None, stop: Callable[[], bool] = lambda: False) -> Best:
+        """Until every question is closed to rtol, the deadline (monotonic), or `stop`, asked after each round."""
+        while self.heap and not stop() and not (deadline is not None and time.monotonic() > deadline):
             cells = [heapq.heappop(self.heap)[2] for _ in range(min(ROUND, len(self.heap)))]
             best, witness = self.found.best.copy(), self.found.witness.copy()
             for outcome in self._all(cells, best, witness, deadline):
@@ -159,7 +178,8 @@ class Tree:
 
         def one(cell: Cell) -> Outcome:
             if deadline is not None and time.monotonic() > deadline:
-                return Outcome([cell], np.zeros_like(best), best, witness, np.zeros(16, dtype=np.int64), None)
+                counts = np.zeros(16, dtype=np.int64)
+                return Outcome([cell], np.full_like(best, -np.inf), best, witness, counts, None, np.zeros((0, 0)))
             mine = free.pop()
             try:
                 return searched(self.net, *mine, cell, best, witness, self.rtol, self.budget)
@@ -181,8 +201,12 @@ class Tree:
         for cell in outcome.left:
             self._add(cell)
         if outcome.stuck is not None:
-            found.stuck += 1
-            self._add(self._decided(outcome.stuck))
+            self._go_on(outcome, outcome.stuck)
+
+    def _go_on(self, outcome: Outcome, cell: Cell) -> None:
+        """What a search could not go on with."""
+        self.found.stuck += 1
+        self._add(self._decided(cell))
 
     def _decided(self, cell: Cell) -> Cell:
         """The cell with the signs that floats left open, in exact integers; a hinge that is open even then is cut at."""
@@ -202,12 +226,15 @@ class Tree:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
+    """`stuck`: what could not be gone on with, and `outputs` (n + 4, outputs) as in Memory.pre there."""
+
     left: list[Cell]
     closed: np.ndarray
     best: np.ndarray
     witness: np.ndarray
     counts: np.ndarray
     stuck: Cell | None
+    outputs: np.ndarray
 
 
 def searched(
@@ -215,13 +242,13 @@ def searched(
 ) -> Outcome:
     """One search from one cell."""
     _load(net, mine, stack, cell)
-    mine.best[:, : net.n], mine.best[:, CLOSED], mine.best[:, BEST] = witness, 0.0, best
+    mine.best[:, : net.n], mine.best[:, CLOSED], mine.best[:, BEST] = witness, -np.inf, best
     stamp = mine.counts[places.STAMP]
     mine.counts[:] = 0
     mine.counts[places.STAMP], mine.counts[places.TOP], mine.counts[places.FORCED] = stamp, 1, cell.forced
     search(net, mine, stack, rtol, budget)
     left = _unload(net, mine, stack)
-    stuck = left.pop() if mine.counts[places.STATUS] == places.STUCK else None
+    stuck = left.pop() if mine.counts[places.STATUS] >= STUCK else None
     return Outcome(
         left,
         mine.best[:, CLOSED].copy(),
@@ -229,6 +256,7 @@ def searched(
         mine.best[:, : net.n].copy(),
         mine.counts.copy(),
         stuck,
+        mine.pre[:, net.shape[OFF, net.layers] :].copy(),
     )
 
 

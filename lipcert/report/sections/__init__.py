@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from lipcert.report.report import Report
-from lipcert.report.sections import bounds, execution, jacobian, local, notes, parts, radii, track, verification
+from lipcert.report.sections import bounds, execution, jacobian, local, notes, parts, radii, ranges, track, verification
 from lipcert.report.tables import Piece
 
 SECTIONS: dict[str, Callable[[Report], Iterator[Piece]]] = {
@@ -21,6 +21,7 @@ SECTIONS: dict[str, Callable[[Report], Iterator[Piece]]] = {
     "local": local.section,
     "track": track.section,
     "results": bounds.results,
+    "ranges": ranges.section,
     "execution": execution.section,
     "notes": notes.section,
 }

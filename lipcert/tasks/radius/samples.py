@@ -19,6 +19,7 @@ from lipcert.tasks.radius.boundary import INPUTS, Aim, boundary_radii
 from lipcert.tasks.radius.constants import GLOBAL, Constants
 from lipcert.tasks.radius.local import Shells, shells_of
 from lipcert.tasks.radius.margins import Margins, margins, name
+from lipcert.tasks.radius.regions import Exact
 from lipcert.terms.query import P
 
 LARGEST = 2.0**1023  # for functions that do not move at all: any number is a radius
@@ -26,8 +27,9 @@ LARGEST = 2.0**1023  # for functions that do not move at all: any number is a ra
 
 @dataclass(frozen=True)
 class How:
-    """`methods`: of GLOBAL, and "local". `local`: whether the graph has local constants. `execution`: radii hold for the
-    network as it is executed, not in real arithmetic alone."""
+    """`methods`: of GLOBAL, "local" and "regions". `local`: whether the graph has local constants; `regions`: whether its
+    linear regions can be enumerated. `execution`: radii hold for the network as it is executed, not in real arithmetic
+    alone."""
 
     norm: P
     methods: Sequence[str]
@@ -36,6 +38,7 @@ class How:
     attack: Pgd | None = None
     effort: Aim = field(default_factory=Aim)
     execution: Execution | None = None
+    regions: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,8 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
     ahead = (found.value > 0).all(dim=1)
     rows = (right & ahead).nonzero()[:, 0]
     attacked = Nearest(torch.full((b,), torch.inf, dtype=torch.float64), x)
-    if how.attack is not None or _small(x, how):
+    exact = "regions" in how.methods and how.regions
+    if how.attack is not None or exact or _small(x, how):
         attacked = _attacked(graph, x, found, rows, how)
     radii = {method: torch.zeros(b, dtype=torch.float64) for method in how.methods}
     limits = {method: found.value.argmin(dim=1) for method in how.methods}
@@ -65,6 +69,12 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
             certified, value[rows], error[rows] = deployed(some, found[rows], certified)
         for method, one in certified.items():
             radii[method][rows], limits[method][rows] = one
+    nearest = Nearest(torch.full((b,), torch.inf, dtype=torch.float64), x.clone())
+    if exact and len(rows):
+        start = Nearest(attacked.distance[rows], attacked.x[rows])
+        near = Exact(graph, x[rows], found[rows], how.norm, start, how.tolerance)
+        radii["regions"][rows], limits["regions"][rows] = near.radius, near.limit
+        nearest.distance[rows], nearest.x[rows] = near.attacked, near.x
     result, inside = [], []
     for s in range(b):
         best = max(how.methods, key=lambda method: float(radii[method][s]))
@@ -86,6 +96,8 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
         }
         if how.execution is not None:
             row["error"] = float(error[s]) if bool(error[s].isfinite()) else None
+        if exact:
+            row |= _with_nearest(row, float(nearest.distance[s]), nearest.x[s], how)
         result.append(row)
         if tested and distance < radius:
             inside.append((first + s, attacked.x[s]))
@@ -93,7 +105,8 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
 
 
 def _small(x: Tensor, how: How) -> bool:
-    return "local" in how.methods and how.local and x.shape[1] <= INPUTS
+    exact = "regions" in how.methods and how.regions
+    return "local" in how.methods and how.local and x.shape[1] <= INPUTS and not exact
 
 
 Radii = dict[str, tuple[Tensor, Tensor]]  # by method: radii (r,), and which functional limits each (r,)
@@ -123,7 +136,7 @@ def method_radii(some: Samples, found: Margins) -> Radii:
             quotient = torch.where(torch.isposinf(quotient), LARGEST, quotient).nan_to_num(0.0)
             least = quotient.min(dim=1)
             radii[method] = down(least.values).clamp(min=0.0), least.indices
-        elif how.local:
+        elif method == "local" and how.local:
             if some.shells is None:
                 some.shells = shells_of(some.graph, some.x, found, how.norm, whole)
             value, limit = some.shells.certified(found.value)
@@ -162,6 +175,18 @@ def deployed(some: Samples, found: Margins, real: Radii) -> tuple[Radii, Tensor,
     again = method_radii(some, left)
     limit = down(reach * share)
     return {method: (torch.minimum(radius, limit), place) for method, (radius, place) in again.items()}, value, error
+
+
+def _with_nearest(row: dict[str, Any], distance: float, x: Tensor, how: How) -> dict[str, Any]:
+    """`nearest`: an input that was found by linear regions; an attack within valid inputs takes it where it is one."""
+    if not distance < float("inf"):
+        return {"nearest": None}
+    clip = None if how.attack is None else how.attack.clip
+    valid = clip is None or bool(((x >= clip[0]) & (x <= clip[1])).all())
+    attacked = row["attacked"]
+    if valid and (attacked is None or distance < attacked):
+        attacked = distance
+    return {"nearest": {"distance": distance, "x": x.tolist()}, "attacked": attacked}
 
 
 def treat_known(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants: Constants, how: How) -> Batch:

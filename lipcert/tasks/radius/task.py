@@ -24,6 +24,7 @@ from lipcert.tasks.execution import Execution
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.radius.constants import GLOBAL, Constants, ProvedConstant, norm_for
 from lipcert.tasks.radius.margins import read_labels
+from lipcert.tasks.radius.regions import NEEDS_NUMBA, REAL, in_the_way
 from lipcert.tasks.radius.samples import How, treat_known
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
@@ -31,8 +32,8 @@ from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Refusal, Result
 
-METHODS = ("pairs", "local", "global", "sqrt2")
-DEFAULT = ("pairs", "local")
+METHODS = ("pairs", "local", "regions", "global", "sqrt2")
+DEFAULT = ("pairs", "local", "regions")
 BATCH = 250
 EXECUTION = (
     "margins are less a bound of the error of a float32 evaluation at the sample; float evaluation elsewhere in the "
@@ -136,7 +137,9 @@ def radius(
     Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
     norm = norm_for(str(norm))
-    graph, chosen = model.graph, _chosen(methods)
+    graph = model.graph
+    not_exact = in_the_way(graph) or (None if execution is None else REAL)
+    chosen = _chosen(methods, not_exact)
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
         raise UsageError(f"--tolerance {tolerance}: write a finite number above 0")
     x = np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(graph.input_shape))
@@ -146,7 +149,7 @@ def radius(
     labels = read_labels(y, len(x), size, tolerance)
     blocked = obstacle(graph) if "local" in chosen else None
     executed = Execution.required(model, execution)
-    how = How(norm.input, chosen, blocked is None, tolerance, attack, execution=executed)
+    how = How(norm.input, chosen, blocked is None, tolerance, attack, execution=executed, regions=not_exact is None)
     constants = Constants(Problem(graph, norm, seed=seed))
     asked: dict[str, Any] = {
         "methods": list(chosen),
@@ -170,12 +173,12 @@ def radius(
         asked=asked,
         eps=eps,
         adversarial=adversarial,
-        noted=_noted(x, blocked),
+        noted=_noted(x, blocked, _told(not_exact, methods)),
     )
     return carry_out(task, Session(progress), resume)
 
 
-def _noted(x: np.ndarray, blocked: tuple[str, str] | None) -> list[str]:
+def _noted(x: np.ndarray, blocked: tuple[str, str] | None, not_exact: str | None) -> list[str]:
     noted = []
     missing = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(missing):
@@ -183,18 +186,27 @@ def _noted(x: np.ndarray, blocked: tuple[str, str] | None) -> list[str]:
         noted.append(f"{len(missing)} samples hold NaN or infinity and have radius 0: {named}")
     if blocked is not None:
         noted.append(f"no local radii: node {blocked[0]}: {blocked[1]}")
+    if not_exact is not None:
+        noted.append(f"no radii by linear regions: {not_exact}")
     return noted
+
+
+def _told(not_exact: str | None, methods: Sequence[str] | None) -> str | None:
+    """Why there are no exact radii, where they were asked for or could be had."""
+    return not_exact if "regions" in (methods or ()) or (not methods and not_exact == NEEDS_NUMBA) else None
 
 
 def _part(labels: torch.Tensor | None, part: slice) -> torch.Tensor | None:
     return None if labels is None else labels[part]
 
 
-def _chosen(methods: Sequence[str] | None) -> tuple[str, ...]:
+def _chosen(methods: Sequence[str] | None, not_exact: str | None) -> tuple[str, ...]:
+    """`regions` without being asked for where it applies."""
     unknown = [name for name in methods or () if name not in METHODS]
     if unknown:
         raise UsageError(f"--method {unknown[0]}: radius methods are {', '.join(METHODS)}")
-    return tuple(name for name in METHODS if name in (methods or DEFAULT))
+    usual = DEFAULT if not_exact is None else tuple(name for name in DEFAULT if name != "regions")
+    return tuple(name for name in METHODS if name in (methods or usual))
 
 
 def summary(rows: Sequence[dict[str, Any]], eps: Sequence[float], labelled: bool, attacked: bool) -> dict[str, Any]:

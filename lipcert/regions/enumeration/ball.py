@@ -1,0 +1,89 @@
+"""Regions that are balls around the centre of the box: cells that do not meet them, and points of cells inside them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lipcert.regions.enumeration.compiled import compiled, inlined
+from lipcert.regions.enumeration.net import INVERSE
+from lipcert.regions.enumeration.pruning import prove_least
+
+
+@compiled
+def grown(total, size, norm):  # type: ignore[no-untyped-def]
+    """The norm (of l2: its square) with one more coordinate."""
+    if norm == 0:
+        return max(total, size)
+    return total + size * size if norm == 2 else total + size
+
+
+@compiled
+def from_centre(net, t):  # type: ignore[no-untyped-def]
+    """Norm of the ball of x - centre."""
+    total = 0.0
+    for d in range(net.n):
+        total = grown(total, abs(t[d]) / net.side[INVERSE, d], net.ball_norm)
+    return math.sqrt(total) if net.ball_norm == 2 else total
+
+
+@inlined
+def nearest_vertex(net, memory, count):  # type: ignore[no-untyped-def]
+    nearest, vertex = np.inf, 0
+    for i in range(count):
+        far = from_centre(net, memory.x[i])
+        if far < nearest:
+            nearest, vertex = far, i
+    return nearest, vertex
+
+
+@compiled
+def outside(net, memory, live, count, stamp, a):  # type: ignore[no-untyped-def]
+    """Proved: the cell does not meet the ball that is the region."""
+    n = net.n
+    if not (net.ball < np.inf):
+        return False
+    total = 0.0
+    for d in range(n):
+        gap = max(0.0, max(memory.box[0, d], -memory.box[1, d])) / net.side[INVERSE, d]
+        total = grown(total, gap, net.ball_norm)
+    if net.ball_norm == 2:
+        total = math.sqrt(total)
+    if total * (1.0 - 1e-13) > net.ball:
+        return True
+    nearest, vertex = nearest_vertex(net, memory, count)
+    if not (nearest > net.ball):
+        return False
+    # |x| >= g.x / dual norm of g, and g is the one with equality at that vertex; in linf the box has said it
+    if net.ball_norm == 0:
+        return False
+    dual = 0.0
+    for d in range(n):
+        g = memory.x[vertex, d] / net.side[INVERSE, d]
+        if net.ball_norm == 1:
+            g = 1.0 if g > 0.0 else -1.0
+        dual = dual + g * g if net.ball_norm == 2 else 1.0
+        a[d] = g / net.side[INVERSE, d]
+    if net.ball_norm == 2:
+        dual = math.sqrt(dual)
+    return prove_least(net, memory, live, vertex, stamp, a, 0.0, 0.0) * (1.0 - 1e-13) > net.ball * dual
+
+
+@inlined
+def inner_point(net, memory, count, a):  # type: ignore[no-untyped-def]
+    """The mean of the vertices into a (n,), drawn into the ball where that is the region. False: not found there."""
+    n = net.n
+    for d in range(n):
+        a[d] = 0.0
+        for i in range(count):
+            a[d] += memory.x[i, d] / count
+    if not (net.ball < np.inf) or from_centre(net, a) < net.ball * (1.0 - 1e-12):
+        return True
+    _, vertex = nearest_vertex(net, memory, count)
+    for _ in range(12):
+        for d in range(n):
+            a[d] = memory.x[vertex, d] + 0.7 * (a[d] - memory.x[vertex, d])
+        if from_centre(net, a) < net.ball * (1.0 - 1e-12):
+            return True
+    return False

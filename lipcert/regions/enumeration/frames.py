@@ -1,0 +1,117 @@
+"""Cells on the stack of a search: how they are put there, taken back, and cut in two."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lipcert.regions.enumeration.compiled import compiled, inlined
+from lipcert.regions.enumeration.net import FACETS, OFF, RHO, VERTICES
+from lipcert.regions.enumeration.polytope import ONE, bits, cut, keep_half
+
+
+@compiled
+def copy(source, to):  # type: ignore[no-untyped-def]
+    for i in range(len(source)):
+        to[i] = source[i]
+
+
+@compiled
+def copy_rows(source, to, rows):  # type: ignore[no-untyped-def]
+    for i in range(rows):
+        for d in range(source.shape[1]):
+            to[i, d] = source[i, d]
+
+
+@inlined
+def push(net, memory, stack, top, layer, live, used, count, u):  # type: ignore[no-untyped-def]
+    """The cell at hand, whose vertices lie in the pool from `used`, as frame `top`; its facets are written already."""
+    stack.place[top, 0] = layer
+    stack.place[top, 1] = count
+    stack.live[top] = live
+    copy(u, stack.u[top])
+    copy_rows(memory.box, stack.box[top], 2)
+    if layer < net.layers:
+        base = net.shape[OFF, layer]
+        for k in range(net.shape[OFF, layer + 1] - base):
+            stack.sign[top, k] = memory.sign[base + k]
+
+
+@inlined
+def push_whole(net, memory, stack, top, layer, live, used, count, u):  # type: ignore[no-untyped-def]
+    copy(memory.mask[:count], stack.mask[used:])
+    copy_rows(memory.x, stack.x[used:], count)
+    copy_rows(memory.facet, stack.facet[top], FACETS)
+    push(net, memory, stack, top, layer, live, used, count, u)
+
+
+@inlined
+def pull(net, memory, stack, top, used):  # type: ignore[no-untyped-def]
+    """Frame `top`, whose vertices end at `used`, becomes the cell at hand. Returns (layer, live, count)."""
+    count, layer = stack.place[top, 1], stack.place[top, 0]
+    copy(stack.mask[used - count : used], memory.mask)
+    copy_rows(stack.x[used - count :], memory.x, count)
+    copy_rows(stack.facet[top], memory.facet, FACETS)
+    copy_rows(stack.box[top], memory.box, 2)
+    if layer < net.layers:
+        base = net.shape[OFF, layer]
+        for k in range(net.shape[OFF, layer + 1] - base):
+            memory.sign[base + k] = stack.sign[top, k]
+    return layer, stack.live[top], count
+
+
+@inlined
+def put_facet(net, memory, place, side, k):  # type: ignore[no-untyped-def]
+    """side v_k >= -rho_k."""
+    n = net.n
+    for c in range(n + 1):
+        memory.facet[place, c] = side * memory.pre[c, k]
+    memory.facet[place, n + 1] = memory.pre[RHO, k]
+    memory.facet[place, n + 2] = k
+
+
+@inlined
+def put_values(net, memory, count, k):  # type: ignore[no-untyped-def]
+    """v_k at the vertices, into their last column. Returns (least or 0, largest or 0)."""
+    n = net.n
+    low, high = 0.0, 0.0
+    for i in range(count):
+        total = memory.pre[n, k]
+        for d in range(n):
+            total += memory.pre[d, k] * memory.x[i, d]
+        memory.x[i, n] = total
+        low, high = min(low, total), max(high, total)
+    return low, high
+
+
+@inlined
+def halve(net, memory, stack, top, layer, live, used, count, u, k, slack):  # type: ignore[no-untyped-def]
+    """Cuts the cell at hinge k. One half goes to frame `top`, the other stays at hand. Returns (count, live, count of the
+    other half); -1 where bits or vertices do not suffice."""
+    n = net.n
+    low, high = put_values(net, memory, count, k)
+    free = ~live
+    if free == np.uint64(0):
+        return -1, live, 0
+    new = free & (~free + ONE)
+    place = bits(new - ONE)
+    for i in range(count):  # bits are used again
+        memory.mask[i] = memory.mask[i] & live
+    new_x, new_mask = memory.new_x, memory.new_mask
+    made = cut(n, memory.x, memory.mask, count, slack, new, new_x, new_mask)
+    if made < 0 or count + made > VERTICES:
+        return -1, live, 0
+    stay = 1.0 if high > -low else -1.0
+    copy(memory.mask[:count], stack.mask[used:])
+    copy_rows(memory.x, stack.x[used:], count)
+    put_facet(net, memory, place, -stay, k)
+    room = slice(used, used + count + made)
+    x, mask = stack.x[room], stack.mask[room]
+    other, other_live = keep_half(n, -stay, x, mask, count, slack, new, made, new_x, new_mask, live)
+    copy_rows(memory.facet, stack.facet[top], FACETS)
+    memory.sign[k] = np.int8(-stay)
+    push(net, memory, stack, top, layer, other_live, used, other, u)
+    put_facet(net, memory, place, stay, k)
+    memory.sign[k] = np.int8(stay)
+    x, mask = memory.x, memory.mask
+    count, live = keep_half(n, stay, x, mask, count, slack, new, made, new_x, new_mask, live)
+    return count, live, other
