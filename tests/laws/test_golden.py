@@ -1,0 +1,79 @@
+"""Proved and attained values, fingerprints and certificates are those of before (scripts/golden.py): on every model with
+LIPCERT_FULL=1, on small ones otherwise.
+
+After a wanted change: `python scripts/golden.py --write`, and read the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thorough import FULL
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "scripts"))
+from golden import FILE, OWN, PUBLIC, differences, golden, paths  # noqa: E402
+
+QUICK = (
+    "two_moons.onnx two_moons.pt digits.onnx acasxu_run2a_1_1.onnx go1_actuator_net.pt layerzoo_maxpool.onnx "
+    "marabou_fc_2_2sigmoids_3.onnx marabou_softmax_last_layer.onnx onnxtest_ELU.onnx onnxtest_sign_model.onnx reach_vdp.onnx"
+).split()
+SHORT = "bound 1|bound 2|box inf|layers 2|mixed|certificate|radius|grid|pair".split("|")
+OLD: dict[str, Any] = json.loads(FILE.read_text())
+
+
+def rtol(where: str) -> float:
+    """What another processor may change: sums in another order, and where a search or a program stops."""
+    if "lipsdp" in where or "certificate" in where:
+        return 1e-3
+    return 1e-2 if "sampled" in where or "lower" in where else 1e-7
+
+
+def portable(value: dict[str, Any]) -> dict[str, Any]:
+    """Without what only holds on one machine: the bytes of a certificate."""
+    found = dict(value)
+    if isinstance(found.get("certificate"), dict):
+        found["certificate"] = {key: item for key, item in found["certificate"].items() if key != "sha256"}
+    return found
+
+
+@pytest.mark.parametrize("name", [*OWN, *PUBLIC] if FULL else QUICK)
+def test_values_are_those_of_before(name: str, request: pytest.FixtureRequest) -> None:
+    shared = Path() if name in OWN else request.getfixturevalue("shared")
+    names = None if FULL else SHORT
+    old = {key: value for key, value in OLD[name].items() if FULL or key in ("fingerprint", "load", *SHORT)}
+    assert list(differences(portable(old), portable(golden(paths(shared)[name], names)), rtol)) == []
+
+
+def test_forty_models_and_every_question() -> None:
+    assert set(OLD) == {*OWN, *PUBLIC}
+    assert len(OLD) >= 40
+    asked = {key for value in OLD.values() for key in value}
+    assert asked >= {
+        "bound 1",
+        "box 2",
+        "layers inf",
+        "mixed",
+        "jacobian",
+        "lipsdp",
+        "certificate",
+        "radius",
+        "pair",
+        "grid",
+    }
+
+
+def test_a_planted_difference_is_seen() -> None:
+    old = OLD["two_moons.onnx"]
+    for change in (
+        {"fingerprint": "0" * 64},
+        {"bound 2": old["bound 2"] | {"product": ["upper", "proved", old["bound 2"]["product"][2] * (1 - 1e-6)]}},
+        {"bound 2": old["bound 2"] | {"product": ["upper", "numeric", old["bound 2"]["product"][2]]}},
+        {"certificate": old["certificate"] | {"verdict": "rejected"}},
+        {"grid": "UsageError: no"},
+    ):
+        assert list(differences(portable(old), portable(old | change), rtol)) != [], change
