@@ -30,9 +30,9 @@ from lipcert.gate.formats.to_junit import to_junit
 from lipcert.gate.formats.to_markdown import to_markdown
 from lipcert.gate.formats.to_sarif import to_sarif
 from lipcert.gate.formats.to_verdicts import to_verdicts
+from lipcert.gate.given import read_report
 from lipcert.gate.policy import TEMPLATE, read_policy
 from lipcert.gate.rules import judge as judge_gate
-from lipcert.gate.rules import read_report
 from lipcert.load.data import read_data
 from lipcert.load.model import Model, load
 from lipcert.report.formats.comparison import comparison_markdown

@@ -22,44 +22,52 @@ if TYPE_CHECKING:
 REGION = "Region (none: the whole input space)"
 
 
+Method = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Only this method; may be repeated (default all).")
+]
+OutputOption = Annotated[str, typer.Option(metavar="vector|I|I-J|pairs|each", help="Output functional.")]
+Budget = Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop after this time.")]
+MaxUpper = Annotated[float | None, typer.Option(metavar="X", help="Gate: exit 1 unless upper <= X is proved.")]
+Certificate = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Write what `lipcert verify` needs to prove upper again.")
+]
+Multipliers = Annotated[
+    str | None, typer.Option(metavar="neuron|channel|layer|mixed", help="What shares a multiplier in lipsdp.")
+]
+Solver = Annotated[
+    str | None, typer.Option(metavar="SCS|CLARABEL|MOSEK", help="Of --method lipsdp-cvxpy (default SCS).")
+]
+Resume = Annotated[
+    str | None, typer.Option(metavar="REPORT", help="Go on with the partial report of --output pairs or each.")
+]
+Box = Annotated[str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)]
+At = Annotated[str | None, typer.Option(metavar="DATA[#INDEX]", help="Centre of a ball.", rich_help_panel=REGION)]
+Eps = Annotated[float | None, typer.Option(help="Radius of the ball.", rich_help_panel=REGION)]
+BallNorm = Annotated[str | None, typer.Option(metavar="P", help="Norm of the ball.", rich_help_panel=REGION)]
+Ranges = Annotated[bool, typer.Option("--range", help="Intervals of the outputs as well.", rich_help_panel=REGION)]
+Rtol = Annotated[float, typer.Option(metavar="R", help="Close brackets to this.", rich_help_panel=REGION)]
+
+
 def bound(
     model: o.ModelPaths,
     norm: o.NormBoth = None,
     norm_in: o.NormIn = None,
     norm_out: o.NormOut = None,
-    method: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this method; may be repeated (default all).")
-    ] = None,
-    output: Annotated[str, typer.Option(metavar="vector|I|I-J|pairs|each", help="Output functional.")] = "vector",
-    budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop after this time.")] = None,
-    max_upper: Annotated[
-        float | None, typer.Option(metavar="X", help="Gate: exit 1 unless upper <= X is proved.")
-    ] = None,
-    certificate: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write what `lipcert verify` needs to prove upper again.")
-    ] = None,
-    multipliers: Annotated[
-        str | None, typer.Option(metavar="neuron|channel|layer|mixed", help="What shares a multiplier in lipsdp.")
-    ] = None,
-    solver: Annotated[
-        str | None, typer.Option(metavar="SCS|CLARABEL|MOSEK", help="Of --method lipsdp-cvxpy (default SCS).")
-    ] = None,
+    method: Method = None,
+    output: OutputOption = "vector",
+    budget: Budget = None,
+    max_upper: MaxUpper = None,
+    certificate: Certificate = None,
+    multipliers: Multipliers = None,
+    solver: Solver = None,
     execution: o.Execution = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="REPORT", help="Go on with the partial report of --output pairs or each.")
-    ] = None,
-    box: Annotated[str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)] = None,
-    at: Annotated[
-        str | None, typer.Option(metavar="DATA[#INDEX]", help="Centre of a ball.", rich_help_panel=REGION)
-    ] = None,
-    eps: Annotated[float | None, typer.Option(help="Radius of the ball.", rich_help_panel=REGION)] = None,
-    ball_norm: Annotated[
-        str | None, typer.Option(metavar="P", help="Norm of the ball.", rich_help_panel=REGION)
-    ] = None,
-    ranges: Annotated[
-        bool, typer.Option("--range", help="Intervals of the outputs as well.", rich_help_panel=REGION)
-    ] = False,
-    rtol: Annotated[float, typer.Option(metavar="R", help="Close brackets to this.", rich_help_panel=REGION)] = 1e-6,
+    resume: Resume = None,
+    box: Box = None,
+    at: At = None,
+    eps: Eps = None,
+    ball_norm: BallNorm = None,
+    ranges: Ranges = False,
+    rtol: Rtol = 1e-6,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
     output_name: o.OutputName = None,
@@ -80,11 +88,11 @@ def bound(
     norms = o.read_norm(norm, norm_in, norm_out)
     functional = str(Output.parse(output))
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
-    where = o.read_device(device)
-    executed = o.read_execution(execution)
-    region = asked_region(box, at, eps, ball_norm)
     weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
-
+    question: dict[str, Any] = {"norm": norms, "output": functional, "rtol": rtol, "seed": seed, "ranges": ranges}
+    question |= {"methods": method or None, "multipliers": multipliers, "solver": solver, "budget": budget}
+    question |= {"device": o.read_device(device), "execution": o.read_execution(execution)}
+    region = asked_region(box, at, eps, ball_norm)
     check_single(model, certificate=certificate, resume=resume)
 
     def work(path: Path, progress: Progress) -> Report:
@@ -93,24 +101,9 @@ def bound(
         from lipcert.tasks.given import as_weighted
 
         loaded = as_weighted(load(path, **arguments, progress=progress), *weights, norms)
-        report = bound(
-            loaded,
-            norm=norms,
-            methods=method or None,
-            region=read_region(loaded, box, at, eps, ball_norm),
-            output=functional,
-            budget=budget,
-            rtol=rtol,
-            seed=seed,
-            device=where,
-            certificate=certificate,
-            multipliers=multipliers,
-            solver=solver,
-            execution=executed,
-            resume=resume,
-            ranges=ranges,
-            progress=progress,
-        )
+        where = read_region(loaded, box, at, eps, ball_norm)
+        files: dict[str, Any] = {"certificate": certificate, "resume": resume}
+        report = bound(loaded, region=where, **files, **question, progress=progress)
         return replace(report, max_upper=max_upper)
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}

@@ -15,8 +15,9 @@ from lipcert.gate.formats.to_junit import to_junit
 from lipcert.gate.formats.to_markdown import to_markdown
 from lipcert.gate.formats.to_sarif import to_sarif
 from lipcert.gate.formats.to_verdicts import to_verdicts, verdict_table
+from lipcert.gate.given import read_reports
 from lipcert.gate.policy import read_policy, write_template
-from lipcert.gate.rules import judge, read_reports
+from lipcert.gate.rules import judge
 from lipcert.gate.verdict import passed
 from lipcert.report.to_json import for_stdout
 from lipcert.terms.errors import UnwritableError, UsageError

@@ -80,13 +80,8 @@ def jacobian(
     norms = o.read_norm(norm, norm_in, norm_out)
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     more: dict[str, Any] = {"around": around, "between": between, "per_class": per_class, "laplacian": laplacian}
-    more |= {
-        "from_node": from_node,
-        "to_node": to_node,
-        "resume": resume,
-        "seed": seed,
-        "device": o.read_device(device),
-    }
+    more |= {"from_node": from_node, "to_node": to_node, "norm": norms}
+    more |= {"resume": resume, "seed": seed, "device": o.read_device(device)}
 
     def work(progress: Progress) -> Report:
         from lipcert.load.data import parse_region
@@ -99,7 +94,6 @@ def jacobian(
             **_points(loaded, data, raw),
             region=parse_region(loaded, box=box),
             samples=samples or measure.SAMPLES,
-            norm=norms,
             progress=progress,
             **more,
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lipcert.cli import options as o
-from lipcert.cli.local_tasks import AUTO, Given, around_points, over_grid
+from lipcert.cli.local_tasks import AUTO, Typed, around_points, over_grid
 from lipcert.cli.run import Run, execute
 from lipcert.terms.errors import UsageError
 
@@ -112,7 +112,7 @@ def local(
     quiet: o.Quiet = False,
 ) -> int:
     """Certified local constants: in every cell of a grid, or in balls around data points."""
-    given = Given(**locals())
+    given = Typed(**locals())
     if (grid is None) == (at is None):
         raise UsageError("local: say where: give --grid (with --box or --data), or --at DATA with --eps")
     work = over_grid(given) if grid is not None else around_points(given)

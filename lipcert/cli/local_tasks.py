@@ -27,7 +27,7 @@ MARGIN = 0.05  # of the data's width on each side, where the box comes from the 
 Work = Callable[[Progress], Report]
 
 
-class Given(SimpleNamespace):
+class Typed(SimpleNamespace):
     """The parameters of the command by name, and what several of them say together."""
 
     def __init__(self, **typed: Any) -> None:
@@ -62,7 +62,7 @@ class Given(SimpleNamespace):
         return lambda report: draw(report, self.plot, own_scales=self.own_scales, **self.shown)
 
 
-def over_grid(given: Given) -> Work:
+def over_grid(given: Typed) -> Work:
     _refuse_others("--grid", {"--eps": given.eps, "--first": given.first, "--method": given.method})
     shape, spans = read_grid(given.grid), _three(given.through)
     if given.box is None and given.data is None and not spans:
@@ -87,7 +87,7 @@ def over_grid(given: Given) -> Work:
     return work
 
 
-def around_points(given: Given) -> Work:
+def around_points(given: Typed) -> Work:
     of_grid = {"--box": given.box, "--data": given.data, "--plane": given.plane, "--through": given.through}
     of_grid |= {"--plot": given.plot, "--pairs": given.pairs or None, "--jacobians": given.jacobians or None}
     _refuse_others("--at", of_grid)

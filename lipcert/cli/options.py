@@ -98,6 +98,14 @@ def read_norm(both: str | None, norm_in: str | None, norm_out: str | None) -> No
     return Norm.parse("2" if both is None else both)
 
 
+def read_radii(text: str | None) -> list[float]:
+    """Of --eps; none where nothing is given."""
+    found = list(read_numbers("--eps", text) or ())
+    for number in found:
+        check_not_negative("--eps", number)
+    return found
+
+
 def check_picture(plot: str | None) -> None:
     """Of --plot, before any work."""
     if plot is not None:

@@ -136,7 +136,7 @@ def _old_verdicts(command: str, asked: Mapping[str, Any]) -> list[str]:
     """`lipcert gate *.json --json v.json` for the second time: old verdicts are skipped, not read, and new ones replace them."""
     if command != "gate":
         return []
-    from lipcert.gate.rules import read_report
+    from lipcert.gate.given import read_report
 
     found = []
     for path in asked.get("reports") or ():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,35 +18,49 @@ from lipcert.terms.errors import UsageError
 if TYPE_CHECKING:
     from lipcert.sampling.attack import Pgd
 
+UNIT = (0.0, 1.0)  # of scaled uint8
 ATTACK = "Attack"
+
+
+Data = Annotated[Path, typer.Option(metavar="DATA", help="Samples x and labels y: .npz, .npy or .csv.")]
+Norm = Annotated[str, typer.Option(metavar="1|2|inf", help="Norm of the ball.")]
+Eps = Annotated[str | None, typer.Option(metavar="E,E,...", help="Certified accuracy at these radii.")]
+Method = Annotated[
+    list[str] | None,
+    typer.Option(metavar="pairs|local|regions|global|sqrt2", help="May be repeated; the largest radius is taken."),
+]
+Tolerance = Annotated[float | None, typer.Option(metavar="T", help="Regression: each output moves by at most T.")]
+First = Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N samples.")]
+Raw = Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not scaled to [0, 1].")]
+Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Curves of certified accuracy, PNG or SVG.")]
+Resume = Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")]
+Attack = Annotated[
+    bool, typer.Option("--attack", help="PGD in the same norm: [certified, attacked].", rich_help_panel=ATTACK)
+]
+Restarts = Annotated[int, typer.Option(min=1, help="Of each round.", rich_help_panel=ATTACK)]
+Steps = Annotated[int, typer.Option(min=1, help="Of each restart.", rich_help_panel=ATTACK)]
+Clip = Annotated[
+    str | None,
+    typer.Option(metavar="LO:HI", help="Valid inputs (default 0:1 for scaled uint8).", rich_help_panel=ATTACK),
+]
 
 
 def radius(
     model: o.ModelPath,
-    data: Annotated[Path, typer.Option(metavar="DATA", help="Samples x and labels y: .npz, .npy or .csv.")],
-    norm: Annotated[str, typer.Option(metavar="1|2|inf", help="Norm of the ball.")] = "2",
-    eps: Annotated[str | None, typer.Option(metavar="E,E,...", help="Certified accuracy at these radii.")] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(metavar="pairs|local|regions|global|sqrt2", help="May be repeated; the largest radius is taken."),
-    ] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(metavar="T", help="Regression: each output moves by at most T.")
-    ] = None,
+    data: Data,
+    norm: Norm = "2",
+    eps: Eps = None,
+    method: Method = None,
+    tolerance: Tolerance = None,
     execution: o.Execution = None,
-    first: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N samples.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not scaled to [0, 1].")] = False,
-    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Curves of certified accuracy, PNG or SVG.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")] = None,
-    attack: Annotated[
-        bool, typer.Option("--attack", help="PGD in the same norm: [certified, attacked].", rich_help_panel=ATTACK)
-    ] = False,
-    restarts: Annotated[int, typer.Option(min=1, help="Of each round.", rich_help_panel=ATTACK)] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Of each restart.", rich_help_panel=ATTACK)] = 20,
-    clip: Annotated[
-        str | None,
-        typer.Option(metavar="LO:HI", help="Valid inputs (default 0:1 for scaled uint8).", rich_help_panel=ATTACK),
-    ] = None,
+    first: First = None,
+    raw: Raw = False,
+    plot: Plot = None,
+    resume: Resume = None,
+    attack: Attack = False,
+    restarts: Restarts = 4,
+    steps: Steps = 20,
+    clip: Clip = None,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
     output_name: o.OutputName = None,
@@ -60,17 +75,12 @@ def radius(
 ) -> int:
     """Certified robustness radii of samples, and certified accuracy."""
     norms = o.read_norm(norm, None, None)
-    at = o.read_numbers("--eps", eps) or ()
-    for number in at:
-        o.check_not_negative("--eps", number)
     box = read_clip(clip)
     where = o.read_device(device)
-    executed = o.read_execution(execution)
+    question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "resume": resume, "seed": seed}
+    question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution)}
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
-    if plot is not None:
-        from lipcert.report.plots import check_plot
-
-        check_plot("--plot", plot)
+    o.check_picture(plot)
 
     def work(progress: Progress) -> Report:
         from lipcert.load import data as files
@@ -84,26 +94,22 @@ def radius(
             samples.x[:first],
             None if samples.y is None else samples.y[:first],
             norm=norms,
-            methods=method or None,
-            eps=at,
-            tolerance=tolerance,
-            attack=read_attack(restarts, steps, box or ((0.0, 1.0) if samples.scaled else None), seed, where)
+            attack=read_attack(restarts, steps, box or (UNIT if samples.scaled else None), seed, where)
             if attack
             else None,
             adversarial=adversarial_file(json),
-            execution=executed,
-            resume=resume,
-            seed=seed,
             progress=progress,
+            **question,
         )
 
-    def picture(report: Report) -> None:
-        from lipcert.report.plots import accuracy_curve
+    picture = None if plot is None else partial(draw, path=plot, title=model.name)
+    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture), work)
 
-        accuracy_curve(str(plot), report.points, norm=report.norm.input, title=model.name)
 
-    drawn = None if plot is None else picture
-    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, drawn), work)
+def draw(report: Report, path: str, title: str) -> None:
+    from lipcert.report.plots import accuracy_curve
+
+    accuracy_curve(path, report.points, norm=report.norm.input, title=title)
 
 
 def read_clip(text: str | None) -> tuple[float, float] | None:

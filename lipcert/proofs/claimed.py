@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,26 @@ class Asked:
     input_name: str | None = None
     output_name: str | None = None
     input_shape: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        norm: str | Norm | None,
+        output: str | Output | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        names: tuple[str | None, str | None],
+        input_shape: Sequence[int] | None,
+    ) -> Asked:
+        """As people write it. `names`: of the input and of the output."""
+        return cls(
+            None if norm is None else Norm.parse(norm),
+            None if output is None else Output.parse(output),
+            None if mean is None else tuple(float(v) for v in mean),
+            None if std is None else tuple(float(v) for v in std),
+            *names,
+            None if input_shape is None else tuple(input_shape),
+        )
 
     @property
     def units(self) -> bool:

@@ -162,28 +162,23 @@ def local(
 ) -> Report:
     """lower <= L <= upper in the balls of each radius `eps` around each row of `x` (k, *input_shape): `Report.points`.
 
-    `indices`: the numbers of the rows in the report (default: counted from 0). `methods`: the ladder; None: those made for regions, cheap first. `budget`: seconds
-    per point and radius; a method that it does not reach says so. `rtol`: brackets closer than this need no further
-    method. `execution`: "float32" ..: each ball has a proved bound of what an execution errs there, too. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes, as it takes a report file.
+    `indices`: the numbers of the rows in the report (default: counted from 0). `methods`: None: those made for regions,
+    cheap first. `budget`: seconds per point and radius. `rtol`: brackets closer than this need no further method.
+    `execution`: "float32" ..: a proved bound of what an execution errs in each ball. `resume`: a `partial_report`, or a file.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     Norm(ball_norm, ball_norm)
     if functional.many:
         raise UsageError(f"--output {functional}: local constants are of one output: vector, I or I-J")
-    methods = list(methods) if methods is not None else [m for m in on_a_ball() if METHODS[m].takes(norm)]
-    unknown = [name for name in methods if name not in METHODS or METHODS[name].side != "upper"]
-    if unknown:
-        raise UsageError(f"--method {unknown[0]}: local constants take {', '.join(on_a_ball())}")
-    radii = _radii(eps)
-    points = _points(model, x)
-    names = list(range(len(points))) if indices is None else list(indices)
+    radii, points = _radii(eps), _points(model, x)
+    names = list(range(len(points)) if indices is None else indices)
     labels = None if y is None else np.asarray(y).reshape(-1)
     asked = {
         "radii": radii,
         "norm": ball_norm,
         "count": len(points),
         "data": fingerprint(points.numpy(), np.asarray(names), labels),
-        "methods": methods,
+        "methods": _ladder(methods, norm),
         "rtol": float(rtol),
         "seed": seed,
         **({} if execution is None else {"execution": execution}),
@@ -206,6 +201,14 @@ def local(
         execution=Execution.of(model, execution, functional),
     )
     return carry_out(task, Session(progress), resume)
+
+
+def _ladder(methods: Sequence[str] | None, norm: Norm) -> list[str]:
+    found = list(methods) if methods is not None else [m for m in on_a_ball() if METHODS[m].takes(norm)]
+    unknown = [name for name in found if name not in METHODS or METHODS[name].side != "upper"]
+    if unknown:
+        raise UsageError(f"--method {unknown[0]}: local constants take {', '.join(on_a_ball())}")
+    return found
 
 
 def _radii(eps: Sequence[float]) -> list[float]:

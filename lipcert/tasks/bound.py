@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,27 +136,21 @@ def bound(
     progress: Progress | None = None,
 ) -> Report:
     """The certified interval of one scope. `budget` in seconds: methods stop at it and keep what is proved.
-    `multipliers` of the LipSDP methods ("neuron", "channel", "layer", "mixed"), `solver` of lipsdp-cvxpy.
-    `rtol`: brackets on a region are closed to this. `certificate`: file to write, from which `verify` proves the least upper value again.
-    `execution`: "float32", "bfloat16" or "float16": a proved bound of |computed f(x) - f(x)| over the region, too.
-    `ranges`: intervals of the outputs as well (`summary["range"]`).
-    `resume`: partial report of the same question with output "pairs" or "each", whose rows are taken over where their seals hold.
 
-    Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
+    `multipliers` of the LipSDP methods ("neuron", "channel", "layer", "mixed"), `solver` of lipsdp-cvxpy. `rtol`: brackets on
+    a region are closed to this. `certificate`: file to write, from which `verify` proves the least upper value again.
+    `execution`: "float32", "bfloat16" or "float16": a proved bound of |computed f(x) - f(x)| over the region, too. `ranges`:
+    intervals of the outputs (`summary["range"]`). `resume`: partial report of the same question with output "pairs" or
+    "each". Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
     """
     norm, functional = Norm.parse(norm), Output.parse(output)
     region = checked_region(region, model.graph)
     chosen = choose(methods, region, {"multipliers": multipliers, "solver": solver}, model.graph)
     if certificate is not None:
         check_scope(region, functional)
-        if model.weights is not None:
-            raise UsageError(
-                "--certificate: certificates are about plain norms; leave out --weight-in and --weight-out"
-            )
     if ranges:
         check_region(region)
-        if model.weights is not None:
-            raise UsageError("--range: ranges are about plain outputs; leave out --weight-in and --weight-out")
+    _check_weights(model, {"--certificate": certificate is not None, "--range": ranges})
     all_of_them = functional.many
     if resume is not None and not all_of_them:
         raise UsageError("--resume: only --output pairs and --output each can be resumed")
@@ -165,7 +159,6 @@ def bound(
     options |= {"ranges": True} if ranges else {}
     options |= {"methods": methods_asked(chosen)} if all_of_them else {}  # each pair has a value of each
     options |= {} if execution is None else {"execution": execution}
-    executed = Execution.of(model, execution, functional)
     where = describe(region)
     question = model.question("bound", norm, where, str(functional), options)
     inside = region if model.weights is None else model.weights.region(region)
@@ -179,7 +172,14 @@ def bound(
         problem=problem,
         methods=chosen,
         certificate=certificate,
-        execution=executed,
+        execution=Execution.of(model, execution, functional),
         ranges=ranges,
     )
     return carry_out(task, Session(progress, budget), resume)
+
+
+def _check_weights(model: Model, asked: Mapping[str, bool]) -> None:
+    """UsageError for what is only about plain norms."""
+    for flag, wanted in asked.items():
+        if wanted and model.weights is not None:
+            raise UsageError(f"{flag}: this is about plain norms and outputs; leave out --weight-in and --weight-out")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lipcert.gate.rules import UNASKED, read_report
+from lipcert.gate.given import UNASKED, read_report
 from lipcert.report.comparison import Change, Comparison, Quantity
 from lipcert.report.report import Report
 from lipcert.tasks.quantities import first_difference, quantities

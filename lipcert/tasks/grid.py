@@ -163,12 +163,10 @@ def grid(
 
     `rtol` 0: one sweep per cell. `pairs`, `jacobians`: that many samples per cell raise the lower values. `budget`: in
     seconds; cells that it leaves open keep a valid bracket. `execution`: "float32" ..: a proved bound of what an
-    execution errs in each cell, too. Interrupted, it raises KeyboardInterrupt with
-    `partial_report`, which `resume` takes, as it takes a report file.
+    execution errs in each cell. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
-    if functional.many:
-        raise UsageError(f"--output {functional}: local constants are of one output: vector, I or I-J")
+    _check_asked(model, functional, execution, plane)
     graph = with_output(model.graph if plane is None else plane.graph, functional)
     n = graph.nodes[graph.input].size
     if n > MOST_INPUTS:
@@ -177,10 +175,6 @@ def grid(
         )
     shape = default_shape(n) if shape is None else tuple(shape)
     _check_shape(shape, n)
-    if model.weights is not None and model.weights.input is not None:
-        raise UsageError(
-            "--weight-in: a grid is drawn in the model's own inputs; --weight-out goes with it, and balls (--at) with both"
-        )
     box = checked_region(Box(box.lower.reshape(graph.input_shape), box.upper.reshape(graph.input_shape)), graph)  # type: ignore[assignment]
     low, high, edges = cells_of(box, shape)
     asked = {
@@ -192,10 +186,7 @@ def grid(
         "jacobians": jacobians,
         "seed": seed,
     }
-    if execution is not None:
-        if plane is not None:
-            raise UsageError("--execution: on a plane, the points of which are computed themselves, it says nothing")
-        asked["execution"] = execution
+    asked |= {} if execution is None else {"execution": execution}
     executed = Execution.of(model, execution, functional)
     region = describe(box)
     question = model.question("grid", norm, region, str(functional), asked)
@@ -210,6 +201,17 @@ def grid(
     }
     task = Grid(model, norm, question, region, str(functional), **about)  # type: ignore[arg-type]
     return carry_out(task, Session(progress, budget), resume)
+
+
+def _check_asked(model: Model, output: Output, execution: str | None, plane: Plane | None) -> None:
+    if output.many:
+        raise UsageError(f"--output {output}: local constants are of one output: vector, I or I-J")
+    if model.weights is not None and model.weights.input is not None:
+        raise UsageError(
+            "--weight-in: a grid is drawn in the model's own inputs; --weight-out goes with it, and balls (--at) with both"
+        )
+    if execution is not None and plane is not None:
+        raise UsageError("--execution: on a plane, the points of which are computed themselves, it says nothing")
 
 
 def _check_shape(shape: Sequence[int], inputs: int) -> None:

@@ -143,12 +143,7 @@ def jacobian(
     of_data = around is not None or between or laplacian or from_node is not None
     _check_asked(inputs, labels, region, samples, around, of_data, per_class or laplacian)
     region = checked_region(region, model.graph)
-    start = model.graph.input if from_node is None else find(model.graph, from_node, "--from")
-    stop = model.graph.output if to_node is None else find(model.graph, to_node, "--to")
-    whole = start == model.graph.input and stop == model.graph.output
-    graph = model.graph if whole else cut(model.graph, start, stop)
-    if inputs is not None and start != model.graph.input:
-        inputs = _features(prefix(model.graph, start), inputs)
+    graph, inputs = _part(model.graph, from_node, to_node, inputs)
     sets = point_sets(inputs, labels, region, samples, around, between, seed)
     count = sum(group.count for group in sets)
     if count > MOST:
@@ -169,7 +164,7 @@ def jacobian(
         model.question("jacobian", norm, about, options=asked | more),
         about,
         graph=graph,
-        whole=whole,
+        whole=graph is model.graph,
         box=region,
         sets=sets,
         asked=asked,
@@ -178,6 +173,18 @@ def jacobian(
         device=torch.device(available(device)),
     )
     return carry_out(task, Session(progress), resume)
+
+
+def _part(
+    graph: Graph, from_node: str | None, to_node: str | None, inputs: Tensor | None
+) -> tuple[Graph, Tensor | None]:
+    """The network between two signals, or all of it, and what reaches it of the data."""
+    start = graph.input if from_node is None else find(graph, from_node, "--from")
+    stop = graph.output if to_node is None else find(graph, to_node, "--to")
+    if start == graph.input and stop == graph.output:
+        return graph, inputs
+    reached = inputs if inputs is None or start == graph.input else _features(prefix(graph, start), inputs)
+    return cut(graph, start, stop), reached
 
 
 def _check_asked(

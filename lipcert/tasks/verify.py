@@ -47,15 +47,7 @@ def verify(
     `Report.summary["verdict"]` is "accepted" or "rejected" (then with "place" and "reason"; exit status 1). Raises
     UnreadableError where there is no such file, and what `load` raises of a model that cannot be read.
     """
-    asked = Asked(
-        None if norm is None else Norm.parse(norm),
-        None if output is None else Output.parse(output),
-        None if mean is None else tuple(float(v) for v in mean),
-        None if std is None else tuple(float(v) for v in std),
-        input_name,
-        output_name,
-        None if input_shape is None else tuple(input_shape),
-    )
+    asked = Asked.of(norm, output, mean, std, (input_name, output_name), input_shape)
     begin = time.perf_counter()
     path = None if isinstance(certificate, Certificate) else str(certificate)
     info = model.info if isinstance(model, Model) else None
@@ -83,17 +75,20 @@ def verify(
         summary |= {"reason": problem.reason}
         seconds = time.perf_counter() - begin
         result = Refusal("verify", "upper", "refused", f"{problem.place}: {problem.reason}", None, seconds)
-    scope: dict[str, Any] = {}
-    if claim is not None:
-        scope = {"norm": claim.norm, "output": str(claim.output), "question": question_of(claim)}
     return Report(
         command="verify",
         model=info or unread(None if isinstance(model, torch.nn.Module) else model),
         results=[result],
         summary={"certificate": path, **summary},
         assumptions=list(assumptions),
-        **scope,
+        **_scope(claim),
     )
+
+
+def _scope(claim: Certificate | None) -> dict[str, Any]:
+    if claim is None:
+        return {}
+    return {"norm": claim.norm, "output": str(claim.output), "question": question_of(claim)}
 
 
 def _load_as(

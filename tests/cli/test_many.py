@@ -16,8 +16,9 @@ from two import run, two
 from lipcert.cli.many import execute_each
 from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run
+from lipcert.gate.given import read_report, read_reports
 from lipcert.gate.policy import read_policy
-from lipcert.gate.rules import judge, read_report, read_reports
+from lipcert.gate.rules import judge
 from lipcert.report.report import Report, unread
 from lipcert.terms.errors import RefusedModel, UnreadableError
 from lipcert.terms.result import Bound

@@ -14,9 +14,9 @@ import pytest
 from test_gate import CASES
 from thorough import FULL
 
+from lipcert.gate.given import read_report as read_given
 from lipcert.gate.policy import read_policy, read_rule
 from lipcert.gate.rules import judge
-from lipcert.gate.rules import read_report as read_given
 from lipcert.proofs.file import read as read_certificate
 from lipcert.tasks.journal.resume import read_earlier
 from lipcert.terms.errors import LipcertError, UnreadableError, UsageError

@@ -12,8 +12,9 @@ from two import two
 
 from lipcert.cli.main import main
 from lipcert.gate.formats.to_sarif import RULES as SARIF_RULES
+from lipcert.gate.given import read_report
 from lipcert.gate.policy import CHECKS, TEMPLATE, WITH, Rule, read_policy, read_rule
-from lipcert.gate.rules import COMMANDS, RULES, judge, read_report
+from lipcert.gate.rules import COMMANDS, RULES, judge
 from lipcert.gate.verdict import Verdict, passed
 from lipcert.gate.wanted import Wanted
 from lipcert.terms.errors import UnreadableError, UsageError

@@ -20,7 +20,7 @@ REPOSITORY = PACKAGE.parent
 # A room sees the floors below it only. `testing` and the names of the package itself are the library's face.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__init__", "__main__", "testing"),
-    ("cli",),
+    ("cli", "face"),
     ("tasks",),
     ("methods",),
     ("sampling",),

@@ -20,8 +20,9 @@ from fuzz_seeds import SHAPE, external_files
 import lipcert.methods.product
 import lipcert.tasks.radius.task
 from lipcert.cli.main import main
+from lipcert.gate.given import read_report
 from lipcert.gate.policy import read_policy
-from lipcert.gate.rules import judge, read_report
+from lipcert.gate.rules import judge
 from lipcert.load import model as loading
 from lipcert.load.data import read_data
 from lipcert.load.foreign import GIGABYTES, SHARE, _gigabytes

@@ -16,8 +16,9 @@ from torch import nn
 from two import run, two
 
 import lipcert
+from lipcert.gate.given import read_report
 from lipcert.gate.policy import read_policy
-from lipcert.gate.rules import judge, read_report
+from lipcert.gate.rules import judge
 from lipcert.load.weights import Weights, weighted
 from lipcert.operators.linear import Dense
 from lipcert.terms.errors import UsageError

@@ -154,10 +154,7 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rt
         if top > FRAMES - 4 or used > POOL - RESERVE:
             status = FULL
             break
-        slack = abs(memory.pre[n, choice])
-        for d in range(n):
-            slack += abs(memory.pre[d, choice])
-        slack = 0.0 if choice == forced else slack * TOUCH
+        slack = 0.0 if choice == forced else TOUCH * np.abs(memory.pre[: n + 1, choice]).sum()
         left, new_live, other = halve(net, memory, stack, top, layer, live, used, count, u, choice, slack)
         if left < 0:
             status = FLAT

@@ -131,21 +131,17 @@ def radius(
     """Certified radii of the samples x (k, *input_shape), labels y (k,) or None: `Report.points`.
 
     `methods`: of METHODS; the largest radius is taken. `tolerance`: regression, each output moves by at most this much.
-    `attack`: PGD beside it; inputs found inside a certified radius go into the file `adversarial` and make the
-    self-check fail. `execution`: "float32", "bfloat16" or "float16": radii hold for the network executed so as well, with
-    its error at the sample and everywhere in the ball taken off the margins. `resume`: a partial report of the same question, whose rows are taken over where their seals hold.
-    Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
+    `attack`: PGD beside it; inputs found inside a certified radius go into the file `adversarial` and fail the self-check.
+    `execution`: "float32", "bfloat16" or "float16": radii hold for the network executed so as well, its error at the sample
+    and everywhere in the ball taken off the margins. `resume`: a `partial_report`, or a file, of the same question.
     """
     norm = norm_for(str(norm))
     graph = model.graph
     not_exact = in_the_way(graph) or (None if execution is None else REAL)
     chosen = _chosen(methods, not_exact)
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
-        raise UsageError(f"--tolerance {tolerance}: write a finite number above 0")
     x = np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(graph.input_shape))
     size = graph.nodes[graph.output].size
-    if size == 0:
-        raise UsageError("lipcert radius: the model has no outputs")
+    _check_asked(size, tolerance)
     labels = read_labels(y, len(x), size, tolerance)
     blocked = obstacle(graph) if "local" in chosen else None
     executed = Execution.required(model, execution)
@@ -176,6 +172,13 @@ def radius(
         noted=_noted(x, blocked, _told(not_exact, methods)),
     )
     return carry_out(task, Session(progress), resume)
+
+
+def _check_asked(outputs: int, tolerance: float | None) -> None:
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        raise UsageError(f"--tolerance {tolerance}: write a finite number above 0")
+    if outputs == 0:
+        raise UsageError("lipcert radius: the model has no outputs")
 
 
 def _noted(x: np.ndarray, blocked: tuple[str, str] | None, not_exact: str | None) -> list[str]:

@@ -1,0 +1,1 @@
+"""What `import lipcert` offers, with its signatures spelled out. Light: torch loads with the first model."""

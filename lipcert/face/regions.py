@@ -1,0 +1,172 @@
+"""Constants and statistics around points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from lipcert.load.model import Model
+    from lipcert.report.report import Report
+    from lipcert.terms.progress import Progress
+    from lipcert.terms.query import Box, Norm
+
+
+def local(
+    model: str | Path | nn.Module | Model,
+    x: Any,
+    eps: float | Sequence[float],
+    *,
+    input_shape: Sequence[int] | None = None,
+    ball_norm: str = "2",
+    norm: str | float | Norm = "2",
+    output: str = "vector",
+    y: Any = None,
+    indices: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+    rtol: float = 0.01,
+    budget: float = 1.0,
+    execution: str | None = None,
+    resume: str | Path | Report | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    weight_in: Any = None,
+    weight_out: Any = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Certified constants in the balls of radii `eps`, in `ball_norm`, around the rows of x (k, ...): `report.points`.
+
+    `y`: labels, for the report. `indices`: the numbers of the rows there. `budget`: seconds per point and radius;
+    `rtol`: brackets closer than this need no further method. `execution`: as of `bound`, in each ball. `weight_in`,
+    `weight_out`: as of `bound`; then the balls are |W_in (x' - x)| <= eps, and W_in x has to be a float64 number.
+    """
+    from lipcert.tasks import balls as local_balls
+    from lipcert.tasks import given
+
+    with given.python_words():
+        return local_balls.local(
+            given.as_weighted(given.as_model_for(model, x, input_shape), weight_in, weight_out, given.as_norm(norm)),
+            given.as_array(x),
+            [eps] if isinstance(eps, int | float) else list(eps),
+            ball_norm=ball_norm,  # type: ignore[arg-type]
+            norm=given.as_norm(norm),
+            output=output,
+            y=given.as_labels(y),
+            indices=indices,
+            methods=methods,
+            rtol=rtol,
+            budget=budget,
+            execution=execution,
+            resume=resume,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+
+
+def local_grid(
+    model: str | Path | nn.Module | Model,
+    box: Box,
+    shape: Sequence[int] | None = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    norm: str | float | Norm = "2",
+    output: str = "vector",
+    rtol: float = 0.01,
+    pairs: int = 0,
+    jacobians: int = 0,
+    plane: Any = None,
+    budget: float | None = None,
+    execution: str | None = None,
+    resume: str | Path | Report | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    weight_in: Any = None,
+    weight_out: Any = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Certified constants in each cell of a grid over `box`: `report.summary["grid"]`, and `report.plot()`.
+
+    `shape`: cells along each input (about 2500 in all by default). `pairs`, `jacobians`: samples per cell that raise the
+    lower values. `plane`: a `lipcert.network.plane.Plane` in which the box lies. A module takes the shape of the box with a
+    batch of 1, unless `input_shape` says another. `weight_out`: as of `bound`; a grid takes no `weight_in`.
+    """
+    from lipcert.tasks import given, grid
+
+    with given.python_words():
+        example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
+        return grid.grid(
+            given.as_weighted(
+                given.as_model_for(model, example, input_shape), weight_in, weight_out, given.as_norm(norm)
+            ),
+            box,
+            shape,
+            norm=given.as_norm(norm),
+            output=output,
+            rtol=rtol,
+            pairs=pairs,
+            jacobians=jacobians,
+            plane=plane,
+            budget=budget,
+            execution=execution,
+            resume=resume,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+
+
+def jacobian(
+    model: str | Path | nn.Module | Model,
+    x: Any = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    y: Any = None,
+    region: Box | None = None,
+    samples: int = 1000,
+    around: float | None = None,
+    between: bool = False,
+    per_class: bool = False,
+    from_node: str | None = None,
+    to_node: str | None = None,
+    laplacian: bool = False,
+    norm: str | float | Norm = "2",
+    resume: str | Path | Report | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Report:
+    """Statistics of Jacobian norms at the data x (k, ...), or at `samples` random points of the box `region`.
+
+    `around`: also at x with noise of this standard deviation; `between`: also between two data points. `per_class`,
+    `laplacian`: with labels y (k,). `from_node`, `to_node`: of a part of the network. Results:
+    `report.summary["jacobian"]`, and a row per point in `report.points`. They are measurements; `report.lower` alone is
+    a bound of L.
+    """
+    from lipcert.tasks import given
+    from lipcert.tasks import jacobian as measure
+
+    with given.python_words():
+        loaded = given.as_model(model, None, input_shape) if x is None else given.as_model_for(model, x, input_shape)
+        return measure.jacobian(
+            loaded,
+            None if x is None else given.as_array(x),
+            y=given.as_labels(y),
+            region=region,
+            samples=samples,
+            around=around,
+            between=between,
+            per_class=per_class,
+            from_node=from_node,
+            to_node=to_node,
+            laplacian=laplacian,
+            norm=given.as_norm(norm),
+            resume=resume,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )

@@ -1,0 +1,61 @@
+"""Certified radii."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from lipcert.load.model import Model
+    from lipcert.report.report import Report
+    from lipcert.terms.progress import Progress
+    from lipcert.terms.query import Norm
+
+
+def radius(
+    model: str | Path | nn.Module | Model,
+    x: Any,
+    y: Any = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    norm: str | float | Norm = "2",
+    methods: Sequence[str] | None = None,
+    eps: float | Sequence[float] = (),
+    tolerance: float | None = None,
+    attack: Any = None,
+    adversarial: str | Path | None = None,
+    execution: str | None = None,
+    resume: str | Path | Report | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Certified robustness radii of samples x (k, ...) with labels y (k,), in the norm of `norm`: `report.points`.
+
+    Every input closer to a sample than its radius keeps the class; radii are rounded down. `eps`: certified accuracy at
+    these radii, in `report.summary["certified"]`. `tolerance`: regression, each output moves by at most this much.
+    `attack`: a `lipcert.sampling.attack.Pgd` beside it, which bounds the radii from above.
+    `execution`: "float32", "bfloat16" or "float16": radii that hold for the network executed so, too.
+    """
+    from lipcert.tasks import given
+    from lipcert.tasks.radius import task as robustness
+
+    with given.python_words():
+        return robustness.radius(
+            given.as_model_for(model, x, input_shape),
+            given.as_array(x),
+            given.as_labels(y),
+            norm=given.as_norm(norm),
+            methods=methods,
+            eps=[eps] if isinstance(eps, int | float) else list(eps),
+            tolerance=tolerance,
+            attack=attack,
+            adversarial=adversarial,
+            execution=execution,
+            resume=resume,
+            seed=seed,
+            progress=progress,
+        )
