@@ -148,14 +148,8 @@ def jacobian(
     count = sum(group.count for group in sets)
     if count > MOST:
         raise UsageError(f"jacobian: {count:,} points; one report holds at most {MOST:,}: split the data")
-    asked: dict[str, Any] = {
-        "from": from_node,
-        "to": to_node,
-        "around": around,
-        "samples": count,
-        "seed": seed,
-        "data": None if inputs is None else fingerprint(inputs.numpy()),
-    }
+    asked: dict[str, Any] = {"from": from_node, "to": to_node, "around": around, "samples": count, "seed": seed}
+    asked["data"] = None if inputs is None else fingerprint(inputs.numpy())
     more = {"between": between, "labels": None if labels is None else fingerprint(labels)}
     about = describe(region)
     task = Jacobians(
