@@ -59,6 +59,7 @@ def test_the_gate_tells_them_apart(done: tuple[int, int, Path]) -> None:
     assert bad == ([] if expected == 0 else ["l2 constant", "robust at 0.2"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [("0", 1)], indirect=True, ids=["without"])
 def test_the_shell_of_the_action(done: tuple[int, int, Path]) -> None:
     """ci/gate.sh, which action.yml runs, with the variables that action.yml sets."""

@@ -18,11 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scripts"))
 from golden import FILE, OWN, PUBLIC, differences, golden, paths  # noqa: E402
 
-QUICK = (
-    "two_moons.onnx two_moons.pt digits.onnx acasxu_run2a_1_1.onnx go1_actuator_net.pt layerzoo_maxpool.onnx "
-    "marabou_fc_2_2sigmoids_3.onnx marabou_softmax_last_layer.onnx onnxtest_ELU.onnx onnxtest_sign_model.onnx reach_vdp.onnx"
-).split()
-SHORT = "bound 1|bound 2|box inf|layers 2|mixed|certificate|radius|grid|pair".split("|")
+QUICK = "two_moons.onnx go1_actuator_net.pt marabou_fc_2_2sigmoids_3.onnx onnxtest_ELU.onnx onnxtest_sign_model.onnx reach_vdp.onnx".split()
+SHORT = "bound 1|bound 2|box inf|layers 2|certificate|radius|grid".split("|")
 OLD: dict[str, Any] = json.loads(FILE.read_text())
 
 

@@ -71,7 +71,7 @@ def test_the_folder_is_known(shared: Path) -> None:
     assert set(REFUSED) | set(UNBOUNDED) <= {row["file"] for row in rows()}
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row["file"])
 def test_model(row: dict[str, Any], shared: Path) -> None:
     name = row["file"]
