@@ -33,7 +33,7 @@ def report(
     ] = None,
 ) -> int:
     """Reports as one self-contained HTML page, as Markdown, as comma-separated values, as text, or for MATLAB."""
-    from lipcert.report.formats import FORMATS
+    from lipcert.report.formats import FORMATS, written
 
     if html == "-" and json == "-":
         raise UsageError("--html - and --json -: only one of them can have stdout; give a file")
@@ -47,7 +47,7 @@ def report(
         wanted.append(("--out", path, suffix))
     named = [one for path in reports for one in members(str(path), read_json(path, str(path)))]
     for flag, path, suffix in wanted:
-        content = FORMATS[suffix](named)
+        content = written(suffix, named)
         if path == "-":
             sys.stdout.write(str(content))
         else:

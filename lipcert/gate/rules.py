@@ -14,6 +14,7 @@ from lipcert.gate.given import Given
 from lipcert.gate.policy import Rule
 from lipcert.gate.verdict import Status, Verdict
 from lipcert.gate.wanted import Wanted
+from lipcert.terms.files import odd
 
 RIGHT = ("certified", "not certified")
 Answer = tuple[Status, str, tuple[int, ...]]
@@ -82,7 +83,7 @@ def _answer(rule: Rule, report: Given, baselines: Sequence[Given]) -> Answer:
     except NotProved as problem:
         return "not proved", str(problem), ()
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as problem:
-        return "not proved", f"the report is not as the schema says ({type(problem).__name__}: {problem})", ()
+        return "not proved", f"the report is not as the schema says ({type(problem).__name__}: {odd(problem)})", ()
 
 
 def upper(data: Mapping[str, Any], rigor: str = "proved") -> float:

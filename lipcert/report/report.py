@@ -198,6 +198,9 @@ class Report:
         if data.get("schema") != SCHEMA:
             raise UnreadableError(f"this is not a {SCHEMA} report: its schema field is {data.get('schema')!r}")
         try:
+            for name in ("assumptions", "warnings"):
+                if not all(isinstance(line, str) for line in data.get(name, ())):
+                    raise ValueError(f"{name} are not all words")
             return cls(
                 command=data["command"],
                 model=data["model"],

@@ -11,7 +11,7 @@ from lipcert.report.comparison import Change, Comparison, Quantity
 from lipcert.report.report import Report
 from lipcert.tasks.quantities import first_difference, quantities
 from lipcert.terms.errors import SelfCheckFailed, UnreadableError, UsageError
-from lipcert.terms.files import ODD_SHAPE
+from lipcert.terms.files import ODD_SHAPE, odd
 from lipcert.terms.printable import printable
 
 SHOWN = 120  # characters of a value in an error
@@ -46,7 +46,7 @@ class _Given:
                 raise UsageError(f"compare: {name} failed its own self-check: one of its values is wrong")
             self.quantities = quantities(data)
         except (UnreadableError, *ODD_SHAPE) as problem:
-            raise UnreadableError(f"compare: {name} is not as the schema says: {problem}") from problem
+            raise UnreadableError(f"compare: {name} is not as the schema says: {odd(problem)}") from problem
 
     def words(self) -> dict[str, Any]:
         model = self.data["model"]

@@ -27,6 +27,11 @@ ODD_SHAPE = (
 )  # JSON that is not as asked
 
 
+def odd(problem: Exception) -> str:
+    """What is odd in the shape, in one line."""
+    return next(iter(str(problem).splitlines()), type(problem).__name__)
+
+
 def check_regular(path: str | Path, what: str) -> None:
     """Nothing but a regular file, through links."""
     try:

@@ -43,7 +43,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_table_and_one_file(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_table_and_one_file(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # paths of temporary folders are long
     out = tmp_path / "all.json"
     assert run("bound", models / "a.onnx", models / "b.onnx", "--method", "product", "--json", out) == 0
     shown = capsys.readouterr()

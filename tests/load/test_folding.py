@@ -253,7 +253,7 @@ def test_the_oracle_sees_a_radius_too_small_and_a_wrong_value() -> None:
     found = folded("aten.linalg_householder_product.default", *map(Constant, args))
     truth = true(*map(mp, args))
     assert holds(found, truth)
-    assert not holds(Constant(found.centre, found.reach() * 1e-4), truth)
+    assert not holds(Constant(found.centre), truth)  # a small radius is rounded out to a unit in the last place
     assert not holds(Constant(found.centre + 1e-9, found.reach()), truth)
 
 

@@ -88,8 +88,8 @@ def test_a_missing_solver_is_named() -> None:
 
 
 def test_only_on_request() -> None:
-    model = lipcert.load(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)),
-                         input_shape=(1, 2))  # fmt: skip
+    model = lipcert.load(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)),
+                         input_shape=(1, 3))  # fmt: skip
     assert [r.method for r in lipcert.bound(model).results] == list(usual(on_a_region=False))
     asked = lipcert.bound(model, methods=["lipsdp-cvxpy", "product"]).results
     assert [r.method for r in asked] == ["product", "lipsdp-cvxpy"]

@@ -157,7 +157,7 @@ def test_a_whole_question_in_the_report_is_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"rtol": 0.1, "seed": 3, "methods": ["product"]}, None), ({"weights": [1]}, r"option weights is None")],
+    [({"rtol": 0.1, "seed": 3, "methods": ["product"]}, None), ({"cells": [1]}, r"option cells is None")],
 )
 def test_effort_is_no_question(tmp_path: Path, options: dict[str, Any], says: str | None) -> None:
     """Other models and more effort can be compared; whatever else an option is cannot."""

@@ -64,7 +64,7 @@ BELOW: dict[str, Callable[..., Any]] = {
     "track": tracking.track,
 }
 OTHER_DEFAULTS = {"methods", "box"}  # literals that the package cannot read without torch
-ONLY_HERE = {"example", "input_shape"}
+ONLY_HERE = {"example", "input_shape", "weight_in", "weight_out"}  # what makes the model of the function below
 
 
 @pytest.mark.parametrize("name", BELOW)

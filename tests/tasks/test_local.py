@@ -296,7 +296,7 @@ def test_the_command_at_points(tmp_path: Path) -> None:
         ["--grid", "5by5", "--box", "0:1"],
         ["--at", "x.npz"],
         ["--grid", "5x5", "--box", "0:1", "--plane", "0,1"],
-        ["--grid", "5x5", "--box", "0:1", "--plot", "a.pdf"],
+        ["--grid", "5x5", "--box", "0:1", "--plot", "a.tif"],
         ["--at", "x.npz", "--eps", "0.1", "--box", "0:1"],
     ],
 )

@@ -29,7 +29,7 @@ from lipcert.load.lower.normalisations import with_norms, with_radials, with_var
 from lipcert.load.lower.rewrite import tidied, troubled
 from lipcert.load.lower.signals import Unread
 from lipcert.network.graph import Graph
-from lipcert.rigor.arithmetic import folding
+from lipcert.rigor.arithmetic import folding as executed_in  # `folding` is a file of this room
 from lipcert.rigor.constants import Constant
 from lipcert.terms.errors import RefusedModel
 
@@ -76,7 +76,7 @@ def lower(
                 raise RefusedModel(f"the graph has {len(outputs)} outputs: choose one with --output-name")
             graph = builder.graph(_as_signal(builder, outputs[0]))
             # what a runtime evaluates is what the file says, not an equal expression
-            return graph if folding() else simplified(graph), tuple(builder.assumptions)
+            return graph if executed_in() else simplified(graph), tuple(builder.assumptions)
         else:
             raise RefusedModel(f"node {node.name}: {node.op} is not part of an exported graph", node=node.name)
     raise RefusedModel("the exported graph has no output")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lipcert.terms.errors import UnreadableError
+from lipcert.terms.files import ODD_SHAPE, odd
+
 Named = Sequence[tuple[str, Mapping[str, Any]]]
 
 
@@ -45,3 +48,12 @@ FORMATS: dict[str, Callable[[Named], str | bytes]] = {
     ".txt": _text,
     ".mat": _mat,
 }
+
+
+def written(suffix: str, reports: Named) -> str | bytes:
+    """In the format of this suffix. UnreadableError where a report is not as its schema says."""
+    try:
+        return FORMATS[suffix](reports)
+    except ODD_SHAPE as problem:
+        names = ", ".join(name for name, _ in reports)
+        raise UnreadableError(f"{names}: not as the schema of a report says: {odd(problem)}") from problem

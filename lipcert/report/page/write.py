@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from lipcert.report.page.sections import section
 from lipcert.terms.errors import LipcertError, UnreadableError
-from lipcert.terms.files import ODD_SHAPE
+from lipcert.terms.files import ODD_SHAPE, odd
 from lipcert.terms.printable import printable
 from lipcert.terms.version import __version__
 
@@ -38,13 +38,13 @@ def html_page(files: Sequence[Given]) -> str:
         try:
             sections.append(section(name, data, number))
         except (LipcertError, *ODD_SHAPE) as problem:
-            raise UnreadableError(f"{name}: not as the schema of a report says: {problem}") from problem
+            raise UnreadableError(f"{name}: not as the schema of a report says: {odd(problem)}") from problem
     for number, (name, data) in enumerate((given for given in files if given[1].get("schema") == GATE), 1):
         try:
             verdicts = [dict(row) for row in data["verdicts"]]
             gates.append({"id": f"gate-{number}", "file": name, "passed": data["passed"] is True, "verdicts": verdicts})
         except ODD_SHAPE as problem:
-            raise UnreadableError(f"{name}: not as the schema of verdicts says: {problem}") from problem
+            raise UnreadableError(f"{name}: not as the schema of verdicts says: {odd(problem)}") from problem
     style, script = _text("page.css"), _text("page.js")
     page = _template().render(
         title=", ".join(dict.fromkeys(s["title"] for s in sections)) or "gate",
