@@ -39,16 +39,18 @@ def length(d: np.ndarray, norm: P) -> float:
 
 
 def proved(facets: Facets, multipliers: np.ndarray, norm: P) -> float:
-    """A lower value of ||x|| on the polytope, rounded down; inf: it is empty."""
+    """A lower value of ||x|| on the polytope, rounded down; inf: it is empty. 0 where the sums are not finite."""
     lam = np.nan_to_num(multipliers, nan=0.0, posinf=0.0, neginf=0.0)
-    lam = np.where(lam > SMALL * lam.max(initial=0.0), lam, 0.0)  # any choice is a proof; nothing underflows
+    largest = lam.max(initial=0.0)
+    lam = np.where(lam > SMALL * largest, lam, 0.0)  # any choice is a proof; nothing underflows
+    lam = np.ldexp(lam, -int(np.frexp(largest)[1]))  # nor overflows
     k = len(lam)
     slack = 4 * (k + 8) * EPS
     d = lam @ facets.normals
     error = slack * (lam @ np.abs(facets.normals))
     mass = lam @ np.abs(facets.constants) + lam @ facets.errors
     value = -(lam @ facets.constants) - lam @ facets.errors - slack * mass - 1e-290
-    if not value > 0:
+    if not (0 < value < np.inf and np.isfinite(d).all() and np.isfinite(error).all()):
         return 0.0
     across = length(np.abs(d) + error, DUAL[norm]) * (1 + slack)
     return float(value / across * (1 - slack)) if across > 0 else np.inf
