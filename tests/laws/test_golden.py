@@ -7,16 +7,12 @@ After a wanted change: `python scripts/golden.py --write`, and read the differen
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from golden import FILE, OWN, PUBLIC, differences, golden, paths
 from thorough import FULL
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "scripts"))
-from golden import FILE, OWN, PUBLIC, differences, golden, paths  # noqa: E402
 
 QUICK = "two_moons.onnx go1_actuator_net.pt marabou_fc_2_2sigmoids_3.onnx onnxtest_ELU.onnx onnxtest_sign_model.onnx reach_vdp.onnx".split()
 SHORT = "bound 1|bound 2|box inf|layers 2|certificate|radius|grid".split("|")

@@ -9,7 +9,6 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from thorough import FULL
 from two import fresh, loaded, two
 
 import lipcert
@@ -17,7 +16,7 @@ from lipcert.load.model import Model
 from lipcert.network.graph import Graph, Node
 from lipcert.terms.errors import UsageError
 
-QUESTIONS = 50 if FULL else 20
+QUESTIONS = 50
 NORMS = ("1", "2", "inf", "1->2", "2->inf", "inf->1")
 OUTPUTS = ("vector", "0", "1", "0-1", "1-0", "pairs")
 REGIONS: tuple[Any, ...] = (

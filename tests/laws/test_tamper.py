@@ -17,7 +17,6 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from thorough import FULL
 from torch import Tensor, nn
 
 from lipcert.load.model import Model, load
@@ -32,7 +31,6 @@ from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import Norm, Output
 
 MOONS = Path(__file__).resolve().parents[2] / "examples" / "two_moons.onnx"
-FORGED = 40 if FULL else 12  # of each certificate
 Where = tuple[str | int, ...]
 
 
@@ -170,7 +168,7 @@ def single_field_mutations(case: Case, rng: random.Random) -> Iterator[tuple[Whe
 def test_single_field_mutations_are_rejected(cases: dict[str, Case]) -> None:
     rng, tried, kinds = random.Random(0), 0, Counter[str]()
     for name, case in cases.items():
-        for where, text in [*single_field_mutations(case, rng)][:: 1 if FULL else 3]:
+        for where, text in single_field_mutations(case, rng):
             rejected = case.rejection(text)
             assert rejected is not None, f"{name}: accepted with {where} changed: {text[:2000]}"
             tried += 1
@@ -329,7 +327,7 @@ def test_false_claims_are_rejected_whatever_the_proof(cases: dict[str, Case]) ->
     """The claim is below an attained value, so no proof can show it."""
     rng, tried = random.Random(2), 0
     for name, case in cases.items():
-        for _ in range(FORGED):
+        for _ in range(40):
             fields = forged(case, rng)
             fields["claim"] = case.lower * rng.choice([1 - 1e-9, 0.99, 0.5, 1e-6, 0.0])
             if fields["proof"]["kind"] in ("chain", "cplip") and rng.random() < 0.5:
@@ -338,14 +336,14 @@ def test_false_claims_are_rejected_whatever_the_proof(cases: dict[str, Case]) ->
                         fields["proof"]["constants"][-1][key] = fields["claim"]
             assert case.rejection(resealed(fields)) is not None, f"{name}: {fields}"
             tried += 1
-    assert tried >= 10 * FORGED
+    assert tried >= 400
 
 
 def test_what_is_proved_never_lies_below_what_is_attained(cases: dict[str, Case]) -> None:
     """With a claim that admits anything, the value proved from forged numbers is still an upper value."""
     rng, accepted = random.Random(3), 0
     for case in cases.values():
-        for _ in range(FORGED):
+        for _ in range(40):
             fields = put(forged(case, rng), ("claim",), 1e300)
             try:
                 found = check(from_bytes(resealed(fields).encode()), case.model.graph, case.model.info)
@@ -353,7 +351,7 @@ def test_what_is_proved_never_lies_below_what_is_attained(cases: dict[str, Case]
                 continue
             assert found.value >= case.lower
             accepted += 1
-    assert accepted >= FORGED  # the test is about these
+    assert accepted >= 40  # the test is about these
 
 
 def smallest_eigenvalue(weights: tuple[Tensor, ...], multipliers: list[Tensor], last: str, rho: float) -> float:
@@ -385,12 +383,12 @@ def agrees(case: Case, fields: dict[str, Any], smallest: Callable[..., float] = 
 
 def test_verdict_is_that_of_the_matrix(cases: dict[str, Case]) -> None:
     case, rng, verdicts = cases["mlp lipsdp"], random.Random(4), Counter[bool]()
-    for _ in range(150 if FULL else 50):
+    for _ in range(150):
         fields = with_rows(case.fields, bent(rows(case.fields), rng))
         fields["claim"] *= rng.choice([0.99, 1.0, 1.001, 1.1, 2.0, 5.0])
         assert agrees(case, fields), fields
         verdicts[case.rejection(resealed(fields)) is None] += 1
-    assert min(verdicts[True], verdicts[False]) >= (10 if FULL else 3)
+    assert min(verdicts[True], verdicts[False]) >= 10
 
 
 def test_the_oracle_can_disagree(cases: dict[str, Case]) -> None:

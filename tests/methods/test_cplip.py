@@ -19,6 +19,7 @@ from lipcert.methods.product import ProductBound
 from lipcert.network.graph import Graph
 from lipcert.proofs import segments
 from lipcert.proofs.chain import links, start
+from lipcert.proofs.kinds.chain import SLACK
 from lipcert.proofs.kinds.cplip import Cplip
 from lipcert.terms.query import Box, Norm
 from lipcert.terms.result import Bound, Refusal
@@ -221,4 +222,5 @@ def test_the_proof_says_what_a_checker_needs() -> None:
         shown = segments.segment_link(cut, node, known)
         assert all(shown[r] <= claimed[r] for r in claimed)
         known[node] = claimed
-    assert found.value <= known[cut.output]["inf"] <= found.value * (1 + 1e-10)
+    assert known[cut.output]["inf"] == found.proof.shows(found.value, Norm("2", "inf"))
+    assert found.value <= known[cut.output]["inf"] <= found.value * SLACK ** len(order) * (1 + 1e-14)
