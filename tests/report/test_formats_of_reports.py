@@ -68,6 +68,7 @@ def test_two_reports_are_one_table(report: Report) -> None:
         (["--out", "r.pdf.exe"], "the suffix says the format: one of .html, .md, .csv, .txt"),
         (["--out", "a.md", "--out", "a.md"], "is the same file"),
         (["--out", "r.json"], "this is the report"),
+        (["odd.json", "--out", "o.md"], "odd.json: malformed lipcert.report/1 report"),
     ],
 )
 def test_wrong_use(
@@ -76,6 +77,7 @@ def test_wrong_use(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("r.json").write_text(json.dumps(report.to_dict()))
+    Path("odd.json").write_text('{"schema": "lipcert.report/1"}')
     assert run("report", "r.json", *arguments) == 2
     assert words in capsys.readouterr().err
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lipcert.report.report import Report
 from lipcert.terms.errors import UnreadableError
 from lipcert.terms.files import ODD_SHAPE, odd
 
 Named = Sequence[tuple[str, Mapping[str, Any]]]
+
+
+def read(reports: Named) -> Iterator[tuple[str, Report]]:
+    """UnreadableError that names the file of one that is not as its schema says."""
+    for name, data in reports:
+        try:
+            yield name, Report.from_dict(data)
+        except UnreadableError as problem:
+            raise UnreadableError(f"{name}: {problem}") from problem
 
 
 def _html(reports: Named) -> str:

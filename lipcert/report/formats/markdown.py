@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import singledispatch
 
 from lipcert.report import tables
-from lipcert.report.formats import Named
+from lipcert.report.formats import Named, read
 from lipcert.report.report import Report
 from lipcert.report.sections import pieces_of
 from lipcert.report.tables import Framed, Item, Outline, Piece, Sentence
@@ -14,7 +14,7 @@ from lipcert.terms.markdown import escaped
 
 
 def markdown(reports: Named) -> str:
-    return "\n".join("\n".join(_lines(Report.from_dict(data))) for _, data in reports)
+    return "\n".join("\n".join(_lines(report)) for _, report in read(reports))
 
 
 def _lines(report: Report) -> Iterator[str]:

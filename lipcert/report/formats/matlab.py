@@ -8,9 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lipcert.report.formats import Named
+from lipcert.report.formats import Named, read
 from lipcert.report.frames import TABLES
-from lipcert.report.report import Report
 from lipcert.terms.errors import UsageError
 from lipcert.terms.printable import printable
 
@@ -23,8 +22,7 @@ def to_mat(reports: Named) -> bytes:
 
     if len(reports) != 1:
         raise UsageError("a .mat file holds one report; give one at a time")
-    report = Report.from_dict(reports[0][1])
-
+    ((_, report),) = read(reports)
     found: dict[str, Any] = {
         "command": printable(report.command),
         "model": printable(str(report.model.get("path") or "module")),

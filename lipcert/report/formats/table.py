@@ -6,9 +6,8 @@ import csv
 from io import StringIO
 from typing import Any
 
-from lipcert.report.formats import Named
+from lipcert.report.formats import Named, read
 from lipcert.report.frames import TABLES, main_table
-from lipcert.report.report import Report
 from lipcert.terms.printable import printable
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet lets a text begin to act
@@ -17,8 +16,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet lets a te
 def comma_separated(reports: Named) -> str:
     """The table that each report's command is about; columns of several reports are joined, `report` first."""
     rows = []
-    for name, data in reports:
-        report = Report.from_dict(data)
+    for name, report in read(reports):
         about = {"report": name} if len(reports) > 1 else {}
         rows += [about | dict(row) for row in TABLES[main_table(report)](report)]
     columns = list(dict.fromkeys(key for row in rows for key in row))

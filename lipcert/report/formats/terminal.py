@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from lipcert.report import tables
-from lipcert.report.formats import Named
+from lipcert.report.formats import Named, read
 from lipcert.report.report import Report
 from lipcert.report.sections import pieces_of
 from lipcert.report.tables import Framed, Item, Outline, Piece, Sentence, Tone
@@ -84,6 +84,6 @@ def as_text(reports: Named) -> str:
     """Without colours, `WIDTH` columns wide."""
     console = Console(highlight=False, markup=False, emoji=False, width=WIDTH, color_system=None)
     with console.capture() as captured:
-        for number, (_, data) in enumerate(reports):
-            console.print(*([""] if number else []), to_table(Report.from_dict(data)), sep="\n")
+        for number, (_, report) in enumerate(read(reports)):
+            console.print(*([""] if number else []), to_table(report), sep="\n")
     return captured.get()
