@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from lipcert_audit.certificate import Certificate, Rejected, read, reject
-from lipcert_audit.network import Refused, Unreadable, load, refuse
+from lipcert_audit.certificate import Claim, Rejected, read, reject
+from lipcert_audit.network import Refused, Unreadable, load
 from lipcert_audit.network import read as read_network
 from lipcert_audit.operators import OPERATORS
 from lipcert_audit.proofs import PROOFS
@@ -17,17 +15,18 @@ ENDS = {Rejected: (1, "REJECTED  ", "stdout"), Unreadable: (2, "unreadable", "st
 USAGE = "usage: lipcert-audit CERTIFICATE MODEL.onnx"
 
 
-def audit(certificate: Certificate, model: Path) -> None:
-    """Rejected, Refused or Unreadable unless the certificate proves its claim of this file."""
-    onnx_model, sha256 = load(model)
-    if sha256 != certificate.sha256:
-        reject("model.sha256", f"the certificate is about {certificate.sha256}, this file is {sha256}")
-    kind = certificate.proof["kind"]
-    if certificate.positions and kind == "cplip":
-        refuse("cplip in format 1: it names positions that only lipcert knows")
-    network_of, prove = PROOFS[kind]
-    network = network_of(int(np.prod(certificate.question.input_shape, dtype=int)), certificate)
-    prove(network, read_network(onnx_model, certificate.question, network, OPERATORS), certificate)
+def audit(sha256: str, claims: list[Claim], model: Path) -> None:
+    """Rejected, Refused or Unreadable unless each claim is proved of this file."""
+    onnx_model, found = load(model)
+    if sha256 != found:
+        reject("model.sha256", f"the certificate is about {sha256}, this file is {found}")
+    for claim in claims:
+        network_of, prove = PROOFS[claim.proof["kind"]]
+        network = network_of(claim)
+        try:
+            prove(network, read_network(onnx_model, claim.question, network, OPERATORS), claim)
+        except Rejected as problem:
+            raise Rejected(claim.place + problem.place, problem.reason) from problem
 
 
 def plain(text: object) -> str:
@@ -41,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(USAGE)
         return 0 if "--help" in paths or "-h" in paths else 2
     try:
-        certificate = read(Path(paths[0]))
-        for line in certificate.words():
+        sha256, claims = read(Path(paths[0]))
+        for line in (f"file       sha256 {sha256}", *(line for claim in claims for line in claim.words())):
             print(plain(line))
-        audit(certificate, Path(paths[1]))
+        audit(sha256, claims, Path(paths[1]))
     except (Rejected, Unreadable, Refused) as problem:
         status, word, stream = ENDS[type(problem)]
         print(plain(f"{word} {problem}"), file=getattr(sys, stream))

@@ -1,4 +1,4 @@
-"""Reading a certificate: strict JSON, every field checked, nothing else allowed."""
+"""Reading a certificate: strict JSON, every field checked by a reader of its own, nothing else allowed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,15 +17,8 @@ import numpy as np
 
 from lipcert_audit.network import Question, contents, refuse
 
-FORMATS = ("lipcert.certificate/1", "lipcert.certificate/2")
 MOST = 256 * 2**20  # bytes
 NORMS = ("1", "2", "inf")
-FIELDS = {
-    "lmi": ("grouping", "last", "rho", "multipliers"),
-    "chain": ("constants",),
-    "cplip": ("passed", "constants"),
-    "nonnegative": (),
-}
 
 
 class Rejected(Exception):
@@ -32,151 +26,173 @@ class Rejected(Exception):
 
     def __init__(self, place: str, reason: str):
         super().__init__(f"{place}: {reason}")
+        self.place, self.reason = place, reason
 
 
 @dataclass(frozen=True)
-class Certificate:
-    sha256: str
+class Claim:
+    """|f(x) - f(x')| <= value |x - x'| for all x, x', f with the output functional of the question. `place`: in the file."""
+
     question: Question
     norm: str
-    claim: float
+    value: float
     proof: dict[str, Any]
-    positions: bool  # format 1: nonlinearities by positions that only lipcert knows
+    place: str
 
     def words(self) -> list[str]:
-        """The question, for people."""
         asked, p = self.question, {"1": "l1", "2": "l2", "inf": "linf"}[self.norm]
         put = f"(x - {list(asked.mean or (0.0,))}) / {list(asked.std or (1.0,))} put in front"
-        units = "the model's own" if asked.std is None else put
         return [
-            f"file       sha256 {self.sha256}",
-            f"units      {units}",
+            f"units      {put if asked.mean or asked.std else 'those of the model'}",
             f"input      {asked.input_name!r} {list(asked.input_shape)}",
             f"output     {asked.output_name!r} {list(asked.output_shape)}, {asked.functional}",
             f"norm       {p} -> {p}",
             "region     the whole input space",
-            f"claim      |f(x) - f(x')| <= {self.claim!r} |x - x'|, in real arithmetic",
+            f"claim      |f(x) - f(x')| <= {self.value!r} |x - x'|, in real arithmetic",
             f"proof      {self.proof['kind']}",
         ]
 
 
-def read(path: Path) -> Certificate:
+def read(path: Path) -> tuple[str, list[Claim]]:
     data = contents(path)
     if len(data) > MOST:
         reject("file", f"larger than {MOST >> 20} MiB")
     try:
         top = json.loads(data.decode("utf-8"), object_pairs_hook=once)
-    except RecursionError:
-        reject("file", "nested too deeply")
-    except ValueError as problem:
+    except (RecursionError, ValueError) as problem:
         reject("file", f"not JSON: {problem}")
-    return certificate(top)
+    return claims(top)
 
 
-def certificate(top: Any) -> Certificate:
-    fields = record(top, "file", ("format", "model", "norm", "scope", "claim", "proof", "digest"))
-    if fields["format"] not in FORMATS:
-        reject("format", f"none of {', '.join(FORMATS)}")
-    old = fields["format"] == FORMATS[0]
-    names = ("sha256", "input_name", "output_name", "input_shape", "output_shape", "mean", "std")
-    model = record(fields["model"], "model", (*names, "graph") if old else names)
-    norm = record(fields["norm"], "norm", ("input", "output"))
-    scope = record(fields["scope"], "scope", ("region", "output"))
-    asked = Question(
-        text(model["input_name"], "model.input_name"),
-        text(model["output_name"], "model.output_name"),
-        counts(model["input_shape"], "model.input_shape"),
-        counts(model["output_shape"], "model.output_shape"),
-        *(
-            None if model[k] is None else tuple(real(v, f"model.{k}") for v in array(model[k], f"model.{k}"))
-            for k in ("mean", "std")
-        ),
-        functional(scope["output"]),
-    )
-    if scope["region"] != "global":
-        refuse(f"region {scope['region']!r}: only the whole input space is known")
-    if norm["input"] not in NORMS or norm["output"] not in NORMS:
-        reject("norm", "none of 1, 2, inf")
-    if norm["input"] != norm["output"]:
-        refuse(f"norm {norm['input']} -> {norm['output']}: only equal norms are known")
-    seal = json.dumps([norm, scope, fields["proof"]], sort_keys=True, separators=(",", ":"))
-    if hashlib.sha256(seal.encode()).hexdigest() != fields["digest"]:
-        reject("digest", "norm, scope or proof was changed")
-    claim = real(fields["claim"], "claim")
-    if claim < 0:
-        reject("claim", "negative")
-    return Certificate(text(model["sha256"], "model.sha256"), asked, norm["input"], claim, proof(fields["proof"]), old)
+def claims(top: Any) -> tuple[str, list[Claim]]:
+    """(sha256 of the model file, what is claimed of it)."""
+    format_ = top.get("format") if isinstance(top, dict) else None
+    readers, sealed = FORMATS[one_of(*FORMATS)(format_, "format")]
+    found = fields(top, "", readers)
+    seal = json.dumps([top[name] for name in sealed], sort_keys=True, separators=(",", ":"))
+    if hashlib.sha256(seal.encode()).hexdigest() != found["digest"]:
+        reject("digest", f"{', '.join(sealed[:-1])} or {sealed[-1]} was changed")
+    p, q = found["norm"].values()
+    if p != q:
+        refuse(f"norm {p} -> {q}: only equal norms are known")
+    sha256, *about = found["model"].values()
+    if not (rows := found.get("claims", [found])):
+        reject("claims", "there is none")
+    places = [f"claims[{k}]." if "claims" in found else "" for k in range(len(rows))]
+    asked = [Question(*about, row["scope"]["output"]) for row in rows]
+    return sha256, [Claim(a, p, row["claim"], row["proof"], at) for a, row, at in zip(asked, rows, places, strict=True)]
 
 
-def proof(value: Any) -> dict[str, Any]:
-    kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in FIELDS:
-        refuse(f"proof.kind {str(kind)[:40]!r}: known are {', '.join(FIELDS)}")
-    fields = record(value, "proof", ("kind", "method", *FIELDS[kind]))
-    out = {"kind": kind}
-    if kind == "lmi":
-        if fields["grouping"] not in ("neuron", "channel", "layer") or fields["last"] not in ("input", "output"):
-            reject("proof.grouping", "or proof.last is unknown")
-        rows = array(fields["multipliers"], "proof.multipliers")
-        out |= {"grouping": fields["grouping"], "last": fields["last"]}
-        out["multipliers"] = [floats(row, f"proof.multipliers[{k}]") for k, row in enumerate(rows)]
-    if "constants" in FIELDS[kind]:
-        out["constants"] = array(fields["constants"], "proof.constants")
-    if kind == "cplip":
-        out["passed"] = counts(fields["passed"], "proof.passed")
-    return out
-
-
-def constant(row: Any, norm: str, place: str) -> float:
-    return real(record(row, place, ("node", norm))[norm], place)
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(pairs) if len(dict(pairs)) == len(pairs) else reject("file", "a field stands twice")
 
 
 def reject(place: str, reason: str) -> NoReturn:
     raise Rejected(place, reason)
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        reject("file", "a field stands twice")
-    return dict(pairs)
+# Readers: each takes a value and its place in the file.
+
+Reader = Callable[[Any, str], Any]
 
 
-def record(value: Any, place: str, names: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != set(names):
-        reject(place, f"the fields {', '.join(names)} are needed, and no other")
-    return value
+def fields(value: Any, place: str, readers: dict[str, Reader]) -> dict[str, Any]:
+    """In the order of `readers`."""
+    if not isinstance(value, dict) or set(value) != set(readers):
+        reject(place or "file", f"the fields {', '.join(readers)} are needed, and no other")
+    return {name: read(value[name], f"{place}.{name}".lstrip(".")) for name, read in readers.items()}
+
+
+def record(readers: dict[str, Reader]) -> Reader:
+    return lambda value, place: fields(value, place, readers)
+
+
+def list_of(reader: Reader) -> Reader:
+    def read(value: Any, place: str) -> list[Any]:
+        if not isinstance(value, list):
+            reject(place, "a list is needed")
+        return [reader(v, f"{place}[{k}]") for k, v in enumerate(value)]
+
+    return read
+
+
+def one_of(*names: str) -> Reader:
+    return lambda value, place: value if value in names else reject(place, f"none of {', '.join(names)}")
+
+
+def only(known: Any, reason: str) -> Reader:
+    return lambda value, place: value if value == known else refuse(f"{place}: {reason}")
 
 
 def text(value: Any, place: str) -> str:
     return value if isinstance(value, str) else reject(place, "text is needed")
 
 
-def array(value: Any, place: str) -> list[Any]:
-    return value if isinstance(value, list) else reject(place, "a list is needed")
-
-
-def counts(value: Any, place: str) -> tuple[int, ...]:
-    if any(type(v) is not int or not 0 <= v < 2**31 for v in array(value, place)):
-        reject(place, "whole numbers are needed")
-    return tuple(value)
+def count(value: Any, place: str) -> int:
+    return value if type(value) is int and 0 <= value < 2**31 else reject(place, "a whole number is needed")
 
 
 def real(value: Any, place: str) -> float:
     return value if type(value) is float and math.isfinite(value) else reject(place, "a finite number is needed")
 
 
-def functional(value: Any) -> str:
-    if not re.fullmatch(r"vector|(0|[1-9][0-9]{0,8})(-(0|[1-9][0-9]{0,8}))?", text(value, "scope.output")):
-        reject("scope.output", "none of vector, I, I-J")
-    return value
+def bound(value: Any, place: str) -> float:
+    return value if real(value, place) >= 0 else reject(place, "negative")
 
 
-def floats(value: Any, place: str) -> np.ndarray:
-    fields = record(value, place, ("count", "float64"))
+def units(value: Any, place: str) -> list[float] | None:
+    return None if value is None else list_of(real)(value, place)
+
+
+def functional(value: Any, place: str) -> str:
+    known = re.fullmatch(r"vector|(0|[1-9][0-9]{0,8})(-(0|[1-9][0-9]{0,8}))?", text(value, place))
+    return value if known else reject(place, "none of vector, I, I-J")
+
+
+def weights(value: Any, place: str) -> np.ndarray:
+    given = fields(value, place, {"count": count, "float64": text})
     try:
-        numbers = np.frombuffer(base64.b64decode(text(fields["float64"], place), validate=True), dtype="<f8")
+        numbers = np.frombuffer(base64.b64decode(given["float64"], validate=True), dtype="<f8")
     except (binascii.Error, ValueError) as problem:
         reject(place, f"not base64 of binary64 numbers: {problem}")
-    if fields["count"] != len(numbers) or not ((numbers >= 2.0**-500) & (numbers <= 2.0**500)).all():
+    if given["count"] != len(numbers) or not ((numbers >= 2.0**-500) & (numbers <= 2.0**500)).all():
         reject(place, "another count, or a number outside 2^-500 .. 2^500")
     return numbers
+
+
+def constants(value: Any, place: str) -> dict[str, Any]:
+    norms = NORMS if isinstance(value, dict) else ()
+    return fields(value, place, {"node": count} | {name: bound for name in norms if name in value})
+
+
+def proof(value: Any, place: str) -> dict[str, Any]:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in KINDS:
+        refuse(f"{place}.kind {str(kind)[:40]!r}: known are {', '.join(KINDS)}")
+    return fields(value, place, {"kind": text, "method": text} | KINDS[kind])
+
+
+SIDES = ("input", "output")
+GROUPS = ("neuron", "channel", "layer")
+KINDS: dict[Any, dict[str, Reader]] = {
+    "lmi": {"grouping": one_of(*GROUPS), "last": one_of(*SIDES), "rho": real, "multipliers": list_of(weights)},
+    "chain": {"constants": list_of(constants)},
+    "cplip": {"passed": list_of(count), "constants": list_of(constants)},
+    "nonnegative": {},
+}
+NAMES: dict[str, Reader] = dict.fromkeys(("sha256", "input_name", "output_name"), text)
+MODEL = NAMES | dict.fromkeys(("input_shape", "output_shape"), list_of(count)) | dict.fromkeys(("mean", "std"), units)
+NORM: dict[str, Reader] = dict.fromkeys(SIDES, one_of(*NORMS))
+CLAIM: dict[str, Reader] = {
+    "scope": record({"region": only("global", "only the whole input space is known"), "output": functional}),
+    "claim": bound,
+    "proof": proof,
+}
+TOP: dict[str, Reader] = {"format": text, "model": record(MODEL), "norm": record(NORM), "digest": text}
+FORMATS = {  # fields, and which of them the digest is of
+    "lipcert.certificate/2": (TOP | CLAIM, ("norm", "scope", "proof")),
+    "lipcert.certificate/3": (
+        TOP | {"claims": list_of(record(CLAIM)), "points": only([], "only constants are known, no radii")},
+        ("norm", "claims", "points"),
+    ),
+}

@@ -7,7 +7,7 @@ nobody; R is formed in integers of any length (python-flint), so there is no rou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, floor
 
@@ -45,57 +45,60 @@ class Map:
         count = degree[index[kept]]
         offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         from_ = order[np.repeat(start[index[kept]], count) + offset]
-        return Map(len(index), self.cols, np.repeat(kept, count), self.col[from_], self.value[from_], self.unit, self.error)
+        return replace(self, rows=len(index), row=np.repeat(kept, count), col=self.col[from_], value=self.value[from_])
+
+    def numbered(self, rows: np.ndarray, cols: np.ndarray) -> Map:
+        """Row i is called rows[i], column j cols[j]; -1: left out."""
+        row, col = rows[self.row], cols[self.col]
+        there = (row >= 0) & (col >= 0)
+        sizes = {"rows": int(rows.max(initial=-1)) + 1, "cols": int(cols.max(initial=-1)) + 1}
+        return replace(self, **sizes, row=row[there], col=col[there], value=self.value[there])
 
     def times(self, by: Map) -> Map:
         """Each row times its factor: `by` is diagonal, with a factor for every row."""
         factor = np.zeros(self.rows, dtype=object)
         factor[by.row] = by.value
         error = self.error * (largest(by.value) + by.error) + largest(self.value) * by.error
-        value = self.value * factor[self.row]
-        return Map(self.rows, self.cols, self.row, self.col, value, self.unit + by.unit, error)
+        return replace(self, value=self.value * factor[self.row], unit=self.unit + by.unit, error=error)
 
     def after(self, first: Map) -> Map:
         """self (first (x))."""
         error = self.error * (largest(first.value) + first.error) + largest(self.value) * first.error
         unit = self.unit + first.unit
-        degree = np.bincount(first.row, minlength=first.rows)
-        count = degree[self.col]
-        if count.sum() > JOIN:
-            product = whole(self.dense() * first.dense()).ravel()
-            row, col = np.divmod(np.arange(self.rows * first.cols), first.cols)
-            return Map(self.rows, first.cols, row, col, product, unit, error * self.cols)
+        if np.bincount(first.row, minlength=first.rows)[self.col].sum() > JOIN:
+            used, col = np.unique(first.col, return_inverse=True)
+            product = self.dense() * replace(first, cols=len(used), col=col).dense()
+            row, col = np.divmod(np.arange(self.rows * len(used)), len(used))
+            return Map(self.rows, first.cols, row, used[col], whole(product).ravel(), unit, error * self.cols)
         joined = first.take(self.col)
         value = self.value[joined.row] * joined.value
         return merged(self.rows, first.cols, self.row[joined.row], joined.col, value, unit, error)
 
     def transposed(self) -> Map:
-        return Map(self.cols, self.rows, self.col, self.row, self.value, self.unit, self.error)
-
-    def at(self, unit: int) -> Map:
-        """The same in a finer unit."""
-        shift = unit - self.unit
-        return Map(self.rows, self.cols, self.row, self.col, self.value << shift, unit, self.error << shift)
+        return replace(self, rows=self.cols, cols=self.rows, row=self.col, col=self.row)
 
     def absolute(self) -> Map:
         """Upper values of the absolute coefficients, exactly stored."""
-        return Map(self.rows, self.cols, self.row, self.col, abs(self.value) + self.error, self.unit)
+        return replace(self, value=abs(self.value) + self.error, error=0)
 
     def up(self, unit: int) -> Map:
         """Upper values in a coarser unit, of nonnegative coefficients that are exact."""
-        return Map(self.rows, self.cols, self.row, self.col, -(-self.value >> (self.unit - unit)), unit)
+        return replace(self, value=-(-self.value >> (self.unit - unit)), unit=unit)
+
+    def matters(self) -> np.ndarray:
+        """Which coefficients may differ from zero."""
+        return ((self.value != 0) | (self.error > 0)).astype(bool)
 
     def dense(self) -> fmpz_mat:
-        flat = [0] * (self.rows * self.cols)
-        for place, value in zip((self.row * self.cols + self.col).tolist(), self.value.tolist(), strict=True):
-            flat[place] = value
-        return fmpz_mat(self.rows, self.cols, flat)
+        flat = np.zeros(self.rows * self.cols, dtype=object)
+        flat[self.row * self.cols + self.col] = self.value
+        return fmpz_mat(self.rows, self.cols, flat.tolist())
 
-    def sums(self, weight: np.ndarray) -> np.ndarray:
-        """(rows,) sums of value times weight[col], in units of 2^-unit times those of the weights."""
-        total = np.zeros(self.rows, dtype=object)
-        np.add.at(total, self.row, self.value * weight[self.col])
-        return total
+    def sums(self) -> np.ndarray:
+        """(rows,) sums of the coefficients, in units of 2^-unit."""
+        found = np.zeros(self.rows, dtype=object)
+        np.add.at(found, self.row, self.value)
+        return found
 
     def floats(self) -> np.ndarray:
         """About the matrix, for proposals."""
@@ -110,62 +113,53 @@ def largest(values: np.ndarray) -> int:
 
 def merged(rows: int, cols: int, row: np.ndarray, col: np.ndarray, value: np.ndarray, unit: int, error: int) -> Map:
     """Coefficients that stand several times are added up, and so are their errors."""
-    key, inverse, count = np.unique(row * cols + col, return_inverse=True, return_counts=True)
-    total = np.zeros(len(key), dtype=object)
-    np.add.at(total, inverse, value)
-    return Map(rows, cols, key // cols, key % cols, total, unit, error * int(count.max(initial=1)))
+    key, inverse, count = np.unique(row * max(1, cols) + col, return_inverse=True, return_counts=True)
+    found = np.zeros(len(key), dtype=object)
+    np.add.at(found, inverse, value)
+    return Map(rows, cols, *np.divmod(key, max(1, cols)), found, unit, error * int(count.max(initial=1)))
+
+
+def together(maps: list[Map]) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, int, int]:
+    """All coefficients in one unit: (columns, row, col, value, unit, error)."""
+    unit = max(m.unit for m in maps)
+    row, col = (np.concatenate([getattr(m, name) for m in maps]) for name in ("row", "col"))
+    value = np.concatenate([m.value << (unit - m.unit) for m in maps])
+    return max(m.cols for m in maps), row, col, value, unit, max(m.error << (unit - m.unit) for m in maps)
 
 
 def total(maps: list[Map]) -> Map:
-    unit = max(m.unit for m in maps)
-    maps = [m.at(unit) for m in maps]
-    parts = [np.concatenate([getattr(m, name) for m in maps]) for name in ("row", "col", "value")]
-    return merged(maps[0].rows, maps[0].cols, *parts, unit, max(m.error for m in maps))
+    """The sum, of maps of as many rows."""
+    return merged(maps[0].rows, *together(maps))
 
 
 def stacked(maps: list[Map]) -> Map:
     """One above the other."""
-    rows = sum(m.rows for m in maps)
-    starts = np.cumsum([0, *(m.rows for m in maps)])
-    grown = [Map(rows, m.cols, m.row + s, m.col, m.value, m.unit, m.error) for m, s in zip(maps, starts, strict=False)]
-    return total(grown)
+    starts = np.cumsum([0, *(m.rows for m in maps)]).tolist()
+    return Map(starts[-1], *together([replace(m, row=m.row + s) for m, s in zip(maps, starts, strict=False)]))
 
 
-def constantly(n: int, value: int, unit: int = 0) -> Map:
-    """A multiple of the identity."""
-    return diagonal(np.full(n, value, dtype=object), unit)
-
-
-def identity(n: int) -> Map:
-    return constantly(n, 1)
-
-
-def diagonal(value: np.ndarray, unit: int, error: int = 0) -> Map:
+def diagonal(value: np.ndarray, unit: int, error: int = 0, start: int = 0) -> Map:
+    """Of the columns from `start` on."""
     place = np.arange(len(value))
-    return Map(len(value), len(value), place, place, value, unit, error)
+    return Map(len(value), start + len(value), place, start + place, value, unit, error)
+
+
+def constantly(n: int, value: int, unit: int = 0, start: int = 0) -> Map:
+    """A multiple of the identity."""
+    return diagonal(np.full(n, value, dtype=object), unit, start=start)
 
 
 def integers(floats: np.ndarray) -> tuple[np.ndarray, int]:
     """float64 numbers as integers over a common power of two: exact."""
-    fraction, exponent = np.frexp(np.asarray(floats, dtype=np.float64).ravel())
-    mantissa = np.asarray(fraction * 2.0**53, dtype=np.int64)
-    trailing = np.frexp((mantissa & -mantissa).astype(np.float64))[1] - 1
-    trailing = np.where(mantissa == 0, 0, trailing)
-    exponent = np.where(mantissa == 0, 0, exponent - 53 + trailing)
-    unit = max(0, -int(exponent.min(initial=0)))
-    return (mantissa >> trailing).astype(object) << (exponent + unit).astype(object), unit
+    ratios = [v.as_integer_ratio() for v in np.asarray(floats, dtype=np.float64).ravel().tolist()]
+    unit = max((under.bit_length() - 1 for _, under in ratios), default=0)
+    return np.array([over << (unit + 1 - under.bit_length()) for over, under in ratios], dtype=object), unit
 
 
-def quotients(over: np.ndarray, under: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """(value, unit, error) of the integers `over` / `under`, rounded down where they are not exact."""
+def quotients(over: int, under: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """(value, unit, error) of over / under, integers, rounded down where they are not exact."""
     value = (over << QUOTIENT) // under
     return value, QUOTIENT, int(any((value * under != over << QUOTIENT).tolist()))
-
-
-def gram(m: Map) -> np.ndarray:
-    """m m' in units of 2^(-2 unit)."""
-    dense = m.dense()
-    return whole(dense * dense.transpose())
 
 
 def whole(matrix: fmpz_mat) -> np.ndarray:
@@ -179,22 +173,15 @@ def shifted(value: np.ndarray, by: np.ndarray) -> np.ndarray:
     return (value << np.maximum(by, 0).astype(object)) >> np.maximum(-by, 0).astype(object)
 
 
-def half_log2(value: Fraction) -> int:
-    """s with 2^(2 s) value between 1/4 and 4, value > 0: the power of two that scales a diagonal entry."""
-    return -((value.numerator.bit_length() - value.denominator.bit_length()) // 2)
-
-
 def semidefinite(diagonals: np.ndarray, terms: list[Map], products: list[tuple[Map, Fraction]]) -> bool:
     """diag + sum (T + T') - sum B B' / s >= 0? Scaled by powers of two to a diagonal near 1, then counted in units of 2^-104,
     rounded down; `slack`: what that may add up to in a row, one unit for each part, and the errors of the coefficients."""
     n = len(diagonals)
     if not all(d > 0 for d in (*diagonals.tolist(), *(s for _, s in products))):
         return False
-    scale = np.array([half_log2(d) for d in diagonals.tolist()], dtype=np.int64)
+    scale = np.array([(d.denominator.bit_length() - d.numerator.bit_length()) // 2 for d in diagonals.tolist()], dtype=np.int64)
     matrix, slack = np.zeros((n, n), dtype=object), n * (len(terms) + 1)
-    matrix[np.arange(n), np.arange(n)] = [
-        floor(d * Fraction(2) ** (ONE + 2 * s)) for d, s in zip(diagonals.tolist(), scale.tolist(), strict=True)
-    ]
+    np.fill_diagonal(matrix, [floor(d * Fraction(4) ** s * 2**ONE) for d, s in zip(diagonals, scale.tolist(), strict=True)])
     for t in terms:
         by = ONE - t.unit + scale[t.row] + scale[t.col]
         value = shifted(t.value, by)
@@ -204,10 +191,11 @@ def semidefinite(diagonals: np.ndarray, terms: list[Map], products: list[tuple[M
     for B, s in products:
         rows = np.unique(B.row)
         B = B.take(rows)
+        square = whole(B.dense() * B.dense().transpose())
         by = ONE - 2 * B.unit + scale[rows][:, None] + scale[rows][None, :]
         # in units of 2^-168, divided, in units of 2^-104: two too small; |d (B B')_ij| <= e (|B_i| + |B_j|) + width e^2
-        matrix[np.ix_(rows, rows)] -= (shifted(gram(B) * s.denominator, by + 64) // s.numerator) >> 64
-        reach = largest(B.absolute().sums(np.ones(B.cols, dtype=object)))
+        matrix[np.ix_(rows, rows)] -= (shifted(square * s.denominator, by + 64) // s.numerator) >> 64
+        reach = largest(B.absolute().sums())
         slack += n * (2 + ceil(B.error * (2 * reach + B.cols * B.error) / s * Fraction(2) ** int(by.max(initial=-FAR))))
     return positive(matrix, slack)
 

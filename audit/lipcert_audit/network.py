@@ -1,7 +1,7 @@
 """From the ONNX file to linear maps between the input, the nonlinearities and the output.
 
-Only increments matter: for two inputs x, x' every tensor of the file changes by a sum of linear maps of *sources*, the
-change of x (source 0) and those of the nonlinearities in the order of the file. Constants drop out.
+Only increments matter: for two inputs x, x' every tensor of the file changes by a linear map of *sources*, the change of x
+(source 0) and those of the nonlinearities in the order of the file. Constants drop out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from lipcert_audit.exact import Map, constantly, diagonal, identity, integers, quotients, stacked, total
+from lipcert_audit.exact import Map, constantly, diagonal, integers, quotients, total
 
 SLOPE = 64  # slopes are kept in units of 2^-64, rounded outward
 TERMS = 20_000_000  # coefficients of one operator
@@ -40,46 +40,44 @@ def refuse(what: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class Signal:
-    """The change of a tensor: `maps[k]` from source k to its entries in row-major order."""
+    """The change of a tensor: its entries in row-major order, as a map of all sources one after the other."""
 
-    maps: dict[int, Map]
+    map: Map
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=int))
+        return self.map.rows
 
     def index(self) -> np.ndarray:
         return np.arange(self.size).reshape(self.shape)
 
     def take(self, index: np.ndarray) -> Signal:
-        """The tensor of the entries at `index`, an array of positions; -1 is a constant entry."""
-        return Signal({k: m.take(index.ravel()) for k, m in self.maps.items()}, index.shape)
+        """The tensor of the entries at `index`, an array of positions; -1 is zero."""
+        return Signal(self.map.take(index.ravel()), index.shape)
 
     def times(self, by: Map) -> Signal:
-        return Signal({k: m.times(by) for k, m in self.maps.items()}, self.shape)
+        return Signal(self.map.times(by), self.shape)
+
+    def negative(self) -> Signal:
+        return self.times(constantly(self.size, -1))
 
     def through(self, operator: Map, shape: tuple[int, ...]) -> Signal:
-        return Signal({k: operator.after(m) for k, m in self.maps.items()}, shape)
+        return Signal(operator.after(self.map), shape)
 
 
 Value = Signal | np.ndarray
 
 
+def still(value: np.ndarray) -> Signal:
+    """A constant does not change."""
+    none = np.zeros(0, dtype=np.int64)
+    return Signal(Map(value.size, 0, none, none, none.astype(object)), value.shape)
+
+
 def added(signals: list[Signal]) -> Signal:
     """The sum of tensors of one shape."""
-    sources = sorted({k for s in signals for k in s.maps})
-    return Signal({k: total([s.maps[k] for s in signals if k in s.maps]) for k in sources}, signals[0].shape)
-
-
-def joined(signals: list[Signal]) -> Signal:
-    """All entries one after the other."""
-    size = {k: m.cols for s in signals for k, m in s.maps.items()}
-    none = np.zeros(0, dtype=np.int64)
-    maps = {}
-    for k, n in sorted(size.items()):
-        maps[k] = stacked([s.maps.get(k, Map(s.size, n, none, none, none.astype(object))) for s in signals])
-    return Signal(maps, (sum(s.size for s in signals),))
+    return Signal(total([s.map for s in signals]), signals[0].shape)
 
 
 @dataclass(frozen=True)
@@ -101,16 +99,20 @@ class Layer:
 
 
 class Network:
-    """Collects the nonlinearities while a file is read. A subclass per proof says how a nonlinearity is taken apart."""
+    """Collects the nonlinearities while a file is read. A subclass per proof says how a nonlinearity is taken apart.
 
-    def __init__(self, size: int, asked: Any = None):
+    `starts`: source k has the columns from starts[k] to starts[k + 1].
+    """
+
+    def __init__(self, asked: Any = None):
         self.layers: list[Layer] = []
-        self.sizes = [size]
+        self.starts = [0]
 
     def source(self, shape: tuple[int, ...]) -> Signal:
-        n = int(np.prod(shape, dtype=int))
-        self.sizes.append(n)
-        return Signal({len(self.sizes) - 1: identity(n)}, shape)
+        """A new one."""
+        n, start = prod(shape), self.starts[-1]
+        self.starts.append(start + n)
+        return Signal(constantly(n, 1, start=start), shape)
 
     def apply(self, layer: Layer) -> Signal:
         """The change of z."""
@@ -142,6 +144,11 @@ class Node:
         value = self.inputs[k]
         return value if isinstance(value, np.ndarray) else self.refuse(f"input {k} must be a constant")
 
+    def change(self, k: int) -> Signal:
+        """Of input k, constant or not."""
+        value = self.inputs[k]
+        return value if isinstance(value, Signal) else still(self.constant(k))
+
     def optional(self, k: int, other: Any = None) -> Any:
         """The constant at input k as a list, `other` where it is left out."""
         return self.constant(k).tolist() if k < len(self.inputs) and self.inputs[k] is not None else other
@@ -165,10 +172,10 @@ class Question:
 
     input_name: str
     output_name: str
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
+    input_shape: list[int]
+    output_shape: list[int]
+    mean: list[float] | None
+    std: list[float] | None
     functional: str
 
 
@@ -197,16 +204,13 @@ def load(path: Path) -> tuple[onnx.ModelProto, str]:
 
 def sort(graph: onnx.GraphProto) -> None:
     """Each time the first node of the file whose inputs are known: the order of nonlinearities."""
-    known, waiting, sorted_ = {"", *(t.name for t in graph.initializer), *(i.name for i in graph.input)}, list(graph.node), []
+    known, waiting, found = {"", *(t.name for t in graph.initializer), *(i.name for i in graph.input)}, list(graph.node), []
     while waiting:
-        node = next((n for n in waiting if known.issuperset(n.input)), None)
-        if node is None:
-            raise ValueError(f"{waiting[0].op_type} {waiting[0].name!r} needs what nothing gives")
-        waiting.remove(node)
-        known |= set(node.output)
-        sorted_.append(node)
+        found.append(next((n for n in waiting if known.issuperset(n.input)), waiting[0]))  # the checker sees what is missing
+        waiting.remove(found[-1])
+        known |= set(found[-1].output)
     del graph.node[:]
-    graph.node.extend(sorted_)
+    graph.node.extend(found)
 
 
 def read(model: onnx.ModelProto, asked: Question, network: Network, table: Table) -> Signal:
@@ -220,14 +224,14 @@ def read(model: onnx.ModelProto, asked: Question, network: Network, table: Table
         refuse(f"inputs {[i.name for i in inputs]}: the certificate is about one of floats, {asked.input_name!r}")
     sizes = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
     if len(sizes) != len(asked.input_shape) or any(d not in (0, s) for d, s in zip(sizes, asked.input_shape, strict=True)):
-        refuse(f"the input has shape {sizes} in the file, {list(asked.input_shape)} in the certificate")
-    values[asked.input_name] = units(Signal({0: identity(network.sizes[0])}, asked.input_shape), asked)
+        refuse(f"the input has shape {sizes} in the file, {asked.input_shape} in the certificate")
+    values[asked.input_name] = units(network.source(tuple(asked.input_shape)), asked.std)
     for node in needed(graph, asked.output_name):
         values[node.output[0]] = evaluated(node, values, opsets[""], network, table)
     out = values[asked.output_name]
-    out = Signal({}, out.shape) if isinstance(out, np.ndarray) else out
-    if out.shape != asked.output_shape:
-        refuse(f"output {asked.output_name!r} of shape {list(asked.output_shape)}: not what the file computes")
+    out = still(out) if isinstance(out, np.ndarray) else out
+    if list(out.shape) != asked.output_shape:
+        refuse(f"output {asked.output_name!r} of shape {asked.output_shape}: not what the file computes")
     return functional(out, asked.functional)
 
 
@@ -268,19 +272,17 @@ def tensor(proto: onnx.TensorProto) -> np.ndarray:
     return array.astype(np.float64 if proto.data_type in FLOATS else np.int64)
 
 
-def units(x: Signal, asked: Question) -> Signal:
-    """(x - mean) / std moves by 1 / std."""
-    if asked.std is None:
+def units(x: Signal, std: list[float] | None) -> Signal:
+    """(x - mean) / std moves by 1 / std: one number, one per entry, or one per place of the axis 1, or else of the last."""
+    if std is None:
         return x
-    count, shape = len(asked.std), [1] * len(x.shape)
-    for a in (len(shape) - 1, 1):
-        if 1 < count < x.size and shape and x.shape[a] == count:
-            shape = [count if k == a else 1 for k in range(len(shape))]
-    std = np.broadcast_to(np.reshape(asked.std, x.shape if count == x.size else shape), x.shape)
-    if not (std > 0).all():
-        refuse("standard deviations are positive")
-    value, unit = integers(std)
-    return x.times(diagonal(*quotients(np.full(x.size, 1 << unit, dtype=object), value)))
+    count, shape = len(std), x.shape
+    axes = [a for a in (1, len(shape) - 1) if a < len(shape) and shape[a] == count]
+    if min(std, default=0.0) <= 0 or not (count in (1, x.size) or axes):
+        refuse(f"standard deviations {std[:9]} for an input of shape {list(shape)}")
+    like = () if count == 1 else shape if count == x.size else [-1 if k == axes[0] else 1 for k in range(len(shape))]
+    value, unit = integers(np.broadcast_to(np.reshape(std, like), shape))
+    return x.times(diagonal(*quotients(1 << unit, value)))
 
 
 def functional(out: Signal, text: str) -> Signal:
@@ -290,5 +292,5 @@ def functional(out: Signal, text: str) -> Signal:
     rows = [int(i) for i in text.split("-")]
     if max(rows) >= out.size:
         refuse(f"output {text}: there are {out.size}")
-    parts = [out.take(np.array([i])).times(sign) for i, sign in zip(rows, (constantly(1, 1), constantly(1, -1)), strict=False)]
-    return added(parts)
+    first, *second = (out.take(np.array([i])) for i in rows)
+    return added([first, *(s.negative() for s in second)])

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from math import isqrt
+from math import isqrt, prod
 from typing import Any
 
 import numpy as np
 
-from lipcert_audit.exact import QUOTIENT, Map, constantly, diagonal, integers, merged, quotients
-from lipcert_audit.network import SLOPE, TERMS, WHOLE, Layer, Node, Rule, Signal, Table, Value, added, joined, tensor
+from lipcert_audit.exact import QUOTIENT, Map, diagonal, integers, merged, quotients, stacked
+from lipcert_audit.network import SLOPE, TERMS, WHOLE, Layer, Node, Rule, Signal, Table, Value, added, tensor
 
 # Entries that move, appear several times or vanish.
 
@@ -39,7 +39,7 @@ def reshape(node: Node, x: np.ndarray) -> np.ndarray:
 
 def flatten(node: Node, x: np.ndarray) -> np.ndarray:
     axis = node["axis"] % x.ndim if node["axis"] < 0 else node["axis"]
-    return x.reshape(int(np.prod(x.shape[:axis], dtype=int)), -1)
+    return x.reshape(prod(x.shape[:axis]), -1)
 
 
 def axes_of(node: Node) -> list[int] | None:
@@ -79,26 +79,24 @@ def pad(node: Node) -> Value:
 
 
 def concat(node: Node) -> Value:
-    signals = [v for v in node.inputs if isinstance(v, Signal)]
-    if not signals:
+    if not any(isinstance(v, Signal) for v in node.inputs):
         return np.concatenate([node.constant(k) for k in range(len(node.inputs))], node["axis"])
-    starts = iter(np.cumsum([0, *(v.size for v in signals)]))
-    index = [v.index() + next(starts) if isinstance(v, Signal) else np.full(v.shape, -1) for v in node.inputs]
-    return joined(signals).take(np.concatenate(index, node["axis"]))
+    signals = [node.change(k) for k in range(len(node.inputs))]
+    starts = np.cumsum([0, *(v.size for v in signals)])
+    index = np.concatenate([v.index() + s for v, s in zip(signals, starts, strict=False)], node["axis"])
+    return Signal(stacked([v.map for v in signals]), (starts[-1],)).take(index)
 
 
 # Linear operators.
 
 
 def plus(node: Node) -> Value:
-    """Add, Sub, Sum with broadcasting; constants do not move."""
+    """Add, Sub, Sum with broadcasting."""
+    if not any(isinstance(v, Signal) for v in node.inputs):
+        node.refuse("of constants")
     out = np.broadcast_shapes(*(v.shape for v in node.inputs))
-    terms = []
-    for k, v in enumerate(node.inputs):
-        if isinstance(v, Signal):
-            term = v.take(np.broadcast_to(v.index(), out))
-            terms.append(term.times(constantly(term.size, -1)) if node.kind == "Sub" and k else term)
-    return added(terms) if terms else node.refuse("of constants")
+    first, *rest = (v.take(np.broadcast_to(v.index(), out)) for v in map(node.change, range(len(node.inputs))))
+    return added([first, *(v.negative() if node.kind == "Sub" else v for v in rest)])
 
 
 def times(node: Node) -> Value:
@@ -106,12 +104,10 @@ def times(node: Node) -> Value:
     which = 1 if isinstance(node.inputs[1], np.ndarray) else 0
     x, by = node.signal(1 - which), node.constant(which)
     out = np.broadcast_shapes(x.shape, by.shape)
+    if node.kind == "Div" and which == 0:
+        node.refuse("by a signal")
     value, unit = integers(np.broadcast_to(by, out))
-    factor = diagonal(value, unit)
-    if node.kind == "Div":
-        if which == 0:
-            node.refuse("by a signal")
-        factor = diagonal(*quotients(np.full(len(value), 1 << unit, dtype=object), value))
+    factor = diagonal(value, unit) if node.kind == "Mul" else diagonal(*quotients(1 << unit, value))
     return x.take(np.broadcast_to(x.index(), out)).times(factor)
 
 
@@ -120,8 +116,8 @@ def operator(
 ) -> Map:
     """From arrays that are broadcast together; col -1: no coefficient."""
     row, col, value = (a.ravel() for a in np.broadcast_arrays(row, col, value))
-    there = col >= 0
-    return merged(int(np.prod(out, dtype=int)), cols, row[there], col[there], value[there], unit, error)
+    there = (col >= 0) & (value != 0)
+    return merged(prod(out), cols, row[there], col[there], value[there], unit, error)
 
 
 def matrix(node: Node, x: Signal, weight: np.ndarray, left: bool) -> Signal:
@@ -181,7 +177,7 @@ def windows(node: Node, index: np.ndarray, kernel: list[int]) -> tuple[np.ndarra
     view = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, index.ndim)))
     view = view[(slice(None), slice(None), *(slice(None, None, s) for s in (*strides, *dilations)))]
     places = view.shape[2 : index.ndim]
-    return view.reshape(*index.shape[:2], int(np.prod(places)), -1), places
+    return view.reshape(*index.shape[:2], prod(places), -1), places
 
 
 def correlation(node: Node, index: np.ndarray, weight: np.ndarray) -> tuple[Map, tuple[int, ...]]:
@@ -216,7 +212,7 @@ def conv_transpose(node: Node) -> Value:
     reach = zip(x.shape[2:], strides, more, dilations, weight.shape[2:], pads, strict=True)
     sizes = [s * (n - 1) + a + e * (k - 1) + 1 - sum(sides) for n, s, a, e, k, sides in reach]
     out = (x.shape[0], weight.shape[1] * node["group"], *sizes)
-    forward, shape = correlation(node, np.arange(int(np.prod(out))).reshape(out), weight)
+    forward, shape = correlation(node, np.arange(prod(out)).reshape(out), weight)
     if shape != x.shape:
         node.refuse("output_padding, or channels")
     return x.through(forward.transposed(), out)
@@ -224,7 +220,7 @@ def conv_transpose(node: Node) -> Value:
 
 def means(x: Signal, groups: np.ndarray, counts: np.ndarray, out: tuple[int, ...]) -> Signal:
     """Sums over the positions in each row of `groups`, divided by counts (rows, 1)."""
-    value, unit, error = quotients(np.ones_like(counts, dtype=object), counts.astype(object))
+    value, unit, error = quotients(1, counts.astype(object))
     row = np.arange(len(groups)).reshape(-1, 1)
     return x.through(operator(out, x.size, row, groups, value, unit, error), out)
 
@@ -245,7 +241,7 @@ def reduce(node: Node) -> Value:
     axes = list(range(2, rank)) if node.kind == "GlobalAveragePool" else axes_of(node)
     axes = [a % rank for a in axes or node.refuse("over all axes")]
     kept = [a for a in range(rank) if a not in axes]
-    groups = x.index().transpose(*kept, *axes).reshape(int(np.prod([x.shape[a] for a in kept], dtype=int)), -1)
+    groups = x.index().transpose(*kept, *axes).reshape(prod(x.shape[a] for a in kept), -1)
     out = tuple(1 if a in axes else n for a, n in enumerate(x.shape) if node["keepdims"] or a not in axes)
     return means(x, groups, np.full((len(groups), 1), 1 if node.kind == "ReduceSum" else groups.shape[1]), out)
 
@@ -257,15 +253,13 @@ def batch_normalization(node: Node) -> Value:
     x = node.signal()
     scale, _, _, variance = (node.constant(k) for k in (1, 2, 3, 4))
     factors = []
-    (over, over_unit), (under, under_unit) = integers(scale), integers(variance)
-    epsilon = Fraction(node["epsilon"])
-    for s, v in zip(over.tolist(), under.tolist(), strict=True):
-        below = Fraction(v, 1 << under_unit) + epsilon
+    for s, v in zip(scale.tolist(), variance.tolist(), strict=True):
+        below = Fraction(v) + Fraction(node["epsilon"])
         if below <= 0:
             node.refuse("a variance that is not positive")
-        square = Fraction(s * s, 1 << (2 * over_unit)) / below * (1 << (2 * QUOTIENT))
+        square = Fraction(s) ** 2 / below * 4**QUOTIENT
         factors.append((-1 if s < 0 else 1) * isqrt(square.numerator // square.denominator))
-    channels = x.index() // int(np.prod(x.shape[2:], dtype=int)) % x.shape[1]
+    channels = x.index() // prod(x.shape[2:]) % x.shape[1]
     return x.times(diagonal(np.array(factors, dtype=object)[channels.ravel()], QUOTIENT, 1))
 
 
@@ -281,8 +275,8 @@ def prelu(node: Node) -> Value:
     slope = node.constant(1)
     if node.opset == 6 or np.broadcast_shapes(slope.shape, node.signal().shape) != node.signal().shape:
         node.refuse("slopes that widen the signal")
-    ends = [[Fraction(v) for v in f(slope.ravel(), 1.0).tolist()] for f in (np.minimum, np.maximum)]
-    return node.pointwise(*(np.array(end, dtype=object).reshape(slope.shape) for end in ends))
+    exact = np.vectorize(Fraction, otypes=[object])
+    return node.pointwise(exact(np.minimum(slope, 1.0)), exact(np.maximum(slope, 1.0)))
 
 
 def clip(node: Node) -> Value:
@@ -297,7 +291,7 @@ def softmax(node: Node) -> Value:
     axis = ((1 if node.opset < 13 else -1) if node["axis"] is None else node["axis"]) % rank
     after = range(axis, rank) if node.opset < 13 else [axis]  # over all axes from `axis` on, in old opsets
     rows = np.moveaxis(x.index(), after, range(rank - len(after), rank))
-    rows = rows.reshape(-1, int(np.prod([x.shape[a] for a in after], dtype=int)))
+    rows = rows.reshape(-1, prod(x.shape[a] for a in after))
     low, high = (np.full(x.size, v, dtype=object) for v in (0, 1 << (SLOPE - 1)))
     return node.network.apply(Layer(node.name, "rows", x, x.shape, low, high, rows))
 
@@ -335,7 +329,7 @@ OPERATORS: Table = {
     "Shape": (lambda n: np.array(n.inputs[0].shape[n["start"] : n["end"]], dtype=np.int64), {"start": 0, "end": None}),
     **dict.fromkeys(("Add", "Sub", "Sum"), (plus, {})),
     **dict.fromkeys(("Mul", "Div"), (times, {})),
-    "Neg": (lambda n: n.signal().times(constantly(n.signal().size, -1)), {}),
+    "Neg": (lambda n: n.signal().negative(), {}),
     "MatMul": (matmul, {}),
     "Gemm": (gemm, {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "broadcast": 0}),
     "Conv": (conv, CONV),
@@ -344,18 +338,13 @@ OPERATORS: Table = {
     "GlobalAveragePool": (reduce, {"keepdims": 1}),
     **dict.fromkeys(("ReduceMean", "ReduceSum"), (reduce, AXES)),
     "BatchNormalization": (batch_normalization, BATCH),
-    "Relu": (slopes(0, 1), {}),  # max(v, 0)
+    # Slopes: of max(v, 0); 1 - t^2 with |t| < 1; the sigmoid; 1 / (1 + |v|)^2; 1 / (1 + v^2).
+    **dict.fromkeys(("Relu", "Tanh", "Softplus", "Softsign", "Atan"), (slopes(0, 1), {})),
+    **dict.fromkeys(("Abs", "Sin", "Cos"), (slopes(-1, 1), {})),  # a sign, a cosine, a sine
     "LeakyRelu": (slopes(lambda n: min(n["alpha"], 1.0), lambda n: max(n["alpha"], 1.0)), {"alpha": np.float32(0.01).item()}),
     "PRelu": (prelu, {}),  # slopes 1 and s, and all between at zero
     "Clip": (clip, {"min": -np.inf, "max": np.inf}),  # a projection to an interval
-    "Abs": (slopes(-1, 1), {}),
     "Sigmoid": (slopes(0, Fraction(1, 4)), {}),  # s (1 - s), s in (0, 1)
-    "Tanh": (slopes(0, 1), {}),  # 1 - t^2, |t| < 1
-    "Softplus": (slopes(0, 1), {}),  # the sigmoid
-    "Softsign": (slopes(0, 1), {}),  # 1 / (1 + |v|)^2
-    "Atan": (slopes(0, 1), {}),  # 1 / (1 + v^2)
-    "Sin": (slopes(-1, 1), {}),  # a cosine
-    "Cos": (slopes(-1, 1), {}),  # a sine
     "HardSwish": (slopes(Fraction(-1, 2), Fraction(3, 2)), {}),  # v / 3 + 1 / 2 on [-3, 3], else 0 or 1
     "Elu": (slopes(lambda n: min(n["alpha"], 0.0), lambda n: max(n["alpha"], 1.0)), {"alpha": 1.0}),  # alpha e^v, v < 0
     "Softmax": (softmax, {"axis": None}),  # gradient of log sum exp, convex and 1/2-smooth

@@ -1,4 +1,4 @@
-"""The four kinds of proof, each in exact arithmetic.
+"""The four kinds of proof of a constant, each in exact arithmetic.
 
 Notation: a nonlinearity reads v = sum_j A_j z_j over the sources j (the input x and earlier nonlinearities), all of them
 changes between two inputs.
@@ -6,14 +6,16 @@ changes between two inputs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
-from math import ceil, isqrt
+from itertools import pairwise
+from math import ceil, isqrt, prod
 from typing import Any
 
 import numpy as np
 
-from lipcert_audit.certificate import Certificate, constant, reject
-from lipcert_audit.exact import QUOTIENT, Map, constantly, diagonal, identity, integers, semidefinite, total
+from lipcert_audit.certificate import Claim, reject
+from lipcert_audit.exact import QUOTIENT, Map, constantly, diagonal, integers, semidefinite, stacked, total
 from lipcert_audit.network import SLOPE, Layer, Network, Signal, added, refuse
 
 ENTRIES = 10_000  # rows of one matrix inequality: above, this program takes too long
@@ -29,6 +31,10 @@ class Gates(Network):
     Haddad 1977). max(u, w) = w + relu(u - w) makes a maximum a tournament of ReLUs.
     """
 
+    def spans(self) -> list[tuple[Layer, slice]]:
+        """Every nonlinearity with its columns."""
+        return list(zip(self.layers, (slice(*ends) for ends in pairwise(self.starts[1:])), strict=True))
+
     def apply(self, layer: Layer) -> Signal:
         if layer.kind == "maximum":
             return self.tournament(layer)
@@ -41,26 +47,22 @@ class Gates(Network):
     def tournament(self, layer: Layer) -> Signal:
         """Columns of the table of windows against each other in pairs, the odd one waits; a column that stands twice counts
         once, absent entries are replaced by the first that is there."""
-        table = layer.windows
-        first = table[np.arange(len(table)), (table >= 0).argmax(axis=1)]
+        table, n = layer.windows, len(layer.windows)
+        first = table[np.arange(n), (table >= 0).argmax(axis=1)]
         columns = np.where(table >= 0, table, first[:, None]).T
         columns = [c for k, c in enumerate(columns) if not any((c == other).all() for other in columns[:k])]
         entries = [layer.read.take(c) for c in columns]
-        n = len(table)
         zero, one, alone = np.zeros(n, dtype=object), np.full(n, 1 << SLOPE, dtype=object), np.arange(n).reshape(-1, 1)
-        minus = constantly(n, -1)
         while len(entries) > 1:
-            pairs = list(zip(entries[::2], entries[1::2], strict=False))
-            rest = entries[2 * len(pairs) :]
             wins = []
-            for u, w in pairs:
-                read = added([u, w.times(minus)])
-                wins.append(added([w, self.apply(Layer(layer.name, "pointwise", read, (n,), zero, one, alone))]))
-            entries = wins + rest
+            for u, w in zip(entries[::2], entries[1::2], strict=False):
+                game = Layer(layer.name, "pointwise", added([u, w.negative()]), (n,), zero, one, alone)
+                wins.append(added([w, self.apply(game)]))
+            entries = wins + entries[2 * len(wins) :]
         return entries[0].take(np.arange(n).reshape(layer.shape))
 
 
-def lmi(network: Gates, out: Signal, asked: Certificate) -> None:
+def lmi(network: Gates, out: Signal, asked: Claim) -> None:
     """s_x |x|^2 + 2 sum lambda q (q - h v) - 2 <y, out> + s_y |y|^2 >= 0 for all x, q, y, where one of s_x, s_y is 1 and the
     other rho = claim^2, gives |out|^2 <= rho |x|^2: take y = out / s_y, and drop the terms with lambda, which are <= 0 for
     the true q. The larger of x and y stands in mixed terms only, 2 <e, B'w> + s |e|^2, and is eliminated: -|B'w|^2 / s."""
@@ -68,149 +70,120 @@ def lmi(network: Gates, out: Signal, asked: Certificate) -> None:
         reject("norm", "a matrix inequality is about l2")
     kept = useful(network, out)
     weights = spread(network, kept, asked.proof)
-    if not any(k.any() for k in kept[1:]):
-        return follows({k: m for k, m in out.maps.items() if k == 0}, {0: 1.0}, asked.claim, "2", "claim")
-    rho, away = Fraction(asked.claim) ** 2, 0 if network.sizes[0] >= out.size else -1
-    ends = {0: rho, -1: Fraction(1)} if asked.proof["last"] == "input" else {0: Fraction(1), -1: rho}
-    number, n = numbered([*kept, np.ones(out.size, dtype=bool)], away)
-    if n > ENTRIES:
-        refuse(f"{n} variables are too many for one matrix inequality")
-    diagonals, terms, outside = np.full(n, ends[-1 - away], dtype=object), [], []
-    links = [(constantly(out.size, -1), out.maps, number[-1])]
-    for k, (layer, weight) in enumerate(zip(network.layers, weights, strict=True), start=1):
-        value, unit = integers(weight)
-        diagonals[number[k][kept[k]]] = [Fraction(2 * v, 1 << unit) for v in value[kept[k]].tolist()]
-        links.append((diagonal(-value * (layer.high - layer.low), unit + SLOPE), layer.read.maps, number[k]))
-    for factor, maps, rows in links:
-        for j, m in maps.items():
-            if rows is number[away]:
-                outside.append(placed(m.times(factor).transposed(), number[j], rows, n))
-            else:
-                (outside if number[j] is number[away] else terms).append(placed(m.times(factor), rows, number[j], n))
-    if not semidefinite(diagonals, terms, [(total(outside), ends[away])] if outside else []):
-        reject("claim", f"the matrix inequality of these multipliers does not hold for {asked.claim!r}")
+    if not weights.any():
+        return follows({k: m for k, m in parts(network, out).items() if k == 0}, [1.0], asked.value, "2", "claim")
+    rho, (value, unit) = Fraction(asked.value) ** 2, integers(weights)
+    s_x, s_y = (rho, Fraction(1)) if asked.proof["last"] == "input" else (Fraction(1), rho)
+    first, last = network.starts[1], network.starts[-1]  # the variables are x, every q from `first` on, y from `last` on
+    middle = [Fraction(2 * v, 1 << unit) for v in value[first:].tolist()]
+    diagonals = np.array([*[s_x] * first, *middle, *[s_y] * out.size], dtype=object)
+    terms = [lowered(out.negative().map, last)]
+    for layer, here in network.spans():
+        by = diagonal(-value[here] * (layer.high - layer.low), unit + SLOPE)
+        terms.append(lowered(layer.read.times(by).map, here.start))
+    away = np.arange(last + out.size) < first if first >= out.size else np.arange(last + out.size) >= last
+    stays = np.concatenate([kept, np.ones(out.size, dtype=bool)]) & ~away
+    if stays.sum() > ENTRIES:
+        refuse(f"{stays.sum()} variables are too many for one matrix inequality")
+    inner, outer = (np.where(some, np.cumsum(some) - 1, -1) for some in (stays, away))
+    mixed = total([t.numbered(inner, outer) for m in terms for t in (m, m.transposed())])
+    inside = [m.numbered(inner, inner) for m in terms]
+    if not semidefinite(diagonals[stays], inside, [(mixed, s_x if first >= out.size else s_y)]):
+        reject("claim", f"the matrix inequality of these multipliers does not hold for {asked.value!r}")
 
 
-def useful(network: Network, out: Signal) -> list[np.ndarray]:
-    """Per source, the entries that matter: reached by what moves, of effect on the output, with slopes that differ. Of the
-    others the change may be taken for zero (they see none, or nobody sees it, or z = low v)."""
-    moves = [np.ones(network.sizes[0], dtype=bool)]
-    for layer, size in zip(network.layers, network.sizes[1:], strict=True):
-        reached = np.zeros(size, dtype=bool)
-        for j, m in layer.read.maps.items():
-            reached[m.row[((m.value != 0) | (m.error > 0)).astype(bool) & moves[j][m.col]]] = True
-        moves.append(reached if layer.kind == "pointwise" else np.full(size, reached.any()))
-    heard = [np.zeros(size, dtype=bool) for size in network.sizes]
+def lowered(m: Map, start: int) -> Map:
+    """Its rows from `start` on."""
+    return replace(m, rows=start + m.rows, row=start + m.row)
 
-    def hear(signal: Signal, rows: np.ndarray) -> None:
-        for j, m in signal.maps.items():
-            heard[j][m.col[((m.value != 0) | (m.error > 0)).astype(bool) & rows[m.row]]] = True
 
-    hear(out, np.ones(out.size, dtype=bool))
-    for k in range(len(network.layers), 0, -1):
-        layer = network.layers[k - 1]
+def useful(network: Gates, out: Signal) -> np.ndarray:
+    """Of all sources, the entries that matter: reached by what moves, of effect on the output, with slopes that differ. Of
+    the others the change may be taken for zero (they see none, or nobody sees it, or z = low v)."""
+    moves, heard = np.ones(network.starts[-1], dtype=bool), np.zeros(network.starts[-1], dtype=bool)
+    for layer, here in network.spans():
+        m, reached = layer.read.map, np.zeros(layer.read.size, dtype=bool)
+        reached[m.row[m.matters() & moves[m.col]]] = True
+        moves[here] = reached if layer.kind == "pointwise" else reached.any()
+    heard[out.map.col[out.map.matters()]] = True
+    for layer, here in reversed(network.spans()):
+        m = layer.read.map
         if layer.kind != "pointwise":
-            heard[k][:] = heard[k].any()
-        hear(layer.read, heard[k])
-    kept = [np.ones(network.sizes[0], dtype=bool)]
-    for k, layer in enumerate(network.layers, start=1):
-        alone = layer.kind == "pointwise"
-        kept.append(
-            moves[k] & heard[k] & (layer.high > layer.low).astype(bool) if alone else np.ones(layer.read.size, dtype=bool)
-        )
+            heard[here] = heard[here].any()
+        heard[m.col[m.matters() & heard[here][m.row]]] = True
+    kept = moves & heard
+    kept[: network.starts[1]] = True
+    for layer, here in network.spans():
+        kept[here] = kept[here] & (layer.high > layer.low).astype(bool) if layer.kind == "pointwise" else True
     return kept
 
 
-def spread(network: Network, kept: list[np.ndarray], proof: dict[str, Any]) -> list[np.ndarray]:
+def spread(network: Gates, kept: np.ndarray, proof: dict[str, Any]) -> np.ndarray:
     """One multiplier per entry (0: left out) from one per group, layers without a useful entry left out."""
-    rows = iter(proof["multipliers"])
-    layers = [k for k in range(1, len(kept)) if kept[k].any()]
-    if len(layers) != len(proof["multipliers"]):
-        reject("proof.multipliers", f"{len(layers)} layers take multipliers, the file has {len(proof['multipliers'])}")
-    out = []
-    for k, layer in enumerate(network.layers, start=1):
-        weight = np.zeros(network.sizes[k])
-        if kept[k].any():
-            given = next(rows)
-            group = np.unique(groups(layer, proof["grouping"])[kept[k]], return_inverse=True)[1]
-            if len(given) != group.max() + 1:
-                reject(f"proof.multipliers[{layers.index(k)}]", f"{layer.name} takes {group.max() + 1}, not {len(given)}")
-            weight[kept[k]] = given[group]
-        out.append(weight)
-    return out
+    weights, rows = np.zeros(len(kept)), proof["multipliers"]
+    layers = [(layer, here) for layer, here in network.spans() if kept[here].any()]
+    if len(layers) != len(rows):
+        reject("proof.multipliers", f"{len(layers)} layers take multipliers, the file has {len(rows)}")
+    for k, ((layer, here), given) in enumerate(zip(layers, rows, strict=True)):
+        group = np.unique(groups(layer, proof["grouping"])[kept[here]], return_inverse=True)[1]
+        if len(given) != group.max() + 1:
+            reject(f"proof.multipliers[{k}]", f"{layer.name} takes {group.max() + 1}, not {len(given)}")
+        weights[here][kept[here]] = given[group]
+    return weights
 
 
 def groups(layer: Layer, grouping: str) -> np.ndarray:
     """Which entries share a multiplier: none, those of a channel of a feature map, all. Rows of a softmax always do."""
-    n = int(np.prod(layer.shape, dtype=int))
+    group = np.arange(layer.read.size)
     if grouping == "layer":
-        return np.zeros(n, dtype=np.int64)
+        return group * 0
     if layer.kind == "rows":
-        group = np.zeros(n, dtype=np.int64)
         group[layer.windows] = np.arange(len(layer.windows)).reshape(-1, 1)
         return group
-    if grouping == "neuron" or len(layer.shape) < 3:
-        return np.arange(n)
-    return np.arange(n) // int(np.prod(layer.shape[2:], dtype=int))
-
-
-def numbered(kept: list[np.ndarray], away: int) -> tuple[list[np.ndarray], int]:
-    """Numbers of the variables x, q_1, .., y, and how many there are; -1: left out. The end that is eliminated (`away`) is
-    numbered by itself."""
-    start, number = 0, []
-    for use in kept:
-        first, places = 0 if use is kept[away] else start, np.full(len(use), -1)
-        places[use] = first + np.arange(use.sum())
-        start += 0 if use is kept[away] else int(use.sum())
-        number.append(places)
-    return number, start
-
-
-def placed(m: Map, rows: np.ndarray, cols: np.ndarray, n: int) -> Map:
-    """The same among the variables; coefficients of those that are left out vanish."""
-    row, col = rows[m.row], cols[m.col]
-    there = (row >= 0) & (col >= 0)
-    return Map(n, int(cols.max()) + 1, row[there], col[there], m.value[there], m.unit, m.error)
+    return group if grouping == "neuron" or len(layer.shape) < 3 else group // prod(layer.shape[2:])
 
 
 # Norms and chains of them.
 
 
-def follows(maps: dict[int, Map], known: dict[int, float], claimed: float, norm: str, place: str) -> None:
+def parts(network: Network, signal: Signal) -> dict[int, Map]:
+    """One map for each source that it depends on."""
+    column, row, out = np.arange(network.starts[-1]), np.arange(signal.size), {}
+    for k, (a, b) in enumerate(pairwise(network.starts)):
+        m = signal.map.numbered(row, np.where((column >= a) & (column < b), column - a, -1))
+        if len(m.row):
+            out[k] = m
+    return out
+
+
+def follows(maps: dict[int, Map], known: list[float], claimed: float, norm: str, place: str) -> None:
     """Is |sum_j A_j z_j| <= c for all |z_j| <= c_j? l1 and linf: sums of columns and of rows. l2: with any t_j > 0 for which
     sum c_j^2 / t_j <= 1 it is enough that c^2 I - sum t_j A_j A_j' >= 0, by Cauchy and Schwarz."""
     if norm == "2":
-        used = [j for j, m in maps.items() if known[j] > 0 and (m.error or m.value.any())]
+        used = [j for j, m in maps.items() if known[j] > 0 and m.matters().any()]
         good = not used or (claimed > 0 and any(below(maps, t, Fraction(claimed) ** 2) for t in shares(maps, known, used)))
     else:
         sides = []
         for j, m in maps.items():
             a = m.absolute() if norm == "inf" else m.absolute().transposed()
-            side = [Fraction(v, 1 << a.unit) * Fraction(known[j]) for v in a.sums(np.ones(a.cols, dtype=object)).tolist()]
+            side = [Fraction(v, 1 << a.unit) * Fraction(known[j]) for v in a.sums().tolist()]
             sides.append(side if norm == "inf" else [max(side, default=Fraction(0))])
         good = all(sum(row) <= Fraction(claimed) for row in zip(*sides, strict=True))
     if not good:
         reject(place, f"{claimed!r} does not follow")
 
 
-def shares(maps: dict[int, Map], known: dict[int, float], used: list[int]) -> list[dict[int, Fraction]]:
+def shares(maps: dict[int, Map], known: list[float], used: list[int]) -> list[dict[int, Fraction]]:
     """Proposals for t: for one source it is c^2; for several, what suits parallel and orthogonal ranges."""
     square = {j: Fraction(known[j]) ** 2 for j in used}
     if len(used) == 1:
         return [square]
-    norm = {j: max(spectral(maps[j]), 1e-300) for j in used}
+    norm = {j: max(np.linalg.norm(maps[j].floats(), 2), 1e-300) for j in used}
     guesses = []
     for theta in ({j: norm[j] / known[j] for j in used}, {j: norm[j] ** 2 for j in used}):
         whole = sum(theta[j] * float(square[j]) for j in used)
         guesses.append({j: Fraction(whole / theta[j]) * (1 + Fraction(1, 1 << 48)) for j in used})
     return [t for t in guesses if sum(square[j] / t[j] for j in used) <= 1]
-
-
-def spectral(m: Map) -> float:
-    """About the norm."""
-    matrix = m.floats()
-    small = matrix @ matrix.T if m.rows < m.cols else matrix.T @ matrix
-    return float(np.linalg.eigvalsh(small)[-1].clip(min=0)) ** 0.5
 
 
 def below(maps: dict[int, Map], share: dict[int, Fraction], square: Fraction) -> bool:
@@ -228,20 +201,19 @@ class Cuts(Network):
     """z = c v + w at the entries of a nonlinearity that is passed, z = w at the others; |w_i| <= |h_i v_i| entry by entry,
     so that ||w|| <= ||h v|| in every norm (Combettes and Pesquet 2020). Nothing is passed: a product of norms."""
 
-    def __init__(self, size: int, asked: Certificate):
-        super().__init__(size)
+    def __init__(self, asked: Claim):
+        super().__init__(asked)
         self.norm, self.passed = asked.norm, asked.proof.get("passed", ())
-        self.rows = asked.proof["constants"]
-        self.known: dict[int, float] = {0: 1.0}
-        self.used, self.seen = 0, 0
+        self.rows, self.known = asked.proof["constants"], [1.0]  # by source
+        self.seen = 0
 
     def claimed(self) -> tuple[float, str]:
-        place = f"proof.constants[{self.used}]"
-        if self.used >= len(self.rows):
+        """The next constant, of the next source or of the output, and its place."""
+        k = len(self.known) - 1
+        if k >= len(self.rows):
             reject("proof.constants", f"the network has more signals than {len(self.rows)}")
-        value = constant(self.rows[self.used], self.norm, place)
-        self.used += 1
-        return (value, place) if value >= 0 else reject(place, "negative")
+        self.known.append(self.rows[k].get(self.norm, 0.0))  # without one, nothing follows but 0
+        return self.known[-1], f"proof.constants[{k}]"
 
     def apply(self, layer: Layer) -> Signal:
         passed = self.seen in self.passed
@@ -263,11 +235,8 @@ class Cuts(Network):
         """A new source w with ||w||^2 <= square ||read||^2, of the constant in the certificate."""
         value, place = self.claimed()
         factor = isqrt(ceil(square * 4**60) - 1) + 1 if square != 1 else 1 << 60  # rounded up, in units of 2^-60
-        grown = read.times(constantly(read.size, factor, 60))
-        follows(grown.maps, self.known, value, self.norm, place)
-        out = self.source(shape)
-        self.known[len(self.sizes) - 1] = value
-        return out
+        follows(parts(self, read.times(constantly(read.size, factor, 60))), self.known, value, self.norm, place)
+        return self.source(shape)
 
 
 def block(layer: Layer, norm: str) -> Fraction:
@@ -282,26 +251,22 @@ def block(layer: Layer, norm: str) -> Fraction:
     return Fraction({"1": overlap**2, "2": overlap, "inf": 1}[norm])
 
 
-def chain(network: Cuts, out: Signal, asked: Certificate) -> None:
+def chain(network: Cuts, out: Signal, asked: Claim) -> None:
     """The output is the last link, unless it is a nonlinearity itself."""
-    value = network.known[len(network.sizes) - 1]
-    if network.used < len(network.rows) or not itself(network, out):
+    if len(network.known) <= len(network.rows) or not itself(network, out):
         value, place = network.claimed()
-        follows(out.maps, network.known, value, asked.norm, place)
-    if network.used != len(network.rows) or len(network.passed) > network.seen:
-        reject("proof.constants", f"{len(network.rows)} signals, the network has {network.used}")
-    if value > asked.claim:
-        reject("claim", f"{asked.claim!r} is less than the last constant, {value!r}")
+        follows(parts(network, out), network.known, value, asked.norm, place)
+    if len(network.known) != len(network.rows) + 1 or len(network.passed) > network.seen:
+        reject("proof.constants", f"{len(network.rows)} signals, the network has {len(network.known) - 1}")
+    if network.known[-1] > asked.value:
+        reject("claim", f"{asked.value!r} is less than the last constant, {network.known[-1]!r}")
 
 
 def itself(network: Cuts, out: Signal) -> bool:
     """Is the output the last source, entry by entry?"""
-    last = len(network.sizes) - 1
-    if last == 0 or list(out.maps) != [last]:
-        return False
-    m = out.maps[last]
-    straight = len(m.row) == m.rows == m.cols and (m.row == m.col).all()
-    return bool(straight and not m.error and (m.value == 1 << m.unit).all())
+    m, start = out.map, network.starts[-2]
+    straight = len(m.row) == m.rows == network.starts[-1] - start and (m.col == start + m.row).all()
+    return bool(straight and start and not m.error and (m.value == 1 << m.unit).all())
 
 
 # Networks of absolute values.
@@ -309,19 +274,18 @@ def itself(network: Cuts, out: Signal) -> bool:
 
 class Absolute(Network):
     """|change of z| <= B |change of v| entry by entry, B the largest absolute slopes; a maximum moves by no more than the
-    sum (for ||M 1|| the largest) of its window. All together a matrix M >= 0 with |J| <= M: `reach[k]` is that of source k,
+    sum (for ||M 1|| the largest) of its window. All together a matrix M >= 0 with |J| <= M: `reach` is that of all sources,
     or M 1 for linf, upper values in units of 2^-200."""
 
-    def __init__(self, size: int, asked: Certificate):
-        super().__init__(size)
+    def __init__(self, asked: Claim):
+        super().__init__(asked)
         self.inf = asked.norm == "inf"
-        start = identity(size)
-        ones = Map(size, 1, start.row, start.row * 0, start.value)
-        self.reach = [(ones if self.inf else start).at(QUOTIENT)]
+        n = prod(asked.question.input_shape)
+        start = constantly(n, 1 << QUOTIENT, QUOTIENT)
+        self.reach = replace(start, cols=1, col=start.col * 0) if self.inf else start
 
     def seen(self, signal: Signal) -> Map:
-        parts = [m.absolute().after(self.reach[j]).up(QUOTIENT) for j, m in signal.maps.items()]
-        return total(parts) if parts else constantly(signal.size, 0, QUOTIENT)
+        return signal.map.absolute().after(self.reach).up(QUOTIENT)
 
     def apply(self, layer: Layer) -> Signal:
         v = self.seen(layer.read)
@@ -332,20 +296,20 @@ class Absolute(Network):
             z = largest_of(rows) if self.inf else total(rows)
         else:
             refuse(f"{layer.name}: softmax has no network of absolute values")
-        self.reach.append(z)
+        self.reach = stacked([self.reach, z])
         return self.source(layer.shape)
 
 
 def largest_of(rows: list[Map]) -> Map:
     """Entry by entry, of nonnegative maps with one column."""
-    value = np.max([m.sums(np.ones(1, dtype=object)) for m in rows], axis=0)
+    value = np.max([m.sums() for m in rows], axis=0)
     place = np.arange(len(value))
     return Map(len(value), 1, place, place * 0, value, rows[0].unit)
 
 
-def nonnegative(network: Absolute, out: Signal, asked: Certificate) -> None:
+def nonnegative(network: Absolute, out: Signal, asked: Claim) -> None:
     """The norm of M bounds the constant: M grows with the absolute coefficients, and so do the norms."""
-    follows({0: network.seen(out)}, {0: 1.0}, asked.claim, asked.norm, "claim")
+    follows({0: network.seen(out)}, [1.0], asked.value, asked.norm, "claim")
 
 
 PROOFS: dict[str, tuple[type[Network], Any]] = {

@@ -46,7 +46,8 @@ def node(kind: str, inputs: str, out: str = "y", **attributes: Any) -> onnx.Node
 
 
 def seal(fields: dict[str, Any]) -> dict[str, Any]:
-    text = json.dumps([fields["norm"], fields["scope"], fields["proof"]], sort_keys=True, separators=(",", ":"))
+    names = ("norm", "claims", "points") if "claims" in fields else ("norm", "scope", "proof")
+    text = json.dumps([fields[name] for name in names], sort_keys=True, separators=(",", ":"))
     return fields | {"digest": hashlib.sha256(text.encode()).hexdigest()}
 
 

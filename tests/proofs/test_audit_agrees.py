@@ -28,7 +28,7 @@ from lipcert.terms.query import Norm, Output
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "audit"))
 from lipcert_audit.__main__ import audit  # noqa: E402
-from lipcert_audit.certificate import Rejected, certificate  # noqa: E402
+from lipcert_audit.certificate import Rejected, claims  # noqa: E402
 from lipcert_audit.network import Refused  # noqa: E402
 
 METHODS = ("product", "absolute", "cplip", "lipsdp-layer", "lipsdp")
@@ -56,7 +56,7 @@ def verified(fields: dict[str, Any], model: Model) -> bool:
 def audited(fields: dict[str, Any], path: Path) -> bool | None:
     """None: refused by name."""
     try:
-        audit(certificate(fields), path)
+        audit(*claims(fields), path)
     except Rejected:
         return False
     except Refused:
