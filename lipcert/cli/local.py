@@ -44,6 +44,10 @@ Plot = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Heat maps as .png, .svg or .pdf; needs lipcert[plots].", rich_help_panel=GRID),
 ]
+Regions = Annotated[
+    bool,
+    typer.Option("--regions", help="Linear regions as polygons, in the report and --plot.", rich_help_panel=GRID),
+]
 OwnScales = Annotated[
     bool, typer.Option("--own-scales", help="Each map with its own colour scale.", rich_help_panel=GRID)
 ]
@@ -79,6 +83,7 @@ def local(
     plane: PlaneOption = None,
     through: Through = None,
     plot: Plot = None,
+    regions: Regions = False,
     own_scales: OwnScales = False,
     scale_of: ScaleOf = None,
     vmin: Vmin = None,

@@ -81,7 +81,9 @@ def over_grid(given: Typed) -> Work:
         if given.plot is not None and region.lower.numel() != 2:
             raise UsageError(f"--plot: pictures are of two inputs, and this grid has {region.lower.numel()}")
         given.shown.update(points=points, labels=labels)
-        more: dict[str, Any] = {name: getattr(given, name) for name in ("pairs", "jacobians", "budget", "resume")}
+        more: dict[str, Any] = {
+            name: getattr(given, name) for name in ("pairs", "jacobians", "budget", "regions", "resume")
+        }
         return grids.grid(loaded, region, shape, plane=where, **more, **given.question, progress=progress)
 
     return work
@@ -89,7 +91,12 @@ def over_grid(given: Typed) -> Work:
 
 def around_points(given: Typed) -> Work:
     of_grid = {"--box": given.box, "--data": given.data, "--plane": given.plane, "--through": given.through}
-    of_grid |= {"--plot": given.plot, "--pairs": given.pairs or None, "--jacobians": given.jacobians or None}
+    of_grid |= {
+        "--plot": given.plot,
+        "--regions": given.regions,
+        "--pairs": given.pairs or None,
+        "--jacobians": given.jacobians or None,
+    }
     _refuse_others("--at", of_grid)
     radii = o.read_numbers("--eps", given.eps)
     if radii is None:
@@ -232,12 +239,29 @@ def draw(
     own_scales: bool = False,
     limits: tuple[float | None, float | None] = (None, None),
 ) -> None:
-    """Lower, upper and their ratio, side by side."""
+    """Lower, upper and their ratio, side by side; or the linear regions."""
     import numpy as np
 
     from lipcert.report.plots import Panel, heat_maps
+    from lipcert.report.polygons import polygon_map
 
-    found = report.summary["grid"]
+    found, norm = report.summary["grid"], report.norm
+    words = found["plane"]
+    names = tuple(f"x{i}" for i in words["coordinates"]) if words and "coordinates" in words else ("x0", "x1")
+    edges: Any = tuple(np.array(edges) for edges in found["edges"])
+    name, what = Path(str(report.model.get("path") or "module")).name, f"l{norm.input} -> l{norm.output}"
+    common: dict[str, Any] = {
+        "data": (None if points is None else points.numpy(), labels),
+        "limits": limits,
+        "names": ("u", "v") if words and "basis" in words else names,
+    }
+    if "polygons" in report.summary.get("regions", {}):
+        pieces = report.summary["regions"]
+        title = f"{name}: {pieces['count']:,} linear regions, norm of the Jacobian {what}"
+        polygon_map(
+            path, pieces["polygons"], pieces["norms"], edges, histogram=pieces["histogram"], title=title, **common
+        )
+        return
 
     def values(name: str) -> np.ndarray:
         flat = np.array([np.nan if v is None else v for v in found[name]], dtype=float)
@@ -248,16 +272,5 @@ def draw(
         Panel("upper (proved)", values("upper")),
         Panel("upper / lower", values("ratio"), "ratio"),
     ]
-    words = found["plane"]
-    names = tuple(f"x{i}" for i in words["coordinates"]) if words and "coordinates" in words else ("x0", "x1")
-    norm = report.norm
-    heat_maps(
-        path,
-        panels,
-        tuple(np.array(edges) for edges in found["edges"]),  # type: ignore[arg-type]
-        data=(None if points is None else points.numpy(), labels),
-        shared=not own_scales,
-        limits=limits,
-        names=("u", "v") if words and "basis" in words else names,  # type: ignore[arg-type]
-        title=f"{Path(str(report.model.get('path') or 'module')).name}: local Lipschitz constants, l{norm.input} -> l{norm.output}",
-    )
+    title = f"{name}: local Lipschitz constants, {what}"
+    heat_maps(path, panels, edges, shared=not own_scales, title=title, **common)

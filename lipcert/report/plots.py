@@ -71,7 +71,7 @@ def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         raise UsageError(f"--plot {path}: cannot write it: {error.strerror}") from error
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Names of files are no formulas."""
     return text.replace("$", r"\$")
 
@@ -115,7 +115,7 @@ def heat_maps(
         axes = drawn.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
         for k, (panel, axis) in enumerate(zip(panels, axes, strict=True)):
             family = [p for p in panels if p.scale == panel.scale] if shared else [panel]
-            low, high, beyond = _range([p.values for p in family])
+            low, high, beyond = colour_range([p.values for p in family])
             if panel.scale == "value":
                 low, high = (end if end is not None else own for end, own in zip(limits, (low, high), strict=True))
                 high = high if low < high else low + 0.5
@@ -126,18 +126,18 @@ def heat_maps(
             mesh = axis.pcolormesh(x_edges, y_edges, shown, cmap=colours, vmin=low, vmax=high, rasterized=True)
             bar = drawn.colorbar(mesh, ax=axis, shrink=0.85, pad=0.02, extend="max" if beyond else "neither")
             bar.outline.set_visible(False)
-            axis.set_title(_literal(panel.title))
+            axis.set_title(literal(panel.title))
             axis.set_xlabel(names[0])
             if k == 0:
                 axis.set_ylabel(names[1])
-            _scatter(axis, *data)
+            scatter(axis, *data)
             axis.set_xlim(x_edges[0], x_edges[-1])
             axis.set_ylim(y_edges[0], y_edges[-1])
         marks, classes = axes[0].get_legend_handles_labels()
         if 0 < len(classes) <= 12:
             drawn.legend(marks, [f"class {c}" for c in classes], loc="outside lower center", ncols=6, fontsize=8)
         if title:
-            drawn.suptitle(_literal(title))
+            drawn.suptitle(literal(title))
 
 
 def grid_limits(data: Mapping[str, Any], what: str) -> tuple[float, float]:
@@ -149,11 +149,11 @@ def grid_limits(data: Mapping[str, Any], what: str) -> tuple[float, float]:
         maps = [np.array([np.nan if v is None else v for v in grid[name]], dtype=float) for name in ("lower", "upper")]
     except ODD_SHAPE as problem:
         raise UsageError(f"{what}: no report of lipcert local --grid") from problem
-    low, high, _ = _range(maps)
+    low, high, _ = colour_range(maps)
     return low, high
 
 
-def _range(maps: Sequence[np.ndarray]) -> tuple[float, float, bool]:
+def colour_range(maps: Sequence[np.ndarray]) -> tuple[float, float, bool]:
     """Ends of a colour scale, and whether a few cells lie beyond it: they would make one colour of all the others."""
     import numpy as np
 
@@ -166,7 +166,7 @@ def _range(maps: Sequence[np.ndarray]) -> tuple[float, float, bool]:
     return (low, high, False) if high > low else (low - 0.5, low + 0.5, False)
 
 
-def _scatter(axis: Axes, points: np.ndarray | None, labels: np.ndarray | None) -> None:
+def scatter(axis: Axes, points: np.ndarray | None, labels: np.ndarray | None) -> None:
     import numpy as np
 
     if points is None or len(points) == 0:
@@ -199,7 +199,7 @@ def histograms(path: str | Path, groups: Mapping[str, Mapping[str, np.ndarray]],
             everything = np.concatenate(list(finite.values())) if finite else np.zeros(0)
             log = skewed(everything)
             edges = np.exp(bins(np.log(everything[everything > 0]))) if log else bins(everything)
-            axis.set_title(_literal(quantity), loc="left")
+            axis.set_title(literal(quantity), loc="left")
             if log:
                 axis.set_xscale("log")
             if all(values.size == 0 for values in finite.values()):
@@ -221,7 +221,7 @@ def histograms(path: str | Path, groups: Mapping[str, Mapping[str, np.ndarray]],
             axis.legend(loc="lower left", bbox_to_anchor=(0.3, 0.98), fontsize=7.5, borderaxespad=0.0)
             axis.set_ylabel("points")
         if title:
-            drawn.suptitle(_literal(title))
+            drawn.suptitle(literal(title))
 
 
 def skewed(values: np.ndarray) -> bool:
@@ -273,7 +273,7 @@ def curves(
         if len(lines) > 1:
             axis.legend(fontsize=8)
         if title:
-            axis.set_title(_literal(title))
+            axis.set_title(literal(title))
 
 
 # Radii.
@@ -306,4 +306,4 @@ def accuracy_curve(path: str | Path, points: Sequence[Mapping[str, Any]], *, nor
         histogram.set(xlabel=f"certified radius (l{norm})", ylabel="samples")
         histogram.set_title(f"{len(shown)} of {len(radii)} certified; dashed: their median")
         histogram.locator_params(axis="x", nbins=6)
-        drawn.suptitle(_literal(title), fontsize=10)
+        drawn.suptitle(literal(title), fontsize=10)

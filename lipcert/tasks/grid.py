@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from lipcert.sampling.pairs import Found, largest_jacobians, largest_ratios, not
 from lipcert.tasks.execution import MOVES, Execution
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.journal.seal import Seal
+from lipcert.tasks.pieces import Mosaic, merged, mosaic
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
@@ -75,8 +76,10 @@ class Grid(Task):
     asked: dict[str, Any]
     plane: Plane | None
     device: str
+    box: Box
     execution: Execution | None = None
     values: Values = field(init=False)
+    mosaic: Mosaic | None = None
 
     command = "local"
     rows_are = "cells"
@@ -86,10 +89,17 @@ class Grid(Task):
 
     def steps(self) -> Iterator[None]:
         todo = (~self.values.done).nonzero()[:, 0]
+        if self.drawn or (len(todo) and self.asked["rtol"] > 0 and not self.session.late):
+            where, rtol = (self.graph, self.box, self.asked["edges"]), self.asked["rtol"]
+            self.mosaic = mosaic(*where, self.norm, rtol, self.session, wanted=self.drawn)
         for block in todo.split(BLOCK) if len(todo) else ():
             self.keep(block, *self.bracketed(block))
             self.session.say("cells", int(self.values.done.sum()), len(self.low))
             yield
+
+    @property
+    def drawn(self) -> bool:
+        return bool(self.asked.get("regions"))
 
     def bracketed(self, block: Tensor) -> tuple[Brackets, Found]:
         """Of the cells `block`: the brackets, and the pairs of points that were tried first."""
@@ -105,10 +115,17 @@ class Grid(Task):
         def tell(upper: Tensor, lower: Tensor) -> None:
             self.session.say("cells", before + int((upper <= lower * (1 + rtol)).sum()), len(self.low))
 
+        rows, exact = torch.arange(len(block)), None
+        if self.mosaic is not None:
+            exact = self.mosaic.brackets(block, low, high)
+            exact = replace(exact, lower=torch.maximum(exact.lower, found.value))
+            rows = (~exact.closed).nonzero()[:, 0]
+            if not len(rows):
+                return exact, found
         effort = Effort(rtol, self.session.deadline, leaves=MOST_LEAVES if rtol > 0 else 0)
-        cells = Cells.boxes(low, high)
-        given = bracket(self.graph, cells, self.norm, effort, lower=found.value, report=tell, device=self.device)
-        return given, found
+        cells = Cells.boxes(low[rows], high[rows])
+        given = bracket(self.graph, cells, self.norm, effort, lower=found.value[rows], report=tell, device=self.device)
+        return (given if exact is None else merged(exact, given, rows, rtol)), found
 
     def keep(self, block: Tensor, given: Brackets, found: Found) -> None:
         values, lower, upper = self.values, given.lower, given.upper
@@ -129,6 +146,8 @@ class Grid(Task):
     def answer(self) -> dict[str, Any]:
         notes = [*self.model.assumptions, *([] if self.plane is None else [ALONG_THE_PLANE])]
         summary: dict[str, Any] = {"grid": {**self.asked, **_sealed(_described(self.values), self.before.seal)}}
+        if self.mosaic is not None:
+            summary["regions"] = self.mosaic.summary(self.drawn)
         if self.execution is not None:
             notes = self.execution.assumptions(notes, MOVES)
             errors = self.execution.of_output(Cells.boxes(self.low, self.high), self.norm.output)
@@ -154,6 +173,7 @@ def grid(
     plane: Plane | None = None,
     budget: float | None = None,
     execution: str | None = None,
+    regions: bool = False,
     resume: Earlier = None,
     seed: int = 0,
     device: str = "cpu",
@@ -163,7 +183,7 @@ def grid(
 
     `rtol` 0: one sweep per cell. `pairs`, `jacobians`: that many samples per cell raise the lower values. `budget`: in
     seconds; cells that it leaves open keep a valid bracket. `execution`: "float32" ..: a proved bound of what an
-    execution errs in each cell. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes.
+    execution errs in each cell. `regions`: the polygons on which the network is linear are in the report too. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     _check_asked(model, functional, execution, plane)
@@ -186,12 +206,13 @@ def grid(
         "jacobians": jacobians,
         "seed": seed,
     }
-    asked |= {} if execution is None else {"execution": execution}
+    asked |= ({} if execution is None else {"execution": execution}) | ({"regions": True} if regions else {})
     executed = Execution.of(model, execution, functional)
     region = describe(box)
     question = model.question("grid", norm, region, str(functional), asked)
     about = {
         "graph": graph,
+        "box": box,
         "low": low,
         "high": high,
         "asked": asked,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipcert.report.plots import Panel, _range, accuracy_curve, bins, check_plot, curves, heat_maps, histograms
+from lipcert.report.plots import Panel, accuracy_curve, bins, check_plot, colour_range, curves, heat_maps, histograms
 from lipcert.terms.errors import UsageError
 
 
@@ -48,10 +48,10 @@ def test_odd_data_are_drawn(tmp_path: Path) -> None:
 
 def test_a_few_cells_do_not_take_the_whole_scale() -> None:
     values = np.concatenate([np.linspace(1, 2, 999), [1000.0]])
-    low, high, beyond = _range([values])
+    low, high, beyond = colour_range([values])
     assert (low, beyond) == (1.0, True)
     assert high < 3
-    assert _range([values[:-1]]) == (1.0, 2.0, False)
+    assert colour_range([values[:-1]]) == (1.0, 2.0, False)
 
 
 def test_bins_cover_everything() -> None:

@@ -14,8 +14,13 @@ from lipcert.terms.query import Norm
 
 def attained(graph: Graph, x: Tensor, norm: Norm, moving: Tensor) -> float:
     """Lower value of ||J(x)|| over the coordinates `moving` (inputs,), x (inputs,)."""
+    return float(attained_at(graph, x[None], norm, moving))
+
+
+def attained_at(graph: Graph, x: Tensor, norm: Norm, moving: Tensor) -> Tensor:
+    """(k,) of x (k, inputs)."""
     with torch.no_grad():
-        cells = Cells(x[None], torch.zeros_like(x)[None], "inf", moving[None])
+        cells = Cells(x, torch.zeros_like(x), "inf", moving[None].expand(len(x), -1))
         chosen = directions(graph, cells, norm)
         swept = sweep(graph, cells, chosen.toward)
-        return float(norms_below(swept.centre, swept.radius, chosen.toward, norm))
+        return norms_below(swept.centre, swept.radius, chosen.toward, norm)

@@ -11,10 +11,12 @@ from lipcert.regions.enumeration.net import (
     FACETS,
     FIRST,
     FRAMES,
+    HEAD,
     NORMS,
     OFF,
     POOL,
     RADIUS,
+    ROOM,
     START,
     VERTICES,
     WIDE,
@@ -26,7 +28,15 @@ from lipcert.regions.enumeration.program import HingeLayer, Program
 from lipcert.rigor.rounding import EPS
 
 
-def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, str] | None, asks: int = NORMS) -> Net:
+def flat(
+    program: Program,
+    rows: list[int],
+    p: str,
+    q: str,
+    ball: tuple[float, str] | None,
+    asks: int = NORMS,
+    keeps: bool = False,
+) -> Net:
     """`rows`: question i is about the outputs rows[i] .. rows[i + 1]."""
     n, layers = len(program.radius), program.layers
     off = np.cumsum([0, *(layer.size for layer in layers)])
@@ -79,6 +89,7 @@ def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, s
         longest * EPS * 1.01,
         inexact,
         asks,
+        keeps,
         shape,
         joined(columns, np.int64),
         np.stack([weight, np.abs(weight), joined(errors) if inexact else np.zeros_like(weight)]),
@@ -120,6 +131,12 @@ def _proportional(a: np.ndarray, b: np.ndarray) -> bool:
     return all(Fraction(a[i]) == ratio * Fraction(b[i]) for i in places)
 
 
+def longest_piece(net: Net) -> int:
+    """Numbers of the longest record that `keep_piece` can write."""
+    n, outputs = net.n, int(net.question[-1])
+    return HEAD + 2 * n + outputs * (n + 2) + VERTICES * n + FACETS * (n + 2)
+
+
 def memory(net: Net) -> tuple[Memory, Stack]:
     n, off = net.n, net.shape[OFF]
     hinges = int(off[-1])
@@ -145,6 +162,7 @@ def memory(net: Net) -> tuple[Memory, Stack]:
         np.zeros((questions, n + 2)),
         np.zeros(n + hinges, dtype=np.int64),
         np.zeros(16, dtype=np.int64),
+        np.zeros(max(ROOM, 2 * longest_piece(net)) if net.keeps else 1),
     )
     stack = Stack(
         np.zeros((FRAMES, 2), dtype=np.int64),

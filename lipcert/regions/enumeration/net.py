@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+HEAD = 5  # numbers in front of the record of a piece
 FACETS = 64  # of a cell: one bit each
 FRAMES = 512  # cells that wait in one search
 VERTICES = 4096  # of a cell
 POOL = 2**16  # vertices of all cells that wait
+ROOM = 2**17  # numbers that describe the pieces found by one search
 
 
 OFF, START, FIRST, WIDE = range(4)  # rows of Net.shape
@@ -21,7 +23,7 @@ DEAD = -1  # of Memory.form
 CLOSED, BEST = -2, -1  # columns of Memory.best
 NORMS, VALUES, SIGNS = range(3)  # Net.asks: norms of Jacobians; largest outputs; where an output is above 0
 # places of Memory.counts
-CELLS, TOP, STATUS, LEAVES, FAILED, STAMP, FORCED, CRAMPED = range(8)
+CELLS, TOP, STATUS, LEAVES, FAILED, STAMP, FORCED, CRAMPED, KEPT = range(9)
 # values of STATUS; after the last three, what cannot be gone on with is the top frame
 DONE, SPENT, FULL, STUCK, VIOLATED, FLAT = range(6)
 TOUCH = 1e-12  # relative: nearer to a vertex than this a hyperplane is not known to cut
@@ -44,6 +46,7 @@ class Net(NamedTuple):
     gamma: float  # n u / (1 - n u) for the longest sum
     inexact: bool  # some weights have errors
     asks: int  # NORMS, VALUES or SIGNS
+    keeps: bool  # nothing is pruned, and every piece is written down (pieces.py)
     shape: np.ndarray
     columns: np.ndarray
     weight: np.ndarray
@@ -71,6 +74,7 @@ class Memory(NamedTuple):
     best: np.ndarray  # (questions, n + 2): a point, the largest upper value of what is done with, the norm at the point
     alive: np.ndarray  # columns that are not dead
     counts: np.ndarray  # int64
+    piece: np.ndarray  # records of pieces, one after the other (`keep_piece`)
 
 
 class Stack(NamedTuple):

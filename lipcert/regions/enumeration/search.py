@@ -23,6 +23,8 @@ from lipcert.regions.enumeration.net import (
     FORCED,
     FRAMES,
     FULL,
+    HEAD,
+    KEPT,
     LEAVES,
     NORMS,
     OFF,
@@ -40,7 +42,7 @@ from lipcert.regions.enumeration.net import (
     VERTICES,
     VIOLATED,
 )
-from lipcert.regions.enumeration.polytope import SLACK
+from lipcert.regions.enumeration.polytope import ONE, SLACK, bits
 from lipcert.regions.enumeration.pruning import extremes, largest_values, outputs, prove_box, upper_values
 from lipcert.regions.enumeration.settle import settle
 from lipcert.regions.enumeration.sizes import EXACTLY
@@ -86,9 +88,49 @@ def value_leaf(net, memory, live, count, stamp, u, a):  # type: ignore[no-untype
                         memory.best[question, d] = memory.x[vertex, d]
 
 
+@inlined
+def keep_piece(net, memory, live, count, u, affine):  # type: ignore[no-untyped-def]
+    """The cell at hand as numbers: [how many, affine, vertices, facets, upper value of question 0], its box, v of the
+    outputs (n slopes, constant, error), vertices, facets (n + 2). False: there is no room."""
+    n, last, to = net.n, net.shape[OFF, net.layers], memory.piece
+    outputs = net.shape[OFF, net.layers + 1] - last
+    start = memory.counts[KEPT]
+    size = HEAD + 2 * n + outputs * (n + 2) + count * n + bits(live) * (n + 2)
+    if start + size > len(to):
+        return False
+    to[start], to[start + 1], to[start + 2] = size, affine, count
+    to[start + 3], to[start + 4] = bits(live), u[0]
+    at = start + HEAD
+    for side in range(2):
+        for d in range(n):
+            to[at] = memory.box[side, d]
+            at += 1
+    for i in range(outputs):
+        for c in range(n + 1):
+            to[at] = memory.pre[c, last + i]
+            at += 1
+        to[at] = memory.pre[RHO, last + i]
+        at += 1
+    for i in range(count):
+        for d in range(n):
+            to[at] = memory.x[i, d]
+            at += 1
+    rest = live
+    while rest:
+        low = rest & (~rest + ONE)
+        rest = rest ^ low
+        for c in range(n + 2):
+            to[at] = memory.facet[bits(low - ONE), c]
+            at += 1
+    memory.counts[KEPT] = at
+    return True
+
+
 @compiled
 def pruned(net, memory, u, rtol):  # type: ignore[no-untyped-def]
     """`rtol`: relative for norms, absolute for values. Of signs the best is 0, and 0 what can be lost."""
+    if net.keeps:
+        return False
     done = True
     for question in range(len(u)):
         best = memory.best[question, BEST]
@@ -115,7 +157,7 @@ def deeper(net, memory, layer):  # type: ignore[no-untyped-def]
 @compiled
 def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rtol):  # type: ignore[no-untyped-def]
     """The cell at hand, to where it is done with; halves that it leaves go to the stack. Returns (top, used, cells)."""
-    n, counts, status, spent = net.n, memory.counts, DONE, 0
+    n, counts, status, spent, affine = net.n, memory.counts, DONE, 0, 0.0
     while not pruned(net, memory, u, rtol):
         if count <= n:  # flat as far as vertices tell, which is no proof
             status = FLAT
@@ -135,13 +177,15 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rt
                 value_leaf(net, memory, live, count, stamp, u, a)
                 if net.asks == SIGNS and not (u[0] <= 0.0):
                     status = VIOLATED
+            affine = 1.0
             break
         choice, undecided = settle(net, memory, layer, live, count, stamp, a)
         forced = counts[FORCED]
         counts[FORCED] = -1
         if forced >= 0 and memory.sign[forced] == 0:
             choice = forced
-        upper_values(net, memory, layer, live, count, stamp, u, matrices, a)
+        if not net.keeps:
+            upper_values(net, memory, layer, live, count, stamp, u, matrices, a)
         if pruned(net, memory, u, rtol):
             break
         if choice < 0 and undecided > 0:
@@ -164,8 +208,11 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rt
         used += other
     if status == FLAT:
         counts[CRAMPED] += 1
-    if status == DONE or (status == FLAT and net.asks != SIGNS):
+    if status == FLAT and net.asks != SIGNS:
         status = DONE
+    if net.keeps and status == DONE and not keep_piece(net, memory, live, count, u, affine):
+        status = FULL
+    if status == DONE:
         close(memory, u)
     else:
         push_whole(net, memory, stack, top, layer, live, used, count, u)

@@ -63,6 +63,7 @@ class Tree:
     are taken of all inputs but the last."""
 
     asks = NORMS
+    keeps = False
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Tree:
         still: bool = False,
     ):
         self.program, self.rtol = program, rtol
-        self.net = flat(program, rows, norm.input, norm.output, ball, self.asks)
+        self.net = flat(program, rows, norm.input, norm.output, ball, self.asks, self.keeps)
         if still:
             self.net.side[INVERSE, -1] = 0.0
         self.memories = [memory(self.net) for _ in range(threads)]
@@ -179,7 +180,9 @@ class Tree:
         def one(cell: Cell) -> Outcome:
             if deadline is not None and time.monotonic() > deadline:
                 counts = np.zeros(16, dtype=np.int64)
-                return Outcome([cell], np.full_like(best, -np.inf), best, witness, counts, None, np.zeros((0, 0)))
+                return Outcome(
+                    [cell], np.full_like(best, -np.inf), best, witness, counts, None, np.zeros((0, 0)), np.zeros(0)
+                )
             mine = free.pop()
             try:
                 return searched(self.net, *mine, cell, best, witness, self.rtol, self.budget)
@@ -226,7 +229,7 @@ class Tree:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """`stuck`: what could not be gone on with, and `outputs` (n + 4, outputs) as in Memory.pre there."""
+    """`stuck`: what could not be gone on with, and `outputs` (n + 4, outputs) as in Memory.pre there. `pieces`: records."""
 
     left: list[Cell]
     closed: np.ndarray
@@ -235,6 +238,7 @@ class Outcome:
     counts: np.ndarray
     stuck: Cell | None
     outputs: np.ndarray
+    pieces: np.ndarray
 
 
 def searched(
@@ -257,6 +261,7 @@ def searched(
         mine.counts.copy(),
         stuck,
         mine.pre[:, net.shape[OFF, net.layers] :].copy(),
+        mine.piece[: mine.counts[places.KEPT]].copy(),
     )
 
 

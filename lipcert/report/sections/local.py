@@ -9,12 +9,15 @@ from lipcert.report.report import Report
 from lipcert.report.tables import Item, Piece, Sentence, Table, known
 
 MOST_ROWS = 40
+REST = {"flat": "slivers", "open": "parts that are not cut to the end"}
 QUANTILES = {"least": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "largest": 1.0}
 
 
 def section(report: Report) -> Iterator[Piece]:
     if "grid" in report.summary:
         yield from _grid(report.summary["grid"])
+    if "regions" in report.summary:
+        yield from _regions(report.summary["regions"])
     if "local" in report.summary:
         yield from _balls(report.summary["local"], report.points)
 
@@ -30,6 +33,15 @@ def _grid(grid: Mapping[str, Any]) -> Iterator[Piece]:
         side = "lower" if name == "lower" else "upper"
         rows.append([Item(name), *(known(values[k] if values else None, side) for k in places)])  # type: ignore[arg-type]
     yield Table(("over the cells", *(f">{name}" for name in QUANTILES)), rows)
+
+
+def _regions(found: Mapping[str, Any]) -> Iterator[Piece]:
+    rest = [f"{found[name]:,} {words}" for name, words in REST.items() if found[name]]
+    yield Sentence.of("")
+    yield Sentence.of("; ".join([f"{found['count']:,} linear regions on the box", *rest]), "strong")
+    if "quantiles" in found:
+        row = [Item("norm of the Jacobian"), *(known(found["quantiles"][name], "upper") for name in QUANTILES)]
+        yield Table(("over the area", *(f">{name}" for name in QUANTILES)), [row])
 
 
 def _balls(found: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
