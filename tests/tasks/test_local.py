@@ -267,7 +267,7 @@ def run(*arguments: str) -> int:
 def test_the_command_over_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, plot = tmp_path / "out.json", tmp_path / "heat.png"
     status = run(
-        "local", str(MOONS), "--grid", "6x5", "--box=-2:3,-1.5:2", "--json", str(out), "--plot", str(plot), "--quiet"
+        "local", str(MOONS), "--grid", "6x5", "--box=0:0.5,0:0.5", "--json", str(out), "--plot", str(plot), "--quiet"
     )
     assert status == 0
     assert plot.stat().st_size > 1000

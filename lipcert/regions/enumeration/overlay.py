@@ -14,8 +14,7 @@ import numpy as np
 
 from lipcert.regions.enumeration.pieces import Piece, Pieces
 from lipcert.regions.enumeration.polytope import SLACK
-
-EPS = 2.0**-52
+from lipcert.rigor.rounding import EPS
 
 
 class Overlay:
@@ -41,7 +40,7 @@ class Overlay:
             e = np.array(ends, dtype=float)
             t = e - made.centre[d]
             exact = (t + made.centre[d] == e) & (e - t == made.centre[d])
-            off = np.where(exact, 0.0, EPS * (np.abs(e) + abs(made.centre[d])))
+            off = np.where(exact, 0.0, 2 * EPS * (np.abs(e) + abs(made.centre[d])))
             below.append(((t - off) / made.scale[d])[:-1])
             above.append(((t + off) / made.scale[d])[1:])
         low, high = (
