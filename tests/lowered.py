@@ -10,7 +10,7 @@ import torch
 from helpers import f64
 
 from lipcert.load.capture import decompose
-from lipcert.load.capture.capture import _drop_checks
+from lipcert.load.capture.export import drop_checks
 from lipcert.load.lower import lower
 from lipcert.network.graph import Graph
 
@@ -33,7 +33,7 @@ def export(function: Callable[..., Any], shape: tuple[int, ...], constants: tupl
         program = torch.export.export(Function(function, constants), (f64(*shape),), strict=False)
         if decomposed:
             program = program.run_decompositions(decompose.table())
-    _drop_checks(program)
+    drop_checks(program)
     return program
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipcert.load.capture import decompose
-from lipcert.load.capture.capture import ELEMENT_LIMIT, Captured, capture, constants, quiet
-from lipcert.load.fingerprint import graph_fingerprint
+from lipcert.load.capture.capture import Captured, capture, constants
+from lipcert.load.capture.gates import ELEMENT_LIMIT
+from lipcert.load.capture.trace import Unfollowed, trace
+from lipcert.load.fingerprint import graph_fingerprint, quiet
 from lipcert.load.flat import from_plain, to_plain
 from lipcert.load.read import first_bytes, read
 from lipcert.load.runtime import onnxruntime
@@ -45,19 +46,32 @@ def read_file(path: Path, **options: Any) -> Captured:
     """`options`: of `lipcert.load.read.read`. Raises UnreadableError, UsageError or RefusedModel, as reading and
     capture do; RefusedModel too where the child died or took too long."""
     archive = first_bytes(path).startswith(b"PK")
+    quick = not archive and options.get("reader", "own") == "own"
+    captured = _captured(path, options, archive, imports=False) if quick else None
+    return captured or _captured(path, options, archive, imports=True)  # type: ignore[return-value]
+
+
+def _captured(path: Path, options: dict[str, Any], archive: bool, imports: bool) -> Captured | None:
+    """`imports`: with all that torch.export needs, seconds of imports; else None where the file turns out to need it."""
     _ready(archive)
-    readable = [path] if archive else [path, path.parent]  # ONNX may keep its weights in files beside it
+    if imports:
+        _ready_to_export()
     child = Child(
         _serve,
         path,
         options,
-        readable=readable,
+        imports,
+        readable=[path] if archive else [path, path.parent],  # ONNX may keep its weights in files beside it
         seconds=CAPTURE_SECONDS,
         gigabytes=_gigabytes(),
         what=printable(str(path)),
     )
     child.start()
-    captured = _judged(child.ask("record"), child)
+    record = child.ask("record")
+    if not imports and record is None:
+        child.close()
+        return None
+    captured = _judged(record, child)
     weakref.finalize(captured, child.close)
     return captured
 
@@ -76,24 +90,35 @@ def _ready(archive: bool) -> None:
     if archive:
         for name in ("lipcert.load.from_torchscript", "lipcert.load.from_exported"):
             importlib.import_module(name)
-    else:
-        with contextlib.suppress(ImportError):
-            onnxruntime()
-    with quiet(), torch.no_grad():
-        torch.export.export(torch.nn.ReLU(), (torch.zeros(1, 2),), strict=False).run_decompositions(decompose.table())
-        if archive:
-            from lipcert.load.from_torchscript import warm
+        return
+    importlib.import_module("lipcert.load.onnx.from_onnx")
+    with contextlib.suppress(ImportError):
+        onnxruntime()
+    with torch.no_grad():
+        trace(torch.nn.ReLU(), torch.zeros(1, 2), imports=False)
 
-            warm()
+
+@functools.cache
+def _ready_to_export() -> None:
+    from lipcert.load.capture.export import exported
+    from lipcert.load.from_torchscript import warm
+
+    with quiet(), torch.no_grad():
+        exported(torch.nn.ReLU(), torch.zeros(1, 2), users=False)
+        warm()
 
 
 # In the child
 
 
-def _serve(path: Path, options: dict[str, Any]) -> dict[str, Answer]:
+def _serve(path: Path, options: dict[str, Any], imports: bool) -> dict[str, Answer]:
+    """`imports`: whether what is not imported yet can be; where not, `record` may be None."""
     with quiet(), torch.no_grad():
-        source = read(path, **options)
-        captured = capture(source)
+        try:
+            source = read(path, imports=imports, **options)
+            captured = capture(source, imports)
+        except Unfollowed:
+            return {"record": lambda: None}
     return {
         "record": lambda: _record(captured),
         "evaluate": lambda number, points: source.references[number].evaluate(points),

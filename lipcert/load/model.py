@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lipcert.load.capture.capture import Captured, capture, constants, quiet
+from lipcert.load.capture.capture import Captured, capture, constants
 from lipcert.load.capture.parity import check_parity
+from lipcert.load.fingerprint import quiet
 from lipcert.load.foreign import read_file
 from lipcert.load.lower import lower
 from lipcert.load.read import read

@@ -32,10 +32,11 @@ def read(
     output_name: str | None = None,
     reader: Literal["own", "onnx2torch"] = "own",
     seconds: float = 60.0,
+    imports: bool = True,
 ) -> Source:
     """`input_shape`: whole shape, batch included, for models that do not fix it (a tensor: its shape and dtype).
 
-    `reader`: for ONNX. `seconds`: limit for each run of code that comes with a file.
+    `reader`: for ONNX. `imports`: False where what is not imported yet cannot be (ONNX; `Unfollowed` is raised then). `seconds`: limit for each run of code that comes with a file.
     Raises UnreadableError, UsageError or RefusedModel.
     """
     if isinstance(path_or_module, torch.nn.Module) and not isinstance(path_or_module, torch.jit.ScriptModule):
@@ -63,7 +64,9 @@ def read(
         return read_exported(path, input_shape=shape, input_name=input_name, output_name=output_name, seconds=seconds)
     from lipcert.load.onnx.from_onnx import read_onnx
 
-    return read_onnx(path, input_shape=shape, input_name=input_name, output_name=output_name, reader=reader)
+    return read_onnx(
+        path, input_shape=shape, input_name=input_name, output_name=output_name, reader=reader, imports=imports
+    )
 
 
 def first_bytes(path: Path) -> bytes:

@@ -39,4 +39,5 @@ class Source:
     references: tuple[Reference, ...] = ()
     warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = field(default_factory=tuple)
+    ours: bool = False  # the module's code is lipcert's, so that capture may follow it by its own trace
     files: tuple[str, ...] = ()  # beside the model's, relative to its folder: where its weights lie

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from lipcert.load.capture import capture as capture_module
+from lipcert.load.capture import gates
 from lipcert.load.capture.capture import capture, constants
 from lipcert.load.capture.decompose import KEPT, OWN, table
 from lipcert.load.read import read
@@ -81,14 +81,14 @@ def test_a_changed_input_is_read_as_a_function() -> None:
         return x
 
     result = captured(Of(double))
-    capture_module.gate_no_mutation(result.program)
+    gates.gate_no_mutation(result.program)
     x = torch.randn(1, 4)
     assert torch.equal(result.program.module()(x), 2 * x)
 
 
 def test_gate_1_changed_inputs() -> None:
     with pytest.raises(RefusedModel, match="writes into its own input"):
-        capture_module.gate_no_mutation(
+        gates.gate_no_mutation(
             torch.export.export(Of(lambda x: x.mul_(2)), (torch.zeros(4),)).run_decompositions(table())
         )
 
@@ -173,7 +173,7 @@ def test_gate_4_symbolic_shape() -> None:
     dynamic = {0: torch.export.Dim("batch", min=2, max=8)}
     program = torch.export.export(nn.Linear(4, 2), (torch.zeros(3, 4),), dynamic_shapes=(dynamic,))
     with pytest.raises(RefusedModel, match=r"not fixed|depends on the data"):
-        capture_module.gate_static(program)
+        gates.gate_static(program)
 
 
 def test_gate_4_custom_operator() -> None:
@@ -196,7 +196,7 @@ def test_gate_size() -> None:
 def test_long_chains_end_in_a_result_or_a_limit(monkeypatch) -> None:
     chain = nn.Sequential(*[nn.ReLU() for _ in range(400)])
     assert len(operators(captured(chain))) == 400
-    monkeypatch.setattr(capture_module, "NODE_LIMIT", 300)
+    monkeypatch.setattr(gates, "NODE_LIMIT", 300)
     with pytest.raises(RefusedModel, match="402 nodes; lipcert treats up to 300"):
         captured(chain)
 

@@ -49,10 +49,14 @@ def test_endless_loop_is_killed() -> None:
         while True:
             pass
 
+    child = Child(lambda: {"call": forever}, seconds=0.3, what="the model")
+    child.start()
     with pytest.raises(RefusedModel, match=r"^the model: stopped after the 0\.3 s"):
-        guarded(forever, seconds=0.3, what="the model")
-    with pytest.raises(ChildProcessError):  # nothing is left to wait for
-        os.waitpid(-1, os.WNOHANG)
+        child.ask("call")
+    with pytest.raises(
+        ChildProcessError
+    ):  # nothing is left to wait for (of this child: models of other tests have theirs)
+        os.waitpid(child.pid, os.WNOHANG)
 
 
 @pytest.mark.parametrize(

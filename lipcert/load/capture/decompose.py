@@ -112,9 +112,17 @@ def _inverse(a: Tensor) -> Tensor:
     return aten.linalg_inv_ex.default(a)[0]
 
 
+def _batch_norm(x: Tensor, *rest: Any) -> Any:
+    *statistics, training, momentum, eps = rest
+    if training:
+        return NotImplemented
+    return aten._native_batch_norm_legit_no_training.default(x, *statistics, momentum, eps)
+
+
 # Rewrites of our own: equal in real arithmetic to what they replace.
 OWN: dict[Operator, Callable[..., Any]] = {
     aten._convolution.default: _convolution,
+    aten.native_batch_norm.default: _batch_norm,
     aten.rrelu.default: _rrelu,
     aten.lerp.Scalar: _lerp,
     # without torch's check for singular matrices, which is a side effect: the lowering proves that there is an inverse
@@ -147,3 +155,20 @@ def _table() -> dict[Operator, Callable[..., Any]]:
     for operator, rewrite in OWN.items():
         decompositions[operator] = rewrite
     return decompositions.materialize()
+
+
+def rewrite(operator: Operator) -> Callable[..., Any] | None:
+    """What torch.export with `table()` puts in the place of one operator; None: it stays."""
+    if operator in OWN:
+        return OWN[operator]
+    if operator in KEPT:
+        return None
+    if operator in _core():
+        return _core()[operator]
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
+    return operator.decompose if composite else None
+
+
+@functools.cache
+def _core() -> dict[Operator, Callable[..., Any]]:
+    return torch._decomp._core_aten_decompositions_post_autograd()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from lipcert.blocks.product import MatMul
@@ -93,7 +94,7 @@ def matmul(b: Builder, x: Any, y: Any) -> Signal:
     x = _reshape(b, x, (1, *x.shape)) if left else x
     y = _reshape(b, y, (*y.shape, 1)) if right else y
     (m, k), n = x.shape[-2:], y.shape[-1]
-    batch = tuple(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
+    batch = tuple(np.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
     shape = (*batch, m, n)
     if isinstance(x, Signal) and isinstance(y, Signal):
         x, y = b.expand(x, (*batch, m, k)), b.expand(y, (*batch, k, n))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -147,5 +148,5 @@ def _offset(value: Constant) -> Offset:
 def broadcast(builder: Builder, values: Sequence[Any]) -> list[Any]:
     """Signals and constants brought to one shape, as torch broadcasts."""
     values = [v if isinstance(v, Signal) else constant(v) for v in values]
-    shape = torch.broadcast_shapes(*(v.shape for v in values))
+    shape = np.broadcast_shapes(*(v.shape for v in values))
     return [builder.expand(v, shape) if isinstance(v, Signal) else builder.expand_constant(v, shape) for v in values]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,7 +114,7 @@ def _where(b: Builder, condition: Any, x: Any, y: Any) -> Signal:
         b.refuse("chooses between signals by a condition on the data: it jumps", unbounded=True)
     mask = constant(condition).centre != 0
     sides = [v if isinstance(v, Signal) else constant(v) for v in (x, y)]
-    shape = torch.broadcast_shapes(mask.shape, *(s.shape for s in sides))
+    shape = np.broadcast_shapes(mask.shape, *(s.shape for s in sides))
     mask = mask.expand(shape)
     signals, constants = [], []
     for side, keep in zip(sides, (mask, ~mask), strict=True):

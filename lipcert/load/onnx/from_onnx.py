@@ -46,11 +46,12 @@ def read_onnx(
     input_name: str | None = None,
     output_name: str | None = None,
     reader: Literal["own", "onnx2torch"] = "own",
+    imports: bool = True,
 ) -> Source:
     """The network of an ONNX file, over the reals: weights of every float type promoted exactly to float64.
 
     `input_shape` is needed where the file leaves sizes open (a leading batch axis alone is set to 1); names choose
-    among several inputs or outputs. Raises UnreadableError, UsageError, or RefusedModel with the node's name.
+    among several inputs or outputs. `imports`: see `build`. Raises UnreadableError, UsageError, or RefusedModel with the node's name.
     """
     graph = read_graph(path, input_name, output_name)
     shape, assumptions = fixed_shape(graph, input_shape)
@@ -62,7 +63,7 @@ def read_onnx(
 
         module = convert(graph, shape)
     else:
-        built = build(graph, shape)
+        built = build(graph, shape, imports)
         module, notes, types = built.module, built.assumptions, built.signal_types
     references, warnings = reference(path, graph, shape, types)
     if isinstance(module, OnnxModule):
@@ -76,6 +77,7 @@ def read_onnx(
         references=references,
         warnings=warnings,
         assumptions=assumptions + notes,
+        ours=isinstance(module, OnnxModule),
         files=graph.files,
     )
 

@@ -5,10 +5,8 @@ Arithmetic on float constants stays in `forward` on buffers, because a later sta
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,8 +14,8 @@ import onnx
 import torch
 from onnx import AttributeProto, NodeProto
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lipcert.load.capture.trace import Trace, Unfollowed, unsplit
 from lipcert.load.onnx.file import OnnxGraph
 from lipcert.load.onnx.node import OnnxNode, Op
 from lipcert.load.onnx.ops import REFUSED, TABLE
@@ -89,7 +87,7 @@ class OnnxModule(torch.nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """`shape`: a fake tensor. `known`: its value, where that follows from file and shapes; `exact` without rounding.
+    """`shape`: a tensor without values. `known`: its value, where that follows from file and shapes; `exact` without rounding.
 
     `elem_type`: what the file calls its type (TensorProto); here every float is a float64.
     """
@@ -113,28 +111,27 @@ class Built:
 @dataclass
 class _Build:
     graph: OnnxGraph
-    mode: FakeTensorMode = field(default_factory=lambda: FakeTensorMode(allow_non_fake_inputs=True))
+    mode: Trace  # for shapes: what it writes down is not used
     values: dict[str, Value] = field(default_factory=dict)
     steps: list[NodeModule] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     read: frozenset[str] = frozenset()  # the tensors that somebody reads
 
 
-def build(graph: OnnxGraph, shape: tuple[int, ...]) -> Built:
-    """The module for inputs of `shape`. RefusedModel names the node that no rule claims."""
-    state = _Build(graph, read=frozenset(n for p in graph.nodes for n in p.input if n) | {graph.output})
-    with state.mode:
-        fake = torch.empty(shape, dtype=torch.float64)
-    state.values[graph.input] = Value(fake, on_data=True, elem_type=graph.input_type)
+def build(graph: OnnxGraph, shape: tuple[int, ...], imports: bool = True) -> Built:
+    """The module for inputs of `shape`. RefusedModel names the node that no rule claims. `imports`: see
+    `lipcert.load.capture.shapes.results`; where False, `Unfollowed` may be raised."""
+    state = _Build(graph, Trace(imports), read=frozenset(n for p in graph.nodes for n in p.input if n) | {graph.output})
+    signal = state.mode.placeholder("x", torch.empty(shape, dtype=torch.float64, device="meta"))
+    state.values[graph.input] = Value(signal, on_data=True, elem_type=graph.input_type)
     elem_types = {t.name: t.data_type for t in graph.model.graph.initializer}
     for name, tensor in graph.constants.items():
         if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
             label = graph.label(name)
             raise RefusedModel(f"the tensor {label!r} holds NaN", node=label)
         state.values[name] = Value(tensor, tensor, elem_type=elem_types[name])
-    with _quiet():
-        for proto in graph.nodes:
-            _add(state, proto)
+    for proto in graph.nodes:
+        _add(state, proto)
     out = state.values[graph.output]
     if not out.shape.is_floating_point():
         label = graph.label(graph.output)
@@ -254,7 +251,7 @@ def _add(state: _Build, proto: NodeProto) -> None:
         _refuse_near_integers(node, present)
     node = replace(node, known=tuple(v.known if v and (v.exact or integral) else None for v in inputs))
 
-    with state.mode:
+    with unsplit(), state.mode:
         shapes = _evaluate(node, op, [v.shape if v else None for v in inputs])
     _refuse_unread(proto, node, op)
     elem_types = made_types(proto, onnx.defs.get_schema(proto.op_type, state.graph.opset, ""), node.elem_types)
@@ -287,25 +284,13 @@ def _few(shapes: list[Tensor | None]) -> bool:
 def _evaluate(node: OnnxNode, op: Op, arguments: list[Tensor | None]) -> list[Tensor | None]:
     try:
         result = op.function(node, *arguments)
-    except LipcertError:
+    except (LipcertError, Unfollowed):
         raise
     except Exception as error:  # torch raises a dozen types for shapes that do not fit
         sizes = [None if a is None else list(a.shape) for a in arguments]
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnreadableError(f"{node}: cannot be evaluated on inputs of shape {sizes}: {shown(first)}") from None
     return list(result) if isinstance(result, tuple) else [result]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch logs a traceback for every shape that does not fit; our error says the same in one line."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _refuse_near_integers(node: OnnxNode, values: list[Value]) -> None:

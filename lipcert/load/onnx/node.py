@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from lipcert.terms.errors import RefusedModel
 
@@ -67,7 +66,7 @@ class OnnxNode:
 
     def _numbers(self, index: int) -> list:
         if index not in self.numbers:
-            with unset_fake_temporarily():  # a traced or fake tensor has no numbers; the known one is real
+            with torch._C._DisableTorchDispatch():  # a traced tensor has no numbers; the known one has
                 self.numbers[index] = self.known[index].reshape(-1).tolist()  # type: ignore[union-attr]
         return self.numbers[index]
 
@@ -90,7 +89,7 @@ class OnnxNode:
     def hold(self, name: str, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """A constant that this node adds to the graph (an index, an interpolation matrix), made once while building."""
         if name not in self.held:
-            with unset_fake_temporarily():
+            with torch._C._DisableTorchDispatch():
                 self.held[name] = make()
         return self.held[name]
 

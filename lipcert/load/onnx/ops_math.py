@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import reduce
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,8 +85,8 @@ def _leaky_relu(node: OnnxNode, x: Tensor) -> Tensor:
 
 def _prelu(node: OnnxNode, x: Tensor, slope: Tensor) -> Tensor:
     try:
-        fits = torch.broadcast_shapes(x.shape, slope.shape) == x.shape
-    except RuntimeError:
+        fits = np.broadcast_shapes(x.shape, slope.shape) == x.shape
+    except ValueError:
         fits = False
     if not fits:
         node.refuse(f"slope of shape {list(slope.shape)} does not broadcast to {list(x.shape)}")
@@ -149,7 +150,7 @@ def _gemm(node: OnnxNode, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tens
     y = y if alpha == 1.0 else y * alpha
     if c is None or beta == 0.0:
         return y
-    if torch.broadcast_shapes(y.shape, c.shape) != y.shape:
+    if np.broadcast_shapes(y.shape, c.shape) != y.shape:
         node.refuse(f"C of shape {list(c.shape)} does not broadcast to {list(y.shape)}")
     return y + (c if beta == 1.0 else c * beta)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -279,7 +280,7 @@ def _mean_variance_normalization(node: OnnxNode, x: Tensor) -> Tensor:
     dims = node.axes(list(node["axes"]), x.dim())
     centred = x - torch.mean(x, dims, True)
     deviation = torch.sqrt(torch.mean(centred * centred, dims, True))
-    return centred / (deviation + float(torch.tensor(1e-9, dtype=torch.float32)))  # a float32 constant of the schema
+    return centred / (deviation + float(np.float32(1e-9)))  # a float32 constant of the schema
 
 
 # --- softmax, dropout ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -203,7 +204,7 @@ def _transpose(node: OnnxNode, x: Tensor) -> Tensor:
 
 
 def _expand(node: OnnxNode, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(node.ints(1, "shape"))))
+    return x.expand(np.broadcast_shapes(x.shape, tuple(node.ints(1, "shape"))))
 
 
 def _tile(node: OnnxNode, x: Tensor, repeats: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""A module whose code is not ours, captured by torch.export: twice, decomposed by `decompose.table()`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from lipcert.load.capture import decompose, gates
+from lipcert.load.fingerprint import graph_fingerprint
+from lipcert.terms.errors import LipcertError, RefusedModel
+
+_CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)  # torch's own assertions on dtype and device; static here
+
+
+def exported(module: torch.nn.Module, example: torch.Tensor, users: bool) -> ExportedProgram:
+    """The program of `module(x)`, all gates passed. `users`: the object itself, which a call may change."""
+    once = _following(torch.export.export, module, (example,), strict=False)
+    gates.gate_length(once)
+    gates.gate_one_output(once)
+    program = _following(once.run_decompositions, decompose.table())
+    if _writes_into_input(program):
+        return exported(OnClone(module), example, users)
+    drop_checks(program)
+    gates.gate_no_mutation(program)
+    gates.gate_graph(program)
+    if users:
+        module(example.clone())  # torch.export undoes what its trace does to Python attributes; a call does not
+    again = _following(torch.export.export, module, (example,), strict=False)
+    gates.gate_same_twice(*(graph_fingerprint(found.graph, stored(found)) for found in (once, again)))
+    return program
+
+
+def _following(step: Callable[..., ExportedProgram], *arguments: Any, **options: Any) -> ExportedProgram:
+    """One step of torch.export, its failures told in one line."""
+    try:
+        return step(*arguments, **options)
+    except LipcertError:
+        raise
+    except RecursionError as problem:
+        raise RefusedModel(
+            f"capture: nested too deeply for torch.export (limit: {gates.NODE_LIMIT} nodes)"
+        ) from problem
+    except Exception as problem:
+        raise RefusedModel(f"capture: torch.export cannot follow the model: {_reason(problem)}") from problem
+
+
+class OnClone(torch.nn.Module):
+    """forward(x) = module(a copy of x): a module that changes its input in place is a function all the same."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.module(x.clone())
+
+
+def _writes_into_input(program: ExportedProgram) -> bool:
+    return any(spec.kind is OutputKind.USER_INPUT_MUTATION for spec in program.graph_signature.output_specs)
+
+
+def drop_checks(program: ExportedProgram) -> None:
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target in _CHECKS:
+            graph.erase_node(node)
+
+
+def _reason(problem: BaseException) -> str:
+    """The first line that says something, with what usually lies behind it."""
+    text = str(problem)
+    if "data-dependent" in text.lower() or type(problem).__name__.startswith(("GuardOnDataDependent", "DataDependent")):
+        return f"it branches on, or takes numbers out of, the values of a tensor ({_first_line(text)})"
+    return f"{type(problem).__name__}: {_first_line(text)}"
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")[:300]
+
+
+def stored(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """Placeholder name -> tensor, for every parameter, buffer and lifted constant."""
+    found: dict[str, torch.Tensor] = {}
+    for spec in program.graph_signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT:
+            continue
+        if spec.target in program.state_dict and spec.persistent is not False:
+            found[spec.arg.name] = program.state_dict[spec.target]
+        elif isinstance(program.constants.get(spec.target), torch.Tensor):
+            found[spec.arg.name] = program.constants[spec.target]
+        else:
+            raise RefusedModel(f"{spec.target}: a constant that is not a tensor", node=spec.arg.name)
+    return found

@@ -1,0 +1,198 @@
+"""Our own trace of ONNX models: the graph of torch.export without its imports; what it cannot follow is left to that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx_cases import Case, graphs, model
+from thorough import FULL
+
+import lipcert
+from lipcert.load.capture import decompose
+from lipcert.load.capture.capture import fingerprint
+from lipcert.load.capture.export import exported
+from lipcert.load.capture.shapes import NoShape, results
+from lipcert.load.capture.trace import Trace, Unfollowed, trace, unsplit
+from lipcert.load.fingerprint import quiet
+from lipcert.load.onnx.file import read_graph
+from lipcert.load.onnx.module import build
+
+aten = torch.ops.aten
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "two_moons.onnx"
+
+
+def both(module: torch.nn.Module, x: torch.Tensor) -> tuple[str, str]:
+    with quiet(), torch.no_grad():
+        theirs = exported(module, x, users=False)
+        for node in list(theirs.graph.nodes):
+            if node.target is aten.alias.default:  # torch.export keeps one here and there
+                node.replace_all_uses_with(node.args[0])
+                theirs.graph.erase_node(node)
+        return fingerprint(trace(module, x)), fingerprint(theirs)
+
+
+ROWS = list(graphs())
+
+
+@pytest.mark.every(12)
+@pytest.mark.parametrize(("row", "opset"), ROWS, ids=[f"{row.op}-{opset}-{k}" for k, (row, opset) in enumerate(ROWS)])
+def test_the_trace_is_the_graph_of_torch_export(row: Case, opset: int, tmp_path: Path) -> None:
+    path = tmp_path / "case.onnx"
+    path.write_bytes(model(row, opset).SerializeToString())
+    module = build(read_graph(path), row.shape).module
+    ours, theirs = both(module, torch.zeros(row.shape, dtype=torch.float64))
+    assert ours == theirs
+
+
+class Of(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def test_the_comparison_above_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(1, 4)
+    assert len(set(both(Of(lambda x: x.t()), x))) == 1
+    monkeypatch.setattr(decompose, "rewrite", lambda func: None)  # what torch splits stays whole
+    assert len(set(both(Of(lambda x: x.t()), x))) == 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.add_(1),
+        lambda x: torch.relu_(x.clone()),
+        lambda x: x * float(x.sum()),
+        lambda x: x if x.sum() > 0 else -x,
+        lambda x: x[torch.nonzero(x)],
+        lambda x: (x, x),
+        lambda x: torch.zeros(()).numpy(),
+    ],
+)
+def test_what_writes_or_asks_for_values_is_not_followed(function) -> None:
+    with torch.no_grad(), pytest.raises(Unfollowed):
+        trace(Of(function), torch.zeros(4))
+
+
+def test_constants_are_those_of_the_module_and_steps_have_names() -> None:
+    part = torch.nn.Sequential(torch.nn.Flatten(0), torch.nn.ReLU())
+    part.register_buffer("unused", torch.ones(2))
+    weight = torch.randn(4, 4)
+    with torch.no_grad():
+        program = trace(torch.nn.Sequential(part, Of(lambda x: weight @ x)), torch.zeros(2, 2))
+    assert [tensor is weight for tensor in program.constants.values()] == [False, True]
+    names = [node.meta["nn_module_stack"][""][0] for node in program.graph.nodes if node.op == "call_function"]
+    assert names[-2:] == ["0.1", "1"]
+    assert all(node.meta["val"].is_meta for node in program.graph.nodes if node.op == "call_function")
+
+
+M = lambda *shape: torch.empty(shape, dtype=torch.float64, device="meta")  # noqa: E731
+CALLS = [
+    (aten.linear.default, (M(2, 3), M(4, 3), M(4))),
+    (aten.linear.default, (M(3), M(4, 3))),
+    (aten.matmul.default, (M(3), M(3))),
+    (aten.matmul.default, (M(2, 1, 4, 3), M(5, 3, 6))),
+    (aten.matmul.default, (M(5, 4, 3), M(3))),
+    (aten.matmul.default, (M(3), M(5, 3, 2))),
+    (aten.mm.default, (M(2, 3), M(3, 0))),
+    (aten.bmm.default, (M(7, 2, 3), M(7, 3, 5))),
+    (aten.convolution.default, (M(1, 4, 9, 8), M(6, 2, 3, 2), M(6), [2, 1], [1, 0], [2, 3], False, [0, 0], 2)),
+    (aten.convolution.default, (M(1, 4, 9), M(4, 3, 3), None, [3], [1], [2], True, [2], 2)),
+    (
+        aten.convolution.default,
+        (M(2, 1, 1, 1, 1), M(1, 1, 1, 1, 1), None, [1] * 3, [0] * 3, [1] * 3, False, [0] * 3, 1),
+    ),
+    (aten.add.Tensor, (M(3, 1), M(1, 4))),
+    (aten.eq.Tensor, (M(3, 1), M(1, 4))),
+    (aten.cat.default, ([M(2, 3), M(2, 1)], 1)),
+    (aten.max.dim, (M(2, 3), 1)),
+    (aten.max_pool2d_with_indices.default, (M(1, 2, 7, 7), [3, 3], [2, 2], [1, 1], [1, 1], True)),
+    (aten.permute.default, (M(2, 3, 4), [2, 0, 1])),
+    (aten.div.Tensor_mode, (torch.empty(3, dtype=torch.int64, device="meta"),) * 2),
+]
+
+
+@pytest.mark.parametrize(("func", "args"), CALLS, ids=[str(func) for func, _ in CALLS])
+def test_shapes_are_those_of_torch(func, args) -> None:
+    parts = lambda value: value if isinstance(value, tuple | list) else [value]  # noqa: E731
+    kwargs = {"rounding_mode": "floor"} if func is aten.div.Tensor_mode else {}
+    found, true = parts(results(func, args, kwargs, imports=False)), parts(func(*args, **kwargs))
+    assert [(part.shape, part.dtype, part.is_meta) for part in found] == [(p.shape, p.dtype, True) for p in true]
+
+
+WRONG = [
+    (aten.linear.default, (M(2, 3), M(4, 2))),
+    (aten.linear.default, (M(2, 3), M(4, 3), M(5))),
+    (aten.matmul.default, (M(2, 3), M(4, 2))),
+    (aten.matmul.default, (M(2, 2, 3), M(3, 3, 2))),
+    (aten.convolution.default, (M(1, 3, 5), M(2, 2, 3), None, [1], [0], [1], False, [0], 1)),
+    (aten.convolution.default, (M(1, 2, 2), M(2, 2, 3), None, [1], [0], [1], False, [0], 1)),
+    (aten.add.Tensor, (M(3), M(4))),
+    (aten.cat.default, ([M(2, 3), M(3, 1)], 1)),
+]
+
+
+@pytest.mark.parametrize(("func", "args"), WRONG, ids=[str(func) for func, _ in WRONG])
+def test_what_does_not_fit_is_torchs_error(func, args) -> None:
+    with pytest.raises((RuntimeError, ValueError, IndexError)):
+        results(func, args, {})
+
+
+def test_only_few_entries_are_computed_with() -> None:
+    large = M(2**15, 2**15)
+    assert results(aten.matmul.default, (large, large), {}, imports=False).shape == (2**15, 2**15)
+    for call in (
+        (aten.relu.default, (large,)),
+        (aten.add.Tensor, (M(2**20, 1), M(2**20))),
+        (aten.sum.default, (large,)),
+    ):
+        with pytest.raises(NoShape):
+            results(*call, {}, imports=False)
+    state = Trace(imports=False)
+    x = state.placeholder("x", torch.empty(2**15, 2**15, device="meta"))
+    with pytest.raises(Unfollowed), unsplit(), state:
+        x.relu()
+
+
+def test_a_file_that_the_trace_cannot_follow_is_exported(tmp_path: Path) -> None:
+    """Only Python of torch knows the shape of a gather, so that the first child gives up and a second exports."""
+    row, opset = next((row, opset) for row, opset in ROWS if row.op == "GatherElements")
+    path = tmp_path / "m.onnx"
+    onnx.save(model(row, opset), path)
+    with torch.no_grad(), pytest.raises(Unfollowed):
+        trace(build(read_graph(path), row.shape, imports=False).module, torch.zeros(row.shape).double(), imports=False)
+    found = lipcert.load(path)
+    module = build(read_graph(path), row.shape).module
+    assert set(both(module, torch.zeros(row.shape, dtype=torch.float64))) == {found.info["graph"]}
+
+
+def test_loading_onnx_imports_neither_dynamo_nor_sympy() -> None:
+    code = (
+        "import sys, lipcert; lipcert.load(sys.argv[1]); "
+        "print(*({'sympy', 'torch._dynamo', 'torch._inductor', 'torch.export._trace', 'scipy', 'cvxpy'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(EXAMPLE)], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == ""
+
+
+@pytest.mark.skipif(not FULL, reason="every model of the shared folder by both ways: minutes (LIPCERT_FULL=1)")
+def test_every_shared_model(shared: Path) -> None:
+    compared = 0
+    for path in sorted((*shared.glob("models/*.onnx"), *shared.glob("wild/*.onnx"))):
+        try:
+            info = lipcert.load(path).info
+            graph = read_graph(path)
+            module = build(graph, tuple(info["input_shape"])).module
+        except lipcert.LipcertError:
+            continue
+        assert set(both(module, torch.zeros(info["input_shape"], dtype=torch.float64))) == {info["graph"]}, path.name
+        compared += 1
+    assert compared > 60
