@@ -17,6 +17,7 @@ from lipcert.methods.product import ProductBound
 from lipcert.methods.regions import Regions
 from lipcert.methods.sampled import Sampled
 from lipcert.methods.seqlip import Seqlip
+from lipcert.methods.transfer import Transfer
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -28,6 +29,7 @@ METHODS: dict[str, Method] = {
         LipsdpLayer(),
         Lipsdp(),
         Jacobian(),
+        Transfer(),
         LinearBound(),
         Regions(),
         Branch(),

@@ -17,8 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipcert.rigor.psd import Hermitian, largest_eigenvalue_upper
+from lipcert.rigor.psd import Hermitian, eigenvalues_below, largest_eigenvalue_upper
 from lipcert.rigor.rounding import (
+    EPS,
     TINY,
     add_up,
     div_up,
@@ -133,6 +134,19 @@ def spectral_norms_upper(C: Tensor) -> Tensor:
     # Entries that became subnormal on scaling moved by at most TINY each: m n TINY in the norm.
     value = mul_up(add_up(sqrt_up(total), m * n * TINY), scale)
     return torch.where(error == 0, torch.zeros_like(value), value)
+
+
+@keeps_subnormals
+def is_contraction(C: Tensor, R: Tensor) -> bool:
+    """Whether ||A||_2 <= 1 is proved for all |A - C| <= R, (m, n) each: one Cholesky factorisation, no eigenvalues."""
+    require_float64(C, R)
+    if not bool(torch.isfinite(C).all() & torch.isfinite(R).all()):
+        return False
+    G, error = _gram((C if C.shape[1] <= C.shape[0] else C.mT)[None])
+    spare = _schur(R[None])
+    lost = 1e-12 + 8 * G.shape[1] ** 2 * EPS  # more than the proof of a factorisation takes
+    below = eigenvalues_below(Hermitian(G), (1 - spare) ** 2 - error - lost)
+    return bool((add_up(sqrt_up(add_up(below, error)), spare) <= 1).all())
 
 
 def _gram(B: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,13 +37,14 @@ from lipcert.methods.problem import Method, Problem
 from lipcert.methods.product import ProductBound
 from lipcert.methods.regions import Regions
 from lipcert.methods.sampled import Sampled
+from lipcert.methods.transfer import Transfer
 from lipcert.network.graph import Graph
 from lipcert.terms.query import Box, Norm, Region
 from lipcert.terms.result import Bound, Refusal
 
 MIXED = [("1", "2"), ("2", "inf"), ("inf", "2"), ("inf", "1"), ("2", "1"), ("1", "inf")]
 FAST: tuple[Method, ...] = (ProductBound(), Absolute())
-LOCAL: tuple[Method, ...] = (Jacobian(), LinearBound(), Regions(seconds=0.5), Branch(seconds=0.3))
+LOCAL: tuple[Method, ...] = (Jacobian(), Transfer(), LinearBound(), Regions(seconds=0.5), Branch(seconds=0.3))
 DEEPER: tuple[Method, ...] = (CplipBound(),)
 SWEEPS = 60  # any multipliers give a true bound: soundness does not need the optimum
 SDP: tuple[Method, ...] = (Eclipse(), *(Lipsdp(kind, sweeps=SWEEPS) for kind in ("neuron", "channel", "layer")))

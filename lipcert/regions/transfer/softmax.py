@@ -1,0 +1,111 @@
+"""Softmax about the centre, row by row (MATH section 10).
+
+With a_i = delta_i - s_c'delta, |a_i| <= A_i, R >= max delta - min delta and kappa = min(R^2 / 8, R) (Hoeffding's lemma and Jensen):
+log(s_i / s_ci) = a_i - log sum_j s_cj e^(a_j) lies in [a_i - kappa, a_i], so
+
+    |rho_i|  <=  s_ci max( e^(A_i) - 1 - A_i,  kappa )                                     (e^y >= 1 + y)
+    -w J_c  <=  J(x) - J_c  <=  w J_c,    w = max( e^(max A) - 1, 1 - e^(-max A - kappa) )          (Loewner order)
+
+for v'Jv = Var_s(v) = min_m sum_i s_i (v_i - m)^2 is monotone in s. J_c = F F' with F = (I - s_c 1') diag(s_c)^(1/2), hence
+J(x) - J_c = F D F' with ||D|| <= w: a relative error. Where w is large, 0 <= J <= I / 2 on both sides gives 1/2 instead.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lipcert.blocks.softmax import Softmax
+from lipcert.network.graph import Enclosure as Known
+from lipcert.network.graph import Node
+from lipcert.regions.transfer.blockwise import Blockwise, along
+from lipcert.regions.transfer.expansion import Arriving, Expansion, Term
+from lipcert.rigor.constants import Constant, from_range, multiply, square_root, subtract
+from lipcert.rigor.rounding import EPS, add_up, mul_up
+
+GROW = 1 + 64 * EPS
+LARGE = 700.0  # beyond it exp overflows
+
+
+def softmax(node: Node, block: Softmax, inputs: list[Arriving]) -> Expansion:
+    (u,) = inputs
+    n, positions = block.n, along(block.outer, block.n, block.inner)
+    groups, total = positions.shape[0], positions.numel()
+    lower, upper = block.values_on((u.centre[None], u.centre[None]))
+    s = from_range(lower[0][positions], upper[0][positions])
+    unit = Constant(torch.eye(n, dtype=torch.float64)[None])
+    columns, rows = s.map(lambda t: t[:, :, None]), s.map(lambda t: t[:, None, :])
+    away = _blockwise(subtract(unit, rows.map(lambda t: t.expand(groups, n, n))), positions, total)
+    A = u.of(away).reach[positions]  # (g, n)
+    kappa = spread(A)
+    off, entries = remainders(A, kappa, s.upper)
+    root = square_root(s)
+    factor = multiply(subtract(unit, columns.map(lambda t: t.expand(groups, n, n))), root.map(lambda t: t[:, None, :]))
+    J = multiply(columns, subtract(unit, rows))
+    wide = ~(off < 2)  # NaN too
+    inner = _chosen(wide, factor.map(lambda t: t.mT))
+    outer = _chosen(wide, factor)
+    size = torch.where(wide, 0.5, off)
+    number = torch.arange(groups).repeat_interleave(n)
+    term = Term(0, _blockwise(inner, positions, total), number, _columns(outer, size, positions, total), number, groups)
+    value = Known(_placed(s.centre, positions), _placed(s.reach(), positions))
+    return Expansion(value, (_blockwise(J, positions, total),), _placed(entries, positions)[0], terms=(term,))
+
+
+def spread(A: Tensor) -> Tensor:
+    """kappa (g,): max - min of a over a row is at most the sum of its two largest |a|."""
+    if A.shape[1] == 1:
+        return A.new_zeros(len(A))
+    two = A.topk(2, dim=1).values
+    R = add_up(two[:, 0], two[:, 1])
+    return torch.minimum(mul_up(R, R) / 8, R)
+
+
+def remainders(A: Tensor, kappa: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """w (g,) and |rho_i| (g, n), upward. s: upper values (g, n)."""
+    largest = A.amax(dim=1)
+    most, far = torch.expm1(largest), largest + kappa
+    off = torch.maximum(most, -torch.expm1(-far)) * GROW + 1e-300
+    off = torch.where(largest < LARGE, off, math.inf)
+    grown: Tensor = mul_up(s, torch.maximum(_tail(A), kappa[:, None])) * GROW + 1e-300
+    return off, torch.minimum(grown, add_up(mul_up(s, A), 1.0)).nan_to_num(math.inf, math.inf)
+
+
+def _tail(x: Tensor) -> Tensor:
+    """e^x - 1 - x <= x^2/2! + .. + x^11/11! + x^12 e^x / 12!, upward, x >= 0."""
+    total, power = torch.zeros_like(x), x
+    for k in range(2, 12):
+        power = power * x / k
+        total = total + power
+    return (total + power * x / 12 * torch.exp(x)) * GROW
+
+
+def _blockwise(matrix: Constant, positions: Tensor, total: int) -> Blockwise:
+    return Blockwise(matrix.centre, positions[:, None], positions[:, None], (total, total), matrix.reach())
+
+
+def _chosen(wide: Tensor, factor: Constant) -> Constant:
+    """The factor F, or the unit matrix."""
+    unit = torch.eye(factor.shape[1], dtype=torch.float64)[None]
+    pick = wide[:, None, None]
+    return Constant(torch.where(pick, unit, factor.centre), torch.where(pick, 0.0, factor.reach()))
+
+
+def _columns(factor: Constant, size: Tensor, positions: Tensor, total: int) -> Known:
+    """size_g times the columns of each factor, as rows over the signal."""
+    groups, n = positions.shape
+    scaled = multiply(factor, Constant(size[:, None, None]))
+    centre, radius = (torch.zeros(groups, n, total, dtype=torch.float64) for _ in range(2))
+    places = positions[:, None, :].expand(groups, n, n)
+    centre.scatter_(2, places, scaled.centre.mT.contiguous())
+    radius.scatter_(2, places, scaled.reach().mT.contiguous())
+    return Known(centre.reshape(groups * n, total), radius.reshape(groups * n, total))
+
+
+def _placed(values: Tensor, positions: Tensor) -> Tensor:
+    """(g, n) at their positions, (1, size)."""
+    out = values.new_zeros(1, values.numel())
+    out[0, positions.reshape(-1)] = values.reshape(-1)
+    return out
