@@ -119,9 +119,12 @@ def test_the_method_answers_in_reports_and_names_the_node_it_cannot_treat() -> N
     graph = transformer()
     region = Ball(torch.ones(graph.nodes[0].size) * 0.1 + torch.arange(24.0) / 24, 1e-3, "inf")
     found = METHODS["transfer"].run(Problem(graph, Norm(), region))
-    assert isinstance(found, Bound) and found.rigor == "proved" and found.details["terms"] > 0
+    assert isinstance(found, Bound)
+    assert found.rigor == "proved"
+    assert found.details["terms"] > 0
     whole = METHODS["transfer"].run(Problem(graph, Norm()))
-    assert isinstance(whole, Refusal) and "region" in whole.reason
+    assert isinstance(whole, Refusal)
+    assert "region" in whole.reason
     far = METHODS["transfer"].run(Problem(graph, Norm(), Ball(region.center, 1e300, "inf")))
     assert isinstance(far, Refusal) or math.isfinite(far.value)
 

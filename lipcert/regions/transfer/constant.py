@@ -19,7 +19,7 @@ EACH = 16  # outputs: so many are bounded one by one for the norm inf
 
 
 @dataclass(frozen=True)
-class Found:
+class Closed:
     """Upper values: `value` the least, `recursion`, and `inequality` (inf where it was not proved)."""
 
     value: float
@@ -31,7 +31,7 @@ class Found:
 @keeps_subnormals
 def constant_on(
     graph: Graph, cells: Cells, norm: Norm, known: dict[int, Range] | None = None, deadline: float | None = None
-) -> Found:
+) -> Closed:
     """||J(x)||_{p->q} over one cell, all x and generalised Jacobians. Raises RefusedModel, naming a node."""
     moving = cells.moving[0].nonzero().flatten()
     found = spread(graph, values(graph, cells, known).expansions, moving)
@@ -40,7 +40,7 @@ def constant_on(
     tight = float("inf")
     if question is not None and (deadline is None or time.monotonic() < deadline):
         tight = _by_inequality(question, norm, plain.value, deadline)
-    return Found(min(plain.value, tight), plain.value, tight, len(found.terms))
+    return Closed(min(plain.value, tight), plain.value, tight, len(found.terms))
 
 
 def _by_inequality(question: Inequality, norm: Norm, enough: float, deadline: float | None) -> float:

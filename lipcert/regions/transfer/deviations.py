@@ -31,7 +31,7 @@ from lipcert.regions.transfer.expansion import Arriving, Expansion, Term
 from lipcert.regions.transfer.normalise import normalise
 from lipcert.regions.transfer.pointwise import pointwise
 from lipcert.regions.transfer.products import matmul, product
-from lipcert.regions.transfer.reach import Source, Sources
+from lipcert.regions.transfer.reach import Origin, Origins
 from lipcert.regions.transfer.rows import CENTRE, LINEAR, VALUED, Rows, added, through
 from lipcert.regions.transfer.softmax import softmax
 from lipcert.rigor.rounding import add_up, keeps_subnormals
@@ -51,31 +51,31 @@ X = "x"
 class Valued:
     cells: Cells  # one
     known: dict[int, Range]
-    sources: dict[Hashable, Source] = field(default_factory=dict)
+    sources: dict[Hashable, Origin] = field(default_factory=dict)
     expansions: dict[int, Expansion] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Values:
+class Expanded:
     """Of one region: the expansion of every block, and the output."""
 
     expansions: dict[int, Expansion]
     output: Rows
-    sources: Sources
+    sources: Origins
 
 
 @keeps_subnormals
-def values(graph: Graph, cells: Cells, known: dict[int, Range] | None = None) -> Values:
+def values(graph: Graph, cells: Cells, known: dict[int, Range] | None = None) -> Expanded:
     """`known`: ranges (lower, upper), (1, size) each, that were proved otherwise. Raises RefusedModel, naming a node."""
     state = Valued(cells=cells, known=known or {})
     output = forward(graph, WITH_VALUES, state)[graph.output]
-    return Values(state.expansions, output, state.sources)
+    return Expanded(state.expansions, output, state.sources)
 
 
 def _input(at: Visit) -> Rows:
     cells = at.state.cells
     wide = (cells.radius[0] > 0).nonzero().flatten()
-    at.state.sources[X] = Source.of(cells, wide)
+    at.state.sources[X] = Origin.of(cells, wide)
     return {CENTRE: Known(cells.centre), X: Known(_unit(wide, at.node.size))}
 
 
@@ -118,13 +118,13 @@ def _expanded(at: Visit, inputs: list[Arriving]) -> Expansion:
     return found
 
 
-def _source(found: Expansion) -> tuple[Tensor, Source]:
+def _source(found: Expansion) -> tuple[Tensor, Origin]:
     """What remains of a block, and at which entries."""
     if found.lengths is None or found.positions is None:
         loose = (found.entries > 0).nonzero().flatten()
-        return loose, Source(found.entries[loose])
+        return loose, Origin(found.entries[loose])
     positions = found.positions.reshape(-1)
-    return positions, Source(found.entries[positions], found.lengths)
+    return positions, Origin(found.entries[positions], found.lengths)
 
 
 WITH_VALUES: Rules = VALUED | {Input: _input, Nonlinear: _valued}

@@ -20,7 +20,7 @@ from lipcert.blocks.base import Block, Range
 from lipcert.network.graph import Enclosure as Known
 from lipcert.network.graph import Node
 from lipcert.operators.linear import Operator, Select
-from lipcert.regions.transfer.reach import Sources, entrywise, lengths
+from lipcert.regions.transfer.reach import Origins, entrywise, lengths
 from lipcert.regions.transfer.rows import CENTRE, Rows, through
 from lipcert.rigor.rounding import down, up
 
@@ -30,7 +30,7 @@ class Arriving:
     """One input u of a block: its rows, and a range that was proved otherwise, (lower, upper) (size,)."""
 
     rows: Rows
-    sources: Sources
+    sources: Origins
     known: Range | None = None
 
     @property

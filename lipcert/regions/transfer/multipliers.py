@@ -22,6 +22,7 @@ from lipcert.regions.transfer.inequality import Inequality, proved
 
 STEPS = 40
 RATE = 0.15
+GAIN, PATIENCE = 0.999, 6  # so many steps without that gain are the last
 VECTORS = 6
 POWERS = 4  # subspace iterations in a step: the subspace is kept
 TEMPERATURE = 0.02
@@ -66,7 +67,7 @@ def _search(question: Inequality, boxed: bool, steps: int, deadline: float | Non
             return None
         state.logarithm = question.start + shift * question.depth
     best = _State(state.logarithm.clone(), state.d.clone(), state.vectors, state.value)
-    first, second, rate = torch.zeros_like(slope), torch.zeros_like(slope), RATE
+    first, second, rate, since = torch.zeros_like(slope), torch.zeros_like(slope), RATE, 0
     for step in range(1, steps):
         if deadline is not None and time.monotonic() > deadline:
             break
@@ -82,8 +83,11 @@ def _search(question: Inequality, boxed: bool, steps: int, deadline: float | Non
             if found is None:
                 break
         slope = found
+        since = 0 if state.value < GAIN * best.value else since + 1
         if state.value < best.value:
             best = _State(state.logarithm.clone(), state.d.clone(), state.vectors, state.value)
+        if since >= PATIENCE:
+            break
     for _ in range(REFINED):
         before = best.value
         if _evaluate(question, best, boxed) is None or abs(best.value - before) < 1e-6 * before:

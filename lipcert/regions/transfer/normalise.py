@@ -35,7 +35,7 @@ from lipcert.rigor.constants import Constant, add, divide, mean, multiply, recip
 from lipcert.rigor.rounding import EPS, add_up, div_up, mul_up, sqrt_down, sqrt_up, sub_down, up
 from lipcert.terms.errors import RefusedModel
 
-GROW = 1 + 64 * EPS  # for formulas of few operations, all of nonnegative numbers
+FORMULA = 1 + 64 * EPS  # for formulas of few operations, all of nonnegative numbers
 SERIES = 24
 WIDEST = 4096  # entries of a group: the Jacobian of each is a dense matrix
 
@@ -55,7 +55,7 @@ def normalise(node: Node, block: Normalise, inputs: list[Arriving]) -> Expansion
     along_z = Blockwise(
         z.centre[:, None], local, torch.arange(groups).reshape(-1, 1, 1), (total, groups), z.reach()[:, None]
     )
-    t = mul_up(div_up(ordered.of(along_z).reach, float(n)), GROW)
+    t = mul_up(div_up(ordered.of(along_z).reach, float(n)), FORMULA)
     off, length, entries = remainders(n, d, t, centred.reach.reshape(groups, n), z, s, block.eps)
     back = torch.empty_like(flat)
     back[flat] = torch.arange(total)
@@ -100,22 +100,22 @@ def remainders(
     theta = torch.minimum(q, div_up(t, s))
     near = q < 1  # false for NaN
     x, h = torch.where(near, q, 0.5), torch.where(near, theta, 0.5)
-    third = 2 / math.sqrt(3) * GROW
+    third = 2 / math.sqrt(3) * FORMULA
     first = third * x / (1 - x)
-    A = torch.maximum(h / (1 - h), 1 - 1 / ((1 + h) ** 2 + x * x).sqrt() + 16 * EPS) * GROW
+    A = torch.maximum(h / (1 - h), 1 - 1 / ((1 + h) ** 2 + x * x).sqrt() + 16 * EPS) * FORMULA
     second = (A + (A * A + 4 * (1 + A) * x * x).sqrt()) / 2
     least = sub_down(s, torch.minimum(t, div_up(d, sqrt_down(float(n))))).clamp(min=0.0)
     least = torch.maximum(least, torch.full_like(least, math.sqrt(max(0.0, eps)) * (1 - 8 * EPS)))
-    beyond = add_up(1 / least * GROW, 1 / s * GROW)
-    off = torch.where(near, torch.minimum(first, second) / s * GROW, beyond)
-    length = torch.where(near, root * third * _tail(x) * GROW + 1e-300, add_up(div_up(d, s), 2 * root * GROW))
+    beyond = add_up(1 / least * FORMULA, 1 / s * FORMULA)
+    off = torch.where(near, torch.minimum(first, second) / s * FORMULA, beyond)
+    length = torch.where(near, root * third * _tail(x) * FORMULA + 1e-300, add_up(div_up(d, s), 2 * root * FORMULA))
     size = up(z.centre.abs() + z.reach())
-    kappa = d * d / (2 * n * sub_down(s, t)) * GROW + 1e-300
+    kappa = d * d / (2 * n * sub_down(s, t)) * FORMULA + 1e-300
     usable = near & (t < s) & (kappa >= 0)
     kappa, bottom = torch.where(usable, kappa, 0.0), torch.where(usable, least, 1.0)
-    change = torch.minimum(add_up(t, kappa), div_up(d, sqrt_down(float(n)))) * GROW
+    change = torch.minimum(add_up(t, kappa), div_up(d, sqrt_down(float(n)))) * FORMULA
     part = (change / (bottom * s))[:, None] * (reach + size * t[:, None]) + size * (kappa / bottom)[:, None]
-    entries = torch.where(usable[:, None], part * GROW + 1e-300, length[:, None].expand_as(part))
+    entries = torch.where(usable[:, None], part * FORMULA + 1e-300, length[:, None].expand_as(part))
     return (
         off.nan_to_num(math.inf),
         length.nan_to_num(math.inf),
@@ -129,4 +129,4 @@ def _tail(q: Tensor) -> Tensor:
     for k in range(2, SERIES + 1):
         power = power * q
         total = total + power / k
-    return (total + power * q / ((SERIES + 1) * (1 - q))) * GROW
+    return (total + power * q / ((SERIES + 1) * (1 - q))) * FORMULA

@@ -32,7 +32,7 @@ WORK = 4e10  # flops for one set of groups
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Origin:
     """Where a vector xi (r,) may lie: |xi_i| <= entries_i, and || xi_g ||_p <= lengths_g for consecutive groups of equal size.
     None: nothing is known of that kind."""
 
@@ -41,12 +41,12 @@ class Source:
     norm: P = "2"
 
     @staticmethod
-    def of(cells: Cells, moving: Tensor) -> Source:
+    def of(cells: Cells, moving: Tensor) -> Origin:
         """The deviation from the centre of one cell; `moving`: positions of coordinates that move."""
         radius = cells.radius[0, moving]
         if cells.norm == "inf":
-            return Source(radius)
-        return Source(None, radius[:1] if len(radius) else radius.new_zeros(1), cells.norm)
+            return Origin(radius)
+        return Origin(None, radius[:1] if len(radius) else radius.new_zeros(1), cells.norm)
 
     def entrywise(self, rows: Known) -> Tensor:
         """Upper values (size,) of | sum_i rows_i xi_i |."""
@@ -75,10 +75,10 @@ class Source:
         return bool((self.entries**2).sum() < 2 * (self.lengths**2).sum())
 
 
-Sources = Mapping[Hashable, Source]
+Origins = Mapping[Hashable, Origin]
 
 
-def entrywise(sources: Sources, rows: Rows) -> Tensor:
+def entrywise(sources: Origins, rows: Rows) -> Tensor:
     """Upper values (size,) of |u_i - a_i|, a the floating centre."""
     total = rows[CENTRE].reach()[0]
     for key, known in rows.items():
@@ -87,7 +87,7 @@ def entrywise(sources: Sources, rows: Rows) -> Tensor:
     return total.nan_to_num(math.inf, math.inf)
 
 
-def lengths(sources: Sources, rows: Rows, groups: int) -> Tensor:
+def lengths(sources: Origins, rows: Rows, groups: int) -> Tensor:
     """Upper values (groups,) of the Euclidean length of u - a on consecutive groups of equal size."""
     size = rows[CENTRE].centre.shape[1]
     by_entries = norm_up(entrywise(sources, rows).reshape(groups, -1), "2", 1)
@@ -110,7 +110,7 @@ def lengths(sources: Sources, rows: Rows, groups: int) -> Tensor:
     return torch.minimum(by_entries, add_up(_weighted(centre, radius, scale, ball), slack))
 
 
-def _balls(sources: Sources, rows: Rows, keys: list[Hashable]) -> tuple[Tensor, Tensor]:
+def _balls(sources: Origins, rows: Rows, keys: list[Hashable]) -> tuple[Tensor, Tensor]:
     scales, balls, first = [], [], 0
     for key in keys:
         scale, ball = sources[key].balls(rows[key].centre.shape[0])

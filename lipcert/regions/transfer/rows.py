@@ -9,7 +9,6 @@ passes a weight matrix; the rounding of this very computation is in the radii.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,14 +23,6 @@ from lipcert.terms.errors import RefusedModel
 Rows = dict[Hashable, Known]
 CENTRE = "centre"  # the one row that Offsets move: a floating centre, and how far the true one may be from it
 ENTRIES = 120_000_000  # of all rows over one signal: 1 GB, and its radius as much again
-
-
-@dataclass(eq=False, kw_only=True)
-class Carried:
-    """State of a walk of rows. `absolute`: memo of |A|."""
-
-    size: int = 0  # of the input
-    absolute: dict[int, Operator] = field(default_factory=dict)
 
 
 def through(operator: Operator, rows: Mapping[Hashable, Known]) -> Rows:

@@ -25,7 +25,7 @@ from lipcert.regions.transfer.expansion import Arriving, Expansion, Term
 from lipcert.rigor.constants import Constant, from_range, multiply, square_root, subtract
 from lipcert.rigor.rounding import EPS, add_up, mul_up
 
-GROW = 1 + 64 * EPS
+FORMULA = 1 + 64 * EPS  # for formulas of few operations, all of nonnegative numbers
 LARGE = 700.0  # beyond it exp overflows
 
 
@@ -67,9 +67,9 @@ def remainders(A: Tensor, kappa: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """w (g,) and |rho_i| (g, n), upward. s: upper values (g, n)."""
     largest = A.amax(dim=1)
     most, far = torch.expm1(largest), largest + kappa
-    off = torch.maximum(most, -torch.expm1(-far)) * GROW + 1e-300
+    off = torch.maximum(most, -torch.expm1(-far)) * FORMULA + 1e-300
     off = torch.where(largest < LARGE, off, math.inf)
-    grown: Tensor = mul_up(s, torch.maximum(_tail(A), kappa[:, None])) * GROW + 1e-300
+    grown: Tensor = mul_up(s, torch.maximum(_tail(A), kappa[:, None])) * FORMULA + 1e-300
     return off, torch.minimum(grown, add_up(mul_up(s, A), 1.0)).nan_to_num(math.inf, math.inf)
 
 
@@ -79,7 +79,7 @@ def _tail(x: Tensor) -> Tensor:
     for k in range(2, 12):
         power = power * x / k
         total = total + power
-    return (total + power * x / 12 * torch.exp(x)) * GROW
+    return (total + power * x / 12 * torch.exp(x)) * FORMULA
 
 
 def _blockwise(matrix: Constant, positions: Tensor, total: int) -> Blockwise:
