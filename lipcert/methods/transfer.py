@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 from lipcert.methods.jacobian import no_region
 from lipcert.methods.problem import REGION, Cost, Method, Problem
@@ -42,7 +42,10 @@ class Transfer(Method):
         if (refusal := self.refuses(problem)) is not None:
             return refusal
         try:
-            found = constant_on(problem.graph, Cells.of(problem.region), problem.norm, problem.ranges, problem.deadline)
+            best = min((r.value for r in problem.known if _is_upper(r)), default=math.inf)
+            found = constant_on(
+                problem.graph, Cells.of(problem.region), problem.norm, problem.ranges, problem.deadline, best
+            )
         except RefusedModel as refused:
             seconds = time.perf_counter() - start
             return Refusal(self.name, self.side, "refused", str(refused), refused.node, seconds)
@@ -66,3 +69,7 @@ def obstacle(graph: Graph) -> tuple[str | None, str] | None:
     if graph.nodes[graph.input].size * size > ENTRIES or graph.neurons > NEURONS:
         return None, f"{graph.neurons} neurons, {size} in a signal: too many for dense transfer matrices"
     return None
+
+
+def _is_upper(result: Result) -> TypeGuard[Bound]:
+    return isinstance(result, Bound) and result.side == "upper" and result.rigor == "proved"

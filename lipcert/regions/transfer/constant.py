@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from lipcert.regions.transfer.recursion import recursion
 from lipcert.rigor.rounding import keeps_subnormals, mul_up, sqrt_up
 from lipcert.terms.query import Norm
 
+HOPE = 8.0  # the inequality gains less than that over the recursion
 EACH = 16  # outputs: so many are bounded one by one for the norm inf
 
 
@@ -30,15 +32,21 @@ class Closed:
 
 @keeps_subnormals
 def constant_on(
-    graph: Graph, cells: Cells, norm: Norm, known: dict[int, Range] | None = None, deadline: float | None = None
+    graph: Graph,
+    cells: Cells,
+    norm: Norm,
+    known: dict[int, Range] | None = None,
+    deadline: float | None = None,
+    best: float = math.inf,
 ) -> Closed:
-    """||J(x)||_{p->q} over one cell, all x and generalised Jacobians. Raises RefusedModel, naming a node."""
+    """||J(x)||_{p->q} over one cell, all x and generalised Jacobians. Raises RefusedModel, naming a node. `best`: an upper
+    value from elsewhere; the inequality is left out where the recursion is too far from it."""
     moving = cells.moving[0].nonzero().flatten()
     found = spread(graph, values(graph, cells, known).expansions, moving)
     plain = recursion(found, norm)
     question = inequality(found, plain)
     tight = float("inf")
-    if question is not None and (deadline is None or time.monotonic() < deadline):
+    if question is not None and plain.value < HOPE * best and (deadline is None or time.monotonic() < deadline):
         tight = _by_inequality(question, norm, plain.value, deadline)
     return Closed(min(plain.value, tight), plain.value, tight, len(found.terms))
 
