@@ -40,6 +40,10 @@ Through = Annotated[
         metavar="DATA#K[,L,M]", help="The point the plane goes through, or three of them.", rich_help_panel=GRID
     ),
 ]
+Certificate = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="For `lipcert verify`: the value of each cell.", rich_help_panel=GRID),
+]
 Plot = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Heat maps as .png, .svg or .pdf; needs lipcert[plots].", rich_help_panel=GRID),
@@ -97,6 +101,7 @@ def local(
     budget: Budget = None,
     output: OutputOption = "vector",
     execution: o.Execution = None,
+    certificate: Certificate = None,
     resume: Resume = None,
     raw: Raw = False,
     norm: o.NormBoth = None,

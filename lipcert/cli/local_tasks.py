@@ -82,7 +82,7 @@ def over_grid(given: Typed) -> Work:
             raise UsageError(f"--plot: pictures are of two inputs, and this grid has {region.lower.numel()}")
         given.shown.update(points=points, labels=labels)
         more: dict[str, Any] = {
-            name: getattr(given, name) for name in ("pairs", "jacobians", "budget", "regions", "resume")
+            name: getattr(given, name) for name in ("pairs", "jacobians", "budget", "regions", "certificate", "resume")
         }
         return grids.grid(loaded, region, shape, plane=where, **more, **given.question, progress=progress)
 
@@ -94,6 +94,7 @@ def around_points(given: Typed) -> Work:
     of_grid |= {
         "--plot": given.plot,
         "--regions": given.regions,
+        "--certificate": given.certificate,
         "--pairs": given.pairs or None,
         "--jacobians": given.jacobians or None,
     }

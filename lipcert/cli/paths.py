@@ -42,6 +42,8 @@ WRITES = {
     "json": "--json",
     "plot": "--plot",
     "bound.certificate": "--certificate",
+    "radius.certificate": "--certificate",
+    "local.certificate": "--certificate",
     "gate.junit": "--junit",
     "gate.sarif": "--sarif",
     "gate.markdown": "--markdown",

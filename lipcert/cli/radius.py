@@ -32,6 +32,9 @@ Method = Annotated[
 Tolerance = Annotated[float | None, typer.Option(metavar="T", help="Regression: each output moves by at most T.")]
 First = Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N samples.")]
 Raw = Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not scaled to [0, 1].")]
+Certificate = Annotated[
+    str | None, typer.Option(metavar="FILE", help="For `lipcert verify`: radii that follow from global constants.")
+]
 Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Curves of certified accuracy, PNG or SVG.")]
 Resume = Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")]
 Attack = Annotated[
@@ -53,6 +56,7 @@ def radius(
     method: Method = None,
     tolerance: Tolerance = None,
     execution: o.Execution = None,
+    certificate: Certificate = None,
     first: First = None,
     raw: Raw = False,
     plot: Plot = None,
@@ -78,7 +82,7 @@ def radius(
     box = read_clip(clip)
     where = o.read_device(device)
     question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "resume": resume, "seed": seed}
-    question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution)}
+    question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution), "certificate": certificate}
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     o.check_picture(plot)
 

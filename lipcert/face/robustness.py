@@ -29,6 +29,7 @@ def radius(
     attack: Any = None,
     adversarial: str | Path | None = None,
     execution: str | None = None,
+    certificate: str | Path | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -38,7 +39,8 @@ def radius(
     Every input closer to a sample than its radius keeps the class; radii are rounded down. `eps`: certified accuracy at
     these radii, in `report.summary["certified"]`. `tolerance`: regression, each output moves by at most this much.
     `attack`: a `lipcert.sampling.attack.Pgd` beside it, which bounds the radii from above.
-    `execution`: "float32", "bfloat16" or "float16": radii that hold for the network executed so, too.
+    `execution`: "float32", "bfloat16" or "float16": radii that hold for the network executed so, too. `certificate`: file
+    from which `verify` proves those radii again that follow from global constants.
     """
     from lipcert.tasks import given
     from lipcert.tasks.radius import task as robustness
@@ -55,6 +57,7 @@ def radius(
             attack=attack,
             adversarial=adversarial,
             execution=execution,
+            certificate=certificate,
             resume=resume,
             seed=seed,
             progress=progress,

@@ -13,16 +13,12 @@ from typing import ClassVar
 
 from lipcert.methods.jacobian import no_region
 from lipcert.methods.problem import REGION, Cost, Method, Problem
-from lipcert.network.graph import Graph
-from lipcert.network.graph import Linear as LinearNode
 from lipcert.regions.backward.adjoint import obstacle
+from lipcert.regions.backward.affordable import VERTICES, WORK, effort, flops
 from lipcert.regions.backward.relaxed import linear_on
 from lipcert.regions.cells import Cells
 from lipcert.regions.device import proving_on
 from lipcert.terms.result import Bound, Refusal, Result, Side
-
-WORK = 1e11  # flops of the rows of J
-REFINED = 2e10  # and of bounding intermediate gradients too
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class LinearBound(Method):
     """`vertices`: of the neurons whose slope is not settled on the region, that many of the most important are tried at
     both ends of their slope."""
 
-    vertices: int = 6
+    vertices: int = VERTICES
 
     name: ClassVar[str] = "linear"
     side: ClassVar[Side] = "upper"
@@ -56,9 +52,7 @@ class LinearBound(Method):
         if (refusal := self.refuses(problem)) is not None:
             return refusal
         graph = problem.graph
-        refine = rows_of_gradients(graph) * flops(graph) <= REFINED
-        cost = max(1, 6 * graph.nodes[graph.output].size * flops(graph))  # no linear node at all: 0
-        vertices = int(math.log2(max(1.0, WORK / cost)))
+        refine, vertices = effort(graph)
         with proving_on(problem.device):
             graph, cells = graph.on(problem.device), Cells.of(problem.region).to(problem.device)
             value = float(linear_on(graph, cells, problem.norm, refine=refine, vertices=min(self.vertices, vertices)))
@@ -67,12 +61,3 @@ class LinearBound(Method):
             reason = "no bounded slope is known on this region, or the enclosure overflows"
             return Refusal(self.name, self.side, "refused", reason, None, seconds)
         return Bound(self.name, self.side, "proved", value, seconds)
-
-
-def flops(graph: Graph) -> int:
-    return sum(node.what.operator.flops for node in graph.nodes if isinstance(node.what, LinearNode))
-
-
-def rows_of_gradients(graph: Graph) -> int:
-    """Functionals that refining takes, for all outputs."""
-    return 2 * graph.nodes[graph.output].size * sum(graph.nodes[i].size for i in graph.nonlinear[:-2])

@@ -16,10 +16,15 @@ import torch
 
 from lipcert.network.edit import with_output
 from lipcert.network.graph import Graph
+from lipcert.network.scope import checked_region
 from lipcert.proofs.file import Certificate
+from lipcert.proofs.kinds.base import Sweeps
+from lipcert.proofs.radii import check_points
+from lipcert.proofs.several import Several, within
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.terms.errors import CertificateRejected, UsageError
 
+NO_SWEEPS: Sweeps = {}
 READING = (
     "reading the model: lipcert.load (compared with the original at sampled points, see parity)",
     "the graph and its arithmetic: lipcert.network, operators, blocks, activations, rigor",
@@ -37,8 +42,15 @@ class Verified:
 
 
 @keeps_subnormals
-def check(certificate: Certificate, graph: Graph, model: Mapping[str, Any], explain: bool = False) -> Verified:
+def check(
+    certificate: Certificate,
+    graph: Graph,
+    model: Mapping[str, Any],
+    explain: bool = False,
+    sweeps: Sweeps = NO_SWEEPS,
+) -> Verified:
     """`graph`: the network in the units of the certificate, as read. `model`: its identity, the report's "model".
+    `sweeps`: the range analysis for claims about regions.
 
     Raises CertificateRejected with the field at fault and the reason.
     """
@@ -48,8 +60,12 @@ def check(certificate: Certificate, graph: Graph, model: Mapping[str, Any], expl
     except UsageError as problem:
         raise CertificateRejected("scope.output", str(problem)) from problem
     try:
+        region = checked_region(certificate.region, graph)
+    except UsageError as problem:
+        raise CertificateRejected("scope.region", str(problem)) from problem
+    try:
         with torch.no_grad():
-            value = certificate.proof.prove(scoped, certificate.norm)
+            value = certificate.proof.prove_within(scoped, certificate.norm, region, sweeps)
     except torch.linalg.LinAlgError as problem:
         raise CertificateRejected("proof", f"it cannot be evaluated: {problem}") from problem
     if not value <= certificate.claim:
@@ -60,6 +76,24 @@ def check(certificate: Certificate, graph: Graph, model: Mapping[str, Any], expl
         return found
     words = certificate.proof.steps(scoped, certificate.norm)
     return replace(found, steps=(*words, f"{value!r} <= {certificate.claim!r}: the claim holds"))
+
+
+@keeps_subnormals
+def check_several(
+    several: Several, graph: Graph, model: Mapping[str, Any], explain: bool = False, sweeps: Sweeps = NO_SWEEPS
+) -> list[Verified]:
+    """Each claim in turn, then the points, from the claims about the whole space."""
+    found: list[Verified] = []
+    known: dict[str, float] = {}
+    for k, claim in enumerate(several.claims):
+        with within(f"claims[{k}]"):
+            found.append(check(claim, graph, model, explain, sweeps))
+        if claim.region is None:
+            name = str(claim.output)
+            known[name] = min(claim.claim, known.get(name, math.inf))
+    with torch.no_grad():
+        check_points(graph, several.norm.output, known, several.points)
+    return found
 
 
 def _same_network(certificate: Certificate, graph: Graph, model: Mapping[str, Any]) -> None:

@@ -14,6 +14,8 @@ from lipcert.terms.question import Question, Record, effective, frozen, short
 
 def question_of(certificate: Certificate) -> Question:
     """Every field of the file but the claim and its proof."""
+    from lipcert.network.scope import describe  # only here is torch needed
+
     network = certificate.network
     return Question(
         "verify",
@@ -26,7 +28,7 @@ def question_of(certificate: Certificate) -> Question:
         network.output_name,
         network.graph or "",  # format 2 names no graph: it is that of the model
         certificate.norm,
-        frozen({"kind": "global"}),
+        frozen(describe(certificate.region)),
         str(certificate.output),
         Record(),
     )

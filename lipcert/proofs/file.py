@@ -34,7 +34,7 @@ from lipcert.proofs.kinds import PROOFS, Proof
 from lipcert.proofs.kinds.chain import bound_of
 from lipcert.terms.errors import CertificateRejected, UnreadableError, UsageError
 from lipcert.terms.files import check_regular
-from lipcert.terms.query import NORMS, Norm, Output
+from lipcert.terms.query import NORMS, Norm, Output, Region
 from lipcert.terms.strict import (
     counts_of,
     floats_or_null,
@@ -67,13 +67,15 @@ class Network:
 
 @dataclass(frozen=True)
 class Certificate:
-    """`claim`: an upper value of the Lipschitz constant from l_input to l_output over the whole input space."""
+    """`claim`: an upper value of the Lipschitz constant from l_input to l_output over the region (None: the whole input
+    space; another one only in format 3, proofs/several.py)."""
 
     network: Network
     norm: Norm
     output: Output
     claim: float
     proof: Proof
+    region: Region = None
 
 
 def to_text(certificate: Certificate) -> str:
@@ -81,11 +83,10 @@ def to_text(certificate: Certificate) -> str:
     net = certificate.network
     norm = {"input": certificate.norm.input, "output": certificate.norm.output}
     scope = {"region": "global", "output": str(certificate.output)}
-    made = certificate.proof
-    proof = {"kind": made.kind, "method": made.method, **made.fields()}
+    proof = fields_of(certificate.proof)
     fields = {
         "format": FORMAT,
-        "model": {name: _plain(getattr(net, name)) for name in MODEL},
+        "model": model_fields(net),
         "norm": norm,
         "scope": scope,
         "claim": certificate.claim,
@@ -95,49 +96,76 @@ def to_text(certificate: Certificate) -> str:
     return json.dumps(fields, indent=1, allow_nan=False) + "\n"
 
 
+def fields_of(proof: Proof) -> dict[str, Any]:
+    return {"kind": proof.kind, "method": proof.method, **proof.fields()}
+
+
+def model_fields(network: Network) -> dict[str, Any]:
+    return {name: _plain(getattr(network, name)) for name in MODEL}
+
+
 def digest(norm: dict[str, Any], scope: dict[str, Any], proof: dict[str, Any]) -> str:
     """sha256 of the JSON list of the three: keys sorted, no spaces, ASCII."""
     text = json.dumps([norm, scope, proof], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def read(path: str | Path) -> Certificate:
-    """UnreadableError (exit 2) where there is no such file, else CertificateRejected (exit 1) with the place."""
+def contents(path: str | Path) -> bytes:
+    """UnreadableError (exit 2) where there is no such file."""
     check_regular(path, str(path))
     try:
         with open(path, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+            return stream.read(MAX_BYTES + 1)
     except OSError as problem:
         raise UnreadableError(f"{path}: cannot read the certificate: {problem.strerror or problem}") from problem
-    return from_bytes(data)
+
+
+def read(path: str | Path) -> Certificate:
+    """UnreadableError (exit 2) where there is no such file, else CertificateRejected (exit 1) with the place."""
+    return from_bytes(contents(path))
 
 
 def from_bytes(data: bytes) -> Certificate:
     """The inverse of `to_text`. CertificateRejected names the field and says what is wrong."""
+    return from_fields(fields_from(data))
+
+
+def fields_from(data: bytes) -> Any:
+    """The JSON document of a file that is not too large."""
     if len(data) > MAX_BYTES:
         reject("file", f"larger than {MAX_BYTES >> 20} MiB")
-    fields = load(data)
+    return load(data)
+
+
+def from_fields(fields: Any) -> Certificate:
     top = record(fields, "", ("format", "model", "norm", "scope", "claim", "proof", "digest"))
     old = one_of(top["format"], "format", (FORMAT, OLD_FORMAT)) == OLD_FORMAT
-    readers = MODEL | {"graph": hex64} if old else MODEL
-    model = record(top["model"], "model", tuple(readers))
-    network = Network(**{name: read_field(model[name], f"model.{name}") for name, read_field in readers.items()})
+    network = network_of(top["model"], MODEL | {"graph": hex64} if old else MODEL)
     norm = record(top["norm"], "norm", ("input", "output"))
     scope = record(top["scope"], "scope", ("region", "output"))
     one_of(scope["region"], "scope.region", ("global",))
     certificate = Certificate(
         network,
-        Norm(one_of(norm["input"], "norm.input", NORMS), one_of(norm["output"], "norm.output", NORMS)),  # type: ignore[arg-type]
-        _functional(scope["output"], "scope.output"),
+        norm_of(norm),
+        functional_of(scope["output"], "scope.output"),
         bound_of(top["claim"], "claim"),
-        _proof(top["proof"], old),
+        proof_of(top["proof"], old),
     )
     if digest(norm, scope, top["proof"]) != hex64(top["digest"], "digest"):
         reject("digest", "norm, scope or proof was changed or damaged: their digest is another one")
     return certificate
 
 
-def _functional(value: Any, place: str) -> Output:
+def network_of(value: Any, readers: dict[str, Callable[[Any, str], Any]]) -> Network:
+    model = record(value, "model", tuple(readers))
+    return Network(**{name: read_field(model[name], f"model.{name}") for name, read_field in readers.items()})
+
+
+def norm_of(norm: dict[str, Any]) -> Norm:
+    return Norm(one_of(norm["input"], "norm.input", NORMS), one_of(norm["output"], "norm.output", NORMS))  # type: ignore[arg-type]
+
+
+def functional_of(value: Any, place: str) -> Output:
     text = text_of(value, place)
     try:
         output = Output.parse(text)
@@ -148,7 +176,7 @@ def _functional(value: Any, place: str) -> Output:
     return output
 
 
-def _proof(value: Any, positions: bool) -> Proof:
+def proof_of(value: Any, positions: bool) -> Proof:
     if not isinstance(value, dict):
         reject("proof", f"an object is needed, not {shown(value)}")
     kind = PROOFS[one_of(value.get("kind"), "proof.kind", tuple(PROOFS))]

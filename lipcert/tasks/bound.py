@@ -17,6 +17,7 @@ from lipcert.network.scope import checked_region, describe
 from lipcert.regions.device import available
 from lipcert.report.report import Report
 from lipcert.tasks.certify import certify, check_scope
+from lipcert.tasks.certify_several import certify_outputs, certify_region
 from lipcert.tasks.execution import MOVES, Execution, on_region
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.pairs import Pairs, bound_pairs, methods_asked, resumed
@@ -65,14 +66,18 @@ class BoundTask(Task):
             problem.aside.clear()
 
     def certified(self, path: str | Path) -> tuple[list[Result], list[str]]:
-        """`certify`, which proves once more: where there is no memory for that, the bounds stay."""
-        about = self.model.graph, self.model.info, self.norm, Output.parse(self.output)
+        """The file is proved once more: where there is no memory for that, the bounds stay."""
         try:
-            return certify(path, self.results, *about)
+            return self.certificate_to(path)
         except (MemoryError, RuntimeError) as problem:
             if not out_of_memory(problem):
                 raise
             return self.results, [f"no certificate was written to {path}: out of memory while it was checked"]
+
+    def certificate_to(self, path: str | Path) -> tuple[list[Result], list[str]]:
+        if self.problem.region is not None:
+            return certify_region(path, self.results, self.model, self.problem, Output.parse(self.output))
+        return certify(path, self.results, self.model.graph, self.model.info, self.norm, Output.parse(self.output))
 
     def answer(self) -> dict[str, Any]:
         warnings = [*self.model.warnings, *self.resumed, *self.warnings]
@@ -110,6 +115,9 @@ class PairsTask(BoundTask):
         self.results += self.pairs.largest(self.methods, problem)
         for result in self.results:
             tell(problem.progress, result)
+
+    def certificate_to(self, path: str | Path) -> tuple[list[Result], list[str]]:
+        return self.results, certify_outputs(path, self.pairs.found, self.model, self.norm)
 
     def answer(self) -> dict[str, Any]:
         found = super().answer()

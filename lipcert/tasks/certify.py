@@ -23,11 +23,9 @@ SLACK = 1 + 2.0**-30
 
 
 def check_scope(region: Region, output: Output) -> None:
-    """UsageError for scopes that the file format does not have."""
-    if region is not None:
-        raise UsageError("--certificate: certificates are about the whole input space; leave out --box and --at")
-    if output.many:
-        raise UsageError("--certificate: one file holds one claim; give --output I or I-J")
+    """UsageError for scopes that have no certificate."""
+    if region is not None and output.many:
+        raise UsageError("--certificate: on a region of one output at a time: give --output vector, I or I-J")
 
 
 def certify(
@@ -69,8 +67,14 @@ def least_with_proof(results: Sequence[Result]) -> tuple[Bound | None, Bound | N
 def certificate_of(bound: Bound, graph: Graph, model: Mapping[str, Any], norm: Norm, output: Output) -> Certificate:
     """`graph`: the whole network in the units of the report, before the output functional. `model`: the report's."""
     assert isinstance(bound.proof, Proof)
+    claim = max(mul_up(bound.value, SLACK), bound.proof.shows(bound.value, norm))
+    return Certificate(network_of(model), norm, output, claim, bound.proof)
+
+
+def network_of(model: Mapping[str, Any]) -> Network:
+    """`model`: the report's."""
     units = model["units"]
-    network = Network(
+    return Network(
         model["sha256"],
         model["input_name"],
         model["output_name"],
@@ -79,5 +83,3 @@ def certificate_of(bound: Bound, graph: Graph, model: Mapping[str, Any], norm: N
         None if units["mean"] is None else tuple(units["mean"]),
         None if units["std"] is None else tuple(units["std"]),
     )
-    claim = max(mul_up(bound.value, SLACK), bound.proof.shows(bound.value, norm))
-    return Certificate(network, norm, output, claim, bound.proof)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from lipcert.regions.device import available
 from lipcert.report.report import Report
 from lipcert.rigor.rounding import div_down, mul_up
 from lipcert.sampling.pairs import Found, largest_jacobians, largest_ratios, nothing
+from lipcert.tasks.certify_several import certify_grid
 from lipcert.tasks.execution import MOVES, Execution
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.journal.seal import Seal
@@ -78,6 +80,8 @@ class Grid(Task):
     device: str
     box: Box
     execution: Execution | None = None
+    certificate: str | Path | None = None
+    noted: list[str] = field(default_factory=list)
     values: Values = field(init=False)
     mosaic: Mosaic | None = None
 
@@ -96,6 +100,11 @@ class Grid(Task):
             self.keep(block, *self.bracketed(block))
             self.session.say("cells", int(self.values.done.sum()), len(self.low))
             yield
+        if self.certificate is not None:
+            self.session.say("certificate")
+            about = self.norm, Output.parse(self.output), self.box
+            cells = self.low, self.high, self.values.upper
+            self.noted = certify_grid(self.certificate, self.model, self.graph, about, self.asked["edges"], cells)
 
     @property
     def drawn(self) -> bool:
@@ -157,6 +166,7 @@ class Grid(Task):
             "results": _results(self.values, self.session.seconds, self.session.late),
             "summary": summary,
             "assumptions": notes,
+            "warnings": [*self.model.warnings, *self.resumed, *self.noted],
         }
 
 
@@ -174,6 +184,7 @@ def grid(
     budget: float | None = None,
     execution: str | None = None,
     regions: bool = False,
+    certificate: str | Path | None = None,
     resume: Earlier = None,
     seed: int = 0,
     device: str = "cpu",
@@ -183,10 +194,11 @@ def grid(
 
     `rtol` 0: one sweep per cell. `pairs`, `jacobians`: that many samples per cell raise the lower values. `budget`: in
     seconds; cells that it leaves open keep a valid bracket. `execution`: "float32" ..: a proved bound of what an
-    execution errs in each cell. `regions`: the polygons on which the network is linear are in the report too. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes.
+    execution errs in each cell. `regions`: the polygons on which the network is linear are in the report too. `certificate`: file from which
+    `verify` proves the value of each cell again. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
-    _check_asked(model, functional, execution, plane)
+    _check_asked(model, functional, execution, plane, certificate is not None)
     graph = with_output(model.graph if plane is None else plane.graph, functional)
     n = graph.nodes[graph.input].size
     if n > MOST_INPUTS:
@@ -219,12 +231,13 @@ def grid(
         "plane": plane,
         "device": device,
         "execution": executed,
+        "certificate": certificate,
     }
     task = Grid(model, norm, question, region, str(functional), **about)  # type: ignore[arg-type]
     return carry_out(task, Session(progress, budget), resume)
 
 
-def _check_asked(model: Model, output: Output, execution: str | None, plane: Plane | None) -> None:
+def _check_asked(model: Model, output: Output, execution: str | None, plane: Plane | None, certified: bool) -> None:
     if output.many:
         raise UsageError(f"--output {output}: local constants are of one output: vector, I or I-J")
     if model.weights is not None and model.weights.input is not None:
@@ -233,6 +246,8 @@ def _check_asked(model: Model, output: Output, execution: str | None, plane: Pla
         )
     if execution is not None and plane is not None:
         raise UsageError("--execution: on a plane, the points of which are computed themselves, it says nothing")
+    if certified and (plane is not None or model.weights is not None):
+        raise UsageError("--certificate: it is about all inputs and plain norms; leave out --plane and weights")
 
 
 def _check_shape(shape: Sequence[int], inputs: int) -> None:

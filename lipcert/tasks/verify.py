@@ -5,27 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lipcert.load.model import Model, file_sha256, load
-from lipcert.proofs.check import check
+from lipcert.proofs.check import Verified, check, check_several
 from lipcert.proofs.claimed import Asked, question_of
 from lipcert.proofs.file import Certificate
-from lipcert.proofs.file import read as read_certificate
+from lipcert.proofs.several import Several
+from lipcert.proofs.several import read as read_certificate
+from lipcert.regions.cover import SWEEPS
 from lipcert.report.report import Report, unread
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.terms.errors import CertificateRejected, LipcertError, UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm, Output
+from lipcert.terms.question import thawed
 from lipcert.terms.result import Bound, Refusal, Result
+
+OF_ALL = {"pair": "pairs", "logit": "each"}  # what several claims of one kind are about
 
 
 @keeps_subnormals
 def verify(
-    certificate: str | Path | Certificate,
+    certificate: str | Path | Certificate | Several,
     model: str | Path | torch.nn.Module | Model,
     *,
     norm: str | Norm | None = None,
@@ -49,46 +55,79 @@ def verify(
     """
     asked = Asked.of(norm, output, mean, std, (input_name, output_name), input_shape)
     begin = time.perf_counter()
-    path = None if isinstance(certificate, Certificate) else str(certificate)
+    given = certificate if isinstance(certificate, Certificate | Several) else None
+    path = None if isinstance(certificate, Certificate | Several) else str(certificate)
     info = model.info if isinstance(model, Model) else None
-    claim: Certificate | None = None
+    whole: Certificate | Several | None = given
     assumptions: tuple[str, ...] = ()
+    results: list[Result] = []
     try:
-        claim = certificate if isinstance(certificate, Certificate) else read_certificate(certificate)
-        question = question_of(claim)
-        asked.compare(question)
-        chosen = asked.chosen_by_prover(question)
+        if isinstance(certificate, str | Path):
+            whole = read_certificate(certificate)
+        assert whole is not None
+        claims = whole.claims if isinstance(whole, Several) else (whole,)
+        for claim in claims:
+            asked.compare(question_of(claim))
+        chosen = asked.chosen_by_prover(question_of(claims[0]))
         if isinstance(model, Model):  # who loaded it has said how
             chosen = [name for name in chosen if name == "norm" or (name == "output_name" and output is None)]
-        loaded = model if isinstance(model, Model) else _load_as(claim, model, reader, seed, progress)
+        loaded = model if isinstance(model, Model) else _load_as(claims[0], model, reader, seed, progress)
         info, assumptions = loaded.info, loaded.assumptions
         if progress is not None:
-            progress("proving the claim", None, None)
-        found = check(claim, loaded.graph, loaded.info, explain)
-        summary = {"verdict": "accepted", "claim": claim.claim, "proved": found.value, "trusted": list(found.trusted)}
-        summary |= {"prover_chose": chosen} | ({"steps": list(found.steps)} if explain else {})
-        details = {"certificate": path, "proved": found.value}
-        seconds = time.perf_counter() - begin
-        result: Result = Bound(claim.proof.method, "upper", "proved", claim.claim, seconds, None, details)
+            progress("proving the claim" if len(claims) == 1 else f"proving {len(claims)} claims", None, None)
+        about = loaded.graph, loaded.info, explain, SWEEPS
+        found = check_several(whole, *about) if isinstance(whole, Several) else [check(whole, *about)]
+        summary = _accepted(whole, found, chosen, explain)
+        if len(claims) == 1:
+            details = {"certificate": path, "proved": found[0].value}
+            seconds = time.perf_counter() - begin
+            results.append(Bound(claims[0].proof.method, "upper", "proved", claims[0].claim, seconds, None, details))
     except CertificateRejected as problem:
-        summary = {"verdict": "rejected", "claim": claim and claim.claim, "place": problem.place}
-        summary |= {"reason": problem.reason}
+        claim_of = whole.claim if isinstance(whole, Certificate) else None
+        summary = {"verdict": "rejected", "claim": claim_of, "place": problem.place, "reason": problem.reason}
         seconds = time.perf_counter() - begin
-        result = Refusal("verify", "upper", "refused", f"{problem.place}: {problem.reason}", None, seconds)
+        results = [Refusal("verify", "upper", "refused", f"{problem.place}: {problem.reason}", None, seconds)]
     return Report(
         command="verify",
         model=info or unread(None if isinstance(model, torch.nn.Module) else model),
-        results=[result],
+        results=results,
         summary={"certificate": path, **summary},
         assumptions=list(assumptions),
-        **_scope(claim),
+        **_scope(whole),
     )
 
 
-def _scope(claim: Certificate | None) -> dict[str, Any]:
-    if claim is None:
+def _scope(whole: Certificate | Several | None) -> dict[str, Any]:
+    """Of several claims, what they are all about."""
+    if whole is None:
         return {}
-    return {"norm": claim.norm, "output": str(claim.output), "question": question_of(claim)}
+    claims = whole.claims if isinstance(whole, Several) else (whole,)
+    question = question_of(claims[0])
+    if len(claims) > 1:
+        kinds = [kind for kind in ("pair", "logit", "vector") if any(claim.output.kind == kind for claim in claims)]
+        question = replace(question, output=OF_ALL.get(kinds[0], "vector") if len(kinds) == 1 else "vector")
+    region = thawed(question.region)
+    return {"norm": whole.norm, "output": question.output, "region": region, "question": question}
+
+
+def _accepted(
+    whole: Certificate | Several, found: Sequence[Verified], chosen: Sequence[str], explain: bool
+) -> dict[str, Any]:
+    """The report's summary; of format 3 with every claim and with the radii that follow."""
+    claims = whole.claims if isinstance(whole, Several) else (whole,)
+    alone = len(claims) == 1
+    trusted, steps = (list(dict.fromkeys(s for v in found for s in getattr(v, k))) for k in ("trusted", "steps"))
+    summary: dict[str, Any] = {"verdict": "accepted", "claim": claims[0].claim if alone else None}
+    summary |= {"proved": found[0].value if alone else None, "trusted": trusted, "prover_chose": list(chosen)}
+    summary |= {"steps": steps} if explain else {}
+    if not isinstance(whole, Several):
+        return summary
+    rows = [
+        {"output": str(claim.output), "claim": claim.claim, "proved": one.value, "by": claim.proof.kind}
+        for claim, one in zip(claims, found, strict=True)
+    ]
+    radii = [{"class": at.label, "radius": at.radius} for at in whole.points]
+    return summary | {"claims": rows, "points": radii}
 
 
 def _load_as(

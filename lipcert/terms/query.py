@@ -46,11 +46,12 @@ SHOWN = 6  # coordinates that a repr shows
 
 
 def _tensor(what: str, values: Any) -> torch.Tensor:
-    """float64, where it is. UsageError for what is no array of numbers."""
+    """float64, where it is; numbers of Python are not rounded to float32 on the way. UsageError for what is no array of
+    numbers."""
     import torch
 
     try:
-        return torch.as_tensor(values).detach().to(torch.float64)
+        return torch.as_tensor(values, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError) as problem:
         raise UsageError(f"{what}: not an array of numbers: {problem}") from problem
 

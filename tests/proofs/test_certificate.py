@@ -277,9 +277,8 @@ def test_a_less_value_without_proof_is_said() -> None:
 def test_scopes_without_certificate_are_usage(networks: dict, tmp_path: Path) -> None:
     model = networks["mlp"][1]
     one = torch.ones(1, 4)
-    for scope in ({"region": Box(-one, one)}, {"output": "pairs"}):
-        with pytest.raises(UsageError, match="--certificate"):
-            bound(model, certificate=tmp_path / "c", **scope)
+    with pytest.raises(UsageError, match="--certificate"):
+        bound(model, certificate=tmp_path / "c", region=Box(-one, one), output="pairs")
 
 
 # The format.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from lipcert.proofs.kinds.base import Proof
+from lipcert.proofs.kinds.cells import CellList
 from lipcert.proofs.kinds.chain import Chain
 from lipcert.proofs.kinds.cplip import Cplip
 from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.kinds.nonnegative import Nonnegative
 
-PROOFS: dict[str, type[Proof]] = {kind.kind: kind for kind in (Lmi, Chain, Cplip, Nonnegative)}
+PROOFS: dict[str, type[Proof]] = {kind.kind: kind for kind in (Lmi, Chain, Cplip, Nonnegative, CellList)}
 
-__all__ = ["PROOFS", "Chain", "Cplip", "Lmi", "Nonnegative", "Proof"]
+__all__ = ["PROOFS", "CellList", "Chain", "Cplip", "Lmi", "Nonnegative", "Proof"]

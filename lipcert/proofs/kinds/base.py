@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from lipcert.terms.errors import CertificateRejected
-from lipcert.terms.query import Norm
+from lipcert.terms.query import Norm, Region
 
 if TYPE_CHECKING:  # the file format is read without torch
+    from torch import Tensor
+
     from lipcert.network.graph import Graph
 
 NORMS = "norms of linear parts: lipcert.rigor (matrix_norms, psd), lipcert.operators (conv_norm, torus_norm)"
+
+
+# What range analysis proves on cells of a region, by name: (graph, region, lower and upper ends (k, n) of its cells, norm) ->
+# upper values (k,). Ends None: the region is one cell. This room has none itself; who calls the checker hands it in.
+Sweeps = Mapping[str, Callable[["Graph", Region, "tuple[Tensor, Tensor] | None", Norm], "Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,10 @@ class Proof:
         """An upper value of the constant of `graph` (output functional included), with its rounding inside.
         CertificateRejected where the proof does not show one."""
         raise NotImplementedError
+
+    def prove_within(self, graph: Graph, norm: Norm, region: Region, sweeps: Sweeps) -> float:
+        """`prove`, over `region` (None: the whole space). What holds on the whole space holds on each region."""
+        return self.prove(graph, norm)
 
     def steps(self, graph: Graph, norm: Norm) -> list[str]:
         """The proof in words, one inequality each, in the order in which they are proved. For people: nothing stands on it."""

@@ -11,7 +11,7 @@ import base64
 import binascii
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,11 @@ def weight_of(value: Any, place: str) -> float:
 
 
 def weights_of(value: Any, place: str) -> tuple[float, ...]:
+    return floats_of(value, place, weight_of)
+
+
+def floats_of(value: Any, place: str, number: Callable[[Any, str], float]) -> tuple[float, ...]:
+    """{"count": int, "float64": base64}, each of them read by `number`."""
     fields = record(value, place, ("count", "float64"))
     count = count_of(fields["count"], f"{place}.count")
     text = fields["float64"]
@@ -144,7 +149,7 @@ def weights_of(value: Any, place: str) -> tuple[float, ...]:
     numbers = array("d", data)
     if sys.byteorder == "big":
         numbers.byteswap()
-    return tuple(weight_of(number, f"{place}.float64[{i}]") for i, number in enumerate(numbers))
+    return tuple(number(v, f"{place}.float64[{i}]") for i, v in enumerate(numbers))
 
 
 def in_base64(row: tuple[float, ...]) -> str:

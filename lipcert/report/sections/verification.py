@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from lipcert.report.report import Report
 from lipcert.report.tables import Framed, Item, Piece, Sentence, Table
 from lipcert.terms.question import FLAGS, Question
 
+SHOWN = 10  # of many claims or radii
 PARTS = {
     "file": "model",
     "input_name": "input",
@@ -30,15 +32,30 @@ def section(report: Report) -> Iterator[Piece]:
     if summary.get("claim") is not None:
         p, q = report.norm.input, report.norm.output
         blocks.append(Sentence.of(f"claim: |f(x) - f(x')|_{q} <= {summary['claim']!r} |x - x'|_{p}"))
+    blocks += [Sentence.of(line) for line in several(summary)]
     if report.question is not None:
         blocks.append(claimed(report.question, summary.get("prover_chose") or ()))
     if accepted:
         by = ", ".join(result.method for result in report.results)
-        blocks.append(Sentence.of(f"proved again: L <= {summary['proved']!r}, from the numbers found by {by}", "dim"))
+        if summary.get("proved") is not None:
+            blocks.append(
+                Sentence.of(f"proved again: L <= {summary['proved']!r}, from the numbers found by {by}", "dim")
+            )
         blocks += [Sentence.of(f"{k}. {step}", "dim") for k, step in enumerate(summary.get("steps") or (), 1)]
     else:
         blocks.append(Sentence.of(f"at {summary['place']}: {summary['reason']}"))
     yield Framed(blocks)
+
+
+def several(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Claims, where there is more than one, and radii: the first of each."""
+    claims, points = summary.get("claims") or (), summary.get("points") or ()
+    if len(claims) > 1:
+        yield f"{len(claims)} claims"
+        yield from (f"  {row['output']}: L <= {row['claim']!r}" for row in claims[:SHOWN])
+    if points:
+        yield f"radii of {len(points)} samples, closed balls in which the class stays"
+        yield from (f"  sample {k}, class {row['class']}: {row['radius']!r}" for k, row in enumerate(points[:SHOWN]))
 
 
 def claimed(question: Question, chosen: Collection[str]) -> Table:

@@ -13,24 +13,24 @@ from lipcert.methods.ladders import formulas, groups
 from lipcert.methods.problem import Problem
 from lipcert.methods.run import choose, run
 from lipcert.network.edit import with_output
-from lipcert.rigor.rounding import add_up, mul_up, sqrt_up
+from lipcert.proofs.radii import DIFFERENCE
+from lipcert.rigor.rounding import add_up, mul_up
+from lipcert.tasks.certify import least_with_proof
 from lipcert.tasks.radius.margins import name
 from lipcert.terms.query import Norm, Output
 from lipcert.terms.result import Bound, Refusal
 
-# |y_i - y_j| <= factor ||y||_q (Tsuzuku et al. 2018 for q = 2)
-DIFFERENCE = {"1": 1.0, "2": sqrt_up(2.0), "inf": 2.0}
-
 
 @dataclass(frozen=True)
 class ProvedConstant:
-    """`value` None: no method proved a finite one, and `reason` says why."""
+    """`value` None: no method proved a finite one, and `reason` says why. `shown`: the least bound with a proof."""
 
     value: float | None
     method: str | None
     reason: str | None = None
     node: str | None = None
     unbounded: bool = False
+    shown: Bound | None = None
 
 
 @dataclass(eq=False)
@@ -49,6 +49,16 @@ class Constants:
             groups = self._groups(scope)
             self.known[scope] = self._proved(scope, groups)
 
+    def with_proofs(self) -> dict[str, Bound]:
+        """Those of `known` that have one; what an earlier report knew is proved again."""
+        found = {}
+        for scope, constant in self.known.items():
+            if constant.value is not None and constant.shown is None:
+                constant = self._proved(scope, self._groups(scope))
+            if constant.shown is not None:
+                found[scope] = constant.shown
+        return found
+
     def _groups(self, scope: str) -> list[list[str]]:
         if scope == "vector":  # the whole network, as Tsuzuku et al. 2018 bound it
             return [["product"], formulas()]
@@ -64,7 +74,7 @@ class Constants:
             bounds = [r for r in problem.known if isinstance(r, Bound) and r.rigor == "proved"]
             if bounds:
                 best = min(bounds, key=lambda bound: bound.value)
-                return ProvedConstant(best.value, best.method)
+                return ProvedConstant(best.value, best.method, shown=least_with_proof(problem.known)[0])
         refusals = [r for r in problem.known if isinstance(r, Refusal)]
         worst = next((r for r in refusals if r.status == "unbounded"), refusals[-1])
         return ProvedConstant(None, None, worst.reason, worst.node, worst.status == "unbounded")

@@ -22,6 +22,7 @@ from lipcert.report.to_json import write_atomically
 from lipcert.sampling.attack import Pgd
 from lipcert.tasks.execution import Execution
 from lipcert.tasks.journal.resume import Earlier, Resumed
+from lipcert.tasks.radius.certificate import certify_radii
 from lipcert.tasks.radius.constants import GLOBAL, Constants, ProvedConstant, norm_for
 from lipcert.tasks.radius.margins import read_labels
 from lipcert.tasks.radius.regions import NEEDS_NUMBA, REAL, in_the_way
@@ -54,6 +55,7 @@ class Radii(Task):
     eps: Sequence[float]
     adversarial: str | Path | None
     noted: list[str]
+    certificate: str | Path | None = None
     done: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     inside: list[tuple[int, torch.Tensor]] = field(default_factory=list)
@@ -81,6 +83,9 @@ class Radii(Task):
         if self.inside and self.adversarial is not None:
             _save(self.adversarial, self.inside, self.model.input_shape)
             self.noted.append(f"inputs found inside certified radii are in {self.adversarial}")
+        if self.certificate is not None:
+            self.session.say("certificate")
+            self.noted += certify_radii(self.certificate, self.model, self.norm, self.x, self.rows, self.constants)
 
     def answer(self) -> dict[str, Any]:
         spent = self.session.seconds
@@ -124,6 +129,7 @@ def radius(
     attack: Pgd | None = None,
     adversarial: str | Path | None = None,
     execution: str | None = None,
+    certificate: str | Path | None = None,
     resume: Earlier = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -133,12 +139,15 @@ def radius(
     `methods`: of METHODS; the largest radius is taken. `tolerance`: regression, each output moves by at most this much.
     `attack`: PGD beside it; inputs found inside a certified radius go into the file `adversarial` and fail the self-check.
     `execution`: "float32", "bfloat16" or "float16": radii hold for the network executed so as well, its error at the sample
-    and everywhere in the ball taken off the margins. `resume`: a `partial_report`, or a file, of the same question.
+    and everywhere in the ball taken off the margins. `certificate`: file from which `verify` proves the radii again that follow
+    from global constants. `resume`: a `partial_report`, or a file, of the same question.
     """
     norm = norm_for(str(norm))
     graph = model.graph
     not_exact = in_the_way(graph) or (None if execution is None else REAL)
     chosen = _chosen(methods, not_exact)
+    if certificate is not None and (execution is not None or tolerance is not None):
+        raise UsageError("--certificate: it is about classes in real arithmetic; leave out --execution and --tolerance")
     x = np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(graph.input_shape))
     size = graph.nodes[graph.output].size
     _check_asked(size, tolerance)
@@ -170,6 +179,7 @@ def radius(
         eps=eps,
         adversarial=adversarial,
         noted=_noted(x, blocked, _told(not_exact, methods)),
+        certificate=certificate,
     )
     return carry_out(task, Session(progress), resume)
 
