@@ -24,7 +24,7 @@ COMPILATION = 120.0  # seconds, on a slow machine
 class Regions(Method):
     """`seconds`: at most, where the problem has no budget of its own."""
 
-    seconds: float = 20.0
+    seconds: float = 120.0
 
     name: ClassVar[str] = "regions"
     side: ClassVar[Side] = "upper"

@@ -11,6 +11,7 @@ from lipcert.regions.enumeration.net import (
     FACETS,
     FIRST,
     FRAMES,
+    FREE,
     HEAD,
     NORMS,
     OFF,
@@ -28,15 +29,7 @@ from lipcert.regions.enumeration.program import HingeLayer, Program
 from lipcert.rigor.rounding import EPS
 
 
-def flat(
-    program: Program,
-    rows: list[int],
-    p: str,
-    q: str,
-    ball: tuple[float, str] | None,
-    asks: int = NORMS,
-    keeps: bool = False,
-) -> Net:
+def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, str] | None, asks: int = NORMS) -> Net:
     """`rows`: question i is about the outputs rows[i] .. rows[i + 1]."""
     n, layers = len(program.radius), program.layers
     off = np.cumsum([0, *(layer.size for layer in layers)])
@@ -89,7 +82,8 @@ def flat(
         longest * EPS * 1.01,
         inexact,
         asks,
-        keeps,
+        False,
+        FREE,
         shape,
         joined(columns, np.int64),
         np.stack([weight, np.abs(weight), joined(errors) if inexact else np.zeros_like(weight)]),
@@ -163,6 +157,7 @@ def memory(net: Net) -> tuple[Memory, Stack]:
         np.zeros(n + hinges, dtype=np.int64),
         np.zeros(16, dtype=np.int64),
         np.zeros(max(ROOM, 2 * longest_piece(net)) if net.keeps else 1),
+        np.zeros(1, dtype=np.int64),
     )
     stack = Stack(
         np.zeros((FRAMES, 2), dtype=np.int64),

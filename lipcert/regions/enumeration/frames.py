@@ -84,9 +84,9 @@ def put_values(net, memory, count, k):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def halve(net, memory, stack, top, layer, live, used, count, u, k, slack):  # type: ignore[no-untyped-def]
-    """Cuts the cell at hinge k. One half goes to frame `top`, the other stays at hand. Returns (count, live, count of the
-    other half); -1 where bits or vertices do not suffice."""
+def halve(net, memory, stack, top, layer, live, used, count, u, k, slack, side):  # type: ignore[no-untyped-def]
+    """Cuts the cell at hinge k. One half goes to frame `top`, the other stays at hand: that of sign `side`, or where this is 0
+    the one that reaches farther. Returns (count, live, count of the other half); -1 where bits or vertices do not suffice."""
     n = net.n
     low, high = put_values(net, memory, count, k)
     free = ~live
@@ -101,6 +101,8 @@ def halve(net, memory, stack, top, layer, live, used, count, u, k, slack):  # ty
     if made < 0 or count + made > VERTICES:
         return -1, live, 0
     stay = 1.0 if high > -low else -1.0
+    if side != 0:
+        stay = 1.0 if side > 0 else -1.0
     copy(memory.mask[:count], stack.mask[used:])
     copy_rows(memory.x, stack.x[used:], count)
     put_facet(net, memory, place, -stay, k)

@@ -22,10 +22,11 @@ RHO, LOW, HIGH = -3, -2, -1  # of Memory.pre
 DEAD = -1  # of Memory.form
 CLOSED, BEST = -2, -1  # columns of Memory.best
 NORMS, VALUES, SIGNS = range(3)  # Net.asks: norms of Jacobians; largest outputs; where an output is above 0
+FREE, WRITES, READS = range(3)  # Net.trace: the tree is searched; searched and written down; read (trace.py)
 # places of Memory.counts
-CELLS, TOP, STATUS, LEAVES, FAILED, STAMP, FORCED, CRAMPED, KEPT = range(9)
-# values of STATUS; after the last three, what cannot be gone on with is the top frame
-DONE, SPENT, FULL, STUCK, VIOLATED, FLAT = range(6)
+CELLS, TOP, STATUS, LEAVES, FAILED, STAMP, FORCED, CRAMPED, KEPT, AT = range(10)
+# values of STATUS; after the last four, what cannot be gone on with is the top frame
+DONE, SPENT, FULL, STUCK, VIOLATED, FLAT, WRONG = range(7)
 TOUCH = 1e-12  # relative: nearer to a vertex than this a hyperplane is not known to cut
 
 
@@ -47,6 +48,7 @@ class Net(NamedTuple):
     inexact: bool  # some weights have errors
     asks: int  # NORMS, VALUES or SIGNS
     keeps: bool  # nothing is pruned, and every piece is written down (pieces.py)
+    trace: int  # FREE, WRITES or READS
     shape: np.ndarray
     columns: np.ndarray
     weight: np.ndarray
@@ -75,6 +77,7 @@ class Memory(NamedTuple):
     alive: np.ndarray  # columns that are not dead
     counts: np.ndarray  # int64
     piece: np.ndarray  # records of pieces, one after the other (`keep_piece`)
+    code: np.ndarray  # int64: the tree in preorder (trace.py), and counts[AT] the place of the node at hand
 
 
 class Stack(NamedTuple):

@@ -67,10 +67,10 @@ def range_on_box(n, form, at, error, box):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def prove_range(net, memory, live, count, stamp, form, at, error, low, high, a):  # type: ignore[no-untyped-def]
-    """The range of a form on the cell from its vertices; (low, high) is what is known. `a`: (n,) to work with."""
+def prove_range(net, memory, live, first, last, stamp, form, at, error, low, high, a):  # type: ignore[no-untyped-def]
+    """The range of a form on the cell, least at its vertex `first`, largest at `last`; (low, high) is what is known. `a`: (n,)
+    to work with."""
     n = net.n
-    _, _, first, last = extremes(n, form, at, memory.x, count)
     for d in range(n):
         a[d] = form[d, at]
     low = max(low, prove_least(net, memory, live, first, stamp, a, form[n, at], error))
@@ -193,9 +193,9 @@ def upper_values(net, memory, layer, live, count, stamp, u, matrices, a):  # typ
             error = memory.out[n + 1, i]
             low, high = range_on_box(n, memory.out, i, error, memory.box)
             if low < 0.0 < high:
-                least, most, _, _ = extremes(n, memory.out, i, memory.x, count)
+                least, most, first, last = extremes(n, memory.out, i, memory.x, count)
                 if least > error or most < -error:  # worth a proof; of those that cross the box says enough
-                    low, high = prove_range(net, memory, live, count, stamp, memory.out, i, error, low, high, a)
+                    low, high = prove_range(net, memory, live, first, last, stamp, memory.out, i, error, low, high, a)
             if not (low > -np.inf and high < np.inf):
                 return
             sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)

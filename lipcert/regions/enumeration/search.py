@@ -14,6 +14,7 @@ from lipcert.regions.enumeration.ball import from_centre, inner_point, outside
 from lipcert.regions.enumeration.compiled import compiled, entry, inlined
 from lipcert.regions.enumeration.frames import copy, halve, pull, push_whole
 from lipcert.regions.enumeration.net import (
+    AT,
     BEST,
     CELLS,
     CLOSED,
@@ -22,6 +23,7 @@ from lipcert.regions.enumeration.net import (
     FLAT,
     FORCED,
     FRAMES,
+    FREE,
     FULL,
     HEAD,
     KEPT,
@@ -30,6 +32,7 @@ from lipcert.regions.enumeration.net import (
     OFF,
     POOL,
     RADIUS,
+    READS,
     RHO,
     SIGNS,
     SPENT,
@@ -41,6 +44,8 @@ from lipcert.regions.enumeration.net import (
     VALUES,
     VERTICES,
     VIOLATED,
+    WRITES,
+    WRONG,
 )
 from lipcert.regions.enumeration.polytope import ONE, SLACK, bits
 from lipcert.regions.enumeration.pruning import extremes, largest_values, outputs, prove_box, upper_values
@@ -62,7 +67,7 @@ def norm_leaf(net, memory, count, u, a, matrices):  # type: ignore[no-untyped-de
     outputs(net, memory, u, matrices, EXACTLY)
     inside = inner_point(net, memory, count, a)
     for question in range(len(u)):
-        if inside and u[question] > memory.best[question, BEST]:
+        if inside and net.trace == FREE and u[question] > memory.best[question, BEST]:
             memory.best[question, BEST] = u[question]
             copy(a, memory.best[question])
 
@@ -129,7 +134,7 @@ def keep_piece(net, memory, live, count, u, affine):  # type: ignore[no-untyped-
 @compiled
 def pruned(net, memory, u, rtol):  # type: ignore[no-untyped-def]
     """`rtol`: relative for norms, absolute for values. Of signs the best is 0, and 0 what can be lost."""
-    if net.keeps:
+    if net.keeps or (net.trace == READS and memory.code[memory.counts[AT]] != 0):
         return False
     done = True
     for question in range(len(u)):
@@ -142,6 +147,15 @@ def pruned(net, memory, u, rtol):  # type: ignore[no-untyped-def]
 def close(memory, u):  # type: ignore[no-untyped-def]
     for question in range(len(u)):
         memory.best[question, CLOSED] = max(memory.best[question, CLOSED], u[question])
+
+
+@inlined
+def write(net, memory, code):  # type: ignore[no-untyped-def]
+    """The node at hand is done with: a leaf (0), or cut."""
+    if net.trace == WRITES:
+        memory.code[memory.counts[AT]] = code
+    if net.trace != FREE:
+        memory.counts[AT] += 1
 
 
 @compiled
@@ -158,7 +172,12 @@ def deeper(net, memory, layer):  # type: ignore[no-untyped-def]
 def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rtol):  # type: ignore[no-untyped-def]
     """The cell at hand, to where it is done with; halves that it leaves go to the stack. Returns (top, used, cells)."""
     n, counts, status, spent, affine = net.n, memory.counts, DONE, 0, 0.0
-    while not pruned(net, memory, u, rtol):
+    while True:
+        if net.trace == READS and counts[AT] >= len(memory.code):
+            status = WRONG
+            break
+        if pruned(net, memory, u, rtol):
+            break
         if count <= n:  # flat as far as vertices tell, which is no proof
             status = FLAT
             break
@@ -167,8 +186,9 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rt
         stamp = counts[STAMP]
         prove_box(net, memory, live, count, stamp, a)
         if outside(net, memory, live, count, stamp, a):
-            counts[STATUS] = DONE
-            return top, used, spent
+            for question in range(len(u)):
+                u[question] = -np.inf
+            break
         if layer == net.layers:
             counts[LEAVES] += 1
             if net.asks == NORMS:
@@ -184,7 +204,7 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rt
         counts[FORCED] = -1
         if forced >= 0 and memory.sign[forced] == 0:
             choice = forced
-        if not net.keeps:
+        if not net.keeps and not (net.trace == READS and memory.code[counts[AT]] != 0):
             upper_values(net, memory, layer, live, count, stamp, u, matrices, a)
         if pruned(net, memory, u, rtol):
             break
@@ -198,22 +218,33 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rt
         if top > FRAMES - 4 or used > POOL - RESERVE:
             status = FULL
             break
+        side = 0
+        if net.trace == READS:
+            side = memory.code[counts[AT]]
+            choice = abs(side) - 1
+            if not (net.shape[OFF, layer] <= choice < net.shape[OFF, layer + 1]) or memory.sign[choice] != 0:
+                status = WRONG
+                break
         slack = 0.0 if choice == forced else TOUCH * np.abs(memory.pre[: n + 1, choice]).sum()
-        left, new_live, other = halve(net, memory, stack, top, layer, live, used, count, u, choice, slack)
+        left, new_live, other = halve(net, memory, stack, top, layer, live, used, count, u, choice, slack, side)
         if left < 0:
             status = FLAT
             break
+        write(net, memory, (choice + 1) * memory.sign[choice])
         count, live = left, new_live
         top += 1
         used += other
     if status == FLAT:
         counts[CRAMPED] += 1
+    if net.trace == READS and (status == FLAT or (status == DONE and memory.code[counts[AT]] != 0)):
+        status = WRONG
     if status == FLAT and net.asks != SIGNS:
         status = DONE
     if net.keeps and status == DONE and not keep_piece(net, memory, live, count, u, affine):
         status = FULL
     if status == DONE:
         close(memory, u)
+        write(net, memory, 0)
     else:
         push_whole(net, memory, stack, top, layer, live, used, count, u)
         used += count

@@ -77,7 +77,7 @@ class Tree:
         still: bool = False,
     ):
         self.program, self.rtol = program, rtol
-        self.net = flat(program, rows, norm.input, norm.output, ball, self.asks, self.keeps)
+        self.net = flat(program, rows, norm.input, norm.output, ball, self.asks)._replace(keeps=self.keeps)
         if still:
             self.net.side[INVERSE, -1] = 0.0
         self.memories = [memory(self.net) for _ in range(threads)]
@@ -247,8 +247,9 @@ def searched(
     """One search from one cell."""
     _load(net, mine, stack, cell)
     mine.best[:, : net.n], mine.best[:, CLOSED], mine.best[:, BEST] = witness, -np.inf, best
-    stamp = mine.counts[places.STAMP]
+    stamp, at = mine.counts[places.STAMP], mine.counts[places.AT]
     mine.counts[:] = 0
+    mine.counts[places.AT] = at
     mine.counts[places.STAMP], mine.counts[places.TOP], mine.counts[places.FORCED] = stamp, 1, cell.forced
     search(net, mine, stack, rtol, budget)
     left = _unload(net, mine, stack)
