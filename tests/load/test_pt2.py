@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import pickle
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from captured import evaluate
 from torch import nn
 from torch.export import Dim
 from torch.export.pt2_archive._package import PT2ArchiveWriter
@@ -207,18 +207,15 @@ def test_guards_on_shapes_are_let_through_and_dropped(tmp_path) -> None:
 
 
 def parity(captured, module: nn.Module) -> None:
-    program = captured.program.module()
-    promoted = copy.deepcopy(captured.program).module().double()
-
-    def evaluate(points: np.ndarray) -> np.ndarray:
+    def rows(points: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return np.stack([promoted(torch.from_numpy(p)).numpy() for p in points])
+            return np.stack([evaluate(captured, torch.from_numpy(p)).numpy() for p in points])
 
     shape = tuple(captured.source.example.shape)
-    assert all(record.points for record in check_parity(captured.source.references, evaluate, shape))
+    assert all(record.points for record in check_parity(captured.source.references, rows, shape))
     with torch.no_grad():
         x = torch.randn(captured.source.example.shape).to(captured.source.example.dtype)
-        torch.testing.assert_close(program(x), module(x))
+        torch.testing.assert_close(evaluate(captured, x), module(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -302,7 +299,7 @@ def test_inputs_and_outputs(tmp_path) -> None:
     with pytest.raises(UsageError, match="2 outputs"):
         capture(read(path))
     captured = capture(read(path, output_name="1"))
-    assert torch.equal(captured.program.module()(torch.ones(1, 4)), 3 * torch.ones(1, 4))
+    assert torch.equal(evaluate(captured, torch.ones(1, 4)), 3 * torch.ones(1, 4))
     torch.export.save(torch.export.export(TwoInputs(), (torch.zeros(1), torch.zeros(1))), tmp_path / "inputs.pt2")
     with pytest.raises(UsageError, match="takes 2 inputs"):
         read(tmp_path / "inputs.pt2")

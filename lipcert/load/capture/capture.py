@@ -60,7 +60,7 @@ def _traced(source: Source, imports: bool) -> FlatProgram | None:
     return once
 
 
-def _exported(source: Source) -> ExportedProgram:
+def _exported(source: Source) -> ExportedProgram | FlatProgram:
     from lipcert.load.capture.export import exported
 
     return exported(source.module, source.example, users=source.format == "module")

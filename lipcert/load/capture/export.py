@@ -10,28 +10,45 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from lipcert.load.capture import decompose, gates
+from lipcert.load.capture.trace import CHECKS, Unfollowed, retrace
 from lipcert.load.fingerprint import graph_fingerprint
+from lipcert.load.flat import FlatProgram
 from lipcert.terms.errors import LipcertError, RefusedModel
 
-_CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)  # torch's own assertions on dtype and device; static here
 
-
-def exported(module: torch.nn.Module, example: torch.Tensor, users: bool) -> ExportedProgram:
+def exported(module: torch.nn.Module, example: torch.Tensor, users: bool) -> ExportedProgram | FlatProgram:
     """The program of `module(x)`, all gates passed. `users`: the object itself, which a call may change."""
     once = _following(torch.export.export, module, (example,), strict=False)
     gates.gate_length(once)
     gates.gate_one_output(once)
-    program = _following(once.run_decompositions, decompose.table())
-    if _writes_into_input(program):
-        return exported(OnClone(module), example, users)
-    drop_checks(program)
-    gates.gate_no_mutation(program)
+    program = _retraced(once) or decomposed(once)
+    if isinstance(program, ExportedProgram):
+        if _writes_into_input(program):
+            return exported(OnClone(module), example, users)
+        gates.gate_no_mutation(program)
     gates.gate_graph(program)
     if users:
         module(example.clone())  # torch.export undoes what its trace does to Python attributes; a call does not
     again = _following(torch.export.export, module, (example,), strict=False)
     gates.gate_same_twice(*(graph_fingerprint(found.graph, stored(found)) for found in (once, again)))
     return program
+
+
+def _retraced(program: ExportedProgram) -> FlatProgram | None:
+    """Decomposed by our own trace: five times faster, and followed only where nothing is written to."""
+    if any(spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
+        return None
+    try:
+        return retrace(program, stored(program))
+    except Unfollowed:
+        return None
+
+
+def decomposed(program: ExportedProgram) -> ExportedProgram:
+    """By torch, which makes functions of what writes into tensors."""
+    found = _following(program.run_decompositions, decompose.table())
+    drop_checks(found)
+    return found
 
 
 def _following(step: Callable[..., ExportedProgram], *arguments: Any, **options: Any) -> ExportedProgram:
@@ -66,7 +83,7 @@ def _writes_into_input(program: ExportedProgram) -> bool:
 def drop_checks(program: ExportedProgram) -> None:
     graph = program.graph_module.graph
     for node in list(graph.nodes):
-        if node.target in _CHECKS:
+        if node.target in CHECKS:
             graph.erase_node(node)
 
 

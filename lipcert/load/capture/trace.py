@@ -9,13 +9,14 @@ first); it is written down, or replaced by the calls of its decomposition, which
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
+from torch.fx.node import map_arg
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -23,7 +24,11 @@ from lipcert.load.capture import decompose, shapes
 from lipcert.load.flat import FlatProgram
 from lipcert.terms.errors import LipcertError
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
 aten = torch.ops.aten
+CHECKS = (aten._assert_tensor_metadata.default,)  # torch's own assertions on dtype and device; static here
 
 
 class Unfollowed(Exception):
@@ -186,5 +191,39 @@ def trace(module: torch.nn.Module, example: Tensor, imports: bool = True) -> Fla
     if not isinstance(result, Tensor) or id(result) not in state.nodes:
         raise Unfollowed("the result is no tensor of the graph")
     state.graph.output((state.nodes[id(result)][1],))
+    state.graph.eliminate_dead_code()
+    return FlatProgram(state.graph, state.constants)
+
+
+def retrace(program: ExportedProgram, constants: Mapping[str, Tensor]) -> FlatProgram:
+    """A program of torch.export with its operators rewritten, as `run_decompositions(decompose.table())` gives it.
+
+    `constants`: the tensor of each placeholder but the input. Raises `Unfollowed`.
+    """
+    state, values = Trace(), {}
+    try:
+        with unsplit(), state:
+            for node in program.graph.nodes:
+                if node.op == "placeholder":
+                    said = node.meta["val"]
+                    stored = constants.get(node.name)
+                    like = torch.empty_strided(said.shape, said.stride(), dtype=said.dtype, device="meta")
+                    values[node] = (
+                        state.placeholder(node.name, like) if stored is None else state.constant(node.name, stored)
+                    )
+                elif node.op == "output":
+                    (result,) = node.args[0]
+                    state.graph.output((state.nodes[id(values[result])][1],))
+                elif node.op == "call_function" and node.target not in CHECKS:
+                    stack = list((node.meta.get("nn_module_stack") or {}).values())
+                    state.where = [str(stack[-1][0])] if stack else []
+                    args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+                    values[node] = node.target(*args, **kwargs)
+                else:
+                    raise Unfollowed(f"a node of kind {node.op}")
+    except (LipcertError, Unfollowed):
+        raise
+    except Exception as problem:
+        raise Unfollowed(str(problem)) from problem
     state.graph.eliminate_dead_code()
     return FlatProgram(state.graph, state.constants)
