@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from lipcert.regions.forward.slope import rows_per_chunk, sweep
 from lipcert.regions.forward.telescope import is_chain, telescoped
 from lipcert.regions.forward.vertices import elementwise_only, unsettled, vertex_norms
 from lipcert.rigor.rounding import mul_up
+from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Norm, Region
 
 BATCH = 512  # leaves to halve in a round
@@ -47,9 +49,21 @@ def linear_on_cells(graph: Graph, region: Region, ends: tuple[Tensor, Tensor] | 
     return torch.cat(found)
 
 
-SWEEPS: dict[str, Callable[[Graph, Region, tuple[Tensor, Tensor] | None, Norm], Tensor]] = {
+def tree_on_region(graph: Graph, region: Region, tree: tuple[Sequence[int], float], norm: Norm) -> Tensor:
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        raise UsageError("a certificate of kind tree is checked with Numba: pip install 'lipcert[fast]'") from None
+    from lipcert.regions.enumeration.constant import cells_of
+    from lipcert.regions.enumeration.trace import shown
+
+    return torch.tensor(shown(graph, cells_of(region), norm, *tree), dtype=torch.float64)
+
+
+SWEEPS: dict[str, Callable[[Graph, Region, Any, Norm], Tensor]] = {
     "slopes": slopes_on_cells,
     "linear": linear_on_cells,
+    "tree": tree_on_region,
 }
 
 

@@ -17,7 +17,7 @@ from lipcert.methods.problem import Problem
 from lipcert.network.graph import Graph
 from lipcert.proofs.check import check_several
 from lipcert.proofs.file import Certificate
-from lipcert.proofs.kinds import CellList
+from lipcert.proofs.kinds import CellList, CutTree
 from lipcert.proofs.several import Point, Several, from_bytes, to_text
 from lipcert.regions.cover import SWEEPS, grown, preorder
 from lipcert.report.to_json import write_atomically
@@ -63,20 +63,40 @@ def certify_region(
         if whole is None
         else [replace(certificate_of(whole, model.graph, model.info, problem.norm, output), region=problem.region)]
     )
-    for proof in region_proofs(problem, least.value, results):
+    tree = tree_of(problem, least)
+    for proof in region_proofs(problem, least.value, results) if tree is None else ():
         claim = max(proof.values)
         if math.isfinite(claim):
             found.append(Certificate(*about, claim, proof, problem.region))
+    if tree is not None:
+        found.append(Certificate(*about, tree.value, tree, problem.region))
     if not found:
         return list(results), [f"no certificate was written to {path}: no list of cells shows a finite value"]
     best = min(found, key=lambda made: made.claim)
+    begin = time.perf_counter()
     written(path, model, problem.norm, [best])
-    marked = replace(least, details={**least.details, "certificate": str(path), "claim": best.claim})
+    size = {"bytes": Path(path).stat().st_size, "check_seconds": time.perf_counter() - begin}
+    if isinstance(best.proof, CutTree):
+        size["nodes"] = len(best.proof.splits)
+    details = {"certificate": str(path), "claim": best.claim, "certificate_size": size}
+    marked = replace(least, details={**least.details, **details})
     warnings = []
     if best.claim > least.value * MUCH:
         by = f"by {best.proof.kind}" if best.proof.kind == "cells" else f"that of {best.proof.method}"
         warnings.append(f"the certificate, {by}, claims {best.claim!r}: {least.method}, which is less, has none")
     return [marked if result is least else result for result in results], warnings
+
+
+def tree_of(problem: Problem, least: Bound) -> CutTree | None:
+    """Where linear regions gave the least value: their tree, searched again to be written down."""
+    if least.method != "regions" or problem.region is None:
+        return None
+    from lipcert.regions.enumeration import constant, trace
+
+    budget = 4 * least.seconds + SECONDS
+    cells, end = constant.cells_of(problem.region), time.monotonic() + budget
+    made = trace.written(problem.graph, cells, problem.norm, least.value, end)
+    return None if made is None else CutTree(least.method, mul_up(made[1], SLACK), tuple(made[0]))
 
 
 def region_proofs(problem: Problem, value: float, results: Sequence[Result]) -> list[CellList]:

@@ -100,3 +100,14 @@ def test_degenerate_networks_are_written_and_shown() -> None:
     tree = written(graph, cells, LINF, found.upper, None)
     assert tree is not None
     assert found.lower <= shown(graph, cells, LINF, *tree) <= tree[1]
+
+
+def test_the_example_of_the_documentation() -> None:
+    from torch import nn
+
+    first, second = nn.Linear(1, 2, bias=False).double(), nn.Linear(2, 1, bias=False).double()
+    first.weight.data, second.weight.data = torch.tensor([[1.0], [-1.0]]).double(), torch.tensor([[1.0, -1.0]]).double()
+    graph = lipcert.load(nn.Sequential(first, nn.ReLU(), second), input_shape=(1, 1)).graph
+    cells = Cells(torch.zeros(1, 1).double(), torch.ones(1, 1).double())
+    assert shown(graph, cells, L2, [1, 0, 0], 1.0 + 1e-9) >= 1.0
+    assert shown(graph, cells, L2, [1, 0, 0], 1.0 + 1e-9) < math.inf

@@ -18,8 +18,9 @@ NORMS = "norms of linear parts: lipcert.rigor (matrix_norms, psd), lipcert.opera
 
 
 # What range analysis proves on cells of a region, by name: (graph, region, lower and upper ends (k, n) of its cells, norm) ->
-# upper values (k,). Ends None: the region is one cell. This room has none itself; who calls the checker hands it in.
-Sweeps = Mapping[str, Callable[["Graph", Region, "tuple[Tensor, Tensor] | None", Norm], "Tensor"]]
+# upper values (k,). Ends None: the region is one cell. "tree" has (cuts, value) instead of ends, and gives what the tree shows;
+# inf where it shows nothing. This room has no such analysis itself; who calls the checker hands it in.
+Sweeps = Mapping[str, Callable[["Graph", Region, Any, Norm], "Tensor"]]
 
 
 @dataclass(frozen=True)
