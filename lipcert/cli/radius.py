@@ -27,7 +27,9 @@ Norm = Annotated[str, typer.Option(metavar="1|2|inf", help="Norm of the ball.")]
 Eps = Annotated[str | None, typer.Option(metavar="E,E,...", help="Certified accuracy at these radii.")]
 Method = Annotated[
     list[str] | None,
-    typer.Option(metavar="pairs|local|regions|global|sqrt2", help="May be repeated; the largest radius is taken."),
+    typer.Option(
+        metavar="pairs|local|values|regions|global|sqrt2", help="May be repeated; the largest radius is taken."
+    ),
 ]
 Tolerance = Annotated[float | None, typer.Option(metavar="T", help="Regression: each output moves by at most T.")]
 First = Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N samples.")]

@@ -201,7 +201,7 @@ def test_the_command_line_says_both_sides(tmp_path: Path) -> None:
     assert done.value.code == 0
     rows = json.loads(out.read_text())["points"]
     for row in rows:
-        assert set(row["radii"]) == {"pairs", "local", "regions"}
+        assert set(row["radii"]) == {"pairs", "local", "values", "regions"}
         assert row["method"] == "regions"
         assert row["attacked"] <= row["radius"] * CLOSE
         assert row["nearest"]["distance"] == row["attacked"]
@@ -213,7 +213,7 @@ def test_where_regions_do_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     smooth = lipcert.load(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)), input_shape=(1, 2))
     for model, words in ((wide, "9 inputs"), (smooth, "piecewise linear")):
         x = points(0, model.input_shape[1], 2)
-        assert set(lipcert.radius(model, x).points[0]["radii"]) == {"pairs", "local"}
+        assert set(lipcert.radius(model, x).points[0]["radii"]) == {"pairs", "local", "values"}
         asked = lipcert.radius(model, x, methods=["regions"])
         assert asked.points[0]["radius"] == 0.0
         assert any(words in warning for warning in asked.warnings)
@@ -227,5 +227,5 @@ def test_where_regions_do_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without_numba)
     _, few = net(0, 2, 3)
     report = lipcert.radius(few, points(0, 2, 1))
-    assert set(report.points[0]["radii"]) == {"pairs", "local"}
+    assert set(report.points[0]["radii"]) == {"pairs", "local", "values"}
     assert any("lipcert[fast]" in warning for warning in report.warnings)

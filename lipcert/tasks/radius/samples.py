@@ -20,6 +20,7 @@ from lipcert.tasks.radius.constants import GLOBAL, Constants
 from lipcert.tasks.radius.local import Shells, shells_of
 from lipcert.tasks.radius.margins import Margins, margins, name
 from lipcert.tasks.radius.regions import Exact
+from lipcert.tasks.radius.values import value_radii
 from lipcert.terms.query import P
 
 LARGEST = 2.0**1023  # for functions that do not move at all: any number is a radius
@@ -27,8 +28,8 @@ LARGEST = 2.0**1023  # for functions that do not move at all: any number is a ra
 
 @dataclass(frozen=True)
 class How:
-    """`methods`: of GLOBAL, "local" and "regions". `local`: whether the graph has local constants; `regions`: whether its
-    linear regions can be enumerated. `execution`: radii hold for the network as it is executed, not in real arithmetic
+    """`methods`: of GLOBAL, "local", "values" and "regions". `local`: whether the graph has local constants; `values`: whether
+    ranges of its outputs can be bounded; `regions`: whether its linear regions can be enumerated. `execution`: radii hold for the network as it is executed, not in real arithmetic
     alone."""
 
     norm: P
@@ -39,6 +40,7 @@ class How:
     effort: Aim = field(default_factory=Aim)
     execution: Execution | None = None
     regions: bool = False
+    values: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,8 @@ def method_radii(some: Samples, found: Margins) -> Radii:
                 walls = boundary_radii(some.graph, some.x, found, how.norm, some.start, how.effort, regression)
                 value = torch.maximum(value, walls)
             radii[method] = down(value).clamp(min=0.0), limit
+        elif method == "values" and how.values:
+            radii[method] = value_radii(some.graph, some.x, found, how.norm, how.tolerance is not None)
     return radii
 
 

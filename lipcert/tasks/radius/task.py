@@ -27,14 +27,15 @@ from lipcert.tasks.radius.constants import GLOBAL, Constants, ProvedConstant, no
 from lipcert.tasks.radius.margins import read_labels
 from lipcert.tasks.radius.regions import NEEDS_NUMBA, REAL, in_the_way
 from lipcert.tasks.radius.samples import How, treat_known
+from lipcert.tasks.radius.values import in_the_way as no_values
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Refusal, Result
 
-METHODS = ("pairs", "local", "regions", "global", "sqrt2")
-DEFAULT = ("pairs", "local", "regions")
+METHODS = ("pairs", "local", "values", "regions", "global", "sqrt2")
+DEFAULT = ("pairs", "local", "values", "regions")
 BATCH = 250
 EXECUTION = (
     "margins are less a bound of the error of a float32 evaluation at the sample; float evaluation elsewhere in the "
@@ -154,7 +155,16 @@ def radius(
     labels = read_labels(y, len(x), size, tolerance)
     blocked = obstacle(graph) if "local" in chosen else None
     executed = Execution.required(model, execution)
-    how = How(norm.input, chosen, blocked is None, tolerance, attack, execution=executed, regions=not_exact is None)
+    how = How(
+        norm.input,
+        chosen,
+        blocked is None,
+        tolerance,
+        attack,
+        execution=executed,
+        regions=not_exact is None,
+        values=no_values(graph) is None,
+    )
     constants = Constants(Problem(graph, norm, seed=seed))
     asked: dict[str, Any] = {
         "methods": list(chosen),

@@ -1,0 +1,133 @@
+"""Radii from values: the largest ball on which each margin is proved to stay positive, without a Lipschitz constant (MATH section 10).
+
+Of a functional g = c'f, with ahead > 0 the proved lower value of its margin at the sample: a radius r is certified where
+
+    drop(r) = g(x) - min over the closed ball B(x, r) of g < ahead,
+
+strictly. The minimum is bounded from below by backward linear bounds (CROWN, Zhang et al. 2018) where all blocks act entry by entry,
+else by the expansion about the centre (regions/transfer). Bisection looks for r; what it finds was proved at that very r.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lipcert.methods.transfer import obstacle as not_expanded
+from lipcert.network.graph import Enclosure, Graph, enclose_linear
+from lipcert.network.intervals import propagated
+from lipcert.operators.linear import DUAL, Dense
+from lipcert.regions.backward.adjoint import obstacle as not_backward
+from lipcert.regions.backward.linear import linear_ranges, upper_values
+from lipcert.regions.cells import Cells
+from lipcert.regions.transfer.deviations import values
+from lipcert.regions.transfer.expansion import Arriving
+from lipcert.regions.transfer.rows import CENTRE
+from lipcert.rigor.rounding import add_up, keeps_subnormals, sub_up
+from lipcert.tasks.radius.margins import Margins
+from lipcert.terms.errors import RefusedModel
+from lipcert.terms.query import P
+
+BELOW, ABOVE = 1 / 128, 1.5  # of the radius where the linear model at the sample loses its margin
+STEPS = {"linear": 10, "transfer": 7}
+WORK = 1e9  # flops for the linear ranges of one ball
+TOGETHER = 2**21  # balls times the inputs and the widest signal
+
+
+def in_the_way(graph: Graph) -> str | None:
+    """Why there are no radii by values; None: there are."""
+    if not_backward(graph) is None or (blocked := not_expanded(graph)) is None:
+        return None
+    return blocked[1]
+
+
+@keeps_subnormals
+def value_radii(graph: Graph, x: Tensor, found: Margins, norm: P, regression: bool) -> tuple[Tensor, Tensor]:
+    """Certified radii (b,) of the samples x (b, n), and the functional that limits each, (b,). 0: nothing is certified."""
+    seeds = found.seeds(graph.nodes[graph.output].size)
+    if not regression and seeds.shape[1:] == (1, 1):  # one logit below 0 may not rise
+        seeds = torch.where(found.predicted[:, None, None] == 0, -seeds, seeds)
+    if regression:  # neither may it fall nor rise
+        seeds = torch.cat([seeds, -seeds], dim=1)
+    ahead = torch.cat([found.value, found.value], dim=1) if regression else found.value
+    drop, steps = (_backward, "linear") if not_backward(graph) is None else (_expanded, "transfer")
+    first = _first(graph, x, seeds, ahead, norm)
+    low, high = first * BELOW, first * ABOVE
+    radius = torch.zeros_like(first)
+    limit = ahead.argmin(dim=1)
+    trial = high
+    for _ in range(STEPS[steps]):
+        lost = drop(graph, x, seeds, trial, norm)
+        held = (lost < ahead).all(dim=1)  # false for NaN
+        radius = torch.where(held, torch.maximum(radius, trial), radius)
+        limit = torch.where(held, limit, (ahead - lost).nan_to_num(-math.inf).argmin(dim=1))
+        beyond = held & (trial >= high)
+        low, high = torch.where(held, trial, low), torch.where(held, high, trial)
+        high = torch.where(beyond, 2 * trial, high)
+        trial = torch.where(beyond, high, (low * high).sqrt())
+    return radius, limit % found.value.shape[1]
+
+
+def _first(graph: Graph, x: Tensor, seeds: Tensor, ahead: Tensor, norm: P) -> Tensor:
+    """Where the gradients at the samples use the margins up, (b,): floating values, a place to begin."""
+    with torch.enable_grad():
+        at = x.clone().requires_grad_()
+        outputs = torch.einsum("bkm,bm->kb", seeds, graph.evaluate(at)).sum(dim=1)
+        rows = torch.stack([torch.autograd.grad(g, at, retain_graph=True)[0] for g in outputs], dim=1)
+    slope = torch.linalg.vector_norm(rows, float(DUAL[norm]), dim=2)
+    ceiling = 16 * (1 + (x.abs().amax(dim=1) if x.shape[1] else x.new_zeros(len(x))))
+    return torch.minimum((ahead.clamp(min=0.0) / slope).nan_to_num(math.inf, math.inf).amin(dim=1), ceiling)
+
+
+def _cells(x: Tensor, radius: Tensor, norm: P) -> Cells:
+    return Cells(x, radius[:, None].expand_as(x).contiguous(), norm)
+
+
+def _backward(graph: Graph, x: Tensor, seeds: Tensor, radius: Tensor, norm: P) -> Tensor:
+    """Upper values (b, k) of the drops, by backward linear bounds."""
+    b, k, m = seeds.shape
+    most = max(1, TOGETHER // max(1, x.shape[1] * max(node.size for node in graph.nodes)))
+    parts = []
+    for start in range(0, b, most):
+        here = slice(start, start + most)
+        cells, rows = _cells(x[here], radius[here], norm), seeds[here].reshape(-1, m)
+        ranges, lines = linear_ranges(graph, cells, WORK)
+        home = torch.arange(len(cells)).repeat_interleave(k)
+        falls = upper_values(graph, cells, _negative(rows), home, graph.output, ranges, lines)
+        parts.append(falls.reshape(-1, k))
+    return add_up(_at_the_samples(graph, x, seeds), torch.cat(parts))
+
+
+def _negative(rows: Tensor) -> Callable[[slice], Tensor]:
+    return lambda part: -rows[part]
+
+
+def _expanded(graph: Graph, x: Tensor, seeds: Tensor, radius: Tensor, norm: P) -> Tensor:
+    """The same by expansions about the centres, ball by ball."""
+    above = _at_the_samples(graph, x, seeds)
+    drops = torch.full_like(above, math.inf)
+    for s in range(len(x)):
+        cells = _cells(x[s : s + 1], radius[s : s + 1], norm)
+        low, high = cells.ends()
+        try:
+            found = values(graph, cells, propagated(graph, (low, high)))
+        except RefusedModel:
+            continue
+        functionals = Dense(seeds[s : s + 1])
+        centre = enclose_linear(functionals, Enclosure(found.output[CENTRE].centre)).lower[0]
+        reach = Arriving(found.output, found.sources).of(functionals).reach
+        drops[s] = add_up(sub_up(above[s], centre), reach)
+    return drops
+
+
+def _at_the_samples(graph: Graph, x: Tensor, seeds: Tensor) -> Tensor:
+    """Upper values (b, k) of g(x)."""
+    found = graph.enclose(Enclosure(x))
+    each = [
+        enclose_linear(Dense(seeds[s : s + 1]), Enclosure(found.centre[s : s + 1], found.reach()[s : s + 1]))
+        for s in range(len(x))
+    ]
+    return torch.cat([one.upper for one in each]) if each else seeds.new_zeros(seeds.shape[:2])
