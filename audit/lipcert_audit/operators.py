@@ -283,7 +283,7 @@ def clip(node: Node) -> Value:
     low, high = node.optional(1, node["min"]), node.optional(2, node["max"])
     if not low <= high or low == np.inf or high == -np.inf:
         node.refuse("an empty interval")
-    return node.pointwise(Fraction(0), Fraction(1))
+    return node.pointwise(Fraction(0), Fraction(1)) if low > -np.inf or high < np.inf else node.signal()
 
 
 def softmax(node: Node) -> Value:

@@ -174,13 +174,13 @@ def follows(maps: dict[int, Map], known: list[float], claimed: float, norm: str,
 
 
 def shares(maps: dict[int, Map], known: list[float], used: list[int]) -> list[dict[int, Fraction]]:
-    """Proposals for t: for one source it is c^2; for several, what suits parallel and orthogonal ranges."""
+    """Proposals for t: for one source it is c^2; for several, what suits parallel and orthogonal ranges, and one row (A_j)."""
     square = {j: Fraction(known[j]) ** 2 for j in used}
     if len(used) == 1:
         return [square]
     norm = {j: max(np.linalg.norm(maps[j].floats(), 2), 1e-300) for j in used}
     guesses = []
-    for theta in ({j: norm[j] / known[j] for j in used}, {j: norm[j] ** 2 for j in used}):
+    for theta in ({j: norm[j] / known[j] for j in used}, {j: norm[j] ** 2 for j in used}, dict.fromkeys(used, 1.0)):
         whole = sum(theta[j] * float(square[j]) for j in used)
         guesses.append({j: Fraction(whole / theta[j]) * (1 + Fraction(1, 1 << 48)) for j in used})
     return [t for t in guesses if sum(square[j] / t[j] for j in used) <= 1]

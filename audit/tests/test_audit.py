@@ -580,6 +580,23 @@ def test_fields_are_checked(relu: Path, where: tuple, value: Any, place: str) ->
     assert place in verdict(edited(fields, *where, value=value), relu)
 
 
+def test_a_clip_without_ends_is_no_nonlinearity(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", [node("Clip", "x")], {}, (1, 3))
+    both(path, chain(0.0), 1.0, (1, 3), (1, 3))
+
+
+def test_concatenations_are_bounded_together(tmp_path: Path) -> None:
+    """|W (tanh(x), x)| <= |W| sqrt(2) |x|, with |W| = 3: the sum of the two norms is 5.24, and orthogonal ranges show 4.50."""
+    weight = np.array([[-2, -1], [0, 0], [1, 2], [2, -2]], C)
+    path = save(
+        tmp_path / "m.onnx",
+        [node("Tanh", "x", "t"), node("Concat", "t x", "c", axis=1), node("Gemm", "c w")],
+        {"w": weight},
+        (1, 2),
+    )
+    both(path, chain(1.0, 0.0), 18**0.5, (1, 2), (1, 2))
+
+
 def test_several_claims_in_one_file(relu: Path) -> None:
     """Format 3: each is proved, and the place says which one is not."""
 

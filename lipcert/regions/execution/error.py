@@ -23,6 +23,7 @@ from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.selection import Selection
 from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.network.walk import Rules, Visit, forward
+from lipcert.operators.linear import Operator
 from lipcert.regions.backward.adjoint import DENSE, first_part, row_norms
 from lipcert.regions.cells import Cells
 from lipcert.regions.execution.accuracy import stated, units, unstated
@@ -122,10 +123,18 @@ def _linear(at: Visit, u: Executed) -> Executed:
     ):  # coefficients of our own folding, and of each term its product, its addition and its coefficient that underflow
         lost = GROWN * n * tiny * (2 + FOLDED * u.mass.amax(dim=1, keepdim=True)) if u.mass.shape[1] else 0.0
         slack = operator.radius_operator()
-        new = lost + (0.0 if slack is None else GROWN * slack.mv(u.mass))
+        new = (lost + (0.0 if slack is None else GROWN * slack.mv(u.mass))) * _reads(operator)
         error, own = error + new, own + new
     middle = None if u.middle is None else size.mv(u.middle) * WIDEN
     return Executed(error * WIDEN, own * WIDEN, size.mv(u.mass) * WIDEN, middle, u.count + (n + FOLDED if n else 0))
+
+
+def _reads(operator: Operator) -> Tensor:
+    """(1, m): 0 where every coefficient of a row is exactly 0, for 0 x is exactly 0; else 1."""
+    one = torch.ones(1, operator.in_size, dtype=torch.float64)
+    slack = operator.radius_operator()
+    size = operator.absolute().mv(one) + (0.0 if slack is None else slack.mv(one))
+    return (size > 0).double()
 
 
 def _sum(at: Visit, *us: Executed) -> Executed:

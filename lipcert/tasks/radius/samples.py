@@ -153,6 +153,14 @@ def method_radii(some: Samples, found: Margins) -> Radii:
 
 
 SHARES = (1.0, 1 / 8, 1 / 64, 1 / 512)  # of the radius in real arithmetic: smaller balls, where an execution errs less
+FAR = (
+    2.0**-4,
+    2.0**-8,
+    2.0**-16,
+    2.0**-32,
+    2.0**-64,
+    2.0**-96,
+)  # of the largest number, where nothing moves in real arithmetic
 
 
 def deployed(some: Samples, found: Margins, real: Radii) -> tuple[Radii, Tensor, Tensor]:
@@ -160,24 +168,33 @@ def deployed(some: Samples, found: Margins, real: Radii) -> tuple[Radii, Tensor,
 
     With err the bound of |computed g - g| over the ball B(x, R), R the radius `real`, the computed g stays above 0 within
     r <= R wherever L r <= g(x) - err. Where nothing is left of a margin, a smaller ball is tried. The tolerance of a
-    regression pays at both ends, for what is compared there was computed at both."""
+    regression pays at both ends, for what is compared there was computed at both. Where R is beyond every number of the
+    format, its inputs all lie in one box; where an execution errs too much or overflows in it, balls within it are tried."""
     how, x = some.how, some.x
     assert how.execution is not None
     ends = 1.0 if how.tolerance is None else 2.0
     reach = torch.stack([radius for radius, _ in real.values()]).amax(dim=0)
     seeds = found.seeds(some.graph.nodes[some.graph.output].size)
-    share = torch.ones_like(reach)
     value, error = torch.full_like(found.value, -torch.inf), torch.full_like(reach, torch.inf)
-    for size in SHARES:
-        todo = (~(value > 0).all(dim=1) & (reach > 0)).nonzero()[:, 0]
-        if not len(todo):
-            break
-        ball = (reach[todo] * size)[:, None].expand_as(x[todo]).contiguous()
-        off = how.execution.of_functionals(Cells(x[todo], ball, how.norm), seeds[todo])
-        value[todo], error[todo], share[todo] = down(found.value[todo] - up(ends * off)), off.amax(dim=1), size
+    limit, largest = torch.zeros_like(reach), how.execution.arithmetic.largest
+
+    def attempt(todo: Tensor, cells: Cells, radius: Tensor) -> None:
+        off = how.execution.of_functionals(cells, seeds[todo])  # type: ignore[union-attr]
+        value[todo], error[todo], limit[todo] = down(found.value[todo] - up(ends * off)), off.amax(dim=1), radius
+
+    far = reach > largest
+    if bool(far.any()):
+        todo = far.nonzero()[:, 0]
+        attempt(todo, Cells(x[todo], up(x[todo].abs() + largest)), reach[todo])
+    for place in range(max(len(SHARES), len(FAR))):
+        near = SHARES[place] if place < len(SHARES) else 0.0
+        radius = torch.where(far, largest * FAR[place], reach * near)
+        todo = (~(value > 0).all(dim=1) & (radius > 0)).nonzero()[:, 0]
+        if len(todo):
+            ball = radius[todo, None].expand_as(x[todo]).contiguous()
+            attempt(todo, Cells(x[todo], ball, how.norm), down(radius[todo]))
     left = Margins(found.first, found.second, value, found.predicted)
     again = method_radii(some, left)
-    limit = down(reach * share)
     return {method: (torch.minimum(radius, limit), place) for method, (radius, place) in again.items()}, value, error
 
 

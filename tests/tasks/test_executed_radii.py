@@ -1,0 +1,163 @@
+"""Radii that hold for the network executed in float32, attacked with onnxruntime itself; and where nothing moves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from thorough import FULL
+from torch import Tensor, nn
+
+import lipcert
+from lipcert.load.model import Model, load
+from lipcert.network.graph import Enclosure
+from lipcert.regions.forward.directions import gradients
+from lipcert.rigor.rounding import norm_down, norm_up
+from lipcert.terms.query import P
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proofs"))
+from test_hunt import Drawn
+
+NETWORKS, SAMPLES, TRIES = (20, 200, 12) if FULL else (2, 6, 4)
+
+
+class Runtime:
+    """The file as onnxruntime computes it in float32, one input after the other."""
+
+    def __init__(self, path: Path):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.shape = self.session.get_inputs()[0].shape
+
+    def classes(self, x: Tensor) -> Tensor:
+        """x (b, n) float32."""
+        rows = x.numpy().reshape(-1, 1, *self.shape)
+        return torch.tensor([int(self.session.run(None, {"x": row[0]})[0].argmax()) for row in rows])
+
+
+def samples(model: Model, count: int, seed: int) -> Tensor:
+    """(count, n) of float32 numbers, half of them very near a decision boundary."""
+    dice = torch.Generator().manual_seed(seed)
+    n = model.graph.nodes[model.graph.input].size
+    far = torch.randn(count, n, generator=dice, dtype=torch.float64) * 2
+
+    def label(x: Tensor) -> Tensor:
+        return model.graph.enclose(Enclosure(x)).centre.argmax(dim=1)
+
+    a, b = far, far.roll(1, dims=0)
+    own, steps = label(a), torch.randint(8, 24, (count, 1), generator=dice)
+    low, high = a.clone(), b.clone()
+    for k in range(24):
+        middle = (low + high) / 2
+        same = (label(middle) == own)[:, None]
+        low = torch.where(same & (k < steps), middle, low)
+        high = torch.where(~same & (k < steps), middle, high)
+    near = torch.where((label(b) != own)[:, None], low, a)
+    return torch.where((torch.arange(count) % 2 == 0)[:, None], near, a).float().double()
+
+
+def broken(model: Model, runtime: Runtime, x: Tensor, radius: Tensor, norm: P, tries: int, seed: int) -> int:
+    """Samples x (b, n) for which another class was found at a distance of at most radius (b,)."""
+    dice = torch.Generator().manual_seed(seed)
+    own, found = runtime.classes(x.float()), torch.zeros(len(x), dtype=torch.bool)
+    slope, _ = gradients(model.graph, x)
+    value = model.graph.enclose(Enclosure(x)).centre
+    rows = torch.arange(len(x))
+    for k in range(tries):
+        behind = value.scatter(1, own[:, None], -torch.inf).topk(min(2, value.shape[1] - 1), dim=1).indices
+        move = slope[rows, behind[:, k % behind.shape[1]]] - slope[rows, own]
+        noise = torch.randn(x.shape, generator=dice, dtype=torch.float64) * move.norm(dim=1, keepdim=True)
+        move = move + (0.0 if k < 2 else 0.4) * noise / x.shape[1] ** 0.5
+        move = move.sign() if norm == "inf" else move
+        step = move / norm_up(move.abs(), norm, 1)[:, None].clamp(min=1e-300) * radius[:, None]
+        at = (x + step * (1 - 2.0 ** -(10.0 + k))).float()
+        for _ in range(3):
+            at = torch.nextafter(at, at + torch.randn(at.shape, generator=dice))
+            inside = norm_down((at.double() - x).abs(), norm, 1) <= radius
+            found |= inside & (runtime.classes(at) != own)
+    return int(found.sum())
+
+
+def network(seed: int, path: Path) -> tuple[Model, Runtime]:
+    """With at least two outputs, of operators whose accuracy is stated."""
+    for k in range(100):
+        made = Drawn(1000 * seed + k)
+        made.save(path)
+        if made.shape[1] > 1 and not {node.op_type for node in made.nodes} & {"Softmax", "Sin", "Atan", "Softsign"}:
+            return load(path), Runtime(path)
+    raise AssertionError("no such network was drawn")
+
+
+def test_no_radius_is_broken_by_onnxruntime(tmp_path: Path) -> None:
+    known, wrong = 0, []
+    for seed in range(NETWORKS):
+        model, runtime = network(seed, tmp_path / f"{seed}.onnx")
+        x = samples(model, SAMPLES, seed)
+        norm: P = ("2", "inf")[seed % 2]
+        report = lipcert.radius(
+            model, x.reshape(-1, *model.input_shape).numpy(), norm=norm, methods=["pairs"], execution="float32"
+        )
+        radius = torch.tensor([row["radius"] for row in report.points], dtype=torch.float64)
+        some = (radius > 0) & (radius < 1e6)
+        known += int(some.sum())
+        wrong += [seed] * broken(model, runtime, x[some], radius[some], norm, TRIES, seed)
+    assert wrong == []
+    assert known >= NETWORKS * SAMPLES // 4
+
+
+def test_a_radius_that_is_too_large_would_be_broken(tmp_path: Path) -> None:
+    """Planted: the distance to the boundary and a little more."""
+    model, runtime = network(0, tmp_path / "m.onnx")
+    x = samples(model, 12, 0)
+    report = lipcert.radius(model, x.reshape(-1, *model.input_shape).numpy(), methods=["pairs"])
+    radius = torch.tensor([row["radius"] for row in report.points], dtype=torch.float64)
+    assert broken(model, runtime, x[radius > 0], radius[radius > 0] * 50, "2", 4, 0) > 0
+
+
+def still(*hidden: nn.Module) -> nn.Module:
+    """The output is (1, 0.5, -2) whatever goes in."""
+    net = nn.Sequential(*hidden, nn.Linear(3, 3))
+    with torch.no_grad():
+        net[-1].weight.zero_()
+        net[-1].bias.copy_(torch.tensor([1.0, 0.5, -2.0]))
+    return net.eval()
+
+
+@pytest.mark.parametrize("execution", ["float32", "float16"])
+@pytest.mark.parametrize("norm", ["2", "inf"])
+def test_where_nothing_moves_every_input_of_the_format_is_covered(execution: str, norm: str) -> None:
+    x = np.array([[0.0, 1.0, -3.0]])
+    report = lipcert.radius(still(), x, input_shape=(1, 3), norm=norm, methods=["pairs"], execution=execution)
+    assert report.points[0]["radius"] >= 2.0**900
+    assert 0 < report.points[0]["error"] < 0.01
+
+
+def test_where_something_before_may_overflow_the_ball_ends_before_that() -> None:
+    """0 times what overflowed is not a number: the radius is as far as nothing does, and not 0."""
+    net = still(nn.Linear(3, 3), nn.ReLU())
+    x = np.array([[0.0, 1.0, -3.0]])
+    report = lipcert.radius(net, x, input_shape=(1, 3), methods=["pairs"], execution="float32")
+    radius = report.points[0]["radius"]
+    assert 2.0**60 < radius < 2.0**128
+    dice = torch.Generator().manual_seed(0)
+    step = torch.randn(500, 3, generator=dice, dtype=torch.float64)
+    step = step / step.norm(dim=1, keepdim=True) * radius * (1 - 1e-6)
+    with torch.no_grad():
+        computed = net((torch.from_numpy(x) + step).float())
+        assert bool((computed.argmax(dim=1) == 0).all())
+        assert bool(net(torch.full((1, 3), 3e38)).isfinite().all()) or bool(net(torch.full((1, 3), 3e38)).isnan().any())
+
+
+def test_a_row_of_zeros_loses_nothing_and_others_do() -> None:
+    """Planted: a coefficient that is tiny and not 0."""
+    net = still()
+    x = np.array([[0.0, 1.0, -3.0]])
+    with torch.no_grad():
+        net[-1].weight[1, 0] = 1e-30
+    report = lipcert.radius(net, x, input_shape=(1, 3), methods=["pairs"], execution="float32")
+    assert report.points[0]["radius"] <= 0.5e30
