@@ -354,6 +354,7 @@ def test_a_smaller_ball_is_tried_where_nothing_is_left_of_a_margin(monkeypatch: 
     report = lipcert.radius(net.eval(), np.array([[8.0]]), input_shape=(1, 1), methods=["pairs"], execution="float16")
     assert 0 < report.points[0]["radius"] < 2.0**15
     monkeypatch.setattr(samples, "SHARES", (1.0,))
+    monkeypatch.setattr(samples, "FAR", ())
     report = lipcert.radius(net.eval(), np.array([[8.0]]), input_shape=(1, 1), methods=["pairs"], execution="float16")
     assert report.points[0]["radius"] == 0
 

@@ -134,7 +134,7 @@ def test_where_nothing_moves_every_input_of_the_format_is_covered(execution: str
     x = np.array([[0.0, 1.0, -3.0]])
     report = lipcert.radius(still(), x, input_shape=(1, 3), norm=norm, methods=["pairs"], execution=execution)
     assert report.points[0]["radius"] >= 2.0**900
-    assert 0 < report.points[0]["error"] < 0.01
+    assert 0 < report.points[0]["error"] < 0.02
 
 
 def test_where_something_before_may_overflow_the_ball_ends_before_that() -> None:

@@ -187,8 +187,8 @@ def deployed(some: Samples, found: Margins, real: Radii) -> tuple[Radii, Tensor,
         todo = far.nonzero()[:, 0]
         attempt(todo, Cells(x[todo], up(x[todo].abs() + largest)), reach[todo])
     for place in range(max(len(SHARES), len(FAR))):
-        near = SHARES[place] if place < len(SHARES) else 0.0
-        radius = torch.where(far, largest * FAR[place], reach * near)
+        near, beyond = (sizes[place] if place < len(sizes) else 0.0 for sizes in (SHARES, FAR))
+        radius = torch.where(far, largest * beyond, reach * near)
         todo = (~(value > 0).all(dim=1) & (radius > 0)).nonzero()[:, 0]
         if len(todo):
             ball = radius[todo, None].expand_as(x[todo]).contiguous()
