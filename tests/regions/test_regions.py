@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -339,13 +341,37 @@ def test_a_spent_budget_keeps_the_bracket() -> None:
     assert found.lower <= found.upper
 
 
+def test_one_process_compiles_at_a_time(tmp_path: Path) -> None:
+    from lipcert.regions.enumeration.compiled import alone
+
+    order, inside = [], threading.Event()
+
+    def second() -> None:
+        inside.wait()
+        with alone(tmp_path):
+            order.append("second")
+
+    waits = threading.Thread(target=second)
+    waits.start()
+    with alone(tmp_path):
+        inside.set()
+        waits.join(0.2)
+        order.append("first")
+    waits.join()
+    assert order == ["first", "second"]
+    (tmp_path / "file").touch()
+    with alone(tmp_path / "file" / "below"):
+        pass  # where no lock can be made, each compiles
+
+
 def test_machine_code_is_named_by_all_its_sources() -> None:
     """Numba looks at the file of the entry only: code of older sources must not be run."""
     from pathlib import Path
 
-    from lipcert.regions.enumeration.compiled import SOURCES
+    from lipcert.regions.enumeration.compiled import SOURCES, on_disk
 
-    assert compiled_search.search.stats.cache_path
+    constant(*question(12)[:3], 1e-9, None)
+    assert on_disk()
     folder = Path(compiled_search.__file__).parent
     marks = ("@compiled", "@inlined", "@entry")
     having = {file.stem for file in folder.glob("*.py") if any(mark in file.read_text() for mark in marks)}

@@ -7,10 +7,13 @@ each of those takes seconds to compile.
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import hashlib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +62,30 @@ def entry(function: F) -> F:
     try:
         dispatcher.enable_caching()
     except RuntimeError:  # no folder that can be written: compiled anew in each process
-        pass
+        return dispatcher
     finally:
         numba.config.CACHE_DIR = before
-    return dispatcher
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        if not dispatcher.signatures:
+            with alone(Path(dispatcher.stats.cache_path)):
+                dispatcher.compile(tuple(map(numba.typeof, arguments)))  # or read from disk
+        return dispatcher(*arguments)
+
+    return call  # type: ignore[return-value]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Of processes that start together one compiles, a minute of a core, and the others wait for what it writes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "a")
+    except OSError:
+        yield
+        return
+    with file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
