@@ -97,6 +97,18 @@ def test_the_report_has_them_and_says_which_is_the_larger() -> None:
     assert any(row["method"] == "values" for row in report.points)
 
 
+def test_normalised_networks_have_radii_beside_an_attack() -> None:
+    """Without local constants too: an attack must not ask for them."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)).double()
+    report = lipcert.radius(
+        net, torch.randn(3, 4).numpy(), norm="inf", methods=["values"], attack=Pgd(restarts=2, rounds=2)
+    )
+    for row in report.points:
+        assert row["method"] == "values"
+        assert row["attacked"] is None or 0 < row["radius"] <= row["attacked"]
+
+
 def test_what_has_no_rule_is_named() -> None:
     built = Builder(1, 4, 0)
     built.attention(0, 1)

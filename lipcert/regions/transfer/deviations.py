@@ -92,17 +92,17 @@ def _valued(at: Visit, *signals: Rows) -> Rows:
         Arriving(rows, state.sources, None if known is None else (known[0][0], known[1][0]))
         for rows, known in zip(signals, ranges, strict=True)
     ]
-    found = _expanded(at, inputs)
+    found = expanded(at, inputs)
     state.expansions[at.i] = found
     rows = added(*(through(gain, u.deviation) for gain, u in zip(found.gains, inputs, strict=True)))
     rows[CENTRE] = Known(found.value.centre, add_up(found.value.reach(), rows[CENTRE].reach()))
-    positions, state.sources[at.i] = _source(found)
+    positions, state.sources[at.i] = source(found)
     if len(positions):
         rows[at.i] = Known(_unit(positions, node.size))
     return rows
 
 
-def _expanded(at: Visit, inputs: list[Arriving]) -> Expansion:
+def expanded(at: Visit, inputs: list[Arriving]) -> Expansion:
     block, name = at.what.block, at.node.name
     rule = RULES.get(type(block))
     if rule is None:
@@ -118,7 +118,7 @@ def _expanded(at: Visit, inputs: list[Arriving]) -> Expansion:
     return found
 
 
-def _source(found: Expansion) -> tuple[Tensor, Origin]:
+def source(found: Expansion) -> tuple[Tensor, Origin]:
     """What remains of a block, and at which entries."""
     if found.lengths is None or found.positions is None:
         loose = (found.entries > 0).nonzero().flatten()

@@ -6,18 +6,24 @@ its sign (one logit), or move by more than the tolerance (regression).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lipcert.blocks.base import Axis, Block
+from lipcert.blocks.normalise import Normalise
 from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.product import MatMul
+from lipcert.methods.transfer import obstacle as not_expanded
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, Visit, forward
+from lipcert.regions.backward.adjoint import obstacle as not_backward
 from lipcert.rigor.rounding import TINY, down
-from lipcert.terms.errors import UsageError
+from lipcert.terms.errors import RefusedModel, UsageError
 
 U32 = 2.0**-24
 LARGEST32 = 2.0**127  # half the largest float32: beyond it an evaluation may overflow, and nothing is known of it
@@ -80,12 +86,19 @@ def margins(graph: Graph, x: Tensor, tolerance: float | None, executed: bool = T
 def execution_error(graph: Graph, x: Tensor) -> Tensor:
     """Upper values (b, m) of |float32 evaluation - real arithmetic| at the samples, for evaluations of these operators
     that add in any order: Higham's gamma_n with u = 2^-24, value and error carried side by side."""
-    return forward(graph, EXECUTED, x)[graph.output][1].nan_to_num(torch.inf, torch.inf)
+    error = forward(graph, EXECUTED, x)[graph.output][1].nan_to_num(torch.inf, torch.inf)
+    if not_backward(graph) is not None and not_expanded(graph) is None:
+        from lipcert.tasks.radius.executed import execution_error as expanded
+
+        for s in range(len(x)):
+            with suppress(RefusedModel):
+                error[s : s + 1] = torch.minimum(error[s : s + 1], expanded(graph, x[s : s + 1]))
+    return error
 
 
 def _linear(at: Visit, u: Pair) -> Pair:
     operator, (centre, error) = at.what.operator, u
-    grow = _gamma32(operator.terms + 2) if operator.terms else 0.0
+    grow = gamma32(operator.terms + 2) if operator.terms else 0.0
     mass = operator.absolute().mv(centre.abs() + error)  # of every partial sum too
     error = operator.absolute().mv(error + grow * (centre.abs() + error)) * WIDEN + TINY
     return operator.mv(centre), torch.where(mass < LARGEST32, error, torch.inf)
@@ -94,7 +107,7 @@ def _linear(at: Visit, u: Pair) -> Pair:
 def _sum(at: Visit, *us: Pair) -> Pair:
     total = torch.stack([c for c, _ in us]).sum(dim=0)
     mass = torch.stack([c.abs() + e for c, e in us]).sum(dim=0)
-    return total, (torch.stack([e for _, e in us]).sum(dim=0) + _gamma32(len(us)) * mass) * WIDEN
+    return total, (torch.stack([e for _, e in us]).sum(dim=0) + gamma32(len(us)) * mass) * WIDEN
 
 
 def _offset(at: Visit, *us: Pair) -> Pair:
@@ -113,10 +126,32 @@ def _block(at: Visit, *us: Pair) -> Pair:
     spread = torch.maximum(high - centre, centre - low)
     if block.exact:
         return centre, spread * WIDEN
+    return centre, (spread + granted(block, us, centre.abs() + spread)) * WIDEN
+
+
+def granted(block: Block, us: Sequence[Pair], size: Tensor) -> Tensor:
+    """(b, size): what a block may round in float32 on inputs (value, error), (b, n) each; `size` of its values.
+
+    FUNCTION_ERROR units for each function, and sums in any order: inner products err by gamma_k |u|'|v|; a mean by gamma_n max |u| =
+    eta, so that z = v / s errs by (eta + |z| (eta + gamma s)) / s, |z| <= n^(1/2); s moves by at most the largest error."""
     largest = torch.cat([c.abs() + e for c, e in us], dim=1).amax(dim=1, keepdim=True).clamp(min=1.0)
     near = us[0][0].abs() + us[0][1] if isinstance(block, Pointwise) else largest
-    size = torch.maximum(centre.abs() + spread, near).clamp(min=1.0)
-    return centre, (spread + FUNCTION_ERROR * U32 * size) * WIDEN
+    units = FUNCTION_ERROR + (block.n if isinstance(block, Axis) else 0.0)
+    found = units * U32 * torch.maximum(size, near).clamp(min=1.0)
+    if isinstance(block, MatMul):
+        u, v = block._views(*(c.abs() + e for c, e in us))
+        found = found + gamma32(block.k + 2) * (u @ v).reshape(len(found), -1)
+    if isinstance(block, Normalise):
+        c, e = us[0]
+        grouped = block._view(c)
+        v = grouped - grouped.mean(dim=2, keepdim=True) if block.centred else grouped
+        s = ((v * v).mean(dim=2, keepdim=True) + block.eps).sqrt() / WIDEN
+        least = torch.maximum(s - block._view(e).amax(dim=2, keepdim=True), s.new_full((), block.eps**0.5 / WIDEN))
+        eta = (block._view(c).abs() + block._view(e)).amax(dim=2, keepdim=True)
+        root = block.n**0.5
+        more = gamma32(block.n + 8) * (eta * (1 + root) / least + root)
+        found = found + more.expand_as(grouped).reshape(len(found), -1).nan_to_num(torch.inf, torch.inf)
+    return found
 
 
 def _finite(rule: Callable[..., Pair]) -> Callable[..., Pair]:
@@ -139,7 +174,7 @@ EXECUTED: Rules = {  # value and error, (b, size) each; state: the input
 }
 
 
-def _gamma32(n: int) -> float:
+def gamma32(n: int) -> float:
     return n * U32 / (1 - n * U32) if n * U32 < 0.5 else float("inf")
 
 

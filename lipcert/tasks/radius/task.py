@@ -153,7 +153,7 @@ def radius(
     size = graph.nodes[graph.output].size
     _check_asked(size, tolerance)
     labels = read_labels(y, len(x), size, tolerance)
-    blocked = obstacle(graph) if "local" in chosen else None
+    blocked = obstacle(graph)
     executed = Execution.required(model, execution)
     how = How(
         norm.input,
@@ -188,7 +188,7 @@ def radius(
         asked=asked,
         eps=eps,
         adversarial=adversarial,
-        noted=_noted(x, blocked, _told(not_exact, methods)),
+        noted=_noted(x, blocked if "local" in chosen else None, _told(not_exact, methods)),
         certificate=certificate,
     )
     return carry_out(task, Session(progress), resume)
