@@ -44,7 +44,10 @@ model_of = cache(lipcert.load)
 
 
 def complaints(report: Report) -> list[str]:
-    return [error.message for error in Draft202012Validator(SCHEMA).iter_errors(report.to_dict())]
+    """By the schema; of many points the first and the last hundred (a thousand take it a second)."""
+    data = report.to_dict()
+    data["points"] = [*data["points"][:100], *data["points"][100:][-100:]]
+    return [error.message for error in Draft202012Validator(SCHEMA).iter_errors(data)]
 
 
 # Norms.

@@ -81,11 +81,13 @@ def alone(folder: Path) -> Iterator[None]:
     """Of processes that start together one compiles, a minute of a core, and the others wait for what it writes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "a")
+        lock = os.open(folder / "lock", os.O_CREAT | os.O_WRONLY, 0o600)
     except OSError:
         yield
         return
-    with file:
+    try:
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
