@@ -20,7 +20,7 @@ from lipcert.regions.cells import Cells
 from lipcert.regions.transfer import inequality, normalise, softmax
 from lipcert.regions.transfer.constant import constant_on
 from lipcert.regions.transfer.deviations import values
-from lipcert.regions.transfer.reach import entrywise, inf_to_two
+from lipcert.regions.transfer.reach import Origin, entrywise, inf_to_two
 from lipcert.regions.transfer.rows import CENTRE
 from lipcert.rigor.constants import Constant
 from lipcert.rigor.matrix_norms import is_contraction
@@ -182,6 +182,11 @@ def test_norms_from_boxes_are_upper_values() -> None:
     attained = float(torch.linalg.vector_norm(signs @ rows, dim=1).max())
     found = inf_to_two(rows, torch.zeros_like(rows))
     assert attained <= found <= 1.26 * attained
+
+
+def test_an_ellipsoid_is_covered_by_its_longest_axis() -> None:
+    cells = Cells(torch.zeros(1, 3).double(), torch.tensor([[0.1, 2.0, 0.5]]).double(), "2")
+    assert Origin.of(cells, torch.arange(3)).lengths.tolist() == [2.0]  # type: ignore[union-attr]
 
 
 def test_is_contraction_at_the_border() -> None:

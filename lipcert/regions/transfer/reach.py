@@ -46,7 +46,9 @@ class Origin:
         radius = cells.radius[0, moving]
         if cells.norm == "inf":
             return Origin(radius)
-        return Origin(None, radius[:1] if len(radius) else radius.new_zeros(1), cells.norm)
+        return Origin(
+            None, radius.amax().reshape(1) if len(radius) else radius.new_zeros(1), cells.norm
+        )  # an ellipsoid lies in it
 
     def entrywise(self, rows: Known) -> Tensor:
         """Upper values (size,) of | sum_i rows_i xi_i |."""
