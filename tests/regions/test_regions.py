@@ -160,6 +160,16 @@ def test_fuzzed_networks_are_sound_and_close(part: int) -> None:
         assert np.median(found) <= 1.001, (kind, sorted(found))
 
 
+def test_l2_balls_close() -> None:
+    """Cells that meet the ball in none of their vertices: their nearest point says whether they count, and where."""
+    for seed in range(2, 60, 4):
+        if seed % 7 and KINDS[seed % len(KINDS)] != "integer":
+            graph, cells, norm, _ = question(seed)
+            assert cells.norm == "2"
+            found = answer(graph, cells, norm)
+            assert found.upper <= found.lower * (1 + 1e-5) + 1e-9, seed
+
+
 def test_pruning_loses_nothing() -> None:
     """Against the same tree without pruning: every linear region is met."""
     for seed in range(0, 32, 4):  # boxes

@@ -106,6 +106,7 @@ class Outward(Tree):
     """In one box around x. `ball`: nothing violates nearer than this but in cells that are still open, and at `floor`."""
 
     asks = SIGNS
+    most = 64  # cells of one search, which goes deep whatever the distance
 
     def __init__(self, wrong: Graph, x: Tensor, norm: P, radius: float, known: Distance, threads: int):
         self.wrong, self.x, self.norm = wrong, x, norm

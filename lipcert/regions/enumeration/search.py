@@ -56,7 +56,7 @@ RESERVE = 4 * VERTICES
 
 
 @inlined
-def norm_leaf(net, memory, count, u, a, matrices):  # type: ignore[no-untyped-def]
+def norm_leaf(net, memory, count, u, a, y, matrices):  # type: ignore[no-untyped-def]
     """The norm of a cell on which the network is affine, and whether it beats the best."""
     n, last = net.n, net.shape[OFF, net.layers]
     out = memory.out
@@ -65,7 +65,7 @@ def norm_leaf(net, memory, count, u, a, matrices):  # type: ignore[no-untyped-de
             out[n + 2 + c, i] = memory.pre[c, last + i]
             out[2 * n + 2 + c, i] = memory.pre[RHO, last + i] / net.side[RADIUS, c] * (1.0 + SLACK)
     outputs(net, memory, u, matrices, EXACTLY)
-    inside = inner_point(net, memory, count, a)
+    inside = inner_point(net, memory, count, a, y)
     for question in range(len(u)):
         if inside and net.trace == FREE and u[question] > memory.best[question, BEST]:
             memory.best[question, BEST] = u[question]
@@ -169,7 +169,7 @@ def deeper(net, memory, layer):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rtol):  # type: ignore[no-untyped-def]
+def follow(net, memory, stack, top, used, layer, live, count, u, a, y, matrices, rtol):  # type: ignore[no-untyped-def]
     """The cell at hand, to where it is done with; halves that it leaves go to the stack. Returns (top, used, cells)."""
     n, counts, status, spent, affine = net.n, memory.counts, DONE, 0, 0.0
     while True:
@@ -185,14 +185,14 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rt
         spent += 1
         stamp = counts[STAMP]
         prove_box(net, memory, live, count, stamp, a)
-        if outside(net, memory, live, count, stamp, a):
+        if outside(net, memory, live, count, stamp, a, y):
             for question in range(len(u)):
                 u[question] = -np.inf
             break
         if layer == net.layers:
             counts[LEAVES] += 1
             if net.asks == NORMS:
-                norm_leaf(net, memory, count, u, a, matrices)
+                norm_leaf(net, memory, count, u, a, y, matrices)
             else:
                 value_leaf(net, memory, live, count, stamp, u, a)
                 if net.asks == SIGNS and not (u[0] <= 0.0):
@@ -259,7 +259,7 @@ def search(net, memory, stack, rtol, budget):  # type: ignore[no-untyped-def]
     `budget` cells, where a cell cannot be gone on with (it is the top frame then), or when memory is short."""
     n, counts = net.n, memory.counts
     questions = len(net.question) - 1
-    u, a = np.zeros(questions), np.zeros(n)
+    u, a, y = np.zeros(questions), np.zeros(n), np.zeros(n)
     matrices = np.zeros((2, net.shape[OFF, net.layers + 1] - net.shape[OFF, net.layers], n))
     top, used, spent = counts[TOP], 0, 0
     for f in range(top):
@@ -279,7 +279,7 @@ def search(net, memory, stack, rtol, budget):  # type: ignore[no-untyped-def]
             layer, live, count = pull(net, memory, stack, top, used)
             used -= count
             copy(stack.u[top], u)
-            top, used, cells = follow(net, memory, stack, top, used, layer, live, count, u, a, matrices, rtol)
+            top, used, cells = follow(net, memory, stack, top, used, layer, live, count, u, a, y, matrices, rtol)
             spent += cells
     counts[CELLS] += spent
     counts[TOP] = top

@@ -64,6 +64,7 @@ class Tree:
 
     asks = NORMS
     keeps = False
+    most = MOST
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Tree:
         self.closed = least.copy()
         self.heap: list[tuple[float, int, Cell]] = []
         self.made = 0
-        self.budget = FIRST
+        self.budget = min(FIRST, self.most)
         self.rows = Rows(program) if exact_layers(program) else None
         if self.asks != SIGNS:
             self._sample()
@@ -159,7 +160,7 @@ class Tree:
             best, witness = self.found.best.copy(), self.found.witness.copy()
             for outcome in self._all(cells, best, witness, deadline):
                 self._take(outcome)
-            self.budget = min(MOST, 2 * self.budget)
+            self.budget = min(self.most, 2 * self.budget)
             if tell is not None:
                 tell(self.upper(), self.found.best)
         if self.pool is not None:
