@@ -12,9 +12,11 @@ from deviating import Builder, random_graph
 from thorough import FULL
 from torch import Tensor
 
+from lipcert.blocks.normalise import Normalise
+from lipcert.blocks.softmax import Softmax
 from lipcert.methods import METHODS
 from lipcert.methods.problem import Problem
-from lipcert.network.graph import Graph
+from lipcert.network.graph import Graph, Input, Node, Nonlinear
 from lipcert.network.intervals import interval_ranges
 from lipcert.regions.cells import Cells
 from lipcert.regions.transfer import inequality, normalise, softmax
@@ -171,6 +173,23 @@ def test_softmax_inequalities() -> None:
         for side in (1, -1):  # w J +- E >= 0
             assert float(torch.linalg.eigvalsh(off * J + side * E).min()) >= -1e-12
         assert bool((rho.abs().amax(0) <= entries[0] * (1 + 1e-9) + 1e-15).all())
+
+
+@pytest.mark.parametrize("block", [Softmax(2, 4, 3), Normalise(2, 4, 3, eps=1e-3, centred=True), Softmax(2, 4, 1)])
+def test_groups_are_the_same_at_both_ends_of_a_term(block: Softmax | Normalise) -> None:
+    """Group k of W's entries reads the rows of the axis to which group k of V's columns writes, on any axis (the groups of a
+    softmax over a middle axis were those of the last one)."""
+    size = block.outer * block.n * block.inner
+    nodes = (Node(Input(), (), size, (1, size), "x"), Node(Nonlinear(block), (0,), size, (1, size), "y"))
+    graph = Graph(nodes, 1, 0)
+    cells = Cells.of(Ball(torch.randn(1, size).double(), 0.1, "inf"))
+    (term,) = values(graph, cells).expansions[1].terms
+    reads = term.inner.mv(torch.eye(size).double())  # (position, entry of W)
+    for k in range(term.groups):
+        at = reads[:, term.inner_group == k].abs().sum(1).nonzero().flatten().tolist()
+        to = term.outer.centre[term.outer_group == k].abs().sum(0).nonzero().flatten().tolist()
+        assert at == to
+        assert len(at) == block.n
 
 
 def test_norms_from_boxes_are_upper_values() -> None:

@@ -47,7 +47,7 @@ def recursion(found: Spread, norm: Norm) -> Recursion:
         for key, rows in placed.rows.items():
             if key == X:
                 total = add_up(total, _norm(rows, norm.input, "2"))
-            elif reached.get(key, 0.0) > 0:
+            elif reached.get(key, 0.0) != 0:  # NaN as well
                 inner[placed.key, key] = _norm(rows, "2", "2")
                 total = add_up(total, mul_up(inner[placed.key, key], reached[key]))
         reached[placed.key] = total

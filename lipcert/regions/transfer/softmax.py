@@ -49,7 +49,11 @@ def softmax(node: Node, block: Softmax, inputs: list[Arriving]) -> Expansion:
     outer = _chosen(wide, factor)
     size = torch.where(wide, 0.5, off)
     number = torch.arange(groups).repeat_interleave(n)
-    term = Term(0, _blockwise(inner, positions, total), number, _columns(outer, size, positions, total), number, groups)
+    # W row by row, so that `number` is the group of each of its entries whatever the axis
+    by_row = Blockwise(
+        inner.centre, positions[:, None], torch.arange(total).reshape(groups, 1, n), (total, total), inner.reach()
+    )
+    term = Term(0, by_row, number, _columns(outer, size, positions, total), number, groups)
     value = Known(_placed(s.centre, positions), _placed(s.reach(), positions))
     return Expansion(value, (_blockwise(J, positions, total),), _placed(entries, positions)[0], terms=(term,))
 
