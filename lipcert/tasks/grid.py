@@ -170,6 +170,20 @@ class Grid(Task):
         }
 
 
+def _cut(graph: Graph, box: Box, shape: Sequence[int] | None) -> tuple[Box, Sequence[int]]:
+    """The box in the graph's shape, and how many cells it has along each input."""
+    n = graph.nodes[graph.input].size
+    if n > MOST_INPUTS:
+        raise UsageError(
+            f"--grid: {n} inputs, and grids are for {MOST_INPUTS} or fewer: give --plane I,J --through DATA#K"
+        )
+    shape = default_shape(n) if shape is None else tuple(shape)
+    _check_shape(shape, n)
+    found = checked_region(Box(box.lower.reshape(graph.input_shape), box.upper.reshape(graph.input_shape)), graph)
+    assert isinstance(found, Box)
+    return found, shape
+
+
 def grid(
     model: Model,
     box: Box,
@@ -200,14 +214,7 @@ def grid(
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     _check_asked(model, functional, execution, plane, certificate is not None)
     graph = with_output(model.graph if plane is None else plane.graph, functional)
-    n = graph.nodes[graph.input].size
-    if n > MOST_INPUTS:
-        raise UsageError(
-            f"--grid: {n} inputs, and grids are for {MOST_INPUTS} or fewer: give --plane I,J --through DATA#K"
-        )
-    shape = default_shape(n) if shape is None else tuple(shape)
-    _check_shape(shape, n)
-    box = checked_region(Box(box.lower.reshape(graph.input_shape), box.upper.reshape(graph.input_shape)), graph)  # type: ignore[assignment]
+    box, shape = _cut(graph, box, shape)
     low, high, edges = cells_of(box, shape)
     asked = {
         "shape": list(shape),

@@ -30,6 +30,16 @@ OF_ALL = {"pair": "pairs", "logit": "each"}  # what several claims of one kind a
 
 
 @keeps_subnormals
+def _compared(asked: Asked, claims: Sequence[Certificate], model: object, any_output: bool) -> list[str]:
+    """What the prover chose of the question. Raises CertificateRejected where a claim is about another one."""
+    for claim in claims:
+        asked.compare(question_of(claim))
+    chosen = asked.chosen_by_prover(question_of(claims[0]))
+    if isinstance(model, Model):  # who loaded it has said how
+        chosen = [name for name in chosen if name == "norm" or (name == "output_name" and any_output)]
+    return chosen
+
+
 def verify(
     certificate: str | Path | Certificate | Several,
     model: str | Path | torch.nn.Module | Model,
@@ -55,10 +65,9 @@ def verify(
     """
     asked = Asked.of(norm, output, mean, std, (input_name, output_name), input_shape)
     begin = time.perf_counter()
-    given = certificate if isinstance(certificate, Certificate | Several) else None
-    path = None if isinstance(certificate, Certificate | Several) else str(certificate)
+    whole = certificate if isinstance(certificate, Certificate | Several) else None
+    path = str(certificate) if whole is None else None
     info = model.info if isinstance(model, Model) else None
-    whole: Certificate | Several | None = given
     assumptions: tuple[str, ...] = ()
     results: list[Result] = []
     try:
@@ -66,15 +75,11 @@ def verify(
             whole = read_certificate(certificate)
         assert whole is not None
         claims = whole.claims if isinstance(whole, Several) else (whole,)
-        for claim in claims:
-            asked.compare(question_of(claim))
-        chosen = asked.chosen_by_prover(question_of(claims[0]))
-        if isinstance(model, Model):  # who loaded it has said how
-            chosen = [name for name in chosen if name == "norm" or (name == "output_name" and output is None)]
+        chosen = _compared(asked, claims, model, output is None)
         loaded = model if isinstance(model, Model) else _load_as(claims[0], model, reader, seed, progress)
         info, assumptions = loaded.info, loaded.assumptions
-        if progress is not None:
-            progress("proving the claim" if len(claims) == 1 else f"proving {len(claims)} claims", None, None)
+        say = progress or (lambda text, done, total: None)
+        say("proving the claim" if len(claims) == 1 else f"proving {len(claims)} claims", None, None)
         about = loaded.graph, loaded.info, explain, SWEEPS
         found = check_several(whole, *about) if isinstance(whole, Several) else [check(whole, *about)]
         summary = _accepted(whole, found, chosen, explain)

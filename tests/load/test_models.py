@@ -71,8 +71,15 @@ def test_the_folder_is_known(shared: Path) -> None:
     assert set(REFUSED) | set(UNBOUNDED) <= {row["file"] for row in rows()}
 
 
+SLOW = {"basic_pitch_nmp.onnx"}  # half a minute
+
+
 @pytest.mark.every(6)
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row["file"])
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow) if row["file"] in SLOW else row for row in rows()],
+    ids=lambda row: row["file"],
+)
 def test_model(row: dict[str, Any], shared: Path) -> None:
     name = row["file"]
     path = shared / "models" / name

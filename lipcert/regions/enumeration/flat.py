@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -33,27 +34,8 @@ def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, s
     """`rows`: question i is about the outputs rows[i] .. rows[i + 1]."""
     n, layers = len(program.radius), program.layers
     off = np.cumsum([0, *(layer.size for layer in layers)])
-    columns: list[np.ndarray] = []
-    weights: list[np.ndarray] = []
-    errors: list[np.ndarray] = []
-    start, first, wide = [0], [0], []
     inexact = any(e is not None for layer in layers for _, _, e in layer.blocks)
-    for layer in layers:
-        width = -(-layer.size // 4) * 4
-        for source, matrix, error in layer.blocks:
-            begin = 0 if source < 0 else n + off[source]
-            columns.append(np.arange(begin, begin + matrix.shape[1]))
-            padded = np.zeros((matrix.shape[1], width))
-            padded[:, : layer.size] = matrix.T
-            weights.append(padded.ravel())
-            if inexact:
-                padded = np.zeros((matrix.shape[1], width))
-                if error is not None:
-                    padded[:, : layer.size] = error.T
-                errors.append(padded.ravel())
-        start.append(sum(len(c) for c in columns))
-        first.append(sum(len(w) for w in weights))
-        wide.append(width)
+    columns, weights, errors, (start, first, wide) = _blocks(layers, n, off, inexact)
     twins = [_twins(layer) for layer in layers]
     longest = max(b - a for a, b in itertools.pairwise(start)) + n + 16
     code = {"1": 1, "2": 2, "inf": 0}
@@ -91,6 +73,36 @@ def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, s
         np.stack([program.radius, 1.0 / program.scale]),
         np.array(rows, dtype=np.int64),
     )
+
+
+Parts = list[np.ndarray]
+
+
+def _blocks(
+    layers: Sequence[HingeLayer], n: int, off: np.ndarray, inexact: bool
+) -> tuple[Parts, Parts, Parts, tuple[list[int], list[int], list[int]]]:
+    """Columns, weights and their errors of all blocks, and by layer where they start and how wide their rows are."""
+    columns: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
+    errors: list[np.ndarray] = []
+    start, first, wide = [0], [0], []
+    for layer in layers:
+        width = -(-layer.size // 4) * 4
+        for source, matrix, error in layer.blocks:
+            begin = 0 if source < 0 else n + off[source]
+            columns.append(np.arange(begin, begin + matrix.shape[1]))
+            padded = np.zeros((matrix.shape[1], width))
+            padded[:, : layer.size] = matrix.T
+            weights.append(padded.ravel())
+            if inexact:
+                padded = np.zeros((matrix.shape[1], width))
+                if error is not None:
+                    padded[:, : layer.size] = error.T
+                errors.append(padded.ravel())
+        start.append(sum(len(c) for c in columns))
+        first.append(sum(len(w) for w in weights))
+        wide.append(width)
+    return columns, weights, errors, (start, first, wide)
 
 
 def _twins(layer: HingeLayer) -> tuple[np.ndarray, np.ndarray]:

@@ -168,6 +168,63 @@ def deeper(net, memory, layer):  # type: ignore[no-untyped-def]
             memory.sign[k] = 0
 
 
+@inlined
+def nothing(u):  # type: ignore[no-untyped-def]
+    for question in range(len(u)):
+        u[question] = -np.inf
+
+
+@inlined
+def leaf(net, memory, live, count, stamp, u, a, y, matrices):  # type: ignore[no-untyped-def]
+    """A cell on which the network is affine; returns its status."""
+    memory.counts[LEAVES] += 1
+    status = DONE
+    if net.asks == NORMS:
+        norm_leaf(net, memory, count, u, a, y, matrices)
+    else:
+        value_leaf(net, memory, live, count, stamp, u, a)
+        if net.asks == SIGNS and not (u[0] <= 0.0):
+            status = VIOLATED
+    return status
+
+
+@inlined
+def first_choice(memory, choice):  # type: ignore[no-untyped-def]
+    """The neuron to split by, and the one that a bound asked for, which goes first: (choice, forced)."""
+    forced = memory.counts[FORCED]
+    memory.counts[FORCED] = -1
+    if forced >= 0 and memory.sign[forced] == 0:
+        choice = forced
+    return choice, forced
+
+
+@inlined
+def told(net, memory, layer, choice):  # type: ignore[no-untyped-def]
+    """The neuron and the side that a tree says where one is read, else `choice` and 0. -1: it is of another layer, or settled."""
+    side = 0
+    if net.trace == READS:
+        side = memory.code[memory.counts[AT]]
+        choice = abs(side) - 1
+        if not (net.shape[OFF, layer] <= choice < net.shape[OFF, layer + 1]) or memory.sign[choice] != 0:
+            choice = -1
+    return choice, side
+
+
+@inlined
+def concluded(net, memory, status, live, count, u, affine):  # type: ignore[no-untyped-def]
+    """What a cell's status is for the search: a flat one is done with unless signs are asked for, or a tree is read; one
+    whose piece is to be kept needs room for it."""
+    if status == FLAT:
+        memory.counts[CRAMPED] += 1
+    if net.trace == READS and (status == FLAT or (status == DONE and memory.code[memory.counts[AT]] != 0)):
+        status = WRONG
+    if status == FLAT and net.asks != SIGNS:
+        status = DONE
+    if net.keeps and status == DONE and not keep_piece(net, memory, live, count, u, affine):
+        status = FULL
+    return status
+
+
 @compiled
 def follow(net, memory, stack, top, used, layer, live, count, u, a, y, matrices, rtol):  # type: ignore[no-untyped-def]
     """The cell at hand, to where it is done with; halves that it leaves go to the stack. Returns (top, used, cells)."""
@@ -186,62 +243,39 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, y, matrices,
         stamp = counts[STAMP]
         prove_box(net, memory, live, count, stamp, a)
         if outside(net, memory, live, count, stamp, a, y):
-            for question in range(len(u)):
-                u[question] = -np.inf
+            nothing(u)
             break
         if layer == net.layers:
-            counts[LEAVES] += 1
-            if net.asks == NORMS:
-                norm_leaf(net, memory, count, u, a, y, matrices)
-            else:
-                value_leaf(net, memory, live, count, stamp, u, a)
-                if net.asks == SIGNS and not (u[0] <= 0.0):
-                    status = VIOLATED
-            affine = 1.0
+            status, affine = leaf(net, memory, live, count, stamp, u, a, y, matrices), 1.0
             break
         choice, undecided = settle(net, memory, layer, live, count, stamp, a)
-        forced = counts[FORCED]
-        counts[FORCED] = -1
-        if forced >= 0 and memory.sign[forced] == 0:
-            choice = forced
+        choice, forced = first_choice(memory, choice)
         if not net.keeps and not (net.trace == READS and memory.code[counts[AT]] != 0):
             upper_values(net, memory, layer, live, count, stamp, u, matrices, a)
         if pruned(net, memory, u, rtol):
             break
-        if choice < 0 and undecided > 0:
-            status = STUCK
-            break
         if choice < 0:
+            if undecided > 0:
+                status = STUCK
+                break
             deeper(net, memory, layer)
             layer += 1
             continue
         if top > FRAMES - 4 or used > POOL - RESERVE:
             status = FULL
             break
-        side = 0
-        if net.trace == READS:
-            side = memory.code[counts[AT]]
-            choice = abs(side) - 1
-            if not (net.shape[OFF, layer] <= choice < net.shape[OFF, layer + 1]) or memory.sign[choice] != 0:
-                status = WRONG
-                break
+        choice, side = told(net, memory, layer, choice)
+        if choice < 0:
+            status = WRONG
+            break
         slack = 0.0 if choice == forced else TOUCH * np.abs(memory.pre[: n + 1, choice]).sum()
         left, new_live, other = halve(net, memory, stack, top, layer, live, used, count, u, choice, slack, side)
         if left < 0:
             status = FLAT
             break
         write(net, memory, (choice + 1) * memory.sign[choice])
-        count, live = left, new_live
-        top += 1
-        used += other
-    if status == FLAT:
-        counts[CRAMPED] += 1
-    if net.trace == READS and (status == FLAT or (status == DONE and memory.code[counts[AT]] != 0)):
-        status = WRONG
-    if status == FLAT and net.asks != SIGNS:
-        status = DONE
-    if net.keeps and status == DONE and not keep_piece(net, memory, live, count, u, affine):
-        status = FULL
+        count, live, top, used = left, new_live, top + 1, used + other
+    status = concluded(net, memory, status, live, count, u, affine)
     if status == DONE:
         close(memory, u)
         write(net, memory, 0)

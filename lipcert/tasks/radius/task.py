@@ -118,6 +118,11 @@ class Radii(Task):
         return {"execution": self.how.execution.summary(largest, "inf")}
 
 
+def _check_certified(certificate: object, execution: object, tolerance: object) -> None:
+    if certificate is not None and (execution is not None or tolerance is not None):
+        raise UsageError("--certificate: it is about classes in real arithmetic; leave out --execution and --tolerance")
+
+
 def radius(
     model: Model,
     x: np.ndarray,
@@ -147,32 +152,18 @@ def radius(
     graph = model.graph
     not_exact = in_the_way(graph) or (None if execution is None else REAL)
     chosen = _chosen(methods, not_exact)
-    if certificate is not None and (execution is not None or tolerance is not None):
-        raise UsageError("--certificate: it is about classes in real arithmetic; leave out --execution and --tolerance")
+    _check_certified(certificate, execution, tolerance)
     x = np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(graph.input_shape))
     size = graph.nodes[graph.output].size
     _check_asked(size, tolerance)
     labels = read_labels(y, len(x), size, tolerance)
     blocked = obstacle(graph)
     executed = Execution.required(model, execution)
-    how = How(
-        norm.input,
-        chosen,
-        blocked is None,
-        tolerance,
-        attack,
-        execution=executed,
-        regions=not_exact is None,
-        values=no_values(graph) is None,
-    )
+    how = How(norm.input, chosen, blocked is None, tolerance, attack, execution=executed)
+    how = replace(how, regions=not_exact is None, values=no_values(graph) is None)
     constants = Constants(Problem(graph, norm, seed=seed))
-    asked: dict[str, Any] = {
-        "methods": list(chosen),
-        "tolerance": tolerance,
-        "attack": _attack_words(attack),
-        "samples": len(x),
-    }
-    asked |= {"data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
+    asked: dict[str, Any] = {"methods": list(chosen), "tolerance": tolerance, "attack": _attack_words(attack)}
+    asked |= {"samples": len(x), "data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
     asked |= {} if execution is None else {"execution": execution}
     output = "vector" if tolerance is not None or size == 1 else "pairs"
     task = Radii(

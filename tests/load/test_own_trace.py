@@ -15,9 +15,9 @@ from thorough import FULL
 import lipcert
 from lipcert.load.capture import decompose
 from lipcert.load.capture.capture import fingerprint
-from lipcert.load.capture.export import exported
+from lipcert.load.capture.export import decomposed, stored
 from lipcert.load.capture.shapes import NoShape, results
-from lipcert.load.capture.trace import Trace, Unfollowed, trace, unsplit
+from lipcert.load.capture.trace import Trace, Unfollowed, retrace, trace, unsplit
 from lipcert.load.fingerprint import quiet
 from lipcert.load.onnx.file import read_graph
 from lipcert.load.onnx.module import build
@@ -28,7 +28,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "two_moons.onnx"
 
 def both(module: torch.nn.Module, x: torch.Tensor) -> tuple[str, str]:
     with quiet(), torch.no_grad():
-        theirs = exported(module, x, users=False)
+        theirs = decomposed(torch.export.export(module, (x,), strict=False))
         for node in list(theirs.graph.nodes):
             if node.target is aten.alias.default:  # torch.export keeps one here and there
                 node.replace_all_uses_with(node.args[0])
@@ -50,19 +50,68 @@ def test_the_trace_is_the_graph_of_torch_export(row: Case, opset: int, tmp_path:
 
 
 class Of(torch.nn.Module):
-    def __init__(self, function):
+    def __init__(self, function, first: bool = False):
         super().__init__()
-        self.function = function
+        self.function, self.first = function, first
 
     def forward(self, x):
-        return self.function(x)
+        return self.function(x)[0] if self.first else self.function(x)
 
 
 def test_the_comparison_above_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(1, 4)
     assert len(set(both(Of(lambda x: x.t()), x))) == 1
-    monkeypatch.setattr(decompose, "rewrite", lambda func: None)  # what torch splits stays whole
-    assert len(set(both(Of(lambda x: x.t()), x))) == 2
+    monkeypatch.setattr(decompose, "rewrite", lambda func: None)
+    with torch.no_grad():
+        assert "aten.t.default" in [str(node.target) for node in trace(Of(lambda x: x.t()), x).graph.nodes]
+
+
+MODULES = {
+    "shared weights": (lambda: Twice(), (1, 4)),
+    "normalised": (
+        lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()),
+        (1, 3, 6, 6),
+    ),
+    "recurrent": (lambda: Of(torch.nn.LSTM(4, 5, batch_first=True), first=True), (1, 3, 4)),
+    "upsampled": (lambda: torch.nn.Upsample(scale_factor=1.7, mode="bilinear"), (1, 2, 5, 5)),
+    "padded": (lambda: torch.nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (1, 2, 5, 5)),
+    "pooled": (lambda: torch.nn.MaxPool2d(3, 2, 1, ceil_mode=True), (1, 2, 6, 6)),
+    "without gradients": (lambda: Still(), (1, 4)),
+}
+
+
+class Twice(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.a(torch.relu(self.a(x))) - x
+
+
+class Still(torch.nn.Module):
+    def forward(self, x):
+        with torch.no_grad():
+            y = torch.relu(x)
+        return x + y
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_torch_export_gave_is_decomposed_alike(name: str) -> None:
+    make, shape = MODULES[name]
+    with quiet(), torch.no_grad():
+        program = torch.export.export(make().eval(), (torch.zeros(shape),), strict=False)
+        assert fingerprint(retrace(program, stored(program))) == fingerprint(decomposed(program))
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: x.clone().add_(1), lambda x: torch.cat([x, x]).index_fill_(0, torch.tensor([1]), 0.5)]
+)
+def test_what_writes_is_left_to_torch(function) -> None:
+    with quiet(), torch.no_grad():
+        program = torch.export.export(Of(function), (torch.zeros(1, 4),), strict=False)
+        with pytest.raises(Unfollowed):
+            retrace(program, stored(program))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +138,7 @@ def test_constants_are_those_of_the_module_and_steps_have_names() -> None:
     with torch.no_grad():
         program = trace(torch.nn.Sequential(part, Of(lambda x: weight @ x)), torch.zeros(2, 2))
     assert [tensor is weight for tensor in program.constants.values()] == [False, True]
+    assert [node.name for node in program.graph.nodes][-4:] == ["view", "relu", "matmul", "output"]
     names = [node.meta["nn_module_stack"][""][0] for node in program.graph.nodes if node.op == "call_function"]
     assert names[-2:] == ["0.1", "1"]
     assert all(node.meta["val"].is_meta for node in program.graph.nodes if node.op == "call_function")
