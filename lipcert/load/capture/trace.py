@@ -96,7 +96,8 @@ class Trace(TorchDispatchMode):
         if func in _ON_CPU:
             result = _ON_CPU[func](result)
         name = func.overloadpacket.__name__  # as torch.export names them; people read it
-        node = self.graph.create_node("call_function", func, *tree_map(self._node, (args, kwargs)), name=name)
+        inputs, options = tree_map(self._node, (args, kwargs))
+        node = self.graph.create_node("call_function", func, inputs, options, name=name)
         if self.where:
             node.meta["nn_module_stack"] = {"": (self.where[-1], None)}
         return self._made(node, result)
