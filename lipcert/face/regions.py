@@ -96,7 +96,8 @@ def local_grid(
     `shape`: cells along each input (about 2500 in all by default). `pairs`, `jacobians`: samples per cell that raise the
     lower values. `plane`: a `lipcert.network.plane.Plane` in which the box lies. A module takes the shape of the box with a
     batch of 1, unless `input_shape` says another. `regions`: the polygons on which the network is linear, with the norm of
-    the Jacobian on each, are `report.summary["regions"]["polygons"]` and `["norms"]`. `certificate`: file from which `verify` proves each cell again. `weight_out`: as of `bound`; a grid takes no `weight_in`.
+    the Jacobian on each, are `report.summary["regions"]["polygons"]` and `["norms"]`. `certificate`: file from which
+    `verify` proves each cell again. `weight_out`: as of `bound`; a grid takes no `weight_in`.
     """
     from lipcert.tasks import given, grid
 

@@ -55,7 +55,7 @@ def _captured(path: Path, options: dict[str, Any], archive: bool, imports: bool)
     """`imports`: with all that torch.export needs, seconds of imports; else None where the file turns out to need it."""
     _ready(archive)
     if imports:
-        _ready_to_export()
+        _ready_to_export(archive)
     child = Child(
         _serve,
         path,
@@ -99,13 +99,17 @@ def _ready(archive: bool) -> None:
 
 
 @functools.cache
-def _ready_to_export() -> None:
-    from lipcert.load.capture.export import exported
-    from lipcert.load.from_torchscript import warm
+def _ready_to_export(archive: bool) -> None:
+    from lipcert.load.capture.export import decomposed, exported
 
+    relu, x = torch.nn.ReLU(), torch.zeros(1, 2)
     with quiet(), torch.no_grad():
-        exported(torch.nn.ReLU(), torch.zeros(1, 2), users=False)
-        warm()
+        exported(relu, x, users=False)
+        decomposed(torch.export.export(relu, (x,), strict=False))
+        if archive:
+            from lipcert.load.from_torchscript import warm
+
+            warm()
 
 
 # In the child

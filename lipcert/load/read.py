@@ -36,7 +36,8 @@ def read(
 ) -> Source:
     """`input_shape`: whole shape, batch included, for models that do not fix it (a tensor: its shape and dtype).
 
-    `reader`: for ONNX. `imports`: False where what is not imported yet cannot be (ONNX; `Unfollowed` is raised then). `seconds`: limit for each run of code that comes with a file.
+    `reader`: for ONNX. `seconds`: limit for each run of code that comes with a file. `imports`: False where what is not
+    imported yet cannot be (ONNX; `Unfollowed` is raised then).
     Raises UnreadableError, UsageError or RefusedModel.
     """
     if isinstance(path_or_module, torch.nn.Module) and not isinstance(path_or_module, torch.jit.ScriptModule):

@@ -208,8 +208,9 @@ def grid(
 
     `rtol` 0: one sweep per cell. `pairs`, `jacobians`: that many samples per cell raise the lower values. `budget`: in
     seconds; cells that it leaves open keep a valid bracket. `execution`: "float32" ..: a proved bound of what an
-    execution errs in each cell. `regions`: the polygons on which the network is linear are in the report too. `certificate`: file from which
-    `verify` proves the value of each cell again. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes.
+    execution errs in each cell. `regions`: the polygons on which the network is linear are in the report too.
+    `certificate`: file from which `verify` proves the value of each cell again. Interrupted, it raises KeyboardInterrupt
+    with `partial_report`, which `resume` takes.
     """
     norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
     _check_asked(model, functional, execution, plane, certificate is not None)

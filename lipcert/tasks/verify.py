@@ -29,7 +29,6 @@ from lipcert.terms.result import Bound, Refusal, Result
 OF_ALL = {"pair": "pairs", "logit": "each"}  # what several claims of one kind are about
 
 
-@keeps_subnormals
 def _compared(asked: Asked, claims: Sequence[Certificate], model: object, any_output: bool) -> list[str]:
     """What the prover chose of the question. Raises CertificateRejected where a claim is about another one."""
     for claim in claims:
@@ -40,6 +39,7 @@ def _compared(asked: Asked, claims: Sequence[Certificate], model: object, any_ou
     return chosen
 
 
+@keeps_subnormals
 def verify(
     certificate: str | Path | Certificate | Several,
     model: str | Path | torch.nn.Module | Model,

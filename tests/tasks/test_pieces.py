@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -22,7 +23,7 @@ pytest.importorskip("numba")
 from lipcert.regions.cells import Cells
 from lipcert.regions.enumeration import overlay as overlays
 from lipcert.regions.enumeration.attained import attained_at
-from lipcert.regions.enumeration.pieces import Pieces, pieces
+from lipcert.regions.enumeration.pieces import Piece, Pieces, pieces
 
 ROOT = Path(__file__).parents[2]
 MOONS = ROOT / "examples/two_moons.onnx"
@@ -143,3 +144,12 @@ def test_the_picture_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as stop:
         main(["local", str(MOONS), "--at", "x.npz", "--eps", "0.1", "--regions"])
     assert stop.value.code == 2
+
+
+def test_a_side_without_direction_tells_nothing_apart() -> None:
+    """0 t + 0 >= 0 holds on every piece and, the other way round, on every cell."""
+    program = SimpleNamespace(centre=np.zeros(1), scale=np.ones(1))
+    sides = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 1.0, 0.0]])
+    piece = Piece(3.0, True, np.array([[-1.0], [1.0]]), np.zeros((1, 3)), np.array([[-1.0], [1.0]]), sides)
+    over = overlays.Overlay(Pieces(program, Norm.parse("2"), [piece], []), [[-1.0, 0.0, 1.0]])  # type: ignore[arg-type]
+    assert over.upper.tolist() == [3.0, 3.0]

@@ -43,12 +43,14 @@ def _is_small(func: Any, args: Any) -> bool:
     if any(argument.name == "device" for argument in func._schema.arguments):
         return False
     shapes = [value.shape for value in _tensors(args)]
-    if torch.Tag.pointwise in func.tags:
-        try:
-            return math.prod(np.broadcast_shapes(*shapes)) <= FEW  # torch's own imports sympy
-        except ValueError:
-            return True  # torch says what is wrong, before it computes anything
-    return func in _NO_LARGER and sum(map(math.prod, shapes)) <= FEW
+    if sum(map(math.prod, shapes)) > FEW:
+        return False
+    if torch.Tag.pointwise not in func.tags:
+        return func in _NO_LARGER
+    try:
+        return math.prod(np.broadcast_shapes(*shapes)) <= FEW  # torch's own imports sympy
+    except ValueError:
+        return True  # torch says what is wrong, before it computes anything
 
 
 def _tensors(args: Any) -> list[Tensor]:
@@ -65,7 +67,8 @@ def _ones(value: Any) -> Any:
     """Integers may divide; no operator of the lists reads an index."""
     if not isinstance(value, Tensor):
         return value
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).fill_(1)
+    held = 1 + sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True)) if value.numel() else 0
+    return torch.ones(held, dtype=value.dtype).as_strided(value.shape, value.stride())
 
 
 def _to_meta(value: Any) -> Any:
@@ -109,7 +112,7 @@ def _convolution(
 ) -> tuple[int, ...] | None:
     """Dumoulin and Visin, A guide to convolution arithmetic for deep learning (2016), relationships 8 and 14."""
     n = x.dim() - 2
-    if n < 1 or weight.dim() != x.dim() or min(*stride, *dilation, groups) < 1 or min(x.shape) < 1:
+    if n < 1 or weight.dim() != x.dim() or min(*stride, *dilation, groups, *x.shape, *weight.shape) < 1:
         return None
     every = [values * n if len(values) == 1 else values for values in (stride, padding, dilation, output_padding)]
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
@@ -164,8 +167,8 @@ _NO_LARGER = frozenset(
         _softmax.default _log_softmax.default logsumexp.default _safe_softmax.default
         native_layer_norm.default native_group_norm.default _native_batch_norm_legit_no_training.default
         _native_batch_norm_legit.no_stats rms_norm.default glu.default
-        avg_pool2d.default avg_pool3d.default _adaptive_avg_pool2d.default _adaptive_avg_pool3d.default
-        max_pool2d_with_indices.default max_pool3d_with_indices.default adaptive_max_pool2d.default
+        avg_pool2d.default avg_pool3d.default
+        max_pool2d_with_indices.default max_pool3d_with_indices.default
         flip.default sort.default topk.default tril.default triu.default linalg_vector_norm.default
         hardswish.default hardsigmoid.default _prelu_kernel.default log_sigmoid_forward.default
     """.split())

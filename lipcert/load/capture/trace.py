@@ -1,9 +1,9 @@
 """The flat ATen graph of a module of our own, from one run of it on tensors without values (torch's meta device).
 
 torch.export would give the same graph ten times slower, after importing dynamo and sympy; a test compares the two. It
-stays for modules whose code is not ours: they may branch on Python state, write in place, or do what no trace can see.
-Here every operator that is called arrives at `Trace`, whole (in inference mode torch does not split composite operators
-first); it is written down, or replaced by the calls of its decomposition, which arrive in turn.
+stays for modules whose code is not ours (they may branch on Python state, write in place, or do what no trace can see), and
+`retrace` only decomposes what it gave. Every operator that is called arrives at `Trace`, whole (`unsplit`); it is written
+down, or replaced by the calls of its decomposition, which arrive in turn.
 """
 
 from __future__ import annotations
@@ -216,7 +216,9 @@ def retrace(program: ExportedProgram, constants: Mapping[str, Tensor]) -> FlatPr
                 elif node.op == "output":
                     (result,) = node.args[0]
                     state.graph.output((state.nodes[id(values[result])][1],))
-                elif node.op == "call_function" and node.target not in CHECKS:
+                elif node.target in CHECKS:
+                    continue
+                elif node.op == "call_function":
                     stack = list((node.meta.get("nn_module_stack") or {}).values())
                     state.where = [str(stack[-1][0])] if stack else []
                     args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)

@@ -51,7 +51,8 @@ def read_onnx(
     """The network of an ONNX file, over the reals: weights of every float type promoted exactly to float64.
 
     `input_shape` is needed where the file leaves sizes open (a leading batch axis alone is set to 1); names choose
-    among several inputs or outputs. `imports`: see `build`. Raises UnreadableError, UsageError, or RefusedModel with the node's name.
+    among several inputs or outputs. `imports`: see `build`. Raises UnreadableError, UsageError, or RefusedModel with the
+    node's name.
     """
     graph = read_graph(path, input_name, output_name)
     shape, assumptions = fixed_shape(graph, input_shape)

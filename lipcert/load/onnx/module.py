@@ -87,7 +87,8 @@ class OnnxModule(torch.nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """`shape`: a tensor without values. `known`: its value, where that follows from file and shapes; `exact` without rounding.
+    """`shape`: a tensor without values. `known`: its value, where that follows from file and shapes; `exact` without
+    rounding.
 
     `elem_type`: what the file calls its type (TensorProto); here every float is a float64.
     """
@@ -286,6 +287,8 @@ def _evaluate(node: OnnxNode, op: Op, arguments: list[Tensor | None]) -> list[Te
         result = op.function(node, *arguments)
     except (LipcertError, Unfollowed):
         raise
+    except (ImportError, OSError) as error:  # torch imports more of itself at a call, which a sandbox does not allow
+        raise Unfollowed(str(error)) from error
     except Exception as error:  # torch raises a dozen types for shapes that do not fit
         sizes = [None if a is None else list(a.shape) for a in arguments]
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -78,8 +78,9 @@ class Overlay:
             ends = row[:, :n] * self.low[cell[some]], row[:, :n] * self.high[cell[some]]
             most = np.maximum(*ends).sum(axis=1) + row[:, n]
             mass = np.abs(ends[0]).sum(axis=1) + np.abs(ends[1]).sum(axis=1) + np.abs(row[:, n]) + row[:, n + 1]
-            apart[some] = most + SLACK * mass <= -row[:, n + 1]
-            touching = ~apart[some] & (most <= SLACK * mass) & (row[:, n + 1] == 0)
+            cuts = np.abs(row[:, :n]).max(axis=1) > 0  # 0 >= 0 says nothing
+            apart[some] = cuts & (most + SLACK * mass <= -row[:, n + 1])
+            touching = cuts & ~apart[some] & (most <= SLACK * mass) & (row[:, n + 1] == 0)
             for i in np.flatnonzero(touching):  # a kink along a line of the grid: in rationals
                 apart[some[i]] = _largest(row[i, : n + 1], self.low[cell[some[i]]], self.high[cell[some[i]]]) <= 0
         return apart

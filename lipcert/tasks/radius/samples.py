@@ -29,8 +29,8 @@ LARGEST = 2.0**1023  # for functions that do not move at all: any number is a ra
 @dataclass(frozen=True)
 class How:
     """`methods`: of GLOBAL, "local", "values" and "regions". `local`: whether the graph has local constants; `values`: whether
-    ranges of its outputs can be bounded; `regions`: whether its linear regions can be enumerated. `execution`: radii hold for the network as it is executed, not in real arithmetic
-    alone."""
+    ranges of its outputs can be bounded; `regions`: whether its linear regions can be enumerated. `execution`: radii hold
+    for the network as it is executed, not in real arithmetic alone."""
 
     norm: P
     methods: Sequence[str]
