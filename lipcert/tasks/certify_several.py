@@ -93,8 +93,7 @@ def tree_of(problem: Problem, least: Bound) -> CutTree | None:
         return None
     from lipcert.regions.enumeration import constant, trace
 
-    budget = 4 * least.seconds + SECONDS
-    cells, end = constant.cells_of(problem.region), time.monotonic() + budget
+    cells, end = constant.cells_of(problem.region), _end(problem.deadline, 4 * least.seconds + SECONDS)
     made = trace.written(problem.graph, cells, problem.norm, least.value, end)
     return None if made is None else CutTree(least.method, mul_up(made[1], SLACK), tuple(made[0]))
 
@@ -113,8 +112,13 @@ def region_proofs(problem: Problem, value: float, results: Sequence[Result]) -> 
         return [*found, CellList("slopes", "slopes", None, (0,), (mul_up(alone, SLACK),))]
     assert isinstance(region, Box)
     low, high = region.lower.reshape(1, -1), region.upper.reshape(1, -1)
-    deadline = time.monotonic() + SECONDS
-    return [*found, cells_of(graph, (low, high), None, norm, torch.tensor([value], dtype=torch.float64), deadline)]
+    end = _end(problem.deadline, SECONDS)
+    return [*found, cells_of(graph, (low, high), None, norm, torch.tensor([value], dtype=torch.float64), end)]
+
+
+def _end(deadline: float | None, seconds: float) -> float:
+    """Of the search for a certificate: a budget counts for it too."""
+    return time.monotonic() + seconds if deadline is None else deadline
 
 
 def cells_of(
@@ -166,13 +170,15 @@ def certify_grid(
     asked: tuple[Norm, Output, Region],
     edges: Sequence[Sequence[float]],
     cells: tuple[Tensor, Tensor, Tensor],
+    deadline: float | None,
 ) -> list[str]:
-    """One claim about the box, with a value for each cell. `cells`: lower ends, upper ends (k, n) and proved values (k,)."""
+    """One claim about the box, with a value for each cell. `cells`: lower ends, upper ends (k, n) and proved values (k,).
+    `deadline`: of the whole command (monotonic)."""
     norm, output, region = asked
     low, high, values = cells
     if not bool(torch.isfinite(values).all()):
         return [f"no certificate was written to {path}: some cells have no finite value"]
-    proof = cells_of(graph, (low, high), edges, norm, values, time.monotonic() + SECONDS)
+    proof = cells_of(graph, (low, high), edges, norm, values, _end(deadline, SECONDS))
     claim = max(proof.values)
     if not math.isfinite(claim):
         return [f"no certificate was written to {path}: some cells have no finite value by slope sweeps"]

@@ -104,7 +104,8 @@ class Grid(Task):
             self.session.say("certificate")
             about = self.norm, Output.parse(self.output), self.box
             cells = self.low, self.high, self.values.upper
-            self.noted = certify_grid(self.certificate, self.model, self.graph, about, self.asked["edges"], cells)
+            asked = self.asked["edges"], cells, self.session.deadline
+            self.noted = certify_grid(self.certificate, self.model, self.graph, about, *asked)
 
     @property
     def drawn(self) -> bool:
