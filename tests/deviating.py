@@ -61,6 +61,12 @@ class Builder:
         outer, n, inner = (self.tokens, width, 1) if over == "tokens" else (1, self.tokens, width)
         return self.block(Normalise(outer, n, inner, eps=eps, centred=centred), u, size=size)
 
+    def softmax(self, u: int, over: str = "tokens") -> int:
+        size = self.nodes[u].size
+        width = size // self.tokens
+        outer, n, inner = (self.tokens, width, 1) if over == "tokens" else (1, self.tokens, width)
+        return self.block(Softmax(outer, n, inner), u, size=size)
+
     def attention(self, u: int, heads: int, scale: float = 1.0) -> int:
         t, d = self.tokens, self.width // heads
         order = torch.arange(t * heads * d).reshape(t, heads, d)
@@ -97,7 +103,7 @@ def moved_size(builder: Builder, u: int) -> int:
 
 
 def random_graph(seed: int) -> Graph:
-    """A few of: layer, activation, normalisation, attention, gate, each with or without a skip."""
+    """A few of: layer, activation, normalisation, attention, gate, softmax, each with or without a skip."""
     dice = random.Random(seed)
     heads = dice.choice((1, 2))
     built = Builder(
@@ -105,7 +111,7 @@ def random_graph(seed: int) -> Graph:
     )
     u = 0
     for _ in range(dice.choice((1, 2, 3, 4))):
-        kind = dice.choice(("dense", "act", "norm", "rms", "across", "attention", "gate", "twice"))
+        kind = dice.choice(("dense", "act", "norm", "rms", "across", "attention", "gate", "twice", "softmax"))
         match kind:
             case "dense":
                 made = built.dense(u)
@@ -118,6 +124,8 @@ def random_graph(seed: int) -> Graph:
                 made = built.attention(u, heads, dice.choice((0.5, 1.0, 3.0)))
             case "gate":
                 made = built.gate(u, dice.choice(("sigmoid", "silu", "relu")))
+            case "softmax":
+                made = built.softmax(built.dense(u, scale=3.0), dice.choice(("tokens", "across")))
             case _:
                 made = built.block(Product(built.nodes[u].size), u, built.dense(u), size=built.nodes[u].size)
         u = built.sum(u, made) if dice.random() < 0.5 else made
