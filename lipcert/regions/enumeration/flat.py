@@ -27,6 +27,7 @@ from lipcert.regions.enumeration.net import (
     Stack,
 )
 from lipcert.regions.enumeration.program import HingeLayer, Program
+from lipcert.regions.enumeration.sizes import EXACTLY
 from lipcert.rigor.rounding import EPS
 
 
@@ -145,7 +146,7 @@ def longest_piece(net: Net) -> int:
 
 def memory(net: Net) -> tuple[Memory, Stack]:
     n, off = net.n, net.shape[OFF]
-    hinges = int(off[-1])
+    hinges, outputs = int(off[-1]), int(off[-1] - off[-2])
     questions = len(net.question) - 1
     form = np.zeros((3 * n + 3, n + hinges))
     form[:n, :n] = form[n + 2 : 2 * n + 2, :n] = np.eye(n)  # t itself
@@ -165,6 +166,8 @@ def memory(net: Net) -> tuple[Memory, Stack]:
         np.zeros((VERTICES + 1, n, n)),
         np.zeros((VERTICES + 1, n + 1), dtype=np.int64),
         np.zeros((n + 2, 2 * n + 2)),
+        np.zeros((5, outputs, n)),
+        np.zeros((2, max(outputs, EXACTLY))),
         np.zeros((questions, n + 2)),
         np.zeros(n + hinges, dtype=np.int64),
         np.zeros(16, dtype=np.int64),

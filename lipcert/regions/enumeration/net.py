@@ -73,6 +73,8 @@ class Memory(NamedTuple):
     edges: np.ndarray  # (VERTICES, n, n)
     basis: np.ndarray  # (VERTICES, n + 1): n facets, and the cell that they are of
     work: np.ndarray
+    matrices: np.ndarray  # (5, outputs, n): a Jacobian and its radii, and what its norm takes (sizes.py)
+    vectors: np.ndarray  # (2, outputs or more)
     best: np.ndarray  # (questions, n + 2): a point, the largest upper value of what is done with, the norm at the point
     alive: np.ndarray  # columns that are not dead
     counts: np.ndarray  # int64

@@ -174,8 +174,8 @@ def largest_values(net, memory, live, count, stamp, u, a):  # type: ignore[no-un
 
 
 @inlined
-def upper_values(net, memory, layer, live, count, stamp, u, matrices, a):  # type: ignore[no-untyped-def]
-    """min(u, bound) per question into u. `matrices` (2, outputs, n) and `a` (n,) to work with."""
+def upper_values(net, memory, layer, live, count, stamp, u, a):  # type: ignore[no-untyped-def]
+    """min(u, bound) per question into u. `a` (n,) to work with."""
     n = net.n
     for k in range(net.shape[OFF, layer], net.shape[OFF, layer + 1]):
         if memory.sign[k] != 0:
@@ -202,15 +202,15 @@ def upper_values(net, memory, layer, live, count, stamp, u, matrices, a):  # typ
             put_open(net, memory, n + k, k, i, sign, low, high)
     multiply(net, memory, net.layers, net.asks == NORMS)
     if net.asks == NORMS:
-        outputs(net, memory, u, matrices, SQUARINGS)
+        outputs(net, memory, u, SQUARINGS)
     else:
         largest_values(net, memory, live, count, stamp, u, a)
 
 
 @inlined
-def outputs(net, memory, u, matrices, squarings):  # type: ignore[no-untyped-def]
+def outputs(net, memory, u, squarings):  # type: ignore[no-untyped-def]
     """min(u, norm of memory.out) per question, in the units of x."""
-    n, out = net.n, memory.out
+    n, out, matrices = net.n, memory.out, memory.matrices
     for question in range(len(net.question) - 1):
         first = net.question[question]
         rows = net.question[question + 1] - first
@@ -218,4 +218,4 @@ def outputs(net, memory, u, matrices, squarings):  # type: ignore[no-untyped-def
             for c in range(n):
                 matrices[0, i, c] = out[n + 2 + c, first + i] * net.side[INVERSE, c]
                 matrices[1, i, c] = out[2 * n + 2 + c, first + i] * net.side[INVERSE, c]
-        u[question] = min(u[question], largest(matrices[0], matrices[1], rows, n, net.p, net.q, squarings))
+        u[question] = min(u[question], largest(matrices, memory.vectors, rows, n, net.p, net.q, squarings))

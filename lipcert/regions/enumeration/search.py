@@ -56,7 +56,7 @@ RESERVE = 4 * VERTICES
 
 
 @inlined
-def norm_leaf(net, memory, count, u, a, y, matrices):  # type: ignore[no-untyped-def]
+def norm_leaf(net, memory, count, u, a, y):  # type: ignore[no-untyped-def]
     """The norm of a cell on which the network is affine, and whether it beats the best."""
     n, last = net.n, net.shape[OFF, net.layers]
     out = memory.out
@@ -64,7 +64,7 @@ def norm_leaf(net, memory, count, u, a, y, matrices):  # type: ignore[no-untyped
         for c in range(n):
             out[n + 2 + c, i] = memory.pre[c, last + i]
             out[2 * n + 2 + c, i] = memory.pre[RHO, last + i] / net.side[RADIUS, c] * (1.0 + SLACK)
-    outputs(net, memory, u, matrices, EXACTLY)
+    outputs(net, memory, u, EXACTLY)
     inside = inner_point(net, memory, count, a, y)
     for question in range(len(u)):
         if inside and net.trace == FREE and u[question] > memory.best[question, BEST]:
@@ -175,12 +175,12 @@ def nothing(u):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def leaf(net, memory, live, count, stamp, u, a, y, matrices):  # type: ignore[no-untyped-def]
+def leaf(net, memory, live, count, stamp, u, a, y):  # type: ignore[no-untyped-def]
     """A cell on which the network is affine; returns its status."""
     memory.counts[LEAVES] += 1
     status = DONE
     if net.asks == NORMS:
-        norm_leaf(net, memory, count, u, a, y, matrices)
+        norm_leaf(net, memory, count, u, a, y)
     else:
         value_leaf(net, memory, live, count, stamp, u, a)
         if net.asks == SIGNS and not (u[0] <= 0.0):
@@ -225,8 +225,16 @@ def concluded(net, memory, status, live, count, u, affine):  # type: ignore[no-u
     return status
 
 
+@inlined
+def mass(rows, count, column):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for c in range(count):
+        total += abs(rows[c, column])
+    return total
+
+
 @compiled
-def follow(net, memory, stack, top, used, layer, live, count, u, a, y, matrices, rtol):  # type: ignore[no-untyped-def]
+def follow(net, memory, stack, top, used, layer, live, count, u, a, y, rtol):  # type: ignore[no-untyped-def]
     """The cell at hand, to where it is done with; halves that it leaves go to the stack. Returns (top, used, cells)."""
     n, counts, status, spent, affine = net.n, memory.counts, DONE, 0, 0.0
     while True:
@@ -246,12 +254,12 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, y, matrices,
             nothing(u)
             break
         if layer == net.layers:
-            status, affine = leaf(net, memory, live, count, stamp, u, a, y, matrices), 1.0
+            status, affine = leaf(net, memory, live, count, stamp, u, a, y), 1.0
             break
         choice, undecided = settle(net, memory, layer, live, count, stamp, a)
         choice, forced = first_choice(memory, choice)
         if not net.keeps and not (net.trace == READS and memory.code[counts[AT]] != 0):
-            upper_values(net, memory, layer, live, count, stamp, u, matrices, a)
+            upper_values(net, memory, layer, live, count, stamp, u, a)
         if pruned(net, memory, u, rtol):
             break
         if choice < 0:
@@ -268,7 +276,7 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, y, matrices,
         if choice < 0:
             status = WRONG
             break
-        slack = 0.0 if choice == forced else TOUCH * np.abs(memory.pre[: n + 1, choice]).sum()
+        slack = 0.0 if choice == forced else TOUCH * mass(memory.pre, n + 1, choice)
         left, new_live, other = halve(net, memory, stack, top, layer, live, used, count, u, choice, slack, side)
         if left < 0:
             status = FLAT
@@ -294,7 +302,6 @@ def search(net, memory, stack, rtol, budget):  # type: ignore[no-untyped-def]
     n, counts = net.n, memory.counts
     questions = len(net.question) - 1
     u, a, y = np.zeros(questions), np.zeros(n), np.zeros(n)
-    matrices = np.zeros((2, net.shape[OFF, net.layers + 1] - net.shape[OFF, net.layers], n))
     top, used, spent = counts[TOP], 0, 0
     for f in range(top):
         used += stack.place[f, 1]
@@ -313,7 +320,7 @@ def search(net, memory, stack, rtol, budget):  # type: ignore[no-untyped-def]
             layer, live, count = pull(net, memory, stack, top, used)
             used -= count
             copy(stack.u[top], u)
-            top, used, cells = follow(net, memory, stack, top, used, layer, live, count, u, a, y, matrices, rtol)
+            top, used, cells = follow(net, memory, stack, top, used, layer, live, count, u, a, y, rtol)
             spent += cells
     counts[CELLS] += spent
     counts[TOP] = top
@@ -336,7 +343,6 @@ def probe(net, memory, points, values):  # type: ignore[no-untyped-def]
     """Floating values (k, questions) of what is asked at `points` (k, n)."""
     n, last = net.n, net.shape[OFF, net.layers]
     u = np.zeros(len(net.question) - 1)
-    matrices = np.zeros((2, net.shape[OFF, net.layers + 1] - last, n))
     for i in range(len(points)):
         for layer in range(net.layers):
             enter(net, memory, layer)
@@ -354,7 +360,7 @@ def probe(net, memory, points, values):  # type: ignore[no-untyped-def]
         for question in range(len(u)):
             u[question] = np.inf
         if net.asks == NORMS:
-            outputs(net, memory, u, matrices, EXACTLY)
+            outputs(net, memory, u, EXACTLY)
         else:
             values_at(net, memory, points[i], u)
         copy(u, values[i])

@@ -22,10 +22,10 @@ EXACTLY = 30
 
 
 @compiled
-def length(row, q):  # type: ignore[no-untyped-def]
+def length(row, count, q):  # type: ignore[no-untyped-def]
     """Upper value of the q-norm of nonnegative numbers."""
     total, top = 0.0, 0.0
-    for i in range(len(row)):
+    for i in range(count):
         top = max(top, row[i])
         total += row[i]
     if q == 0 or top == 0.0:
@@ -33,14 +33,14 @@ def length(row, q):  # type: ignore[no-untyped-def]
     if q == 1:
         return total * SWELL
     total = 0.0
-    for i in range(len(row)):
+    for i in range(count):
         total += (row[i] / top) * (row[i] / top)
     return math.sqrt(total) * top * SWELL
 
 
 @compiled
-def spectral(a, rows, columns, squarings):  # type: ignore[no-untyped-def]
-    """Upper value of the spectral norm of a (rows, columns)."""
+def spectral(a, t, other, scale, rows, columns, squarings):  # type: ignore[no-untyped-def]
+    """Upper value of the spectral norm of a (rows, columns). `t`, `other` (rows, columns), `scale` (squarings,) to work with."""
     top = 0.0
     for i in range(rows):
         for j in range(columns):
@@ -49,7 +49,6 @@ def spectral(a, rows, columns, squarings):  # type: ignore[no-untyped-def]
         return top
     m = min(rows, columns)
     wide = max(rows, columns)
-    t, other = np.zeros((m, m)), np.zeros((m, m))
     for i in range(m):
         for j in range(i + 1):
             total = 0.0
@@ -59,7 +58,6 @@ def spectral(a, rows, columns, squarings):  # type: ignore[no-untyped-def]
     first = 0.0
     for i in range(m):
         first += t[i, i]
-    slack, scale = np.zeros(squarings), np.zeros(squarings)
     done = 0
     for s in range(squarings if m > 1 else 0):
         frobenius = 0.0
@@ -69,7 +67,6 @@ def spectral(a, rows, columns, squarings):  # type: ignore[no-untyped-def]
         if not (frobenius > 0.0):
             break
         scale[s] = math.sqrt(frobenius)
-        slack[s] = frobenius
         for i in range(m):
             for j in range(i + 1):
                 total = 0.0
@@ -83,18 +80,17 @@ def spectral(a, rows, columns, squarings):  # type: ignore[no-untyped-def]
         for j in range(m):
             value += t[i, j] * t[i, j]
     value = math.sqrt(value) * SWELL
-    for s in range(
-        done - 1, -1, -1
-    ):  # T^2 / scale^2 = other + error, ||error||_F <= (m + 4) u ||T / scale||_F^2 = (m + 4) u
+    # T^2 / scale^2 = other + error, ||error||_F <= (m + 4) u ||T / scale||_F^2 = (m + 4) u
+    for s in range(done - 1, -1, -1):
         value = scale[s] * math.sqrt(value + (m + 8) * ADD / 16.0) * SWELL
     value += (wide + 8) * ADD / 16.0 * first  # of T itself
     return math.sqrt(value) * top * SWELL
 
 
 @compiled
-def largest(centre, radius, rows, n, p, q, squarings):  # type: ignore[no-untyped-def]
-    """Upper value of ||A||_{p -> q} over |A - centre| <= radius, (rows, n) each."""
-    size = np.zeros((rows, n))
+def largest(matrices, vectors, rows, n, p, q, squarings):  # type: ignore[no-untyped-def]
+    """Upper value of ||A||_{p -> q} over |A - matrices[0]| <= matrices[1], (rows, n) each; the rest is to work with."""
+    centre, radius, size = matrices[0], matrices[1], matrices[2]
     for i in range(rows):
         for j in range(n):
             size[i, j] = (abs(centre[i, j]) + radius[i, j]) * (1.0 + 4e-16)
@@ -104,43 +100,41 @@ def largest(centre, radius, rows, n, p, q, squarings):  # type: ignore[no-untype
     if rows == 1 or q == 0:
         dual = 1 - p if p < 2 else 2
         for i in range(rows):
-            value = max(value, length(size[i], dual))
+            value = max(value, length(size[i], n, dual))
     elif n == 1 or p == 1:
-        column = np.zeros(rows)
+        column = vectors[0]
         for j in range(n):
             for i in range(rows):
                 column[i] = size[i, j]
-            value = max(value, length(column, q))
+            value = max(value, length(column, rows, q))
     elif p == 2 and q == 2:
-        whole = spectral(size, rows, n, squarings)
-        value = min(whole, (spectral(centre, rows, n, squarings) + spectral(radius, rows, n, squarings)) * SWELL)
+        t, other, scale = matrices[3], matrices[4], vectors[1]
+        value = spectral(centre, t, other, scale, rows, n, squarings)
+        value = (value + spectral(radius, t, other, scale, rows, n, squarings)) * SWELL
+        value = min(value, spectral(size, t, other, scale, rows, n, squarings))
     elif p == 0:
-        value = _over_signs(centre, radius, rows, n, q)
+        value = _over_signs(centre, radius, vectors[0], False, rows, n, q)
     elif rows <= FEW:
-        turned, wide = np.zeros((n, rows)), np.zeros((n, rows))
-        for i in range(rows):
-            for j in range(n):
-                turned[j, i], wide[j, i] = centre[i, j], radius[i, j]
-        value = _over_signs(turned, wide, n, rows, 2)
+        value = _over_signs(centre, radius, vectors[0], True, n, rows, 2)
     else:
         for i in range(rows):
-            value += length(size[i], 2)
+            value += length(size[i], n, 2)
         value *= SWELL
     return value
 
 
 @compiled
-def _over_signs(centre, radius, rows, n, q):  # type: ignore[no-untyped-def]
-    """max ||A s||_q over sign vectors s with s_0 = 1."""
+def _over_signs(centre, radius, image, turned, rows, n, q):  # type: ignore[no-untyped-def]
+    """max ||A s||_q over sign vectors s with s_0 = 1; A (rows, n), or `turned` its transpose. `image` (rows,) to work with."""
     value = 0.0
-    image = np.zeros(rows)
     for pattern in range(1 << (n - 1)):
         for i in range(rows):
-            total, mass, slack = centre[i, 0], abs(centre[i, 0]), radius[i, 0]
-            for j in range(1, n):
-                total += -centre[i, j] if (pattern >> (j - 1)) & 1 else centre[i, j]
-                mass += abs(centre[i, j])
-                slack += radius[i, j]
+            total, mass, slack = 0.0, 0.0, 0.0
+            for j in range(n):
+                entry = centre[j, i] if turned else centre[i, j]
+                total += -entry if j > 0 and (pattern >> (j - 1)) & 1 else entry
+                mass += abs(entry)
+                slack += radius[j, i] if turned else radius[i, j]
             image[i] = (abs(total) + slack + 2.0 * ADD * mass) * SWELL
-        value = max(value, length(image, q))
+        value = max(value, length(image, rows, q))
     return value
