@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -90,10 +91,14 @@ class Tree:
         self.heap: list[tuple[float, int, Cell]] = []
         self.made = 0
         self.budget = min(FIRST, self.most)
-        self.rows = Rows(program) if exact_layers(program) else None
         if self.asks != SIGNS:
             self._sample()
         self._add(self._root())
+
+    @cached_property
+    def rows(self) -> Rows | None:
+        """Made where floats leave a sign open: few searches meet one."""
+        return Rows(self.program) if exact_layers(self.program) else None
 
     def _root(self) -> Cell:
         n, radius = self.net.n, self.program.radius
