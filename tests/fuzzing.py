@@ -26,6 +26,7 @@ from canaries import Canaries
 from fuzz_seeds import SHAPE, external_files, nets, onnx_files, pt2_files, pt_files
 from mutants import MAKERS, Maker, mutant
 
+from lipcert import bound, radius
 from lipcert.gate.formats.to_junit import to_junit
 from lipcert.gate.formats.to_markdown import to_markdown
 from lipcert.gate.formats.to_sarif import to_sarif
@@ -38,9 +39,7 @@ from lipcert.load.model import Model, load
 from lipcert.report.formats.comparison import comparison_markdown
 from lipcert.report.page.write import html_page
 from lipcert.report.to_json import to_json
-from lipcert.tasks.bound import bound
 from lipcert.tasks.compare import compare
-from lipcert.tasks.radius.task import radius
 from lipcert.tasks.verify import verify
 from lipcert.terms.errors import CertificateRejected, LipcertError
 from lipcert.terms.files import read_json
@@ -226,7 +225,7 @@ def _data(model: Model) -> Subject:
 
 def _asked(model: Model) -> dict[str, Callable[..., Any]]:
     """Reports that can be resumed, each with a few rows."""
-    from lipcert.tasks.grid import grid
+    from lipcert import local_grid as grid
 
     draw = np.random.default_rng(1)
     x, y = draw.normal(size=(4, 4)), np.array([0, 1, 1, 0])

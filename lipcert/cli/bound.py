@@ -90,20 +90,20 @@ def bound(
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
     question: dict[str, Any] = {"norm": norms, "output": functional, "rtol": rtol, "seed": seed, "ranges": ranges}
-    question |= {"methods": method or None, "multipliers": multipliers, "solver": solver, "budget": budget}
+    question |= {"methods": method or None, "multipliers": multipliers, "solver": solver, "certificate": certificate}
     question |= {"device": o.read_device(device), "execution": o.read_execution(execution)}
     region = asked_region(box, at, eps, ball_norm)
     check_single(model, certificate=certificate, resume=resume)
 
     def work(path: Path, progress: Progress) -> Report:
         from lipcert.load.model import load
-        from lipcert.tasks.bound import bound
+        from lipcert.tasks.bound import BoundRequest, bound
         from lipcert.tasks.given import as_weighted
+        from lipcert.tasks.task import Session
 
         loaded = as_weighted(load(path, **arguments, progress=progress), *weights, norms)
         where = read_region(loaded, box, at, eps, ball_norm)
-        files: dict[str, Any] = {"certificate": certificate, "resume": resume}
-        report = bound(loaded, region=where, **files, **question, progress=progress)
+        report = bound(loaded, BoundRequest(region=where, **question), Session(progress, budget), resume)
         return replace(report, max_upper=max_upper)
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}

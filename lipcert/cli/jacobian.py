@@ -81,22 +81,19 @@ def jacobian(
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     more: dict[str, Any] = {"around": around, "between": between, "per_class": per_class, "laplacian": laplacian}
     more |= {"from_node": from_node, "to_node": to_node, "norm": norms}
-    more |= {"resume": resume, "seed": seed, "device": o.read_device(device)}
+    more |= {"seed": seed, "device": o.read_device(device)}
 
     def work(progress: Progress) -> Report:
         from lipcert.load.data import parse_region
         from lipcert.load.model import load
         from lipcert.tasks import jacobian as measure
+        from lipcert.tasks.task import Session
 
         loaded = load(model, **arguments, progress=progress)
-        return measure.jacobian(
-            loaded,
-            **_points(loaded, data, raw),
-            region=parse_region(loaded, box=box),
-            samples=samples or measure.SAMPLES,
-            progress=progress,
-            **more,
-        )
+        region = parse_region(loaded, box=box)
+        count = samples or measure.SAMPLES
+        question = measure.JacobianRequest(**_points(loaded, data, raw), region=region, samples=count, **more)
+        return measure.jacobian(loaded, question, Session(progress), resume)
 
     asked = {"norm": norms, "region": {"kind": "box", "lower": None, "upper": None, "asked": box}} if box else {}
     picture = None if plot is None else partial(draw, path=plot)

@@ -73,6 +73,7 @@ def over_grid(given: Typed) -> Work:
 
     def work(progress: Progress) -> Report:
         from lipcert.tasks import grid as grids
+        from lipcert.tasks.task import Session
 
         loaded = given.load(progress)
         where = read_plane(loaded, given.plane, given.through, given.raw, given.norms)
@@ -81,10 +82,9 @@ def over_grid(given: Typed) -> Work:
         if given.plot is not None and region.lower.numel() != 2:
             raise UsageError(f"--plot: pictures are of two inputs, and this grid has {region.lower.numel()}")
         given.shown.update(points=points, labels=labels)
-        more: dict[str, Any] = {
-            name: getattr(given, name) for name in ("pairs", "jacobians", "budget", "regions", "certificate", "resume")
-        }
-        return grids.grid(loaded, region, shape, plane=where, **more, **given.question, progress=progress)
+        more = {name: getattr(given, name) for name in ("pairs", "jacobians", "regions", "certificate")}
+        asked = grids.GridRequest(box=region, shape=shape, plane=where, **more, **given.question)
+        return grids.grid(loaded, asked, Session(progress, given.budget), given.resume)
 
     return work
 
@@ -108,25 +108,24 @@ def around_points(given: Typed) -> Work:
     def work(progress: Progress) -> Report:
         from lipcert.load.data import read_data
         from lipcert.tasks import balls as local_balls
+        from lipcert.tasks.task import Session
 
         loaded = given.load(progress)
         path, places = split_places(centres)
         found = read_data(path, loaded.input_shape, raw=given.raw)
         rows = list(range(len(found.x))) if places is None else places
         rows = _within("--at", centres, rows, len(found.x))[: given.first]
-        return local_balls.local(
-            loaded,
-            found.x[rows],
-            radii,
+        asked = local_balls.BallsRequest(
+            x=found.x[rows],
+            eps=radii,
             ball_norm=ball,
             y=None if found.y is None else found.y[rows],
             indices=rows,
             methods=given.method or None,
             budget=local_balls.BUDGET if given.budget is None else given.budget,
-            resume=given.resume,
-            progress=progress,
             **given.question,
         )
+        return local_balls.local(loaded, asked, Session(progress), given.resume)
 
     return work
 

@@ -83,7 +83,7 @@ def radius(
     norms = o.read_norm(norm, None, None)
     box = read_clip(clip)
     where = o.read_device(device)
-    question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "resume": resume, "seed": seed}
+    question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "seed": seed, "norm": norms}
     question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution), "certificate": certificate}
     arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
     o.check_picture(plot)
@@ -91,22 +91,20 @@ def radius(
     def work(progress: Progress) -> Report:
         from lipcert.load import data as files
         from lipcert.load.model import load
-        from lipcert.tasks.radius import task as robustness
+        from lipcert.tasks.radius.task import RadiusRequest, radius
+        from lipcert.tasks.task import Session
 
         loaded = load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, raw=raw, gaps=True)
-        return robustness.radius(
-            loaded,
-            samples.x[:first],
-            None if samples.y is None else samples.y[:first],
-            norm=norms,
-            attack=read_attack(restarts, steps, box or (UNIT if samples.scaled else None), seed, where)
-            if attack
-            else None,
+        inside = box or (UNIT if samples.scaled else None)
+        asked = RadiusRequest(
+            x=samples.x[:first],
+            y=None if samples.y is None else samples.y[:first],
+            attack=read_attack(restarts, steps, inside, seed, where) if attack else None,
             adversarial=adversarial_file(json),
-            progress=progress,
             **question,
         )
+        return radius(loaded, asked, Session(progress), resume)
 
     picture = None if plot is None else partial(draw, path=plot, title=model.name)
     return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture), work)

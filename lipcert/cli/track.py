@@ -61,24 +61,24 @@ def track(
         from lipcert.load import data as files
         from lipcert.load.model import load
         from lipcert.tasks.checkpoints import series_of
-        from lipcert.tasks.track import METHODS
+        from lipcert.tasks.task import Session
+        from lipcert.tasks.track import METHODS, TrackRequest
         from lipcert.tasks.track import track as task
 
         found = None
         if data is not None:  # in the layout of the first checkpoint: all of one training have one input
             shape = load(series_of(checkpoints)[0].files[0], **arguments).input_shape
             found = files.read_data(data, shape, raw=raw)
-        return task(
-            checkpoints,
+        asked = TrackRequest(
             norm=norms,
             methods=method or METHODS,
             x=None if found is None else found.x[:first],
             y=None if found is None or found.y is None else found.y[:first],
             budget=budget,
-            **arguments,
-            resume=resume,
-            progress=progress,
+            seed=seed,
+            reading={name: value for name, value in arguments.items() if name != "seed"},
         )
+        return task(checkpoints, asked, Session(progress), resume)
 
     picture = None if plot is None else partial(draw, path=plot)
     return execute(Run("track", checkpoints[0], json, quiet, threads, {"norm": norms}, picture), work)

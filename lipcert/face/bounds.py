@@ -55,16 +55,16 @@ def bound(
     and `report.results` why. Interrupted, it raises KeyboardInterrupt with `partial_report`.
     """
     from lipcert.tasks import given
-    from lipcert.tasks.bound import bound
+    from lipcert.tasks.bound import BoundRequest, bound
+    from lipcert.tasks.task import Session
 
     with given.python_words():
-        return bound(
-            given.as_weighted(given.as_model(model, example, input_shape), weight_in, weight_out, given.as_norm(norm)),
+        read = given.as_model(model, example, input_shape)
+        asked = BoundRequest(
             norm=given.as_norm(norm),
             methods=methods,
             region=region,
             output=output,
-            budget=budget,
             rtol=rtol,
             seed=seed,
             device=device,
@@ -72,10 +72,10 @@ def bound(
             multipliers=multipliers,
             solver=solver,
             execution=execution,
-            resume=resume,
             ranges=ranges,
-            progress=progress,
         )
+        loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
+        return bound(loaded, asked, Session(progress, budget), resume)
 
 
 def layers(

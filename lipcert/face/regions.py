@@ -46,12 +46,13 @@ def local(
     """
     from lipcert.tasks import balls as local_balls
     from lipcert.tasks import given
+    from lipcert.tasks.task import Session
 
     with given.python_words():
-        return local_balls.local(
-            given.as_weighted(given.as_model_for(model, x, input_shape), weight_in, weight_out, given.as_norm(norm)),
-            given.as_array(x),
-            [eps] if isinstance(eps, int | float) else list(eps),
+        read = given.as_model_for(model, x, input_shape)
+        asked = local_balls.BallsRequest(
+            x=given.as_array(x),
+            eps=[eps] if isinstance(eps, int | float) else list(eps),
             ball_norm=ball_norm,  # type: ignore[arg-type]
             norm=given.as_norm(norm),
             output=output,
@@ -61,11 +62,11 @@ def local(
             rtol=rtol,
             budget=budget,
             execution=execution,
-            resume=resume,
             seed=seed,
             device=device,
-            progress=progress,
         )
+        loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
+        return local_balls.local(loaded, asked, Session(progress), resume)
 
 
 def local_grid(
@@ -100,30 +101,28 @@ def local_grid(
     `verify` proves each cell again. `weight_out`: as of `bound`; a grid takes no `weight_in`.
     """
     from lipcert.tasks import given, grid
+    from lipcert.tasks.task import Session
 
     with given.python_words():
         example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
-        return grid.grid(
-            given.as_weighted(
-                given.as_model_for(model, example, input_shape), weight_in, weight_out, given.as_norm(norm)
-            ),
-            box,
-            shape,
+        read = given.as_model_for(model, example, input_shape)
+        asked = grid.GridRequest(
+            box=box,
+            shape=shape,
             norm=given.as_norm(norm),
             output=output,
             rtol=rtol,
             pairs=pairs,
             jacobians=jacobians,
             plane=plane,
-            budget=budget,
             execution=execution,
             regions=regions,
             certificate=certificate,
-            resume=resume,
             seed=seed,
             device=device,
-            progress=progress,
         )
+        loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
+        return grid.grid(loaded, asked, Session(progress, budget), resume)
 
 
 def jacobian(
@@ -155,12 +154,12 @@ def jacobian(
     """
     from lipcert.tasks import given
     from lipcert.tasks import jacobian as measure
+    from lipcert.tasks.task import Session
 
     with given.python_words():
         loaded = given.as_model(model, None, input_shape) if x is None else given.as_model_for(model, x, input_shape)
-        return measure.jacobian(
-            loaded,
-            None if x is None else given.as_array(x),
+        asked = measure.JacobianRequest(
+            x=None if x is None else given.as_array(x),
             y=given.as_labels(y),
             region=region,
             samples=samples,
@@ -171,8 +170,7 @@ def jacobian(
             to_node=to_node,
             laplacian=laplacian,
             norm=given.as_norm(norm),
-            resume=resume,
             seed=seed,
             device=device,
-            progress=progress,
         )
+        return measure.jacobian(loaded, asked, Session(progress), resume)

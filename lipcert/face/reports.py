@@ -39,21 +39,26 @@ def track(
     """
     from lipcert.tasks import given
     from lipcert.tasks import track as task
+    from lipcert.tasks.task import Session
 
-    asked = {"input_shape": input_shape, "input_name": input_name, "output_name": output_name, "mean": mean, "std": std}
+    reading = {
+        "input_shape": input_shape,
+        "input_name": input_name,
+        "output_name": output_name,
+        "mean": mean,
+        "std": std,
+    }
     with given.python_words():
-        return task.track(
-            checkpoints,
+        asked = task.TrackRequest(
             norm=given.as_norm(norm),
             methods=methods,
             x=None if x is None else given.as_array(x),
             y=given.as_labels(y),
             budget=budget,
             seed=seed,
-            resume=resume,
-            progress=progress,
-            **asked,  # type: ignore[arg-type]
+            reading=reading,
         )
+        return task.track(checkpoints, asked, Session(progress), resume)
 
 
 def compare(

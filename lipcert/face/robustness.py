@@ -44,12 +44,12 @@ def radius(
     """
     from lipcert.tasks import given
     from lipcert.tasks.radius import task as robustness
+    from lipcert.tasks.task import Session
 
     with given.python_words():
-        return robustness.radius(
-            given.as_model_for(model, x, input_shape),
-            given.as_array(x),
-            given.as_labels(y),
+        asked = robustness.RadiusRequest(
+            x=given.as_array(x),
+            y=given.as_labels(y),
             norm=given.as_norm(norm),
             methods=methods,
             eps=[eps] if isinstance(eps, int | float) else list(eps),
@@ -58,7 +58,6 @@ def radius(
             adversarial=adversarial,
             execution=execution,
             certificate=certificate,
-            resume=resume,
             seed=seed,
-            progress=progress,
         )
+        return robustness.radius(given.as_model_for(model, x, input_shape), asked, Session(progress), resume)

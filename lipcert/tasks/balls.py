@@ -141,49 +141,53 @@ class Balls(Task):
         return {"execution": self.execution.summary(largest, self.norm.output)}
 
 
-def local(
-    model: Model,
-    x: np.ndarray | Tensor,
-    eps: Sequence[float],
-    *,
-    ball_norm: P = "2",
-    norm: str | Norm = "2",
-    output: str | Output = "vector",
-    y: np.ndarray | Sequence[int] | None = None,
-    indices: Sequence[int] | None = None,
-    methods: Sequence[str] | None = None,
-    rtol: float = 0.01,
-    budget: float = BUDGET,
-    execution: str | None = None,
-    resume: Earlier = None,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> Report:
-    """lower <= L <= upper in the balls of each radius `eps` around each row of `x` (k, *input_shape): `Report.points`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BallsRequest:
+    """What is asked in the balls of each radius `eps` around each row of `x` (k, *input_shape).
 
     `indices`: the numbers of the rows in the report (default: counted from 0). `methods`: None: those made for regions,
     cheap first. `budget`: seconds per point and radius. `rtol`: brackets closer than this need no further method.
-    `execution`: "float32" ..: a proved bound of what an execution errs in each ball. `resume`: a `partial_report`, or a file.
+    `execution`: "float32" ..: a proved bound of what an execution errs in each ball.
     """
-    norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
-    Norm(ball_norm, ball_norm)
+
+    x: np.ndarray | Tensor
+    eps: Sequence[float]
+    ball_norm: P = "2"
+    norm: str | Norm = "2"
+    output: str | Output = "vector"
+    y: np.ndarray | Sequence[int] | None = None
+    indices: Sequence[int] | None = None
+    methods: Sequence[str] | None = None
+    rtol: float = 0.01
+    budget: float = BUDGET
+    execution: str | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def as_reported(self, norm: Norm, points: Tensor, names: list[int], labels: np.ndarray | None) -> dict[str, Any]:
+        return {
+            "radii": _radii(self.eps),
+            "norm": self.ball_norm,
+            "count": len(points),
+            "data": fingerprint(points.numpy(), np.asarray(names), labels),
+            "methods": _ladder(self.methods, norm),
+            "rtol": float(self.rtol),
+            "seed": self.seed,
+            **({} if self.execution is None else {"execution": self.execution}),
+        }
+
+
+def local(model: Model, request: BallsRequest, session: Session | None = None, resume: Earlier = None) -> Report:
+    """lower <= L <= upper in each ball: `Report.points`. `resume`: a `partial_report`, or a file."""
+    norm, functional, device = Norm.parse(request.norm), Output.parse(request.output), available(request.device)
+    Norm(request.ball_norm, request.ball_norm)
     if functional.many:
         raise UsageError(f"--output {functional}: local constants are of one output: vector, I or I-J")
-    radii, points = _radii(eps), _points(model, x)
-    names = list(range(len(points)) if indices is None else indices)
-    labels = None if y is None else np.asarray(y).reshape(-1)
-    asked = {
-        "radii": radii,
-        "norm": ball_norm,
-        "count": len(points),
-        "data": fingerprint(points.numpy(), np.asarray(names), labels),
-        "methods": _ladder(methods, norm),
-        "rtol": float(rtol),
-        "seed": seed,
-        **({} if execution is None else {"execution": execution}),
-    }
-    region = {"kind": "balls", "radius": max(radii), "norm": ball_norm, "count": len(points)}
+    points = _points(model, request.x)
+    names = list(range(len(points)) if request.indices is None else request.indices)
+    labels = None if request.y is None else np.asarray(request.y).reshape(-1)
+    asked = request.as_reported(norm, points, names, labels)
+    region = {"kind": "balls", "radius": max(asked["radii"]), "norm": request.ball_norm, "count": len(points)}
     task = Balls(
         model,
         norm,
@@ -195,12 +199,12 @@ def local(
         names=names,
         labels=labels,
         asked=asked,
-        seed=seed,
+        seed=request.seed,
         device=device,
-        budget=budget,
-        execution=Execution.of(model, execution, functional),
+        budget=request.budget,
+        execution=Execution.of(model, request.execution, functional),
     )
-    return carry_out(task, Session(progress), resume)
+    return carry_out(task, session, resume)
 
 
 def _ladder(methods: Sequence[str] | None, norm: Norm) -> list[str]:

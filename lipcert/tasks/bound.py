@@ -25,7 +25,6 @@ from lipcert.tasks.ranges import check_region, output_intervals
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.memory import out_of_memory
-from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm, Output, Region
 from lipcert.terms.result import Result
 
@@ -124,66 +123,78 @@ class PairsTask(BoundTask):
         return found | {"summary": {**found.get("summary", {}), f"{self.pairs.word}s": self.pairs.rows}}
 
 
-def bound(
-    model: Model,
-    *,
-    norm: str | Norm = "2",
-    methods: Sequence[str] | None = None,
-    region: Region = None,
-    output: str | Output = "vector",
-    budget: float | None = None,
-    rtol: float = 1e-6,
-    seed: int = 0,
-    device: str = "cpu",
-    certificate: str | Path | None = None,
-    multipliers: str | None = None,
-    solver: str | None = None,
-    execution: str | None = None,
-    resume: Earlier = None,
-    ranges: bool = False,
-    progress: Progress | None = None,
-) -> Report:
-    """The certified interval of one scope. `budget` in seconds: methods stop at it and keep what is proved.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BoundRequest:
+    """What is asked of a model.
 
     `multipliers` of the LipSDP methods ("neuron", "channel", "layer", "mixed"), `solver` of lipsdp-cvxpy. `rtol`: brackets on
     a region are closed to this. `certificate`: file to write, from which `verify` proves the least upper value again.
     `execution`: "float32", "bfloat16" or "float16": a proved bound of |computed f(x) - f(x)| over the region, too. `ranges`:
-    intervals of the outputs (`summary["range"]`). `resume`: partial report of the same question with output "pairs" or
-    "each". Interrupted (Ctrl-C), it raises KeyboardInterrupt with the report so far as `partial_report`.
+    intervals of the outputs (`summary["range"]`).
     """
-    norm, functional = Norm.parse(norm), Output.parse(output)
-    region = checked_region(region, model.graph)
-    chosen = choose(methods, region, {"multipliers": multipliers, "solver": solver}, model.graph)
-    if certificate is not None:
-        check_scope(region, functional)
-    if ranges:
-        check_region(region)
-    _check_weights(model, {"--certificate": certificate is not None, "--range": ranges})
-    all_of_them = functional.many
-    if resume is not None and not all_of_them:
-        raise UsageError("--resume: only --output pairs and --output each can be resumed")
-    options: dict[str, Any] = {"seed": seed}
-    options |= {} if region is None else {"rtol": float(rtol)}
-    options |= {"ranges": True} if ranges else {}
-    options |= {"methods": methods_asked(chosen)} if all_of_them else {}  # each pair has a value of each
-    options |= {} if execution is None else {"execution": execution}
+
+    norm: str | Norm = "2"
+    methods: Sequence[str] | None = None
+    region: Region = None
+    output: str | Output = "vector"
+    rtol: float = 1e-6
+    seed: int = 0
+    device: str = "cpu"
+    certificate: str | Path | None = None
+    multipliers: str | None = None
+    solver: str | None = None
+    execution: str | None = None
+    ranges: bool = False
+
+    def options(self, region: Region, methods: Sequence[Method], functional: Output) -> dict[str, Any]:
+        """What of it is part of the question, beside norm, region and output."""
+        options: dict[str, Any] = {"seed": self.seed}
+        options |= {} if region is None else {"rtol": float(self.rtol)}
+        options |= {"ranges": True} if self.ranges else {}
+        options |= {"methods": methods_asked(methods)} if functional.many else {}  # each pair has a value of each
+        return options | ({} if self.execution is None else {"execution": self.execution})
+
+
+def bound(
+    model: Model, asked: BoundRequest | None = None, session: Session | None = None, resume: Earlier = None
+) -> Report:
+    """The certified interval of one scope; methods stop at the budget of the session and keep what is proved.
+
+    `resume`: partial report of the same question with output "pairs" or "each". Interrupted (Ctrl-C), it raises
+    KeyboardInterrupt with the report so far as `partial_report`.
+    """
+    asked = asked or BoundRequest()
+    norm, functional = Norm.parse(asked.norm), Output.parse(asked.output)
+    region = checked_region(asked.region, model.graph)
+    chosen = choose(asked.methods, region, {"multipliers": asked.multipliers, "solver": asked.solver}, model.graph)
+    _check_asked(model, asked, region, functional, resume)
     where = describe(region)
-    question = model.question("bound", norm, where, str(functional), options)
+    question = model.question("bound", norm, where, str(functional), asked.options(region, chosen, functional))
     inside = region if model.weights is None else model.weights.region(region)
-    problem = Problem(with_output(model.graph, functional), norm, inside, seed, available(device), rtol=rtol)
-    task = (PairsTask if all_of_them else BoundTask)(
+    graph, device = with_output(model.graph, functional), available(asked.device)
+    task = (PairsTask if functional.many else BoundTask)(
         model,
         norm,
         question,
         where,
         str(functional),
-        problem=problem,
+        problem=Problem(graph, norm, inside, asked.seed, device, rtol=asked.rtol),
         methods=chosen,
-        certificate=certificate,
-        execution=Execution.of(model, execution, functional),
-        ranges=ranges,
+        certificate=asked.certificate,
+        execution=Execution.of(model, asked.execution, functional),
+        ranges=asked.ranges,
     )
-    return carry_out(task, Session(progress, budget), resume)
+    return carry_out(task, session, resume)
+
+
+def _check_asked(model: Model, asked: BoundRequest, region: Region, functional: Output, resume: Earlier) -> None:
+    if asked.certificate is not None:
+        check_scope(region, functional)
+    if asked.ranges:
+        check_region(region)
+    _check_weights(model, {"--certificate": asked.certificate is not None, "--range": asked.ranges})
+    if resume is not None and not functional.many:
+        raise UsageError("--resume: only --output pairs and --output each can be resumed")
 
 
 def _check_weights(model: Model, asked: Mapping[str, bool]) -> None:

@@ -121,13 +121,13 @@ def _measured() -> tuple[float | None, float | None]:
     import torch
 
     from lipcert.load.model import load
-    from lipcert.tasks.bound import bound
+    from lipcert.tasks.bound import BoundRequest, bound
 
     class Known(torch.nn.Module):
         def forward(self, x: Any) -> Any:
             return torch.relu(TESTED * x)
 
-    report = bound(load(Known(), input_shape=(1, 2)), methods=["product", "sampled"])
+    report = bound(load(Known(), input_shape=(1, 2)), BoundRequest(methods=["product", "sampled"]))
     return report.lower, report.upper
 
 

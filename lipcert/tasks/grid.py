@@ -33,7 +33,6 @@ from lipcert.tasks.journal.seal import Seal
 from lipcert.tasks.pieces import Mosaic, merged, mosaic
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
-from lipcert.terms.progress import Progress
 from lipcert.terms.query import Box, Norm, Output
 from lipcert.terms.result import Bound, Refusal, Result
 
@@ -185,77 +184,84 @@ def _cut(graph: Graph, box: Box, shape: Sequence[int] | None) -> tuple[Box, Sequ
     return found, shape
 
 
-def grid(
-    model: Model,
-    box: Box,
-    shape: Sequence[int] | None = None,
-    *,
-    norm: str | Norm = "2",
-    output: str | Output = "vector",
-    rtol: float = 0.01,
-    pairs: int = 0,
-    jacobians: int = 0,
-    plane: Plane | None = None,
-    budget: float | None = None,
-    execution: str | None = None,
-    regions: bool = False,
-    certificate: str | Path | None = None,
-    resume: Earlier = None,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> Report:
-    """Certified brackets of the Lipschitz constant in each cell of a grid over `box`. `plane`: the box lies in it.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GridRequest:
+    """What is asked in each cell of a grid over `box`, of `shape` cells (None: about 2500). `plane`: the box lies in it.
 
-    `rtol` 0: one sweep per cell. `pairs`, `jacobians`: that many samples per cell raise the lower values. `budget`: in
-    seconds; cells that it leaves open keep a valid bracket. `execution`: "float32" ..: a proved bound of what an
-    execution errs in each cell. `regions`: the polygons on which the network is linear are in the report too.
-    `certificate`: file from which `verify` proves the value of each cell again. Interrupted, it raises KeyboardInterrupt
-    with `partial_report`, which `resume` takes.
+    `rtol` 0: one sweep per cell. `pairs`, `jacobians`: that many samples per cell raise the lower values. `execution`:
+    "float32" ..: a proved bound of what an execution errs in each cell. `regions`: the polygons on which the network is
+    linear are in the report too. `certificate`: file from which `verify` proves the value of each cell again.
     """
-    norm, functional, device = Norm.parse(norm), Output.parse(output), available(device)
-    _check_asked(model, functional, execution, plane, certificate is not None)
+
+    box: Box
+    shape: Sequence[int] | None = None
+    norm: str | Norm = "2"
+    output: str | Output = "vector"
+    rtol: float = 0.01
+    pairs: int = 0
+    jacobians: int = 0
+    plane: Plane | None = None
+    execution: str | None = None
+    regions: bool = False
+    certificate: str | Path | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def as_reported(self, shape: Sequence[int], edges: list[list[float]]) -> dict[str, Any]:
+        asked: dict[str, Any] = {
+            "shape": list(shape),
+            "edges": edges,
+            "plane": None if self.plane is None else self.plane.words,
+            "rtol": float(self.rtol),
+            "pairs": self.pairs,
+            "jacobians": self.jacobians,
+            "seed": self.seed,
+        }
+        asked |= {} if self.execution is None else {"execution": self.execution}
+        return asked | ({"regions": True} if self.regions else {})
+
+
+def grid(model: Model, request: GridRequest, session: Session | None = None, resume: Earlier = None) -> Report:
+    """Certified brackets of the Lipschitz constant in each cell. Cells that the session's budget leaves open keep a valid
+    bracket. Interrupted, it raises KeyboardInterrupt with `partial_report`, which `resume` takes."""
+    norm, functional, plane = Norm.parse(request.norm), Output.parse(request.output), request.plane
+    device = available(request.device)
+    _check_asked(model, request, functional)
     graph = with_output(model.graph if plane is None else plane.graph, functional)
-    box, shape = _cut(graph, box, shape)
+    box, shape = _cut(graph, request.box, request.shape)
     low, high, edges = cells_of(box, shape)
-    asked = {
-        "shape": list(shape),
-        "edges": edges,
-        "plane": None if plane is None else plane.words,
-        "rtol": float(rtol),
-        "pairs": pairs,
-        "jacobians": jacobians,
-        "seed": seed,
-    }
-    asked |= ({} if execution is None else {"execution": execution}) | ({"regions": True} if regions else {})
-    executed = Execution.of(model, execution, functional)
+    asked = request.as_reported(shape, edges)
     region = describe(box)
-    question = model.question("grid", norm, region, str(functional), asked)
-    about = {
-        "graph": graph,
-        "box": box,
-        "low": low,
-        "high": high,
-        "asked": asked,
-        "plane": plane,
-        "device": device,
-        "execution": executed,
-        "certificate": certificate,
-    }
-    task = Grid(model, norm, question, region, str(functional), **about)  # type: ignore[arg-type]
-    return carry_out(task, Session(progress, budget), resume)
+    task = Grid(
+        model,
+        norm,
+        model.question("grid", norm, region, str(functional), asked),
+        region,
+        str(functional),
+        graph=graph,
+        box=box,
+        low=low,
+        high=high,
+        asked=asked,
+        plane=plane,
+        device=device,
+        execution=Execution.of(model, request.execution, functional),
+        certificate=request.certificate,
+    )
+    return carry_out(task, session, resume)
 
 
-def _check_asked(model: Model, output: Output, execution: str | None, plane: Plane | None, certified: bool) -> None:
+def _check_asked(model: Model, request: GridRequest, output: Output) -> None:
+    plane = request.plane
     if output.many:
         raise UsageError(f"--output {output}: local constants are of one output: vector, I or I-J")
     if model.weights is not None and model.weights.input is not None:
         raise UsageError(
             "--weight-in: a grid is drawn in the model's own inputs; --weight-out goes with it, and balls (--at) with both"
         )
-    if execution is not None and plane is not None:
+    if request.execution is not None and plane is not None:
         raise UsageError("--execution: on a plane, the points of which are computed themselves, it says nothing")
-    if certified and (plane is not None or model.weights is not None):
+    if request.certificate is not None and (plane is not None or model.weights is not None):
         raise UsageError("--certificate: it is about all inputs and plain norms; leave out --plane and weights")
 
 

@@ -27,7 +27,6 @@ from lipcert.sampling.points import Points, batches, point_sets
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
-from lipcert.terms.progress import Progress
 from lipcert.terms.query import Box, Norm, Region
 from lipcert.terms.result import Bound, Result
 
@@ -112,45 +111,53 @@ class Jacobians(Task):
         }
 
 
-def jacobian(
-    model: Model,
-    x: np.ndarray | Tensor | None = None,
-    *,
-    y: np.ndarray | Sequence[int] | None = None,
-    region: Region = None,
-    samples: int = SAMPLES,
-    around: float | None = None,
-    between: bool = False,
-    per_class: bool = False,
-    from_node: str | None = None,
-    to_node: str | None = None,
-    laplacian: bool = False,
-    norm: str | Norm = "2",
-    resume: Earlier = None,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> Report:
-    """Statistics of Jacobian norms at the data `x` (k, *input_shape), or at `samples` random points of a box.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JacobianRequest:
+    """What is asked at the data `x` (k, *input_shape) with labels `y` (k,), or at `samples` random points of a box.
 
     `around`: also at x + noise of this standard deviation; `between`: also at random points between two data points
     (the three places of eq. 3 of Rosca et al. 2020). `from_node`, `to_node`: of the part of the network between two
-    signals; points, noise and interpolations are then those of the features. `resume`: a report of the same question
-    whose points are not measured again. Interrupted, it raises KeyboardInterrupt with `partial_report`.
+    signals; points, noise and interpolations are then those of the features.
     """
-    norm = Norm.parse(norm)
-    inputs, labels = _data(model, x, y)
-    of_data = around is not None or between or laplacian or from_node is not None
-    _check_asked(inputs, labels, region, samples, around, of_data, per_class or laplacian)
-    region = checked_region(region, model.graph)
-    graph, inputs = _part(model.graph, from_node, to_node, inputs)
-    sets = point_sets(inputs, labels, region, samples, around, between, seed)
+
+    x: np.ndarray | Tensor | None = None
+    y: np.ndarray | Sequence[int] | None = None
+    region: Region = None
+    samples: int = SAMPLES
+    around: float | None = None
+    between: bool = False
+    per_class: bool = False
+    from_node: str | None = None
+    to_node: str | None = None
+    laplacian: bool = False
+    norm: str | Norm = "2"
+    seed: int = 0
+    device: str = "cpu"
+
+    @property
+    def of_data(self) -> bool:
+        return self.around is not None or self.between or self.laplacian or self.from_node is not None
+
+    @property
+    def of_classes(self) -> bool:
+        return self.per_class or self.laplacian
+
+
+def jacobian(model: Model, request: JacobianRequest, session: Session | None = None, resume: Earlier = None) -> Report:
+    """Statistics of Jacobian norms. `resume`: a report of the same question whose points are not measured again.
+    Interrupted, it raises KeyboardInterrupt with `partial_report`."""
+    norm, around, seed = Norm.parse(request.norm), request.around, request.seed
+    inputs, labels = _data(model, request.x, request.y)
+    _check_asked(inputs, labels, request)
+    region = checked_region(request.region, model.graph)
+    graph, inputs = _part(model.graph, request.from_node, request.to_node, inputs)
+    sets = point_sets(inputs, labels, region, request.samples, around, request.between, seed)
     count = sum(group.count for group in sets)
     if count > MOST:
         raise UsageError(f"jacobian: {count:,} points; one report holds at most {MOST:,}: split the data")
-    asked: dict[str, Any] = {"from": from_node, "to": to_node, "around": around, "samples": count, "seed": seed}
-    asked["data"] = None if inputs is None else fingerprint(inputs.numpy())
-    more = {"between": between, "labels": None if labels is None else fingerprint(labels)}
+    asked: dict[str, Any] = {"from": request.from_node, "to": request.to_node, "around": around}
+    asked |= {"samples": count, "seed": seed, "data": None if inputs is None else fingerprint(inputs.numpy())}
+    more = {"between": request.between, "labels": None if labels is None else fingerprint(labels)}
     about = describe(region)
     task = Jacobians(
         model,
@@ -162,11 +169,11 @@ def jacobian(
         box=region,
         sets=sets,
         asked=asked,
-        per_class=per_class,
-        classes_of=(inputs, labels) if laplacian and inputs is not None and labels is not None else None,
-        device=torch.device(available(device)),
+        per_class=request.per_class,
+        classes_of=(inputs, labels) if request.laplacian and inputs is not None and labels is not None else None,
+        device=torch.device(available(request.device)),
     )
-    return carry_out(task, Session(progress), resume)
+    return carry_out(task, session, resume)
 
 
 def _part(
@@ -181,16 +188,9 @@ def _part(
     return cut(graph, start, stop), reached
 
 
-def _check_asked(
-    inputs: Tensor | None,
-    labels: np.ndarray | None,
-    region: Region,
-    samples: int,
-    around: float | None,
-    of_data: bool,
-    of_classes: bool,
-) -> None:
-    """UsageError where the parts of the question do not go together. `of_data`, `of_classes`: something asked is about them."""
+def _check_asked(inputs: Tensor | None, labels: np.ndarray | None, request: JacobianRequest) -> None:
+    """UsageError where the parts of the question do not go together."""
+    region, samples, around = request.region, request.samples, request.around
     odd = {
         "give data, or a box": (inputs is None) == (region is None),
         "the region is a box": region is not None and not isinstance(region, Box),
@@ -198,8 +198,8 @@ def _check_asked(
         f"the noise has standard deviation {around}; give a finite number, zero or more": around is not None
         and not (math.isfinite(around) and around >= 0),
         "noise, interpolations, class graphs and features are about data: give data, no box": region is not None
-        and of_data,
-        "classes need labels: an array y beside x in an .npz file": of_classes and labels is None,
+        and request.of_data,
+        "classes need labels: an array y beside x in an .npz file": request.of_classes and labels is None,
     }
     for words, wrong in odd.items():
         if wrong:

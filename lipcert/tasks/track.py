@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from lipcert.load.data import fingerprint
 from lipcert.load.model import Model, load
 from lipcert.report.report import Report, unread
 from lipcert.tasks import jacobian as measure
-from lipcert.tasks.bound import bound
+from lipcert.tasks.bound import BoundRequest, bound
 from lipcert.tasks.checkpoints import Training, series_of
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.journal.resume import resume as taken_from
@@ -22,7 +22,6 @@ from lipcert.tasks.layers import layers
 from lipcert.tasks.task import Session, finish
 from lipcert.terms.errors import LipcertError, RefusedModel, UsageError
 from lipcert.terms.printable import plain
-from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.question import Question
 from lipcert.terms.result import Bound, Refusal, Result
@@ -32,17 +31,18 @@ MEASURED = ("status", "reason", "lower", "upper", "methods", "layers", "jacobian
 QUANTILES = {"low": "0.05", "median": "0.5", "high": "0.95"}
 
 
-@dataclass(eq=False)
-class Inquiry:
-    """The same of every checkpoint. `x` (k, *input_shape), `y` (k,); `reading`: arguments of `load`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrackRequest:
+    """The same is asked of every checkpoint: layer constants, `methods` and, with data `x` (k, *input_shape), Jacobian
+    statistics. `y` (k,): labels, for the accuracy. `budget`: seconds of the methods. `reading`: arguments of `load`."""
 
     norm: Norm
-    methods: Sequence[str]
-    x: np.ndarray | None
-    y: np.ndarray | None
-    budget: float | None
-    seed: int
-    reading: dict[str, Any]
+    methods: Sequence[str] = METHODS
+    x: np.ndarray | None = None
+    y: np.ndarray | None = None
+    budget: float | None = None
+    seed: int = 0
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Inquiry:
         """The same of whatever checkpoints: more of them may have come."""
         options = self.options | {
             "input_shape": list(self.reading.get("input_shape") or ()),
-            "reader": self.reading.get("reader"),
+            "reader": self.reading.get("reader", "own"),
         }
         return Question.of("track", self.model, "", self.norm, {"kind": "global"}, "vector", plain(options))
 
@@ -72,7 +72,7 @@ class Inquiry:
 @dataclass(eq=False)
 class Track:
     series: list[Training]
-    asked: Inquiry
+    asked: TrackRequest
     session: Session
     before: Resumed
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -130,36 +130,20 @@ class Track:
 
 def track(
     checkpoints: Sequence[str | Path] | str | Path,
-    *,
-    norm: str | Norm = "2",
-    methods: Sequence[str] = METHODS,
-    x: np.ndarray | None = None,
-    y: np.ndarray | None = None,
-    budget: float | None = None,
-    input_shape: Sequence[int] | None = None,
-    input_name: str | None = None,
-    output_name: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    reader: str = "own",
-    seed: int = 0,
+    asked: TrackRequest,
+    session: Session | None = None,
     resume: Earlier = None,
-    progress: Progress | None = None,
 ) -> Report:
-    """Layer constants, `methods` and, with data x (k, *input_shape), Jacobian statistics of each checkpoint.
+    """A row per checkpoint in `Report.summary["track"]["checkpoints"]`; one that cannot be read or treated has a reason in it.
 
-    `checkpoints`: files, folders (each a series of its own) and patterns, in natural order. `y`: labels (k,), for the
-    accuracy. `budget`: seconds of the methods, for each checkpoint. `Report.summary["track"]["checkpoints"]` has a row per
-    file; one that cannot be read or treated has a reason in it. Interrupted, it raises KeyboardInterrupt with
-    `partial_report`, which `resume` takes, as it takes a report file: checkpoints that are there are not measured again. Raises UsageError and UnreadableError where nothing can be tracked at all.
+    `checkpoints`: files, folders (each a series of its own) and patterns, in natural order. Interrupted, it raises
+    KeyboardInterrupt with `partial_report`, which `resume` takes, as it takes a report file: checkpoints that are there are
+    not measured again. Raises UsageError and UnreadableError where nothing can be tracked at all.
     """
     series = series_of([checkpoints] if isinstance(checkpoints, str | Path) else list(checkpoints))
     if not series:
         raise UsageError("track: give checkpoints: files, folders or patterns")
-    reading: dict[str, Any] = {"input_shape": input_shape, "input_name": input_name, "output_name": output_name}
-    reading |= {"mean": mean, "std": std, "reader": reader}
-    asked = Inquiry(Norm.parse(norm), methods, x, y, budget, seed, reading)
-    task = Track(series, asked, Session(progress), before=taken_from(resume, asked.question))
+    task = Track(series, asked, session or Session(), before=taken_from(resume, asked.question))
     task.take()
     return finish(task)
 
@@ -173,9 +157,9 @@ def _sha256(file: Path) -> str | None:
     return found
 
 
-def measured(model: Model, asked: Inquiry) -> dict[str, Any]:
+def measured(model: Model, asked: TrackRequest) -> dict[str, Any]:
     norm, x, y, seed = asked.norm, asked.x, asked.y, asked.seed
-    found = bound(model, norm=norm, methods=asked.methods, budget=asked.budget, seed=seed)
+    found = bound(model, BoundRequest(norm=norm, methods=asked.methods, seed=seed), Session(budget=asked.budget))
     rows = layers(model, norm=norm).layers
     why = next((r for r in found.results if isinstance(r, Refusal) and r.side == "upper"), None)
     row = {
@@ -190,7 +174,7 @@ def measured(model: Model, asked: Inquiry) -> dict[str, Any]:
         "self_check": found.self_check()["passed"],
     }
     if x is not None:
-        row["jacobian"] = _jacobian(measure.jacobian(model, x, norm=norm, seed=seed))
+        row["jacobian"] = _jacobian(measure.jacobian(model, measure.JacobianRequest(x=x, norm=norm, seed=seed)))
         row["accuracy"] = None if y is None else _accuracy(model, x, y)
     return row
 

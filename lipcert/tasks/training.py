@@ -64,12 +64,19 @@ class Smoothness:
         """lower, upper, the upper value of each layer, and with data Jacobian norms and accuracy: floats, all finite."""
         from lipcert.load.model import load
         from lipcert.tasks import given
-        from lipcert.tasks.track import Inquiry, measured
+        from lipcert.tasks.track import TrackRequest, measured
         from lipcert.terms.errors import RefusedModel
 
         shape = tuple(given.as_array(self.example, "the example input").shape)
         x = None if self.x is None else given.as_array(self.x)
-        asked = Inquiry(given.as_norm(self.norm), self.methods, x, given.as_labels(self.y), self.budget, self.seed, {})
+        asked = TrackRequest(
+            norm=given.as_norm(self.norm),
+            methods=self.methods,
+            x=x,
+            y=given.as_labels(self.y),
+            budget=self.budget,
+            seed=self.seed,
+        )
         try:
             row = measured(load(_on_cpu(net), input_shape=(1, *shape[1:])), asked)
         except RefusedModel as problem:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import lipcert
+from lipcert import bound
 from lipcert.activations import ACTIVATIONS, Elementwise
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.cli.main import main
@@ -25,7 +26,6 @@ from lipcert.network.graph import Graph, Input, Linear, Node, Nonlinear
 from lipcert.network.scope import describe
 from lipcert.operators.linear import Dense
 from lipcert.proofs.kinds import PROOFS, Proof
-from lipcert.tasks.bound import bound
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import Norm

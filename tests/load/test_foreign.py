@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from lipcert import bound
 from lipcert.load.capture.capture import capture, constants
 from lipcert.load.flat import from_plain, to_plain
 from lipcert.load.foreign import _judged, read_file
@@ -22,7 +23,6 @@ from lipcert.load.lower import lower
 from lipcert.load.model import load
 from lipcert.load.read import read
 from lipcert.sandbox.child import Child
-from lipcert.tasks.bound import bound
 from lipcert.terms.errors import LipcertError, UnreadableError
 
 

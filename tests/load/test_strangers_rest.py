@@ -19,6 +19,7 @@ from fuzz_seeds import SHAPE, external_files
 
 import lipcert.methods.product
 import lipcert.tasks.radius.task
+from lipcert import bound, radius, track
 from lipcert.cli.main import main
 from lipcert.gate.given import read_report
 from lipcert.gate.policy import read_policy
@@ -33,10 +34,7 @@ from lipcert.report.to_json import to_json
 from lipcert.sandbox import child as child_of
 from lipcert.sandbox import confine
 from lipcert.sandbox.child import Child
-from lipcert.tasks.bound import bound
 from lipcert.tasks.compare import compare
-from lipcert.tasks.radius.task import radius
-from lipcert.tasks.track import track
 from lipcert.terms.errors import RefusedModel, UnreadableError
 
 MOONS = Path(__file__).resolve().parents[2] / "examples" / "two_moons.onnx"

@@ -15,12 +15,12 @@ import torch
 from thorough import FULL
 from torch import nn
 
+from lipcert import bound
 from lipcert.load.model import Model, load
 from lipcert.methods.cplip import CplipBound
 from lipcert.methods.problem import Problem
 from lipcert.proofs.check import check
 from lipcert.proofs.file import digest, from_bytes
-from lipcert.tasks.bound import bound
 from lipcert.tasks.certify import certify
 from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import Norm, Output

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from two import run, two
 
 import lipcert
+from lipcert import bound
 from lipcert.load.model import Model, load
 from lipcert.methods.cplip import CplipBound
 from lipcert.methods.problem import Problem
@@ -29,7 +30,6 @@ from lipcert.proofs.file import Certificate, Network, digest, from_bytes, read, 
 from lipcert.proofs.kinds import Chain, Lmi, Nonnegative
 from lipcert.proofs.kinds import Cplip as CplipProof
 from lipcert.proofs.segments import cut
-from lipcert.tasks.bound import bound
 from lipcert.tasks.certify import certify, least_with_proof
 from lipcert.tasks.verify import verify
 from lipcert.terms.errors import CertificateRejected, UnreadableError, UsageError

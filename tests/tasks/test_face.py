@@ -20,7 +20,7 @@ from lipcert.tasks import balls as local_balls
 from lipcert.tasks import grid
 from lipcert.tasks import jacobian as measure
 from lipcert.tasks import track as tracking
-from lipcert.tasks.bound import bound
+from lipcert.tasks.bound import BoundRequest, bound
 from lipcert.tasks.given import as_array, in_python
 from lipcert.tasks.inspect import inspect
 from lipcert.tasks.layers import layers
@@ -51,18 +51,20 @@ def model(net: nn.Module) -> lipcert.Model:
 
 # Signatures
 
-BELOW: dict[str, Callable[..., Any]] = {
-    "bound": bound,
-    "layers": layers,
-    "inspect": inspect,
-    "verify": verify,
-    "load": load,
-    "local": local_balls.local,
-    "local_grid": grid.grid,
-    "jacobian": measure.jacobian,
-    "radius": robustness.radius,
-    "track": tracking.track,
+BELOW: dict[str, tuple[Callable[..., Any], type | None]] = {  # the function, and what says what is asked of it
+    "bound": (bound, BoundRequest),
+    "layers": (layers, None),
+    "inspect": (inspect, None),
+    "verify": (verify, None),
+    "load": (load, None),
+    "local": (local_balls.local, local_balls.BallsRequest),
+    "local_grid": (grid.grid, grid.GridRequest),
+    "jacobian": (measure.jacobian, measure.JacobianRequest),
+    "radius": (robustness.radius, robustness.RadiusRequest),
+    "track": (tracking.track, tracking.TrackRequest),
 }
+ASKED = {"asked", "request", "session"}  # parameters that carry others
+READING = {"input_shape", "input_name", "output_name", "mean", "std"}  # of `track`, for every checkpoint
 OTHER_DEFAULTS = {"methods", "box"}  # literals that the package cannot read without torch
 ONLY_HERE = {"example", "input_shape", "weight_in", "weight_out"}  # what makes the model of the function below
 
@@ -70,14 +72,18 @@ ONLY_HERE = {"example", "input_shape", "weight_in", "weight_out"}  # what makes 
 @pytest.mark.parametrize("name", BELOW)
 def test_signatures_are_spelled_out(name: str) -> None:
     """Nothing that the function below takes is missing or has another default, and nothing is **options."""
-    face, below = (reflection.signature(function).parameters for function in (getattr(lipcert, name), BELOW[name]))
+    face, (function, request) = reflection.signature(getattr(lipcert, name)).parameters, BELOW[name]
     assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in face.values())
+    below = {key: p.default for key, p in reflection.signature(function).parameters.items() if key not in ASKED}
+    if request is not None:
+        below |= {key: p.default for key, p in reflection.signature(request).parameters.items()} | {"progress": None}
+        below.pop("reading", None)
     wanted = {"model" if key == "path_or_module" else key for key in below}
-    missing = wanted - set(face) - ({"reader"} if name == "track" else set())
-    assert missing == set()
-    assert set(face) - wanted <= ONLY_HERE
-    for key in wanted & set(face) - OTHER_DEFAULTS - {"model", "samples"}:
-        assert face[key].default == below[key].default, key
+    assert wanted - set(face) == set()
+    of_session = {"budget"} if name in ("bound", "local_grid") else set()
+    assert set(face) - wanted <= ONLY_HERE | of_session | (READING if name == "track" else set())
+    for key in wanted & set(face) - OTHER_DEFAULTS - {"model", "samples", *(("norm",) if name == "track" else ())}:
+        assert face[key].default == below[key], key
     assert getattr(lipcert, name).__doc__
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 import lipcert
+from lipcert import bound, radius
+from lipcert import local_grid as grid
 from lipcert.load.model import Model
 from lipcert.methods import METHODS, Problem
 from lipcert.methods.layers import layer_row, layers_of
@@ -21,9 +23,6 @@ from lipcert.methods.run import run
 from lipcert.report.report import Report
 from lipcert.sampling.directions import no_derivative
 from lipcert.sampling.jacobian import norms_at
-from lipcert.tasks.bound import bound
-from lipcert.tasks.grid import grid
-from lipcert.tasks.radius.task import radius
 from lipcert.terms.query import Box, Norm
 from lipcert.terms.result import Bound, NotABound, Refusal, Result, Side
 

@@ -17,6 +17,7 @@ from dense import DUAL, chain, gradients
 from torch import Tensor
 
 import lipcert
+from lipcert import local
 from lipcert.cli.local import bare_grid
 from lipcert.cli.local_tasks import read_grid, split_places
 from lipcert.cli.main import main
@@ -25,7 +26,6 @@ from lipcert.network.graph import Graph
 from lipcert.network.plane import through_coordinates, through_points
 from lipcert.report.report import Report
 from lipcert.tasks import grid as grids
-from lipcert.tasks.balls import local
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Box, Norm
 
@@ -73,7 +73,7 @@ def cells_hold(graph: Graph, report: Report, p: str) -> bool:
 @pytest.mark.parametrize(("name", "n"), [("relu", 1), ("relu", 2), ("tanh", 2), ("gelu_erf", 3)])
 def test_every_cell_holds(name: str, n: int, p: str) -> None:
     graph = chain(n, [n, 8, 8, 1], name)
-    report = grids.grid(
+    report = lipcert.local_grid(
         model_of(graph), square(1.0, n), (4 if n < 3 else 2,) * n, norm=p, rtol=0.05, pairs=8, jacobians=4
     )
     checked(report)
@@ -86,7 +86,7 @@ def test_every_cell_holds(name: str, n: int, p: str) -> None:
 
 def test_a_grid_with_a_cell_too_low_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = chain(1, [2, 8, 8, 1], "relu")
-    report = grids.grid(model_of(graph), square(), (3, 3), norm="2")
+    report = lipcert.local_grid(model_of(graph), square(), (3, 3), norm="2")
     report.summary["grid"]["upper"][4] *= 0.9
     assert not cells_hold(graph, report, "2")
 
@@ -94,7 +94,7 @@ def test_a_grid_with_a_cell_too_low_is_caught(monkeypatch: pytest.MonkeyPatch) -
 def test_the_box_is_the_largest_of_its_cells() -> None:
     graph = chain(4, [2, 10, 10, 1], "relu")
     whole = lipcert.bound(model_of(graph), region=square(), norm="inf", methods=["branch"])
-    report = grids.grid(model_of(graph), square(), (5, 3), norm="inf", rtol=1e-4)
+    report = lipcert.local_grid(model_of(graph), square(), (5, 3), norm="inf", rtol=1e-4)
     assert report.upper == pytest.approx(whole.upper, rel=3e-4)
     assert report.lower == pytest.approx(whole.lower, rel=3e-4)
 
@@ -102,7 +102,7 @@ def test_the_box_is_the_largest_of_its_cells() -> None:
 def test_one_sweep_and_no_budget_leave_valid_cells() -> None:
     graph = chain(2, [2, 20, 20, 1], "tanh", 3.0)
     for options in ({"rtol": 0.0}, {"budget": 0.0}):
-        report = grids.grid(model_of(graph), square(), (3, 3), norm="2", **options)  # type: ignore[arg-type]
+        report = lipcert.local_grid(model_of(graph), square(), (3, 3), norm="2", **options)  # type: ignore[arg-type]
         assert cells_hold(graph, report, "2")
 
 
@@ -110,15 +110,15 @@ def test_refused_grids() -> None:
     graph = chain(1, [2, 3, 1], "relu")
     for shape in ((3,), (0, 3), (10_000, 10_000)):
         with pytest.raises(UsageError):
-            grids.grid(model_of(graph), square(), shape)
+            lipcert.local_grid(model_of(graph), square(), shape)
     with pytest.raises(UsageError, match="plane"):
-        grids.grid(model_of(chain(1, [6, 3, 1], "relu")), square(1.0, 6))
+        lipcert.local_grid(model_of(chain(1, [6, 3, 1], "relu")), square(1.0, 6))
     with pytest.raises(UsageError, match="no width"):
-        grids.grid(model_of(graph), Box(torch.zeros(2).double(), torch.tensor([1.0, 0.0]).double()))
+        lipcert.local_grid(model_of(graph), Box(torch.zeros(2).double(), torch.tensor([1.0, 0.0]).double()))
 
 
 def test_steps_have_no_finite_cell() -> None:
-    report = grids.grid(model_of(chain(1, [1, 4, 1], "sign")), square(1.0, 1), (4,), norm="2", rtol=0.0)
+    report = lipcert.local_grid(model_of(chain(1, [1, 4, 1], "sign")), square(1.0, 1), (4,), norm="2", rtol=0.0)
     checked(report)
     assert report.exit_code == 3
     assert report.upper is None
@@ -128,18 +128,18 @@ def test_steps_have_no_finite_cell() -> None:
 def test_an_interrupted_grid_goes_on(monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
     graph = chain(3, [2, 8, 8, 1], "relu")
     monkeypatch.setattr(grids, "BLOCK", 4)
-    full = grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5)
+    full = lipcert.local_grid(model_of(graph), square(), (4, 3), norm="2", pairs=5)
     partial = interrupted(monkeypatch, grids.Grid, "bracketed", stop_after,
-                          lambda: grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5))  # fmt: skip
+                          lambda: lipcert.local_grid(model_of(graph), square(), (4, 3), norm="2", pairs=5))  # fmt: skip
     data = checked(partial)
     assert partial.upper is None
     assert sum(partial.summary["grid"]["done"]) == 4 * stop_after
-    again = grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5, resume=Report.from_dict(data))
+    again = lipcert.local_grid(model_of(graph), square(), (4, 3), norm="2", pairs=5, resume=Report.from_dict(data))
     assert again.summary["grid"] == full.summary["grid"]
     with pytest.raises(UsageError, match="its norm is '2', here it is '1'"):
-        grids.grid(model_of(graph), square(), (4, 3), norm="1", pairs=5, resume=partial)
+        lipcert.local_grid(model_of(graph), square(), (4, 3), norm="1", pairs=5, resume=partial)
     with pytest.raises(UsageError, match=r"its rtol is 0\.01, here it is 0\.5"):
-        grids.grid(model_of(graph), square(), (4, 3), norm="2", pairs=5, rtol=0.5, resume=partial)
+        lipcert.local_grid(model_of(graph), square(), (4, 3), norm="2", pairs=5, rtol=0.5, resume=partial)
 
 
 def interrupted(
@@ -171,7 +171,7 @@ def test_planes_are_restrictions() -> None:
     for plane in (through_coordinates(graph, 1, 3, x[0]), through_points(graph, x, Norm())):
         assert torch.allclose(plane.graph.evaluate(uv), graph.evaluate(plane.points(uv)), atol=1e-12)
         assert torch.allclose(plane.coordinates(plane.points(uv)), uv, atol=1e-9)
-        report = grids.grid(model_of(graph), square(), (3, 3), norm="2", plane=plane)
+        report = lipcert.local_grid(model_of(graph), square(), (3, 3), norm="2", plane=plane)
         checked(report)
         assert cells_hold(plane.graph, report, "2")
         assert any("plane" in words for words in report.assumptions)

@@ -16,11 +16,11 @@ import torch
 from two import loaded, run, two
 
 import lipcert
+from lipcert import local_grid as grid
 from lipcert.load.model import Model
 from lipcert.network.plane import through_coordinates
 from lipcert.report.report import Report
 from lipcert.sampling.attack import Pgd
-from lipcert.tasks.grid import grid
 from lipcert.tasks.journal import resume as resuming
 from lipcert.tasks.journal.seal import Seal
 from lipcert.terms.errors import UsageError

@@ -122,7 +122,7 @@ def test_nothing_bounded_is_exit_3(runs: Path, capfd: pytest.CaptureFixture[str]
 
 
 def test_an_interrupted_track_keeps_its_rows(runs: Path) -> None:
-    from lipcert.tasks.track import track
+    from lipcert import track
 
     def stop(text: str, done: float | None = None, total: float | None = None) -> None:
         if text.endswith("step_10.onnx"):

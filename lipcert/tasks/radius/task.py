@@ -30,7 +30,6 @@ from lipcert.tasks.radius.samples import How, treat_known
 from lipcert.tasks.radius.values import in_the_way as no_values
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
-from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Refusal, Result
 
@@ -118,53 +117,51 @@ class Radii(Task):
         return {"execution": self.how.execution.summary(largest, "inf")}
 
 
-def _check_certified(certificate: object, execution: object, tolerance: object) -> None:
-    if certificate is not None and (execution is not None or tolerance is not None):
-        raise UsageError("--certificate: it is about classes in real arithmetic; leave out --execution and --tolerance")
-
-
-def radius(
-    model: Model,
-    x: np.ndarray,
-    y: np.ndarray | None = None,
-    *,
-    norm: str | Norm = "2",
-    methods: Sequence[str] | None = None,
-    eps: Sequence[float] = (),
-    tolerance: float | None = None,
-    attack: Pgd | None = None,
-    adversarial: str | Path | None = None,
-    execution: str | None = None,
-    certificate: str | Path | None = None,
-    resume: Earlier = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Report:
-    """Certified radii of the samples x (k, *input_shape), labels y (k,) or None: `Report.points`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RadiusRequest:
+    """What is asked of the samples `x` (k, *input_shape) with labels `y` (k,) or None.
 
     `methods`: of METHODS; the largest radius is taken. `tolerance`: regression, each output moves by at most this much.
     `attack`: PGD beside it; inputs found inside a certified radius go into the file `adversarial` and fail the self-check.
     `execution`: "float32", "bfloat16" or "float16": radii hold for the network executed so as well, its error at the sample
     and everywhere in the ball taken off the margins. `certificate`: file from which `verify` proves the radii again that follow
-    from global constants. `resume`: a `partial_report`, or a file, of the same question.
+    from global constants.
     """
-    norm = norm_for(str(norm))
-    graph = model.graph
-    not_exact = in_the_way(graph) or (None if execution is None else REAL)
-    chosen = _chosen(methods, not_exact)
-    _check_certified(certificate, execution, tolerance)
-    x = np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(graph.input_shape))
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+    norm: str | Norm = "2"
+    methods: Sequence[str] | None = None
+    eps: Sequence[float] = ()
+    tolerance: float | None = None
+    attack: Pgd | None = None
+    adversarial: str | Path | None = None
+    execution: str | None = None
+    certificate: str | Path | None = None
+    seed: int = 0
+
+    def as_reported(self, methods: Sequence[str], x: np.ndarray, labels: torch.Tensor | None) -> dict[str, Any]:
+        asked: dict[str, Any] = {"methods": list(methods), "tolerance": self.tolerance}
+        data = fingerprint(x, None if labels is None else labels.numpy())
+        asked |= {"attack": _attack_words(self.attack), "samples": len(x), "data": data, "seed": self.seed}
+        return asked | ({} if self.execution is None else {"execution": self.execution})
+
+
+def radius(model: Model, request: RadiusRequest, session: Session | None = None, resume: Earlier = None) -> Report:
+    """Certified radii: `Report.points`. `resume`: a `partial_report`, or a file, of the same question."""
+    norm, graph, tolerance = norm_for(str(request.norm)), model.graph, request.tolerance
+    not_exact = in_the_way(graph) or (None if request.execution is None else REAL)
+    chosen = _chosen(request.methods, not_exact)
     size = graph.nodes[graph.output].size
-    _check_asked(size, tolerance)
-    labels = read_labels(y, len(x), size, tolerance)
+    _check_asked(size, request)
+    x = np.asarray(request.x, dtype=np.float64).reshape(len(request.x), math.prod(graph.input_shape))
+    labels = read_labels(request.y, len(x), size, tolerance)
     blocked = obstacle(graph)
-    executed = Execution.required(model, execution)
-    how = How(norm.input, chosen, blocked is None, tolerance, attack, execution=executed)
+    executed = Execution.required(model, request.execution)
+    how = How(norm.input, chosen, blocked is None, tolerance, request.attack, execution=executed)
     how = replace(how, regions=not_exact is None, values=no_values(graph) is None)
-    constants = Constants(Problem(graph, norm, seed=seed))
-    asked: dict[str, Any] = {"methods": list(chosen), "tolerance": tolerance, "attack": _attack_words(attack)}
-    asked |= {"samples": len(x), "data": fingerprint(x, None if labels is None else labels.numpy()), "seed": seed}
-    asked |= {} if execution is None else {"execution": execution}
+    constants = Constants(Problem(graph, norm, seed=request.seed))
+    asked = request.as_reported(chosen, x, labels)
     output = "vector" if tolerance is not None or size == 1 else "pairs"
     task = Radii(
         model,
@@ -177,15 +174,18 @@ def radius(
         how=how,
         constants=constants,
         asked=asked,
-        eps=eps,
-        adversarial=adversarial,
-        noted=_noted(x, blocked if "local" in chosen else None, _told(not_exact, methods)),
-        certificate=certificate,
+        eps=request.eps,
+        adversarial=request.adversarial,
+        noted=_noted(x, blocked if "local" in chosen else None, _told(not_exact, request.methods)),
+        certificate=request.certificate,
     )
-    return carry_out(task, Session(progress), resume)
+    return carry_out(task, session, resume)
 
 
-def _check_asked(outputs: int, tolerance: float | None) -> None:
+def _check_asked(outputs: int, request: RadiusRequest) -> None:
+    tolerance = request.tolerance
+    if request.certificate is not None and (request.execution is not None or tolerance is not None):
+        raise UsageError("--certificate: it is about classes in real arithmetic; leave out --execution and --tolerance")
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
         raise UsageError(f"--tolerance {tolerance}: write a finite number above 0")
     if outputs == 0:
