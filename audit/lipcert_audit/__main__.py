@@ -12,7 +12,6 @@ from lipcert_audit.operators import OPERATORS
 from lipcert_audit.proofs import PROOFS
 
 ENDS = {Rejected: (1, "REJECTED  ", "stdout"), Unreadable: (2, "unreadable", "stderr"), Refused: (3, "refused   ", "stderr")}
-USAGE = "usage: lipcert-audit CERTIFICATE MODEL.onnx"
 
 
 def audit(sha256: str, claims: list[Claim], model: Path) -> None:
@@ -37,7 +36,7 @@ def plain(text: object) -> str:
 def main(arguments: list[str] | None = None) -> int:
     paths = sys.argv[1:] if arguments is None else arguments
     if len(paths) != 2 or paths[0].startswith("-"):
-        print(USAGE)
+        print("usage: lipcert-audit CERTIFICATE MODEL.onnx")
         return 0 if "--help" in paths or "-h" in paths else 2
     try:
         sha256, claims = read(Path(paths[0]))

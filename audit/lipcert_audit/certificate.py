@@ -161,8 +161,7 @@ def weights(value: Any, place: str) -> np.ndarray:
 
 
 def constants(value: Any, place: str) -> dict[str, Any]:
-    norms = NORMS if isinstance(value, dict) else ()
-    return fields(value, place, {"node": count} | {name: bound for name in norms if name in value})
+    return fields(value, place, {"node": count} | {n: bound for n in NORMS if isinstance(value, dict) and n in value})
 
 
 def proof(value: Any, place: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ JOIN = 4_000_000  # products formed one by one; above, as a dense product
 class Map:
     """A linear map: coefficient (row[t], col[t]) is value[t] / 2^unit, every one of them within error / 2^unit.
 
-    No coefficient stands twice; one that does not stand there is exactly zero.
+    No coefficient stands twice; one that does not stand there is zero, because a constant of the file is, not by cancelling.
     """
 
     rows: int
@@ -55,11 +55,13 @@ class Map:
         return replace(self, **sizes, row=row[there], col=col[there], value=self.value[there])
 
     def times(self, by: Map) -> Map:
-        """Each row times its factor: `by` is diagonal, with a factor for every row."""
+        """Each row times its factor: `by` is diagonal, with a factor for every row. Exact zeros leave nothing behind."""
         factor = np.zeros(self.rows, dtype=object)
         factor[by.row] = by.value
         error = self.error * (largest(by.value) + by.error) + largest(self.value) * by.error
-        return replace(self, value=self.value * factor[self.row], unit=self.unit + by.unit, error=error)
+        there = (factor[self.row] != 0) | (by.error > 0)
+        found = replace(self, row=self.row[there], col=self.col[there], value=self.value[there], unit=self.unit + by.unit)
+        return replace(found, value=found.value * factor[found.row], error=error)
 
     def after(self, first: Map) -> Map:
         """self (first (x))."""
@@ -67,9 +69,10 @@ class Map:
         unit = self.unit + first.unit
         if np.bincount(first.row, minlength=first.rows)[self.col].sum() > JOIN:
             used, col = np.unique(first.col, return_inverse=True)
-            product = self.dense() * replace(first, cols=len(used), col=col).dense()
-            row, col = np.divmod(np.arange(self.rows * len(used)), len(used))
-            return Map(self.rows, first.cols, row, used[col], whole(product).ravel(), unit, error * self.cols)
+            inner = replace(first, cols=len(used), col=col)
+            row, col = np.nonzero(self.stands() @ inner.stands())
+            product = whole(self.dense() * inner.dense())
+            return Map(self.rows, first.cols, row, used[col], product[row, col], unit, error * self.cols)
         joined = first.take(self.col)
         value = self.value[joined.row] * joined.value
         return merged(self.rows, first.cols, self.row[joined.row], joined.col, value, unit, error)
@@ -85,9 +88,9 @@ class Map:
         """Upper values in a coarser unit, of nonnegative coefficients that are exact."""
         return replace(self, value=-(-self.value >> (self.unit - unit)), unit=unit)
 
-    def matters(self) -> np.ndarray:
-        """Which coefficients may differ from zero."""
-        return ((self.value != 0) | (self.error > 0)).astype(bool)
+    def stands(self) -> np.ndarray:
+        """1.0 where there is a coefficient."""
+        return replace(self, value=np.ones(len(self.row), dtype=object), unit=0).floats()
 
     def dense(self) -> fmpz_mat:
         flat = np.zeros(self.rows * self.cols, dtype=object)
@@ -103,7 +106,7 @@ class Map:
     def floats(self) -> np.ndarray:
         """About the matrix, for proposals."""
         out = np.zeros((self.rows, self.cols))
-        out[self.row, self.col] = [float(Fraction(v, 1 << self.unit)) for v in self.value]
+        out[self.row, self.col] = [v / (1 << self.unit) for v in self.value.tolist()]
         return out
 
 
@@ -203,11 +206,10 @@ def semidefinite(diagonals: np.ndarray, terms: list[Map], products: list[tuple[M
 def positive(matrix: np.ndarray, slack: int) -> bool:
     """Is every symmetric matrix positive semidefinite whose rows differ from those of `matrix` (n, n), integers in units of
     2^-104, by at most `slack` units in the sum of absolute values? Diagonal entries are near one."""
-    n = len(matrix)
     about = matrix.astype(np.float64) / 2.0**ONE
     for lift in 2.0 ** -np.arange(8.0, 50.0, 3.0):  # of the diagonal: the more the better
         try:
-            factor = np.linalg.cholesky(about - lift * np.eye(n))
+            factor = np.linalg.cholesky(about - lift * np.eye(len(about)))
         except np.linalg.LinAlgError:
             continue
         return dominant(matrix, factor, slack)
@@ -219,6 +221,4 @@ def dominant(matrix: np.ndarray, factor: np.ndarray, slack: int) -> bool:
     n = len(matrix)
     L = fmpz_mat(n, n, [int(v) for v in (np.tril(factor) * 2.0**HALF).ravel().tolist()])
     rest = matrix - whole(L * L.transpose())
-    middle = rest.diagonal().copy()
-    np.fill_diagonal(rest, 0)
-    return all(d >= s + slack for d, s in zip(middle.tolist(), abs(rest).sum(axis=1).tolist(), strict=True))
+    return all(2 * d >= s + slack for d, s in zip(rest.diagonal().tolist(), abs(rest).sum(axis=1).tolist(), strict=True))

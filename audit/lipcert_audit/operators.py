@@ -111,9 +111,7 @@ def times(node: Node) -> Value:
     return x.take(np.broadcast_to(x.index(), out)).times(factor)
 
 
-def operator(
-    out: tuple[int, ...], cols: int, row: np.ndarray, col: np.ndarray, value: np.ndarray, unit: int, error: int = 0
-) -> Map:
+def operator(out: tuple, cols: int, row: np.ndarray, col: np.ndarray, value: np.ndarray, unit: int, error: int = 0) -> Map:
     """From arrays that are broadcast together; col -1: no coefficient."""
     row, col, value = (a.ravel() for a in np.broadcast_arrays(row, col, value))
     there = (col >= 0) & (value != 0)

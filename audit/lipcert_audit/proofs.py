@@ -6,6 +6,7 @@ changes between two inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -103,14 +104,14 @@ def useful(network: Gates, out: Signal) -> np.ndarray:
     moves, heard = np.ones(network.starts[-1], dtype=bool), np.zeros(network.starts[-1], dtype=bool)
     for layer, here in network.spans():
         m, reached = layer.read.map, np.zeros(layer.read.size, dtype=bool)
-        reached[m.row[m.matters() & moves[m.col]]] = True
+        reached[m.row[moves[m.col]]] = True
         moves[here] = reached if layer.kind == "pointwise" else reached.any()
-    heard[out.map.col[out.map.matters()]] = True
+    heard[out.map.col] = True
     for layer, here in reversed(network.spans()):
         m = layer.read.map
         if layer.kind != "pointwise":
             heard[here] = heard[here].any()
-        heard[m.col[m.matters() & heard[here][m.row]]] = True
+        heard[m.col[heard[here][m.row]]] = True
     kept = moves & heard
     kept[: network.starts[1]] = True
     for layer, here in network.spans():
@@ -160,8 +161,9 @@ def follows(maps: dict[int, Map], known: list[float], claimed: float, norm: str,
     """Is |sum_j A_j z_j| <= c for all |z_j| <= c_j? l1 and linf: sums of columns and of rows. l2: with any t_j > 0 for which
     sum c_j^2 / t_j <= 1 it is enough that c^2 I - sum t_j A_j A_j' >= 0, by Cauchy and Schwarz."""
     if norm == "2":
-        used = [j for j, m in maps.items() if known[j] > 0 and m.matters().any()]
-        good = not used or (claimed > 0 and any(below(maps, t, Fraction(claimed) ** 2) for t in shares(maps, known, used)))
+        used = [j for j, m in maps.items() if known[j] > 0 and (m.error or m.value.any())]
+        proposals = shares(maps, known, used, claimed) if used and claimed > 0 else ()
+        good = not used or any(below(maps, t, Fraction(claimed) ** 2) for t in proposals)
     else:
         sides = []
         for j, m in maps.items():
@@ -173,17 +175,27 @@ def follows(maps: dict[int, Map], known: list[float], claimed: float, norm: str,
         reject(place, f"{claimed!r} does not follow")
 
 
-def shares(maps: dict[int, Map], known: list[float], used: list[int]) -> list[dict[int, Fraction]]:
-    """Proposals for t: for one source it is c^2; for several, what suits parallel and orthogonal ranges, and one row (A_j)."""
+def shares(maps: dict[int, Map], known: list[float], used: list[int], claimed: float) -> Iterator[dict[int, Fraction]]:
+    """Proposals for t: for one source it is c^2; for several, t_j = sum_i theta_i c_i^2 / theta_j with a theta that suits
+    parallel ranges, for orthogonal ones, for one row (A_j), then |A_j' X| / c_j while X goes to the directions W = X X'
+    that maximise sum c_j <A_j A_j', W>^(1/2), a concave function whose largest value is the least c (the dual problem)."""
     square = {j: Fraction(known[j]) ** 2 for j in used}
     if len(used) == 1:
-        return [square]
-    norm = {j: max(np.linalg.norm(maps[j].floats(), 2), 1e-300) for j in used}
-    guesses = []
-    for theta in ({j: norm[j] / known[j] for j in used}, {j: norm[j] ** 2 for j in used}, dict.fromkeys(used, 1.0)):
-        whole = sum(theta[j] * float(square[j]) for j in used)
-        guesses.append({j: Fraction(whole / theta[j]) * (1 + Fraction(1, 1 << 48)) for j in used})
-    return [t for t in guesses if sum(square[j] / t[j] for j in used) <= 1]
+        yield square
+        return
+    norm = np.array([max(np.linalg.norm(maps[j].floats(), 2), 1e-300) for j in used])
+    A = [maps[j].floats() / n for j, n in zip(used, norm, strict=True)]  # |A_j| = 1, |z_j| <= c_j from here
+    most = (c := norm * [known[j] for j in used]).max()
+    c, X = np.maximum(c / most, 1e-30), np.eye(len(A[0]))
+    guesses = [1 / c, c**0, np.maximum(norm.min() / norm, 1e-30) ** 2]
+    for k in range(40):
+        theta = guesses[k] if k < len(guesses) else np.maximum([np.linalg.norm(a.T @ X) for a in A], 1e-30) / c
+        share = theta @ c**2 / theta * (1 + 2.0**-48)
+        S = sum(s * a @ a.T for s, a in zip(share, A, strict=True))
+        X = S @ X / np.linalg.norm(S @ X)
+        t = {j: Fraction(s) * (Fraction(most) / Fraction(n)) ** 2 for j, s, n in zip(used, share, norm, strict=True)}
+        if np.linalg.norm(S, 2) ** 0.5 * most <= claimed * 1.001 and sum(square[j] / t[j] for j in used) <= 1:
+            yield t
 
 
 def below(maps: dict[int, Map], share: dict[int, Fraction], square: Fraction) -> bool:
@@ -204,8 +216,7 @@ class Cuts(Network):
     def __init__(self, asked: Claim):
         super().__init__(asked)
         self.norm, self.passed = asked.norm, asked.proof.get("passed", ())
-        self.rows, self.known = asked.proof["constants"], [1.0]  # by source
-        self.seen = 0
+        self.rows, self.known, self.seen = asked.proof["constants"], [1.0], 0  # known: by source
 
     def claimed(self) -> tuple[float, str]:
         """The next constant, of the next source or of the output, and its place."""
@@ -280,8 +291,7 @@ class Absolute(Network):
     def __init__(self, asked: Claim):
         super().__init__(asked)
         self.inf = asked.norm == "inf"
-        n = prod(asked.question.input_shape)
-        start = constantly(n, 1 << QUOTIENT, QUOTIENT)
+        start = constantly(prod(asked.question.input_shape), 1 << QUOTIENT, QUOTIENT)
         self.reach = replace(start, cols=1, col=start.col * 0) if self.inf else start
 
     def seen(self, signal: Signal) -> Map:
@@ -312,9 +322,4 @@ def nonnegative(network: Absolute, out: Signal, asked: Claim) -> None:
     follows({0: network.seen(out)}, [1.0], asked.value, asked.norm, "claim")
 
 
-PROOFS: dict[str, tuple[type[Network], Any]] = {
-    "lmi": (Gates, lmi),
-    "chain": (Cuts, chain),
-    "cplip": (Cuts, chain),
-    "nonnegative": (Absolute, nonnegative),
-}
+PROOFS = {"lmi": (Gates, lmi), "chain": (Cuts, chain), "cplip": (Cuts, chain), "nonnegative": (Absolute, nonnegative)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import runpy
@@ -24,6 +25,7 @@ from lipcert_audit.network import read as read_network
 from lipcert_audit.operators import OPERATORS
 from lipcert_audit.proofs import Cuts
 
+ROOT = Path(__file__).resolve().parents[1]
 UP = 1 + 1e-9
 DOWN = 1 - 1e-9
 
@@ -239,6 +241,27 @@ def test_layers_that_do_not_matter(tmp_path: Path) -> None:
     both(path, chain(0.0, kind="cplip", passed=[0]), 1.0, (1, 3), (1, 3))
 
 
+def test_entries_are_left_out_by_the_zeros_of_the_file_alone(tmp_path: Path) -> None:
+    """Rows that cancel when they are multiplied out still take multipliers, as no checker in floating point can see that they
+    do; so does a channel with scale 0, whose factor is rounded."""
+    twice, difference = np.array([[1, 0], [1, 0]], C), np.array([[1, -1], [0, 1]], C)
+    nodes = [node("Gemm", "x a", "h", transB=1), node("Gemm", "h b", "v", transB=1), node("Relu", "v")]
+    path = save(tmp_path / "m.onnx", nodes, {"a": twice, "b": difference}, (1, 2))
+    both(path, lmi([1.0, 1.0]), 1.0, (1, 2), (1, 2))
+    assert "takes 2, not 1" in verdict(certificate(path, lmi([1.0]), UP, (1, 2), (1, 2)), path)
+    more = {"s": np.array([1, 0], C), "b": np.zeros(2, C), "v": np.ones(2, C)}
+    nodes = [node("BatchNormalization", "x s b b v", "h", epsilon=0.0), node("Relu", "h")]
+    path = save(tmp_path / "b.onnx", nodes, more, (1, 2))
+    both(path, lmi([1.0, 1.0]), 1.0, (1, 2), (1, 2))
+
+
+def test_shares_of_many_sources(tmp_path: Path) -> None:
+    """|(x + tanh(x), relu(x))| <= (|x + z|^2 + |w|^2)^(1/2): neither parallel nor orthogonal, 5^(1/2) where all are |x|."""
+    nodes = [node("Tanh", "x", "z"), node("Relu", "x", "w"), node("Add", "x z", "s"), node("Concat", "s w", "y", axis=1)]
+    path = save(tmp_path / "m.onnx", nodes, {}, (1, 2))
+    both(path, chain(UP, UP, 0.0), 5**0.5 * UP, (1, 2), (1, 4))
+
+
 def test_units_per_channel(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", [node("Neg", "x")], {}, (1, 2, 3))
     both(path, chain(0.0), 4.0, (1, 2, 3), (1, 2, 3), std=[0.5, 0.25])
@@ -407,6 +430,7 @@ def test_large_products_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     full = a.after(constantly(3, 1))
     assert np.array_equal(sparse.floats(), full.floats())
     assert full.error >= sparse.error
+    assert np.array_equal(sparse.stands(), full.stands())
 
 
 # The theorem.
@@ -532,6 +556,26 @@ def test_unsorted_files_are_sorted(tmp_path: Path) -> None:
     both(path, chain(3 * UP, 0.0), 3 * 2**0.5 * UP, *SHAPES)
     with pytest.raises(Unreadable, match="sorted"):
         load(save(tmp_path / "c.onnx", [node("Add", "x q")], {}, (1, 2)))
+
+
+# The program itself.
+
+
+def test_it_is_read_in_one_sitting() -> None:
+    """At most 1,000 lines, docstrings and blank lines not counted, and README.md says how many."""
+    lines = 0
+    for file in (ROOT / "lipcert_audit").glob("*.py"):
+        text = file.read_text()
+        bodies = [n.body[0] for n in ast.walk(ast.parse(text)) if isinstance(getattr(n, "body", None), list) and n.body]
+        said = [
+            b
+            for b in bodies
+            if isinstance(b, ast.Expr) and isinstance(b.value, ast.Constant) and isinstance(b.value.value, str)
+        ]
+        documented = {k for b in said for k in range(b.lineno, b.end_lineno + 1)}
+        lines += sum(bool(line.strip()) and k not in documented for k, line in enumerate(text.splitlines(), 1))
+    assert lines <= 1000
+    assert f"the {lines:,} lines of code" in (ROOT / "README.md").read_text()
 
 
 # The file of a certificate, and the command line.

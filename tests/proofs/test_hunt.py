@@ -4,7 +4,7 @@ operators that both read, made without torch; the long form takes 2,000 of them.
 from __future__ import annotations
 
 import copy
-import json
+import functools
 import random
 from collections import Counter
 from pathlib import Path
@@ -23,7 +23,7 @@ from lipcert.network.graph import Enclosure
 from lipcert.proofs.file import digest
 
 ACTIVATIONS = "Relu Tanh Sigmoid LeakyRelu Elu Softplus Clip Abs Atan Sin Softsign HardSwish".split()
-MUTATIONS = 3  # of each certificate
+MUTATIONS = 2  # of each certificate
 
 
 class Drawn:
@@ -150,18 +150,19 @@ def false(fields: dict[str, Any], lower: float, rng: random.Random) -> dict[str,
 def hunt(seed: int, folder: Path, found: Counter[str]) -> None:
     path = Drawn(seed).save(folder / f"n{seed}.onnx")
     model, rng = load(path), random.Random(seed)
+    lowest = functools.cache(lambda asked: attained(model, asked, seed))
     norm = ("2", "1", "inf")[seed % 3]
     for method in METHODS:
         asked = "2" if method.startswith("lipsdp") else norm
-        text = made(model, method, asked, folder / f"{seed}.{method}")
-        if text is None:
+        fields = made(model, method, asked)
+        if fields is None:
             found["no certificate"] += 1
             continue
-        fields = json.loads(text)
+        assert verified(fields, model), f"{seed} {method} {asked}: verify rejects"
         said = audited(fields, path)
         assert said is not False, f"{seed} {method} {asked}: verify accepts, audit rejects"
         found["refused" if said is None else "accepted by both"] += 1
-        lower = attained(model, asked, seed)
+        lower = lowest(asked)
         for k in range(MUTATIONS if said and lower > 0 else 0):
             wrong = false(fields, lower, rng)
             both = verified(wrong, model), audited(wrong, path)
@@ -171,6 +172,14 @@ def hunt(seed: int, folder: Path, found: Counter[str]) -> None:
     path.unlink()
 
 
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is read anew for each proof in `audit`, but parsed and checked once."""
+    from lipcert_audit.network import load as parsed
+
+    monkeypatch.setattr("lipcert_audit.__main__.load", functools.lru_cache(1)(parsed))
+
+
 def test_hunt(tmp_path: Path) -> None:
     found = Counter[str]()
     for seed in range(2000 if FULL else 2):
@@ -178,6 +187,12 @@ def test_hunt(tmp_path: Path) -> None:
     assert found["refused"] <= found["accepted by both"] // 5, found
     assert found["accepted by both"] >= (6000 if FULL else 8), found
     assert found["rejected by both"] >= (10_000 if FULL else 15), found
+
+
+# What the hunt found: a batch normalisation with a scale of 0; constants of several signals, some of them concatenated.
+@pytest.mark.parametrize("seed", [14, 1971])
+def test_found_before(seed: int, tmp_path: Path) -> None:
+    hunt(seed, tmp_path, Counter())
 
 
 def test_a_checker_that_accepts_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
