@@ -21,6 +21,7 @@ from lipcert.terms.query import Norm
 
 pytest.importorskip("numba")
 from lipcert.regions.enumeration import search as compiled_search
+from lipcert.regions.enumeration import tree as tree_of_cuts
 from lipcert.regions.enumeration.constant import Bracket, constant, reads
 from lipcert.regions.enumeration.exact import Rows, sign_on
 from lipcert.regions.enumeration.tree import Tree
@@ -168,6 +169,28 @@ def test_l2_balls_close() -> None:
             assert cells.norm == "2"
             found = answer(graph, cells, norm)
             assert found.upper <= found.lower * (1 + 1e-5) + 1e-9, seed
+
+
+def test_l1_balls_close() -> None:
+    """An l1 ball is 2^n simplices: both sides are exact on it, and close on integer networks too."""
+    for seed in range(3, 1200 if FULL else 60, 4):
+        graph, cells, norm, _ = question(seed)
+        assert cells.norm == "1"
+        found = answer(graph, cells, norm)
+        assert found.upper <= found.lower * (1 + 1e-5) + 1e-9, seed
+        assert float((found.point - cells.centre[0]).abs().sum()) <= float(cells.radius.max())
+        assert sampled(graph, cells, norm, 200) <= found.upper * (1 + 1e-9) + 1e-12, seed
+
+
+def test_planted_simplices_that_are_left_out_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tree_of_cuts.simplices
+    monkeypatch.setattr(tree_of_cuts, "simplices", lambda program: whole(program)[:1])
+    seen = 0
+    for seed in range(3, 40, 4):
+        graph, cells, norm, _ = question(seed)
+        found = answer(graph, cells, norm)
+        seen += max(found.lower, sampled(graph, cells, norm, 200)) > found.upper * (1 + 1e-9)
+    assert seen > 0
 
 
 def test_pruning_loses_nothing() -> None:

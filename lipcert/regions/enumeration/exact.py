@@ -96,11 +96,15 @@ class Rows:
         return [Fraction(int(value), 1 << self.exponent[layer]) for value in column]
 
     def facet(self, name: int, sign: np.ndarray) -> Row:
-        """n.t + c >= 0: a hinge with its sign, or -1 - (2 d + side) for a side of the box."""
+        """n.t + c >= 0: a hinge with its sign, or what roots.py names by a negative number."""
         if name >= 0:
             return [value * int(sign[name]) for value in self.row(name)]
-        d, side = divmod(-1 - name, 2)
-        row = [Fraction(0)] * self.n + [Fraction(float(self.program.radius[d]))]
+        made, code = self.program, -1 - name
+        if code >= 4 * self.n:  # of a simplex
+            row = [Fraction(float(v)) * (1 if (code - 4 * self.n) >> d & 1 else -1) for d, v in enumerate(made.scale)]
+            return [*row, Fraction(float(made.radius[0])) * Fraction(float(made.scale[0]))]
+        d, side = divmod(code % (2 * self.n), 2)
+        row = [Fraction(0)] * self.n + [Fraction(float(made.radius[d])) if code < 2 * self.n else Fraction(0)]
         row[d] = Fraction(1 if side == 0 else -1)
         return row
 

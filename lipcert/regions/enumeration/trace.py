@@ -3,7 +3,7 @@
 A node is 0 where the bound of its cell is not above the value that is claimed, and +-(k + 1) where the cell is cut at hinge k,
 the half of that sign first. Whoever reads it takes nothing but this order: vertices, affine maps and ranges are computed
 again, every sign and every bound is proved again, both halves of each cut are looked at. Arithmetic is IEEE's as written,
-so each machine meets the same cells.
+so each machine meets the same cells. An l1 ball has a tree for each of its simplices (roots.py), one after the other.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Traced(Tree):
         """The codes, and whether the tree came to its end. `codes`: to read, or room to write."""
         mine, stack = self.memories[0]
         mine = mine._replace(code=codes)
-        waiting = [self.heap[0][2]]
+        waiting = self._roots()[::-1]
         while waiting:
             if deadline is not None and time.monotonic() > deadline:
                 return mine.code, False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from lipcert.regions.enumeration.exact import Rows, exact_layers, sign_on
 from lipcert.regions.enumeration.flat import flat, memory
 from lipcert.regions.enumeration.net import BEST, CLOSED, INVERSE, NORMS, OFF, SIGNS, STUCK, VALUES, Memory, Net, Stack
 from lipcert.regions.enumeration.program import HingeLayer, Program
+from lipcert.regions.enumeration.roots import box, simplices
 from lipcert.regions.enumeration.search import probe, search
 from lipcert.terms.query import Norm
 
@@ -93,29 +95,22 @@ class Tree:
         self.budget = min(FIRST, self.most)
         if self.asks != SIGNS:
             self._sample()
-        self._add(self._root())
+        self.cross = self.asks == NORMS and ball is not None and ball[1] == "1"
+        if self.cross:  # the cells lie in it
+            self.net = self.net._replace(ball=np.inf)
+        for root in self._roots():
+            self._add(root)
 
     @cached_property
     def rows(self) -> Rows | None:
         """Made where floats leave a sign open: few searches meet one."""
         return Rows(self.program) if exact_layers(self.program) else None
 
-    def _root(self) -> Cell:
-        n, radius = self.net.n, self.program.radius
-        corners = np.array([[(i >> d) & 1 for d in range(n)] for i in range(2**n)], dtype=np.int64)
-        x = (2.0 * corners - 1.0) * radius
-        mask = np.zeros(len(x), dtype=np.uint64)
-        facets = np.zeros((2 * n, n + 3))
-        for d in range(n):  # t_d + radius >= 0 and radius - t_d >= 0
-            facets[2 * d, d], facets[2 * d + 1, d] = 1.0, -1.0
-            facets[2 * d : 2 * d + 2, n] = radius[d]
-            facets[2 * d : 2 * d + 2, n + 2] = -1 - 2 * d, -2 - 2 * d
-            mask |= np.uint64(1) << (2 * d + corners[:, d]).astype(np.uint64)
-        box = np.stack([-radius, radius])
-        first = self.net.shape[OFF][min(1, self.net.layers)]
+    def _roots(self) -> list[Cell]:
+        start = functools.partial(Cell, 0, np.zeros(int(self.net.shape[OFF][min(1, self.net.layers)]), dtype=np.int8))
         u = np.full(len(self.closed), np.inf)
-        live = np.uint64(2 ** (2 * n) - 1)
-        return Cell(0, np.zeros(int(first), dtype=np.int8), x, mask, live, np.arange(2 * n), facets, box, u)
+        shapes = simplices(self.program) if self.cross else [box(self.program)]
+        return [start(s.x, s.mask, s.live, s.places, s.facets, s.box, u.copy()) for s in shapes]
 
     def _sample(self) -> None:
         """Floating norms at random points, and around the best of them; drawn into the ball where that is the region."""
