@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert "another run, its threads differs" in other.stderr
 
 
-@pytest.mark.parametrize("name", ["results.json", "results-lipsdp.json", "results-local.json"])
+@pytest.mark.parametrize("name", ["results.json", "results-lipsdp.json", "results-local.json", "results-regions.json"])
 def test_readme_shows_the_tables_of_the_kept_runs(name: str) -> None:
     """`run.py --table` of the runs that are kept beside it, to the letter."""
     tables = script("run.py", "--table", FOLDER / name).stdout
