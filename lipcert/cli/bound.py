@@ -70,6 +70,7 @@ def bound(
     rtol: Rtol = 1e-6,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
+    fix: o.Fix = None,
     output_name: o.OutputName = None,
     weight_in: o.WeightIn = None,
     weight_out: o.WeightOut = None,
@@ -87,7 +88,7 @@ def bound(
         o.check_not_negative(flag, number)
     norms = o.read_norm(norm, norm_in, norm_out)
     functional = str(Output.parse(output))
-    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
     question: dict[str, Any] = {"norm": norms, "output": functional, "rtol": rtol, "seed": seed, "ranges": ranges}
     question |= {"methods": method or None, "multipliers": multipliers, "solver": solver, "certificate": certificate}
@@ -102,9 +103,8 @@ def bound(
         from lipcert.tasks.task import Session
 
         loaded = as_weighted(load(path, **arguments, progress=progress), *weights, norms)
-        where = read_region(loaded, box, at, eps, ball_norm)
-        report = bound(loaded, BoundRequest(region=where, **question), Session(progress, budget), resume)
-        return replace(report, max_upper=max_upper)
+        asked = BoundRequest(region=read_region(loaded, box, at, eps, ball_norm), **question)
+        return replace(bound(loaded, asked, Session(progress, budget), resume), max_upper=max_upper)
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}
     return execute_each(Run("bound", model[0], json, quiet, threads, asked), model, work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,26 +15,48 @@ from lipcert.cli.complain import complain as complain
 from lipcert.report.to_json import write_atomically
 from lipcert.terms.printable import plain
 
+ADD, COPY = "add: ", "copy: "
 OURS = (b'"schema": "lipcert.', b'"error": {')  # in the first bytes of every file that --json writes
 
 
 def error_object(message: str, kind: str, where: str | None = None) -> dict[str, Any]:
     """{"error": {"kind", "what", "where", "hint"}}. Messages read "where: what; hint", unless `where` is given."""
-    what = message.split("\n")[0]
+    what, *more = message.split("\n")
+    copied = next((line.removeprefix(COPY) for line in more if line.startswith(COPY)), None)
     if where is None and ": " in what:
         where, _, what = what.partition(": ")
-    said, semicolon, hint = what.rpartition("; ")
+    said, semicolon, hint = ("", "", "") if copied else what.rpartition("; ")
     words = {
         "kind": kind,
         "what": said if semicolon else what,
         "where": where,
-        "hint": hint if semicolon else "lipcert COMMAND --help lists what can be given",
+        "hint": copied or (hint if semicolon else "lipcert COMMAND --help lists what can be given"),
     }
     return {"error": plain(words)}
 
 
+def with_command(message: str, arguments: Sequence[str]) -> str:
+    """What a message says to add, as a command line to copy: this one, with the flags that were missing."""
+    said, semicolon, flags = message.rpartition(f"; {ADD}")
+    if not semicolon:
+        return message
+    return f"{said}\n{COPY}lipcert {shlex.join(_without(arguments, shlex.split(flags)))} {flags}"
+
+
+def _without(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The words of a command line but for the options of one value that `flags` says anew."""
+    said = {flag for flag in ("--input-name", "--output-name") if flag in flags}
+    kept, skip = [], False
+    for word in arguments:
+        if not skip and word not in said and word.partition("=")[0] not in said:
+            kept.append(word)
+        skip = word in said
+    return kept
+
+
 def tell(message: str, kind: str, arguments: Sequence[str]) -> None:
     """On stderr, and where --json was asked for."""
+    message = with_command(message, arguments)
     complain(message)
     tell_json(message, kind, arguments)
 

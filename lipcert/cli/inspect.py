@@ -15,6 +15,7 @@ def inspect(
     model: o.ModelPaths,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
+    fix: o.Fix = None,
     output_name: o.OutputName = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -25,7 +26,7 @@ def inspect(
     quiet: o.Quiet = False,
 ) -> int:
     """What was read: shapes, parts, nonlinearities, and what each method can do with it."""
-    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
 
     def work(path: Path, progress: Progress) -> Report:
         from lipcert.load.model import load

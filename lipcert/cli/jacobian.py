@@ -64,6 +64,7 @@ def jacobian(
     norm_out: o.NormOut = None,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
+    fix: o.Fix = None,
     output_name: o.OutputName = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -78,7 +79,7 @@ def jacobian(
     _check(data, box, samples, around)
     o.check_picture(plot)
     norms = o.read_norm(norm, norm_in, norm_out)
-    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     more: dict[str, Any] = {"around": around, "between": between, "per_class": per_class, "laplacian": laplacian}
     more |= {"from_node": from_node, "to_node": to_node, "norm": norms}
     more |= {"seed": seed, "device": o.read_device(device)}

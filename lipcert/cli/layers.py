@@ -18,6 +18,7 @@ def layers(
     norm_out: o.NormOut = None,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
+    fix: o.Fix = None,
     output_name: o.OutputName = None,
     weight_in: o.WeightIn = None,
     weight_out: o.WeightOut = None,
@@ -32,7 +33,7 @@ def layers(
     """The Lipschitz constant of each layer."""
     norms = o.read_norm(norm, norm_in, norm_out)
     weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
-    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
 
     def work(path: Path, progress: Progress) -> Report:
         from lipcert.load.model import load

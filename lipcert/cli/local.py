@@ -109,6 +109,7 @@ def local(
     norm_out: o.NormOut = None,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
+    fix: o.Fix = None,
     output_name: o.OutputName = None,
     weight_in: o.WeightIn = None,
     weight_out: o.WeightOut = None,

@@ -36,8 +36,8 @@ class Typed(SimpleNamespace):
         o.check_not_negative("--budget", self.budget)
         self.norms = o.read_norm(self.norm, self.norm_in, self.norm_out)
         self.functional = str(Output.parse(self.output))
-        reading = self.input_shape, self.input_name, self.output_name, self.mean, self.std, self.reader, self.seed
-        self.arguments = o.load_arguments(*reading)
+        names = self.input_shape, self.input_name, self.fix, self.output_name
+        self.arguments = o.load_arguments(*names, self.mean, self.std, self.reader, self.seed)
         self.weights = o.read_weight("--weight-in", self.weight_in), o.read_weight("--weight-out", self.weight_out)
         self.question: dict[str, Any] = {
             "norm": self.norms,

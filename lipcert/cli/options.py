@@ -41,10 +41,21 @@ NormOut = Annotated[
 ]
 
 InputShape = Annotated[
-    str | None,
-    typer.Option(metavar="N,N,...", help="Shape of one input, e.g. 1,28,28.", rich_help_panel=MODEL),
+    list[str] | None,
+    typer.Option(metavar="[NAME=]N,N,...", help="Shape of an input, e.g. 1,28,28.", rich_help_panel=MODEL),
 ]
-InputName = Annotated[str | None, typer.Option(help="Which input moves, if there are several.", rich_help_panel=MODEL)]
+InputName = Annotated[
+    str | None,
+    typer.Option(metavar="A[,B...]", help="Which input moves; several as one vector.", rich_help_panel=MODEL),
+]
+Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE|DATA",
+        help="Hold another input, e.g. sr=16000, state=0, h=h.npy, h=in.npz#h.",
+        rich_help_panel=MODEL,
+    ),
+]
 OutputName = Annotated[str | None, typer.Option(help="Which output, if there are several.", rich_help_panel=MODEL)]
 Mean = Annotated[
     str | None,
@@ -115,8 +126,9 @@ def check_picture(plot: str | None) -> None:
 
 
 def load_arguments(
-    input_shape: str | None,
+    input_shape: list[str] | None,
     input_name: str | None,
+    fix: list[str] | None,
     output_name: str | None,
     mean: str | None,
     std: str | None,
@@ -127,8 +139,9 @@ def load_arguments(
     if reader not in READERS:
         raise UsageError(f"--reader {reader}: readers are {' and '.join(READERS)}")
     return {
-        "input_shape": read_shape(input_shape),
+        "input_shape": read_shapes(input_shape),
         "input_name": input_name,
+        "fix": read_fixed(fix),
         "output_name": output_name,
         "mean": read_numbers("--mean", mean),
         "std": read_numbers("--std", std),
@@ -137,16 +150,68 @@ def load_arguments(
     }
 
 
-def read_shape(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
+def read_shapes(texts: list[str] | None) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """Of --input-shape: one shape, or shapes by the names of inputs. `load` knows what moves."""
+    if not texts:
         return None
+    pairs = [text.rpartition("=")[::2] for text in texts]
+    if len(pairs) == 1 and not pairs[0][0]:
+        return _shape(pairs[0][1])
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        raise UsageError(
+            f"--input-shape: {'two shapes' if '' in names else 'two of one input'}: write NAME=N,N for each"
+        )
+    return {name: _shape(text) for name, text in pairs}
+
+
+def _shape(text: str) -> tuple[int, ...]:
     try:
-        shape = tuple(int(part) for part in text.split(","))
+        shape = tuple(int(part) for part in text.split(",") if text)
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise UsageError(f"--input-shape {text}: write positive whole numbers such as 1,28,28")
+        raise UsageError(f"--input-shape {text}: write positive whole numbers such as 1,28,28, or NAME=1,28,28")
     return shape
+
+
+def read_fixed(texts: list[str] | None) -> dict[str, Any]:
+    """Of --fix: NAME=NUMBER[,NUMBER...], or an array of a file."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        while equals and "=" in value and not _is_value(value):  # names of inputs may hold "=" themselves
+            more, equals, value = value.partition("=")
+            name = f"{name}={more}"
+        if not equals or not name or not value:
+            raise UsageError(
+                f"--fix {text}: write NAME=VALUE, such as sr=16000, or NAME=FILE with .npy, .npz#key or .csv"
+            )
+        if name in found:
+            raise UsageError(f"--fix {name}: it is held twice")
+        if _is_value(value):
+            found[name] = _values(name, value)
+        else:
+            from lipcert.load.data import read_held
+
+            found[name] = read_held(value)
+    return found
+
+
+def _is_value(text: str) -> bool:
+    return bool(re.fullmatch(r"true|false|[-+.\deE,_]+", text.lower()))
+
+
+def _values(name: str, text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        numbers = [int(part) if re.fullmatch(r"[-+]?\d+", part) else float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--fix {name}={text}: write numbers such as 0.5 or 0,0,1, or a file") from None
+    if not all(map(isfinite, numbers)) or any(abs(n) >= 2**63 for n in numbers if isinstance(n, int)):
+        raise UsageError(f"--fix {name}={text}: finite numbers are needed")
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def read_numbers(flag: str, text: str | None) -> tuple[float, ...] | None:

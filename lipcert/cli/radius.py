@@ -69,6 +69,7 @@ def radius(
     clip: Clip = None,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
+    fix: o.Fix = None,
     output_name: o.OutputName = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -85,7 +86,7 @@ def radius(
     where = o.read_device(device)
     question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "seed": seed, "norm": norms}
     question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution), "certificate": certificate}
-    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     o.check_picture(plot)
 
     def work(progress: Progress) -> Report:
@@ -106,8 +107,8 @@ def radius(
         )
         return radius(loaded, asked, Session(progress), resume)
 
-    picture = None if plot is None else partial(draw, path=plot, title=model.name)
-    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture), work)
+    picture = plot and partial(draw, path=plot, title=model.name)
+    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture or None), work)
 
 
 def draw(report: Report, path: str, title: str) -> None:

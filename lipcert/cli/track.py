@@ -42,6 +42,7 @@ def track(
     norm_out: o.NormOut = None,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
+    fix: o.Fix = None,
     output_name: o.OutputName = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -54,7 +55,7 @@ def track(
     """Smoothness along training: one row per checkpoint, one picture of them all."""
     o.check_not_negative("--budget", budget)
     norms = o.read_norm(norm, norm_in, norm_out)
-    arguments = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     o.check_picture(plot)
 
     def work(progress: Progress) -> Report:

@@ -25,6 +25,7 @@ def verify(
     output: Annotated[str | None, typer.Option(metavar="vector|I|I-J", help="Output functional.")] = None,
     input_shape: o.InputShape = None,
     input_name: o.InputName = None,
+    fix: o.Fix = None,
     output_name: o.OutputName = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -40,7 +41,7 @@ def verify(
     --norm, --output, --mean, --std and the names and shape of input and output say what you want bounded: they are
     compared with the certificate. What you do not say is what its prover chose, and is marked so.
     """
-    question = o.load_arguments(input_shape, input_name, output_name, mean, std, reader, seed)
+    question = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     if norm is not None or norm_in is not None or norm_out is not None:
         question["norm"] = o.read_norm(norm, norm_in, norm_out)
     if output is not None:

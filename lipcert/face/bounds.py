@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -119,9 +119,10 @@ def verify(
     *,
     norm: str | Norm | None = None,
     output: str | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     input_name: str | None = None,
     output_name: str | None = None,
+    fix: Mapping[str, Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     reader: str = "own",
@@ -146,6 +147,7 @@ def verify(
             input_shape=input_shape,
             input_name=input_name,
             output_name=output_name,
+            fix=fix,
             mean=mean,
             std=std,
             reader=reader,

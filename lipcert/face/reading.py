@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -18,9 +18,10 @@ def load(
     model: str | Path | nn.Module,
     example: Any = None,
     *,
-    input_shape: Sequence[int] | None = None,
-    input_name: str | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    input_name: str | Sequence[str] | None = None,
     output_name: str | None = None,
+    fix: Mapping[str, Any] | None = None,
     reader: str = "own",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -30,7 +31,9 @@ def load(
     """Read a model soundly: an .onnx, TorchScript or .pt2 file, or an nn.Module.
 
     `example`: an input, or a batch of inputs, of the module; or `input_shape`, the whole shape with a batch of 1.
-    `input_name`, `output_name`: which one, where the model has several. `mean`, `std`: the network becomes
+    `input_name`, `output_name`: which one, where the model has several; ["state", "action"] move together as one vector, their
+    entries one after another. `fix`: what other inputs are held at, such as {"sr": 16000, "state": 0}: a number for all
+    entries, or an array; then `input_shape` may be {"x": (1, 512)}. `mean`, `std`: the network becomes
     f((x - mean) / std), so that constants and radii are in raw input units.
 
     Raises `UnreadableError` and `UsageError` (a file, an argument), and `RefusedModel`, which names the node.
@@ -44,5 +47,5 @@ def load(
                 raise given.UsageError("give an example input or input_shape, not both")
             shape = given.as_array(example, "the example input").shape
             input_shape = (1, *shape[1:]) if len(shape) > 1 else shape
-        names = {"input_name": input_name, "output_name": output_name, "reader": reader}
+        names = {"input_name": input_name, "output_name": output_name, "fix": fix, "reader": reader}
         return load(model, input_shape=input_shape, mean=mean, std=std, seed=seed, progress=progress, **names)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lipcert.report.comparison import Comparison
@@ -22,9 +22,10 @@ def track(
     x: Any = None,
     y: Any = None,
     budget: float | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     input_name: str | None = None,
     output_name: str | None = None,
+    fix: Mapping[str, Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
@@ -45,6 +46,7 @@ def track(
         "input_shape": input_shape,
         "input_name": input_name,
         "output_name": output_name,
+        "fix": fix,
         "mean": mean,
         "std": std,
     }

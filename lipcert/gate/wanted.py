@@ -29,6 +29,7 @@ class Wanted:
     input: str | None
     execution: str | None = None  # None: whatever; what holds as executed holds in real arithmetic too
     weights: str = "none"
+    fixed: str | Record | None = None  # of inputs that are held: "any", or what each of them is held at
 
     @classmethod
     def of(cls, options: Mapping[str, Any], of_values: bool = True) -> Wanted:
@@ -43,6 +44,7 @@ class Wanted:
             options.get("input"),
             execution=_execution(options.get("execution")),
             weights=_weights(options.get("weights", "none" if of_values else ANY)),
+            fixed=_fixed(options.get("fixed", None if of_values else ANY)),
         )
 
     def miss(self, question: Question) -> str | None:
@@ -64,9 +66,20 @@ class Wanted:
             return f"its input is {question.input_name}"
         if self.execution not in (None, question.execution):
             return f"it is of {has.get('execution', 'real arithmetic')}"
-        if question.fixed and self.input is None:
-            return f"it holds the input {question.fixed[0][0]} (a rule about that names its `input`)"
-        return None
+        return self._held(question.fixed)
+
+    def _held(self, fixed: Record) -> str | None:
+        """The first input that is held otherwise than the rule says; a rule that says nothing means none, and one that
+        names the input that moves leaves it to the report."""
+        if self.fixed == ANY or (self.fixed is None and self.input is not None):
+            return None
+        wanted = dict(self.fixed) if isinstance(self.fixed, Record) else {}
+        for name, said in fixed:
+            if name not in wanted:
+                return f"it holds the input {name} at {said} (a rule about that says `fixed`, or names its `input`)"
+            if not held_at(said, wanted[name]):
+                return f"it holds the input {name} at {said}, not at {wanted[name]}"
+        return next((f"it does not hold the input {name}" for name in wanted if name not in dict(fixed)), None)
 
     def _over(self, region: Mapping[str, Any]) -> bool:
         if isinstance(self.region, str):
@@ -90,6 +103,7 @@ class Wanted:
         words += [] if self.output == ANY else [f"output {self.output or 'vector'}"]
         words += ["weighted or not"] if self.weights == ANY and region != ANY else []
         words += [] if self.units == ANY else [f"in {units_words(self.units)}"]
+        words += [f"with {', '.join(name for name, _ in self.fixed)} held"] if isinstance(self.fixed, Record) else []
         words += [] if self.execution is None else [f"executed in {self.execution}"]
         return ", ".join(words + ([] if self.input is None else [f"input {self.input}"]))
 
@@ -148,6 +162,34 @@ def read_units(value: Any) -> str | tuple[tuple[float, ...] | None, tuple[float,
     elif value in UNITS:
         return str(value)
     raise UsageError(f"units = {value!r}: write model, raw, any, or a table such as {{mean = [0.5], std = [0.25]}}")
+
+
+def held_at(said: str, wanted: Any) -> bool:
+    """`said`: what an input is held at, as a question has it. `wanted`: a number, numbers, or the sha256 of the values."""
+    if isinstance(wanted, str):
+        return len(wanted) >= 12 and f"sha256 {wanted}" in said
+    numbers = wanted if isinstance(wanted, tuple) else (wanted,)
+    values = said.rpartition(" (")[0].removesuffix(" everywhere")
+    return values in {", ".join(repr(kind(n)) for n in numbers) for kind in (_same, float, bool)}
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _fixed(value: Any) -> str | Record | None:
+    if value in (None, ANY):
+        return value
+    if isinstance(value, Mapping) and value and _plain_numbers(value):
+        return frozen(value)
+    raise UsageError(f'fixed = {value!r}: write any, or such as {{sr = 16000, h = [0.5, 1.0], state = "sha256 of it"}}')
+
+
+def _plain_numbers(value: Mapping[str, Any]) -> bool:
+    return all(
+        isinstance(one, str | bool) or _number(one) or (isinstance(one, list) and all(map(_number, one)))
+        for one in value.values()
+    )
 
 
 def _weights(value: Any) -> str:

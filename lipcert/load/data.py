@@ -125,6 +125,27 @@ def read_array(path: str | Path) -> np.ndarray:
     return found
 
 
+def read_held(text: str) -> np.ndarray:
+    """The array of FILE.npy, FILE.csv or FILE.npz (its `x`); FILE.npz#KEY: of that name; FILE#K: its entry K."""
+    path, mark, place = text.rpartition("#")
+    path = path if mark else text
+    if not mark or place.isdigit():
+        found = read_array(path)
+        if mark and not (found.ndim and int(place) < len(found)):
+            raise UsageError(f"--fix {text}: the file has {len(found) if found.ndim else 0} samples, counted from 0")
+        return found[int(place)] if mark else found
+    check_regular(Path(path), path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = _member(archive, place)
+    except (Exception, MemoryError) as error:  # as in `read_data`
+        said = printable(reason(error))[:200]
+        raise UnreadableError(f"{path}: cannot be read as an array ({said}); give FILE.npz#NAME, or .npy") from error
+    if found.dtype.kind not in "fiub":
+        raise UnreadableError(f"{path}: numbers are needed, not {found.dtype}")
+    return found
+
+
 def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     found = [info for info in archive.infolist() if info.filename == f"{name}.npy"]
     if not found:

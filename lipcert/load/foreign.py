@@ -22,6 +22,7 @@ from lipcert.load.capture.gates import ELEMENT_LIMIT
 from lipcert.load.capture.trace import Unfollowed, trace
 from lipcert.load.fingerprint import graph_fingerprint, quiet
 from lipcert.load.flat import from_plain, to_plain
+from lipcert.load.inputs import described
 from lipcert.load.read import first_bytes, read
 from lipcert.load.runtime import onnxruntime
 from lipcert.load.source import Format, Reference, Source
@@ -153,6 +154,7 @@ def _record(captured: Captured) -> dict[str, Any]:
         "warnings": list(source.warnings),
         "assumptions": list(source.assumptions),
         "files": list(source.files),
+        "inputs": dict(source.inputs),
     }
 
 
@@ -175,6 +177,7 @@ def _judged(record: Any, child: Child) -> Captured:
             warnings=tuple(_text(line) for line in record["warnings"]),
             assumptions=tuple(_text(line) for line in record["assumptions"]),
             files=tuple(str(name) for name in record["files"]),
+            inputs=described(record["inputs"]),
         )
         labels = {_text(step): _text(name) for step, name in record["labels"].items()}
         fingerprint = graph_fingerprint(program.graph, program.constants)

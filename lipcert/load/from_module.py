@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from lipcert.terms.errors import RefusedModel, UsageError
 def read_module(
     module: torch.nn.Module,
     *,
-    input_shape: tuple[int, ...] | torch.Tensor | None = None,
+    input_shape: Any = None,
+    input_name: Any = None,
+    fix: Mapping[str, Any] | None = None,
     output_name: str | None = None,
 ) -> Source:
     """`input_shape`: whole shape, batch included, or an example tensor. The dtype is that of the example, else of the

@@ -17,6 +17,7 @@ from lipcert.load.capture.capture import Captured, capture, constants
 from lipcert.load.capture.parity import check_parity
 from lipcert.load.fingerprint import quiet
 from lipcert.load.foreign import read_file
+from lipcert.load.inputs import said_of
 from lipcert.load.lower import lower
 from lipcert.load.read import read
 from lipcert.network.edit import normalised
@@ -110,9 +111,10 @@ class Model:
 def load(
     path_or_module: str | Path | torch.nn.Module,
     *,
-    input_shape: Sequence[int] | torch.Tensor | None = None,
-    input_name: str | None = None,
+    input_shape: Sequence[int] | torch.Tensor | Mapping[str, Sequence[int]] | None = None,
+    input_name: str | Sequence[str] | None = None,
     output_name: str | None = None,
+    fix: Mapping[str, Any] | None = None,
     reader: str = "own",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -121,16 +123,21 @@ def load(
 ) -> Model:
     """Read a model file or an nn.Module. `mean`, `std`: the network becomes f((x - mean) / std), in raw input units.
 
+    Of several inputs, `input_name` moves: "a", or "a,b" as one vector; `fix` holds others at numbers or arrays, by name;
+    `input_shape` may be a mapping of names. What is held is in `info["fixed"]`, what x consists of in `info["parts"]`.
+
     Files are read in a sandbox (`info["sandbox"]` says which); modules in this process. One thread loads at a time.
     Raises UnreadableError (exit 2), UsageError (exit 2) or RefusedModel (exit 3, names the node).
     """
+    shape = (
+        input_shape if input_shape is None or isinstance(input_shape, torch.Tensor | Mapping) else tuple(input_shape)
+    )
+    names = {"input_name": input_name, "output_name": output_name, "fix": fix, "reader": reader}
     with _LOADING:
         return _load(
             path_or_module,
-            input_shape,
-            input_name,
-            output_name,
-            reader,
+            shape,
+            names,
             mean=mean,
             std=std,
             seed=seed,
@@ -140,10 +147,8 @@ def load(
 
 def _load(
     path_or_module: str | Path | torch.nn.Module,
-    input_shape: Sequence[int] | torch.Tensor | None,
-    input_name: str | None,
-    output_name: str | None,
-    reader: str,
+    shape: Any,
+    names: dict[str, Any],
     *,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
@@ -151,10 +156,8 @@ def _load(
     progress: Progress | None,
 ) -> Model:
     say = progress or (lambda text, done, total: None)
-    shape = input_shape if input_shape is None or isinstance(input_shape, torch.Tensor) else tuple(input_shape)
     say("reading", None, None)
     with quiet(), torch.no_grad():
-        names = {"input_name": input_name, "output_name": output_name, "reader": reader}
         captured = _captured(path_or_module, shape, names)
         source = captured.source
         is_module = isinstance(path_or_module, torch.nn.Module)
@@ -178,6 +181,7 @@ def _load(
         "graph": captured.fingerprint,
         "files": [] if is_module else _beside(Path(path_or_module), source.files),  # type: ignore[arg-type]
         "input_name": source.input_name,
+        **source.inputs,
         "output_name": source.output_name,
         "parity": [record.to_dict() for record in records],
         "units": {"input": "raw" if mean or std else "model", "mean": _plain(mean), "std": _plain(std)},
@@ -189,7 +193,7 @@ def _load(
         with quiet(), torch.no_grad(), folded_in(arithmetic):
             return normalised(lower(captured.program, labels=captured.labels)[0], mean, std)
 
-    noted = tuple(dict.fromkeys((REAL_ARITHMETIC, *source.assumptions, *assumptions)))
+    noted = tuple(dict.fromkeys((REAL_ARITHMETIC, *said_of(source.inputs), *source.assumptions, *assumptions)))
     return Model(normalised(graph, mean, std), info, tuple(source.warnings), noted, again)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from lipcert.load.archive import open_archive
+from lipcert.load.inputs import Wanted
 from lipcert.load.source import Source
 from lipcert.terms.errors import UnreadableError, UsageError
 
@@ -27,14 +29,16 @@ _HOW_TO_EXPORT = (
 def read(
     path_or_module: str | Path | torch.nn.Module,
     *,
-    input_shape: tuple[int, ...] | torch.Tensor | None = None,
-    input_name: str | None = None,
+    input_shape: Any = None,
+    input_name: Any = None,
     output_name: str | None = None,
+    fix: Mapping[str, Any] | None = None,
     reader: Literal["own", "onnx2torch"] = "own",
     seconds: float = 60.0,
     imports: bool = True,
 ) -> Source:
-    """`input_shape`: whole shape, batch included, for models that do not fix it (a tensor: its shape and dtype).
+    """`input_shape`: whole shape, batch included, for models that do not fix it (a tensor: its shape and dtype),
+    or such shapes by the names of inputs. `input_name`: A, or "A,B" for several that move together. `fix`: values of others.
 
     `reader`: for ONNX. `seconds`: limit for each run of code that comes with a file. `imports`: False where what is not
     imported yet cannot be (ONNX; `Unfollowed` is raised then).
@@ -43,30 +47,37 @@ def read(
     if isinstance(path_or_module, torch.nn.Module) and not isinstance(path_or_module, torch.jit.ScriptModule):
         from lipcert.load.from_module import read_module
 
-        return read_module(path_or_module, input_shape=input_shape, output_name=output_name)
+        return read_module(
+            path_or_module, input_shape=input_shape, input_name=input_name, output_name=output_name, fix=fix
+        )
     if not isinstance(path_or_module, str | Path):
         raise UsageError(
             f"{type(path_or_module).__name__}: lipcert reads a path or a torch.nn.Module (save TorchScript to a file)"
         )
     path = Path(path_or_module)
     shape = tuple(input_shape.shape) if isinstance(input_shape, torch.Tensor) else input_shape
+    wanted = Wanted.of(shape, input_name, output_name, fix)
     kind = kind_of(path)
     if reader != "own" and kind != "onnx":
         raise UsageError(f"--reader {reader}: {path} is a {kind} file; there is one reader for it")
     if kind == "torchscript":
         from lipcert.load.from_torchscript import read_torchscript
 
-        return read_torchscript(
-            path, input_shape=shape, input_name=input_name, output_name=output_name, seconds=seconds
-        )
+        return read_torchscript(path, wanted, seconds=seconds)
     if kind == "pt2":
         from lipcert.load.from_exported import read_exported
 
-        return read_exported(path, input_shape=shape, input_name=input_name, output_name=output_name, seconds=seconds)
+        return read_exported(path, wanted, seconds=seconds)
     from lipcert.load.onnx.from_onnx import read_onnx
 
     return read_onnx(
-        path, input_shape=shape, input_name=input_name, output_name=output_name, reader=reader, imports=imports
+        path,
+        input_shape=shape,
+        input_name=input_name,
+        output_name=output_name,
+        fix=fix,
+        reader=reader,
+        imports=imports,
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,3 +41,4 @@ class Source:
     assumptions: tuple[str, ...] = field(default_factory=tuple)
     ours: bool = False  # the module's code is lipcert's, so that capture may follow it by its own trace
     files: tuple[str, ...] = ()  # beside the model's, relative to its folder: where its weights lie
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # "parts" of x and what is "fixed", see `Chosen.described`

@@ -18,6 +18,7 @@ from lipcert.network.edit import with_output
 from lipcert.network.graph import Graph
 from lipcert.network.scope import checked_region
 from lipcert.proofs.file import Certificate
+from lipcert.proofs.inputs import same_inputs
 from lipcert.proofs.kinds.base import Sweeps
 from lipcert.proofs.radii import check_points
 from lipcert.proofs.several import Several, within
@@ -108,6 +109,7 @@ def _same_network(certificate: Certificate, graph: Graph, model: Mapping[str, An
         ("mean", network.mean, _tuple(units.get("mean"))),
         ("std", network.std, _tuple(units.get("std"))),
     ]
+    facts += same_inputs(network, model)
     if network.graph is not None:  # format 1
         facts.append(("graph", network.graph, graph.fingerprint()))
     for name, claimed, found in facts:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lipcert.proofs.file import Certificate
+from lipcert.proofs.inputs import held
 from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import Norm, Output
 from lipcert.terms.question import Question, Record, effective, frozen, short
@@ -22,7 +23,7 @@ def question_of(certificate: Certificate) -> Question:
         network.sha256,
         network.input_name,
         network.input_shape,
-        Record(),
+        held(network),
         network.mean,
         network.std,
         network.output_name,
@@ -46,6 +47,7 @@ class Asked:
     input_name: str | None = None
     output_name: str | None = None
     input_shape: tuple[int, ...] | None = None
+    fixed: frozenset[str] = frozenset()  # whose values were said
 
     @classmethod
     def of(
@@ -55,16 +57,19 @@ class Asked:
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         names: tuple[str | None, str | None],
-        input_shape: Sequence[int] | None,
+        input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None,
+        fix: Mapping[str, Any] | None = None,
     ) -> Asked:
         """As people write it. `names`: of the input and of the output."""
+        alone = None if input_shape is None or isinstance(input_shape, Mapping) else tuple(input_shape)
         return cls(
             None if norm is None else Norm.parse(norm),
             None if output is None else Output.parse(output),
             None if mean is None else tuple(float(v) for v in mean),
             None if std is None else tuple(float(v) for v in std),
             *names,
-            None if input_shape is None else tuple(input_shape),
+            alone,
+            frozenset(fix or ()),
         )
 
     @property
@@ -93,7 +98,9 @@ class Asked:
     def chosen_by_prover(self, question: Question) -> list[str]:
         """The parts of `question.scope()` that nobody but the certificate says."""
         said = {
-            "input_name": self.input_name is not None and self.input_shape is not None,
+            "input_name": self.input_name is not None
+            and (self.input_shape is not None or "," in self.input_name)
+            and {name for name, _ in question.fixed} <= self.fixed,
             "units": self.units,
             "output_name": self.output_name is not None and self.output is not None,
             "norm": self.norm is not None,

@@ -4,6 +4,7 @@
      "model": {"sha256": hex64,                           of the file
                "input_name": str, "output_name": str, "input_shape": [int], "output_shape": [int],
                "mean": [float] | null, "std": [float] | null},
+                                                         of several inputs also "parts" and "fixed": proofs/inputs.py
      "norm": {"input": "1" | "2" | "inf", "output": ...},
      "scope": {"region": "global", "output": "vector" | "I" | "I-J"},
      "claim": float,                                      ||f(x) - f(x')||_q <= claim ||x - x'||_p for all x, x'
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lipcert.proofs import inputs
 from lipcert.proofs.kinds import PROOFS, Proof
 from lipcert.proofs.kinds.chain import bound_of
 from lipcert.terms.errors import CertificateRejected, UnreadableError, UsageError
@@ -63,6 +65,8 @@ class Network:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     graph: str | None = None
+    parts: Any = ()  # of several inputs that move, and what others are held at: see proofs/inputs.py
+    fixed: Any = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def fields_of(proof: Proof) -> dict[str, Any]:
 
 
 def model_fields(network: Network) -> dict[str, Any]:
-    return {name: _plain(getattr(network, name)) for name in MODEL}
+    return {name: _plain(getattr(network, name)) for name in MODEL} | inputs.fields_of(network)
 
 
 def digest(norm: dict[str, Any], scope: dict[str, Any], proof: dict[str, Any]) -> str:
@@ -157,8 +161,10 @@ def from_fields(fields: Any) -> Certificate:
 
 
 def network_of(value: Any, readers: dict[str, Callable[[Any, str], Any]]) -> Network:
-    model = record(value, "model", tuple(readers))
-    return Network(**{name: read_field(model[name], f"model.{name}") for name, read_field in readers.items()})
+    also = tuple(name for name in inputs.OPTIONAL if isinstance(value, dict) and name in value)
+    model = record(value, "model", (*readers, *also))
+    fields: dict[str, Any] = {name: read_field(model[name], f"model.{name}") for name, read_field in readers.items()}
+    return Network(**(fields | inputs.inputs_of(model)))
 
 
 def norm_of(norm: dict[str, Any]) -> Norm:

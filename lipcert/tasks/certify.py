@@ -16,6 +16,7 @@ from lipcert.report.to_json import write_atomically
 from lipcert.rigor.rounding import mul_up
 from lipcert.terms.errors import CertificateRejected, SelfCheckFailed, UsageError
 from lipcert.terms.query import Norm, Output, Region
+from lipcert.terms.question import frozen
 from lipcert.terms.result import Bound, Result
 
 # Claims are raised by this much, so that a machine whose BLAS adds up in another order proves them as well.
@@ -82,4 +83,6 @@ def network_of(model: Mapping[str, Any]) -> Network:
         tuple(model["output_shape"]),
         None if units["mean"] is None else tuple(units["mean"]),
         None if units["std"] is None else tuple(units["std"]),
+        parts=frozen(model.get("parts") or ()),
+        fixed=frozen(model["fixed"]) if model.get("fixed") else (),
     )

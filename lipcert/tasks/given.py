@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,4 +103,25 @@ def python_words() -> Iterator[None]:
 
 
 def in_python(text: str) -> str:
+    said, semicolon, flags = text.rpartition("; add: ")
+    if semicolon:
+        return f"{in_python(said)}; add: {_keywords(shlex.split(flags))}"
     return re.sub(r"--[a-z][a-z-]*", lambda found: PYTHON_NAMES.get(found[0], found[0][2:].replace("-", "_")), text)
+
+
+def _keywords(flags: Sequence[str]) -> str:
+    """Options of the command line that choose inputs and outputs, as arguments of `load`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    held: dict[str, float] = {}
+    said = {}
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        name, _, last = value.rpartition("=")
+        if flag == "--input-shape":
+            shapes[name] = tuple(int(n) for n in last.split(","))
+        elif flag == "--fix":
+            held[name] = int(last)
+        else:
+            said[flag[2:].replace("-", "_")] = value
+    words = [f"{name}={value!r}" for name, value in said.items()]
+    words += [f"input_shape={shapes.get('', shapes)!r}"] if shapes else []
+    return ", ".join(words + ([f"fix={held!r}"] if held else []))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lipcert.load.data import fingerprint
+from lipcert.load.inputs import as_value
 from lipcert.load.model import Model, load
 from lipcert.report.report import Report, unread
 from lipcert.tasks import jacobian as measure
@@ -56,16 +57,21 @@ class TrackRequest:
             None if side is None else list(side) for side in (self.reading.get("mean"), self.reading.get("std"))
         )
         names = {name: self.reading.get(name) for name in ("input_name", "output_name")}
+        if isinstance(names["input_name"], list | tuple):
+            names["input_name"] = ",".join(names["input_name"])
         units = {"input": "raw" if mean or std else "model", "mean": mean, "std": std}
         return {"format": None, "sha256": None, **names, "units": units}
 
     @property
     def question(self) -> Question:
         """The same of whatever checkpoints: more of them may have come."""
+        shape = self.reading.get("input_shape") or ()
         options = self.options | {
-            "input_shape": list(self.reading.get("input_shape") or ()),
+            "input_shape": shape if isinstance(shape, Mapping) else list(shape),
             "reader": self.reading.get("reader", "own"),
         }
+        if held := self.reading.get("fix"):
+            options["fix"] = {name: fingerprint(as_value(name, value)) for name, value in held.items()}
         return Question.of("track", self.model, "", self.norm, {"kind": "global"}, "vector", plain(options))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from lipcert.load.model import Model, file_sha256, load
 from lipcert.proofs.check import Verified, check, check_several
 from lipcert.proofs.claimed import Asked, question_of
 from lipcert.proofs.file import Certificate
+from lipcert.proofs.inputs import shapes_of, values_of
 from lipcert.proofs.several import Several
 from lipcert.proofs.several import read as read_certificate
 from lipcert.regions.cover import SWEEPS
@@ -46,9 +47,10 @@ def verify(
     *,
     norm: str | Norm | None = None,
     output: str | Output | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     input_name: str | None = None,
     output_name: str | None = None,
+    fix: Mapping[str, Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     reader: str = "own",
@@ -60,12 +62,10 @@ def verify(
 
     What is said here of the question (norm, output, shape, names, units) is compared with the certificate, as is all of
     a `Model`; the rest is read from the certificate, was chosen by the prover, and is listed in `summary["prover_chose"]`.
-    `Report.summary["verdict"]` is "accepted" or "rejected" (then with "place" and "reason"; exit status 1). Raises
-    UnreadableError where there is no such file, and what `load` raises of a model that cannot be read.
+    `Report.summary["verdict"]` is "accepted" or "rejected" (with "place" and "reason"). Raises what `load` raises.
     """
-    asked = Asked.of(norm, output, mean, std, (input_name, output_name), input_shape)
-    begin = time.perf_counter()
-    whole = certificate if isinstance(certificate, Certificate | Several) else None
+    asked = Asked.of(norm, output, mean, std, (input_name, output_name), input_shape, fix)
+    begin, whole = time.perf_counter(), certificate if isinstance(certificate, Certificate | Several) else None
     path = str(certificate) if whole is None else None
     info = model.info if isinstance(model, Model) else None
     assumptions: tuple[str, ...] = ()
@@ -76,22 +76,23 @@ def verify(
         assert whole is not None
         claims = whole.claims if isinstance(whole, Several) else (whole,)
         chosen = _compared(asked, claims, model, output is None)
-        loaded = model if isinstance(model, Model) else _load_as(claims[0], model, reader, seed, progress)
+        loaded = (
+            model if isinstance(model, Model) else _load_as(claims[0], model, fix, reader, seed=seed, progress=progress)
+        )
         info, assumptions = loaded.info, loaded.assumptions
-        say = progress or (lambda text, done, total: None)
-        say("proving the claim" if len(claims) == 1 else f"proving {len(claims)} claims", None, None)
+        if progress:
+            progress("proving the claim" if len(claims) == 1 else f"proving {len(claims)} claims", None, None)
         about = loaded.graph, loaded.info, explain, SWEEPS
         found = check_several(whole, *about) if isinstance(whole, Several) else [check(whole, *about)]
         summary = _accepted(whole, found, chosen, explain)
         if len(claims) == 1:
-            details = {"certificate": path, "proved": found[0].value}
-            seconds = time.perf_counter() - begin
+            seconds, details = time.perf_counter() - begin, {"certificate": path, "proved": found[0].value}
             results.append(Bound(claims[0].proof.method, "upper", "proved", claims[0].claim, seconds, None, details))
     except CertificateRejected as problem:
         claim_of = whole.claim if isinstance(whole, Certificate) else None
         summary = {"verdict": "rejected", "claim": claim_of, "place": problem.place, "reason": problem.reason}
-        seconds = time.perf_counter() - begin
-        results = [Refusal("verify", "upper", "refused", f"{problem.place}: {problem.reason}", None, seconds)]
+        why, seconds = f"{problem.place}: {problem.reason}", time.perf_counter() - begin
+        results = [Refusal("verify", "upper", "refused", why, None, seconds)]
     return Report(
         command="verify",
         model=info or unread(None if isinstance(model, torch.nn.Module) else model),
@@ -136,18 +137,26 @@ def _accepted(
 
 
 def _load_as(
-    claim: Certificate, model: str | Path | torch.nn.Module, reader: str, seed: int, progress: Progress | None
+    claim: Certificate,
+    model: str | Path | torch.nn.Module,
+    fix: Mapping[str, Any] | None,
+    reader: str,
+    *,
+    seed: int,
+    progress: Progress | None,
 ) -> Model:
     """The model as the certificate describes it. Where that fails for the very file it names, the certificate is
-    at fault."""
+    at fault. `fix`: values of inputs that are held, which go before those of the certificate."""
     network = claim.network
+    held = {**values_of(network), **(fix or {})}
 
     def attempt(output_name: str | None) -> Model:
         return load(
             model,
-            input_shape=network.input_shape,
+            input_shape=shapes_of(network),
             input_name=network.input_name,
             output_name=output_name,
+            fix=held,
             reader=reader,
             mean=network.mean,
             std=network.std,

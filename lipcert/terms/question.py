@@ -8,6 +8,7 @@ and nothing that only chooses what is shown of the values.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -57,7 +58,8 @@ class Difference:
 @dataclass(frozen=True)
 class Question:
     """`task`: bound, layers, inspect, grid, balls, jacobian, radius. `file`: sha256 of the model file. `graph`: sha256 of
-    the network as lowered, units included. `fixed`: digests of inputs that are held, by name. `mean`, `std`: the units,
+    the network as lowered, units included. `fixed`: what inputs are held at, by name, each in
+    words with its digest. `mean`, `std`: the units,
     None for the model's own. `region`: the report's object. `options`: seeds, tolerances, digests of data, radii, planes
     and the like, as far as the task's values depend on them. Fields are compared in this order.
     """
@@ -94,7 +96,7 @@ class Question:
             model.get("sha256"),
             model.get("input_name"),
             tuple(model.get("input_shape") or ()),
-            frozen(model.get("fixed") or {}),
+            frozen(_held(model)),
             _numbers(units.get("mean")),
             _numbers(units.get("std")),
             model.get("output_name"),
@@ -159,7 +161,7 @@ class Question:
         return {
             "file": f"sha256 {self.file[:12]}" if self.file else "no file",
             "input_name": f"{self.input_name}, shape {'x'.join(map(str, self.input_shape)) or 'scalar'}"
-            + "".join(f", {name} held" for name, _ in self.fixed),
+            + "".join(f", {name} held at {_short_digest(said)}" for name, said in self.fixed),
             "units": self.units(),
             "output_name": f"{self.output_name}, {output_words(self.output)}",
             "norm": f"l{self.norm.input} -> l{self.norm.output}{self.weighted}",
@@ -202,6 +204,7 @@ class Question:
             "model.input_name": (self.input_name, _part(model, "input_name")),
             "model.output_name": (self.output_name, _part(model, "output_name")),
             "model.units.mean": (thawed(self.mean), _part(units, "mean")),
+            "model.fixed": (thawed(self.fixed), _held(model)),
             "model.weights": (thawed(dict(self.options).get("weights")), _part(model, "weights")),
             "model.units.std": (thawed(self.std), _part(units, "std")),
             "norm": ({"input": self.norm.input, "output": self.norm.output}, report.get("norm")),
@@ -209,6 +212,27 @@ class Question:
             "scope.output": (self.output, _part(scope, "output")),
         }
         return next((place for place, (mine, theirs) in said.items() if mine != theirs), None)
+
+
+def _held(model: Any) -> dict[str, str]:
+    said = _part(model, "fixed")
+    return {name: held_words(one) for name, one in said.items()} if isinstance(said, Mapping) else {}
+
+
+def held_words(said: Any) -> str:
+    """What an input is held at, of a report's `model.fixed`: "0.0 everywhere (float32 2x1x128, sha256 ..)"."""
+    sizes, values = _part(said, "shape"), _part(said, "values")
+    sizes = sizes if isinstance(sizes, list | tuple) else []
+    shape, values = "x".join(map(str, sizes)), values if isinstance(values, list | tuple) else []
+    kind = f"{_part(said, 'dtype')}{f' {shape}' if shape else ''}, sha256 {_part(said, 'sha256')}"
+    if not values:
+        return f"given values ({kind})"
+    many = len(values) == 1 and sizes and math.prod(sizes) > 1
+    return f"{', '.join(map(repr, values))}{' everywhere' if many else ''} ({kind})"
+
+
+def _short_digest(said: Any) -> str:
+    return re.sub(r"(sha256 [0-9a-f]{12})[0-9a-f]+", r"\1", str(said))
 
 
 def effective(values: Sequence[float] | None, neutral: float) -> tuple[float, ...] | None:

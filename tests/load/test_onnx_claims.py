@@ -17,6 +17,7 @@ from test_onnx_ops import by_onnxruntime, by_reference
 from thorough import FULL
 
 import lipcert
+from lipcert.load.inputs import shaped
 from lipcert.load.onnx import module as onnx_module
 from lipcert.load.onnx.file import read_graph
 from lipcert.load.onnx.module import build
@@ -96,7 +97,7 @@ def test_what_a_row_claims_to_read_is_read(op: str, tmp_path: Path, monkeypatch:
             break
         path = tmp_path / "case.onnx"
         path.write_bytes(model(row, opset).SerializeToString())
-        build(read_graph(path), row.shape)
+        build(read_graph(path, shaped(row.shape)))
     assert claimed <= looked
 
 
@@ -195,7 +196,7 @@ def test_an_attribute_that_the_rule_does_not_look_at_is_refused(
     path = tmp_path / "case.onnx"
     path.write_bytes(model(case("LeakyRelu", "x", alpha=0.5), 13).SerializeToString())
     with pytest.raises(RefusedModel, match="the attribute alpha"):
-        build(read_graph(path), (2, 3, 4))
+        build(read_graph(path, shaped((2, 3, 4))))
 
 
 def test_reading_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

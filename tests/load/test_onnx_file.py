@@ -416,11 +416,11 @@ def test_initialiser_listed_as_input_is_a_constant(tmp_path: Path) -> None:
 
 def test_several_inputs(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", [node("Add", "x", "h")], [], [value("x", [1, 2]), value("h", [1, 2])])
-    with pytest.raises(UsageError, match=r"x, h.*--input-name"):
+    with pytest.raises(UsageError, match=r"which input moves \(--input-name.*what h is held at"):
         read_onnx(path)
-    with pytest.raises(RefusedModel, match="also depends on the input h"):
+    with pytest.raises(UsageError, match=r"say what h is held at \(--fix NAME=VALUE\)"):
         read_onnx(path, input_name="x")
-    with pytest.raises(UsageError, match="the inputs of this model are: x, h"):
+    with pytest.raises(UsageError, match=r"the inputs of this model are: x, h"):
         read_onnx(path, input_name="z")
 
 
@@ -434,7 +434,7 @@ def test_a_dead_second_input_does_not_matter(tmp_path: Path) -> None:
 def test_several_outputs(tmp_path: Path) -> None:
     nodes, outputs = [node("Relu", "x"), node("Neg", "x", out="z")], [value("y", None), value("z", None)]
     path = save(tmp_path / "m.onnx", nodes, outputs=outputs)
-    with pytest.raises(UsageError, match=r"y, z.*--output-name"):
+    with pytest.raises(UsageError, match=r"which output, of y, z \(--output-name\)"):
         read_onnx(path)
     assert at(read_onnx(path, output_name="z"), 1.0, -1.0).tolist() == [[-1.0, 1.0]]
 

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 from onnx_cases import Case, graphs, model, sample
 
+from lipcert.load.inputs import shaped
 from lipcert.load.onnx.file import read_graph
 from lipcert.load.onnx.module import build
 from lipcert.load.onnx.ops import REFUSED, TABLE
@@ -50,7 +51,7 @@ def by_reference(proto: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 def ours(proto: onnx.ModelProto, x: np.ndarray, folder: Path, shape: tuple[int, ...]) -> np.ndarray:
     path = folder / "case.onnx"
     path.write_bytes(proto.SerializeToString())
-    module = build(read_graph(path), shape).module
+    module = build(read_graph(path, shaped(shape))).module
     return module(torch.from_numpy(x).to(torch.float64)).numpy()
 
 
@@ -131,7 +132,7 @@ def _refusal(nodes: list[onnx.NodeProto], folder: Path, opset: int = 17, constan
     path = folder / "refused.onnx"
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(RefusedModel) as caught:
-        build(read_graph(path), (1, 2, 4, 4))
+        build(read_graph(path, shaped((1, 2, 4, 4))))
     return caught.value
 
 

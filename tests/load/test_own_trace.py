@@ -18,6 +18,7 @@ from lipcert.load.capture.export import decomposed, stored
 from lipcert.load.capture.shapes import NoShape, results
 from lipcert.load.capture.trace import Trace, Unfollowed, retrace, trace, unsplit
 from lipcert.load.fingerprint import quiet
+from lipcert.load.inputs import shaped
 from lipcert.load.onnx.file import read_graph
 from lipcert.load.onnx.module import build
 
@@ -43,7 +44,7 @@ ROWS = list(graphs())
 def test_the_trace_is_the_graph_of_torch_export(row: Case, opset: int, tmp_path: Path) -> None:
     path = tmp_path / "case.onnx"
     path.write_bytes(model(row, opset).SerializeToString())
-    module = build(read_graph(path), row.shape).module
+    module = build(read_graph(path, shaped(row.shape))).module
     ours, theirs = both(module, torch.zeros(row.shape, dtype=torch.float64))
     assert ours == theirs
 
@@ -223,9 +224,13 @@ def test_a_file_that_the_trace_cannot_follow_is_exported(tmp_path: Path) -> None
     path = tmp_path / "m.onnx"
     onnx.save(model(row, opset), path)
     with torch.no_grad(), pytest.raises(Unfollowed):
-        trace(build(read_graph(path), row.shape, imports=False).module, torch.zeros(row.shape).double(), imports=False)
+        trace(
+            build(read_graph(path, shaped(row.shape)), imports=False).module,
+            torch.zeros(row.shape).double(),
+            imports=False,
+        )
     found = lipcert.load(path)
-    module = build(read_graph(path), row.shape).module
+    module = build(read_graph(path, shaped(row.shape))).module
     assert set(both(module, torch.zeros(row.shape, dtype=torch.float64))) == {found.info["graph"]}
 
 
@@ -240,7 +245,7 @@ def test_what_a_sandbox_does_not_let_torch_import_is_left_to_the_second_child(
     onnx.save(model(row, opset), path)
     monkeypatch.setattr(shapes, "results", imports)
     with pytest.raises(Unfollowed):
-        build(read_graph(path), row.shape, imports=False)
+        build(read_graph(path, shaped(row.shape)), imports=False)
 
 
 def test_loading_onnx_imports_neither_dynamo_nor_sympy() -> None:
@@ -258,8 +263,7 @@ def test_every_shared_model(shared: Path) -> None:
     for path in sorted((*shared.glob("models/*.onnx"), *shared.glob("wild/*.onnx"))):
         try:
             info = lipcert.load(path).info
-            graph = read_graph(path)
-            module = build(graph, tuple(info["input_shape"])).module
+            module = build(read_graph(path, shaped(info["input_shape"]))).module
         except lipcert.LipcertError:
             continue
         assert set(both(module, torch.zeros(info["input_shape"], dtype=torch.float64))) == {info["graph"]}, path.name

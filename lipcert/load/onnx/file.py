@@ -7,10 +7,8 @@ external data is read by us and only from inside the model's folder, and no step
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx.checker
@@ -21,20 +19,23 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto
 
+from lipcert.load.inputs import NOTHING, Chosen, Wanted
+from lipcert.load.onnx.choice import Runs, choose_inputs, choose_output, fed_beside, hold, refuse_output
+from lipcert.load.onnx.rename import rename
 from lipcert.load.onnx.structure import (
     MAX_NODES,
-    all_nodes,
+    check_branches,
     check_functions,
     check_structure,
-    data_dependent,
     initialisers,
     keep_live,
+    reads,
     real_inputs,
     refuse_subgraphs,
 )
 from lipcert.load.onnx.tables import spell_out
-from lipcert.load.onnx.tensor import FLOAT_BITS, external_files, read_constants, shown, tensor_value, type_name
-from lipcert.terms.errors import RefusedModel, UnreadableError, UsageError
+from lipcert.load.onnx.tensor import FLOAT_BITS, external_files, read_constants, shown, tensor_value
+from lipcert.terms.errors import RefusedModel, UnreadableError
 
 MAX_FILE = 2**31 - 1  # protobuf's own limit for one message
 OLDEST_OPSET = 7  # below, broadcasting and BatchNormalization meant something else: converted up to 7
@@ -50,13 +51,12 @@ class OnnxGraph:
     nodes: tuple[NodeProto, ...]
     constants: dict[str, torch.Tensor]
     opset: int
-    input: str
+    inputs: tuple[str, ...]  # those that move, in the order of `chosen.parts`
+    input_types: tuple[int, ...]  # their TensorProto element types
     output: str
-    input_type: int  # TensorProto element type
-    dims: tuple[int | str, ...] | None  # int: fixed; str: symbolic; None: no rank given
-    raw_input: str  # the names the file itself uses, for onnxruntime
+    chosen: Chosen  # with the names the file itself uses, for onnxruntime
     raw_output: str
-    other_inputs: dict[str, tuple[int, tuple[int | str, ...]]]  # dead inputs (raw names), which a runtime wants fed
+    fed: dict[str, torch.Tensor]  # what else a runtime wants fed (raw names): inputs that are held, and dead ones
     labels: dict[str, str]
     float_types: frozenset[int]  # float element types that occur among live constants, casts and the input
     model: ModelProto  # the same graph as a proto with safe names, for a second reader
@@ -79,33 +79,36 @@ def looks_like_onnx(path: Path) -> bool:
     return bool(model.graph.node or model.graph.output)
 
 
-def read_graph(path: Path, input_name: str | None = None, output_name: str | None = None) -> OnnxGraph:
-    """Read and check the file; choose input and output. UnreadableError, UsageError or RefusedModel (node named)."""
+def read_graph(path: Path, wanted: Wanted = NOTHING, runs: Runs | None = None) -> OnnxGraph:
+    """Read and check the file; choose inputs and output. `runs`: whether a runtime takes inputs of these shapes.
+    UnreadableError, UsageError or RefusedModel (node named)."""
     model = _parse(path)
     _check_versions(model)
     functions = check_functions(model)
     check_structure(model.graph)
-    output = _choose(output_name, [v.name for v in model.graph.output], "output")
-    keep_live(model.graph, output)
     if model.graph.sparse_initializer:
         name = shown(model.graph.sparse_initializer[0].values.name)
         raise RefusedModel(f"the initialiser {name!r} is sparse; lipcert reads dense weights only", node=name)
-    value = _choose_input(model.graph, input_name, {i.name for i in model.graph.initializer})
-    _refuse_output(model.graph, output)
-    refuse_subgraphs(model.graph.node, data_dependent(model.graph, value.name))
+    outputs = [v.name for v in model.graph.output]
+    output = None if wanted.output is None and len(outputs) > 1 else choose_output(wanted.output, outputs)
+    if output is not None:
+        keep_live(model.graph, output)
+        refuse_output(model.graph, output)
+    chosen = choose_inputs(path, model.graph, wanted, () if output is not None else outputs, runs)
+    assert output is not None
+    check_branches(model.graph.node)
     for function in functions.values():
-        refuse_subgraphs(function.node, frozenset())
-
-    raw_input, raw_output = value.name, output
-    others = {v.name: (v.type.tensor_type.elem_type, _dims(v) or ()) for v in real_inputs(model.graph)}
-    others.pop(raw_input, None)
-    dims = _dims(value)
-    live = [v for v in model.graph.input if v.name == raw_input or v.name in initialisers(model.graph)]
+        refuse_subgraphs(function.node)
+    raw, raw_output = [part.name for part in chosen.parts], output
+    kinds = {v.name: v.type.tensor_type.elem_type for v in real_inputs(model.graph)}
+    fed = fed_beside(model.graph, chosen)
+    hold(model.graph, chosen, kinds)
+    live = {v.name: v for v in model.graph.input if v.name in raw or v.name in initialisers(model.graph)}
     del model.graph.input[:]
-    model.graph.input.extend(live)
+    model.graph.input.extend([*(live.pop(name) for name in raw), *live.values()])
 
-    labels = _rename(model)
-    name_in = next(v.name for v in model.graph.input if v.name not in initialisers(model.graph))
+    labels = rename(model)
+    names_in = tuple(v.name for v in model.graph.input if v.name not in initialisers(model.graph))
     name_out = model.graph.output[0].name
     files = external_files(model.graph)
     constants = read_constants(model.graph, path.parent, labels)
@@ -115,29 +118,31 @@ def read_graph(path: Path, input_name: str | None = None, output_name: str | Non
     if len(model.graph.node) > MAX_NODES:
         raise UnreadableError(f"{path}: {len(model.graph.node)} nodes; lipcert reads at most {MAX_NODES}")
 
-    used = {name for node in model.graph.node for name in node.input} | {name_out}
+    used = {name for node in model.graph.node for name in reads(node)} | {name_out}
     added = {t.name: tensor_value(t, path.parent, t.name) for t in model.graph.initializer if t.name not in constants}
-    types = {t.data_type for t in model.graph.initializer if t.name in used} | {value.type.tensor_type.elem_type}
-    types |= {
-        a.t.data_type for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
-    }
-    types |= {a.i for n in model.graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
     return OnnxGraph(
         nodes=tuple(model.graph.node),
         constants={name: tensor for name, tensor in {**constants, **added}.items() if name in used},
         opset=_opset(model),
-        input=name_in,
+        inputs=names_in,
+        input_types=tuple(kinds[name] for name in raw),
         output=name_out,
-        input_type=value.type.tensor_type.elem_type,
-        dims=dims,
-        raw_input=raw_input,
+        chosen=chosen,
         raw_output=raw_output,
-        other_inputs=others,
+        fed=fed,
         labels=labels,
-        float_types=frozenset(types & set(FLOAT_BITS)),
+        float_types=_float_types(model.graph, used) | {kinds[name] for name in raw},
         model=model,
         files=files,
     )
+
+
+def _float_types(graph: GraphProto, used: set[str]) -> frozenset[int]:
+    """Of live constants and casts."""
+    types = {t.data_type for t in graph.initializer if t.name in used}
+    types |= {a.t.data_type for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+    types |= {a.i for n in graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
+    return frozenset(types & set(FLOAT_BITS))
 
 
 # --- parsing -----------------------------------------------------------------------------------------------------
@@ -194,63 +199,6 @@ def _check_versions(model: ModelProto) -> None:
         raise UnreadableError(f"ONNX opset {opset}: the installed onnx package knows 1 to {newest}. Re-export.")
 
 
-# --- which input, which output ------------------------------------------------------------------------------------
-
-
-def _choose(asked: str | None, names: list[str], what: str) -> str:
-    listing = ", ".join(shown(n) for n in names) or "none"
-    if asked is not None:
-        found = [n for n in names if asked in (n, shown(n))]
-        if len(found) != 1:
-            raise UsageError(f"--{what}-name {shown(asked)}: the {what}s of this model are: {listing}")
-        return found[0]
-    if len(names) != 1:
-        raise UsageError(f"the model has {len(names)} {what}s ({listing}): choose one with --{what}-name")
-    return names[0]
-
-
-def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    dims: list[int | str] = []
-    for dim in value.type.tensor_type.shape.dim:
-        fixed = dim.WhichOneof("value") == "dim_value" and dim.dim_value >= 0  # some exporters write -1 for "any"
-        dims.append(dim.dim_value if fixed else shown(dim.dim_param or "?"))
-    return tuple(dims)
-
-
-def _choose_input(graph: GraphProto, asked: str | None, constants: set[str]) -> onnx.ValueInfoProto:
-    """The one input the output depends on. Other live inputs are never fixed silently."""
-    values = {v.name: v for v in graph.input if v.name not in constants}
-    if not values:
-        raise UnreadableError("the graph has no input: it is a constant")
-    read = {name for node in all_nodes(graph.node) for name in node.input} | {v.name for v in graph.output}
-    live = [name for name in values if name in read]
-    name = _choose(asked, live if asked is None and live else list(values), "input")
-    value = values[name]
-    if value.type.WhichOneof("value") != "tensor_type":
-        raise RefusedModel(
-            f"the input {shown(name)!r} is not a tensor; lipcert treats one real tensor", node=shown(name)
-        )
-    kind = value.type.tensor_type.elem_type
-    if kind not in FLOAT_BITS:
-        raise RefusedModel(f"the input {shown(name)!r} is not real-valued ({type_name(kind)})", node=shown(name))
-    if others := [shown(n) for n in live if n != name]:
-        raise RefusedModel(
-            f"the output also depends on the input {', '.join(others)}: lipcert treats one input and fixes no other. "
-            "Export the model with those inputs as constants.",
-            node=others[0],
-        )
-    return value
-
-
-def _refuse_output(graph: GraphProto, output: str) -> None:
-    value = next(v for v in graph.output if v.name == output)
-    if value.type.WhichOneof("value") not in ("tensor_type", None):
-        kind = value.type.WhichOneof("value").removesuffix("_type").replace("_", " ")
-        raise RefusedModel(f"the output {shown(output)!r} is a {kind}, not a tensor", node=shown(output))
-
-
 # What changed below opset 7 and is converted: explicit broadcasting, consumed_inputs and is_test went away.
 _CONVERTED = frozenset("Abs Add BatchNormalization Div Dropout Exp Gemm Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
 
@@ -272,70 +220,6 @@ def _check_old(node: NodeProto, opset: int, label: str) -> None:
         )
     if node.op_type == "BatchNormalization" and held.get("spatial", 1) != 1:
         raise RefusedModel(f"{label}: spatial={held['spatial']} is not known", node=label)
-
-
-# --- names -------------------------------------------------------------------------------------------------------
-
-
-def _rename(model: ModelProto) -> dict[str, str]:
-    """Give every tensor, node and graph a safe name. Returns safe name -> the file's name, escaped."""
-    labels: dict[str, str] = {}
-
-    def fresh(prefix: str, original: str) -> str:
-        safe = f"{prefix}{len(labels)}"
-        labels[safe] = shown(original)
-        return safe
-
-    def rename_nodes(nodes: Iterable[NodeProto], names: dict[str, str]) -> None:
-        def tensor(name: str) -> str:
-            if name and name not in names:
-                names[name] = fresh("t", name)
-            return names[name] if name else ""
-
-        for node in nodes:
-            node.name = fresh("n", node.name or next(filter(None, node.output), ""))
-            node.ClearField("doc_string")
-            del node.metadata_props[:]
-            node.input[:] = [tensor(n) for n in node.input]
-            node.output[:] = [tensor(n) for n in node.output]
-            if node.domain == "ai.onnx":
-                node.domain = ""
-            for attribute in node.attribute:
-                attribute.ClearField("doc_string")
-                for held in (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors:
-                    held.ClearField("name")
-                    held.ClearField("doc_string")
-
-    names: dict[str, str] = {}
-    graph = model.graph
-    declared: list[Any] = [*graph.input, *graph.initializer]
-    for item in declared:
-        names.setdefault(item.name, f"t{len(labels)}")
-        labels.setdefault(names[item.name], shown(item.name))
-    rename_nodes(graph.node, names)
-    declared += graph.output
-    for item in declared:
-        item.name = names.setdefault(item.name, item.name)
-        item.ClearField("doc_string")
-    graph.name = "graph"
-    for function in model.functions:
-        inner: dict[str, str] = {}
-        for name in function.input:
-            inner[name] = fresh("t", name)
-        rename_nodes(function.node, inner)
-        function.input[:] = [inner[n] for n in function.input]
-        missing = [n for n in function.output if n not in inner]
-        if missing:
-            raise UnreadableError(
-                f"the model-local function {shown(function.name)} does not make {shown(missing[0])!r}"
-            )
-        function.output[:] = [inner[n] for n in function.output]
-        del function.value_info[:]
-    for proto in (model, graph):
-        proto.ClearField("doc_string")
-    for field in (model.metadata_props, graph.metadata_props, model.training_info):
-        del field[:]
-    return labels
 
 
 def _standard_form(model: ModelProto, labels: dict[str, str]) -> ModelProto:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,9 @@ import numpy as np
 import torch
 from onnx import TensorProto
 
+from lipcert.load.inputs import Wanted
 from lipcert.load.onnx.file import OnnxGraph, looks_like_onnx, read_graph
-from lipcert.load.onnx.module import MAX_ENTRIES, OnnxModule, build
+from lipcert.load.onnx.module import OnnxModule, build
 from lipcert.load.onnx.tensor import FLOAT_BITS, shown, type_name
 from lipcert.load.runtime import onnxruntime
 from lipcert.load.source import Reference, Source
@@ -35,36 +35,43 @@ _NUMPY: dict[int, type] = {  # the types numpy can hand to onnxruntime
     TensorProto.INT64: np.int64,
     TensorProto.INT32: np.int32,
     TensorProto.UINT8: np.uint8,
+    TensorProto.INT16: np.int16,
+    TensorProto.INT8: np.int8,
     TensorProto.BOOL: np.bool_,
 }
+_RUNTIME = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 
 
 def read_onnx(
     path: Path,
     *,
-    input_shape: tuple[int, ...] | None = None,
-    input_name: str | None = None,
+    input_shape: Any = None,
+    input_name: Any = None,
     output_name: str | None = None,
+    fix: Mapping[str, Any] | None = None,
     reader: Literal["own", "onnx2torch"] = "own",
     imports: bool = True,
 ) -> Source:
     """The network of an ONNX file, over the reals: weights of every float type promoted exactly to float64.
 
     `input_shape` is needed where the file leaves sizes open (a leading batch axis alone is set to 1); names choose
-    among several inputs or outputs. `imports`: see `build`. Raises UnreadableError, UsageError, or RefusedModel with the
+    among several inputs or outputs; `fix` holds others. `imports`: see `build`. Raises UnreadableError, UsageError, or RefusedModel with the
     node's name.
     """
-    graph = read_graph(path, input_name, output_name)
-    shape, assumptions = fixed_shape(graph, input_shape)
+    wanted = Wanted.of(input_shape, input_name, output_name, fix)
+    graph = read_graph(path, wanted, functools.partial(_runs, path))
+    shape = graph.chosen.shape
     module: torch.nn.Module
     notes: tuple[str, ...] = ()
     types = graph.float_types
     if reader == "onnx2torch":
         from lipcert.load.onnx.from_onnx2torch import convert
 
+        if len(graph.chosen.parts) > 1:
+            raise UsageError("--reader onnx2torch: it reads models of which one input moves; leave it out")
         module = convert(graph, shape)
     else:
-        built = build(graph, shape, imports)
+        built = build(graph, imports)
         module, notes, types = built.module, built.assumptions, built.signal_types
     references, warnings = reference(path, graph, shape, types)
     if isinstance(module, OnnxModule):
@@ -73,42 +80,15 @@ def read_onnx(
         module=module,
         example=torch.zeros(shape, dtype=torch.float64),
         format="onnx",
-        input_name=shown(graph.raw_input),
+        input_name=",".join(shown(part.name) for part in graph.chosen.parts),
         output_name=shown(graph.raw_output),
         references=references,
         warnings=warnings,
-        assumptions=assumptions + notes,
+        assumptions=graph.chosen.notes + notes,
         ours=isinstance(module, OnnxModule),
         files=graph.files,
+        inputs=graph.chosen.described(),
     )
-
-
-def fixed_shape(graph: OnnxGraph, given: tuple[int, ...] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The input shape, and what was assumed to get it. UsageError where the file leaves it open."""
-    name, dims = shown(graph.raw_input), graph.dims
-    notes: tuple[str, ...] = ()
-    declared = "?" if dims is None else ",".join(str(d) for d in dims)
-    if given is not None:
-        fits = dims is None or (
-            len(given) == len(dims) and all(isinstance(d, str) or d == g for d, g in zip(dims, given, strict=True))
-        )
-        if not fits or any(g < 1 for g in given):
-            raise UsageError(
-                f"--input-shape {','.join(map(str, given))} does not fit the input {name!r}, declared [{declared}]"
-            )
-        shape = tuple(given)
-    elif dims is None:
-        raise UsageError(f"the file gives no shape for the input {name!r}: pass --input-shape, for example 1,3,32,32")
-    else:
-        if len(dims) > 1 and isinstance(dims[0], str) and not any(isinstance(d, str) for d in dims[1:]):
-            notes = (f"the open first dimension of the input {name!r} is the batch, set to 1",)
-            dims = (1, *dims[1:])
-        if any(isinstance(d, str) for d in dims):
-            raise UsageError(f"the input {name!r} has open dimensions [{declared}]: pass --input-shape")
-        shape = tuple(int(d) for d in dims)
-    if not 0 < math.prod(shape) <= MAX_ENTRIES:
-        raise UsageError(f"the input {name!r} of shape {list(shape)} is empty or too large")
-    return shape, notes
 
 
 def _rounding(module: OnnxModule, dtype: str) -> Callable[[np.ndarray], float] | None:
@@ -146,14 +126,14 @@ def reference(
         onnxruntime()
     except ImportError:
         return (), (NO_RUNTIME,)
-    if graph.input_type not in _NUMPY:
-        return (), (f"onnxruntime cannot be fed {type_name(graph.input_type)}: the file was not compared with it",)
+    if strange := [kind for kind in graph.input_types if kind not in _NUMPY]:
+        return (), (f"onnxruntime cannot be fed {type_name(strange[0])}: the file was not compared with it",)
     evaluate = _runtime(path, graph, shape)
     try:
         evaluate(np.zeros((1, *shape)))
     except (LipcertError, MemoryError) as error:
         return (), (f"the file was not compared with onnxruntime, which cannot run it ({str(error).splitlines()[0]})",)
-    coarsest = min(types | {graph.input_type}, key=FLOAT_BITS.__getitem__)
+    coarsest = min(types | set(graph.input_types), key=FLOAT_BITS.__getitem__)
     return (
         Reference(
             "onnxruntime",
@@ -164,12 +144,40 @@ def reference(
     ), ()
 
 
-def _others(graph: OnnxGraph) -> dict[str, np.ndarray]:
-    return {
-        name: np.zeros([d if isinstance(d, int) else 1 for d in dims], _NUMPY[kind])
-        for name, (kind, dims) in graph.other_inputs.items()
-        if kind in _NUMPY
+def _feed(graph: OnnxGraph, row: np.ndarray) -> dict[str, np.ndarray]:
+    """All that a runtime wants: x in its parts, what is held, zeros for what nothing depends on."""
+    fed = {
+        name: value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
+        for name, value in graph.fed.items()
     }
+    types = dict(zip((part.name for part in graph.chosen.parts), graph.input_types, strict=True))
+    return fed | {name: part.astype(_NUMPY[types[name]]) for name, part in graph.chosen.split(row).items()}
+
+
+def _runs(path: Path, shapes: Mapping[str, tuple[int, ...]], held: Mapping[str, torch.Tensor]) -> bool:
+    """Whether onnxruntime evaluates the file on zeros of these shapes; True where it is not there to ask."""
+    try:
+        onnxruntime()
+        feed = {name: value.numpy() for name, value in held.items()}
+        with step(f"{path}: trying shapes", 20.0):
+            session = _session(path)
+            types = {value.name: _RUNTIME.get(value.type) for value in session.get_inputs()}
+            session.run(None, feed | {name: np.zeros(shape, types[name]) for name, shape in shapes.items()})
+    except ImportError:
+        return True
+    except LipcertError:
+        return False
+    return True
+
+
+@functools.cache
+def _session(path: Path) -> Any:
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # the file, not a rewriting of it
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _definition(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
@@ -178,11 +186,11 @@ def _definition(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callabl
     def evaluate(rows: np.ndarray) -> np.ndarray:
         from onnx.reference import ReferenceEvaluator
 
-        others, points = _others(graph), np.asarray(rows, dtype=np.float64).reshape(-1, *shape)
+        points = np.asarray(rows, dtype=np.float64).reshape(-1, *shape)
         try:
             with step("onnx's reference evaluator", 60.0), np.errstate(all="ignore"):
                 run: Callable[..., Any] = ReferenceEvaluator(str(path)).run
-                feeds = [{**others, graph.raw_input: row.astype(_NUMPY[graph.input_type])} for row in points]
+                feeds = [_feed(graph, row) for row in points]
                 return np.stack([np.asarray(run([graph.raw_output], feed)[0], dtype=np.float64) for feed in feeds])
         except LipcertError:
             return np.full(len(points), np.nan)
@@ -191,24 +199,13 @@ def _definition(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callabl
 
 
 def _runtime(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    others = _others(graph)
-
-    @functools.cache
-    def session() -> Any:
-        ort = onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # the file, not a rewriting of it
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
     def evaluate(rows: np.ndarray) -> np.ndarray:
         """(k, *input_shape) -> (k, *output_shape), float64."""
         outputs = []
         with step(f"{path}: comparing with onnxruntime", 60.0):
             for row in np.asarray(rows, dtype=np.float64).reshape(-1, *shape):
-                feed = {**others, graph.raw_input: row.astype(_NUMPY[graph.input_type])}
-                outputs.append(np.asarray(session().run([graph.raw_output], feed)[0], dtype=np.float64))
+                result = _session(path).run([graph.raw_output], _feed(graph, row))
+                outputs.append(np.asarray(result[0], dtype=np.float64))
             return np.stack(outputs)
 
     return evaluate

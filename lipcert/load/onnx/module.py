@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import onnx
+import onnx.helper
 import torch
 from onnx import AttributeProto, NodeProto
 from torch import Tensor
@@ -19,6 +21,7 @@ from lipcert.load.capture.trace import Trace, Unfollowed, unsplit
 from lipcert.load.onnx.file import OnnxGraph
 from lipcert.load.onnx.node import OnnxNode, Op
 from lipcert.load.onnx.ops import REFUSED, TABLE
+from lipcert.load.onnx.structure import reads
 from lipcert.load.onnx.tensor import FLOAT_BITS, shown, tensor_value
 from lipcert.load.onnx.types import made_types
 from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError
@@ -44,12 +47,31 @@ class NodeModule(torch.nn.Module):
         return self.function(self.node, *args)
 
 
-class OnnxModule(torch.nn.Module):
-    """forward(x): x of the fixed input shape, float64 -> output, float64. `labels`: step -> the file's node name."""
+Sources = tuple[tuple[str, int, int, tuple[int, ...]], ...]
 
-    def __init__(self, source: str, output: str, steps: list[NodeModule], constants: dict[str, Tensor]):
+
+def split(x: Tensor, sources: Sources) -> dict[str, Tensor]:
+    """One input is x itself, several are parts of it."""
+    if len(sources) == 1:
+        return {sources[0][0]: x}
+    return {name: x[start:stop].reshape(shape) for name, start, stop, shape in sources}
+
+
+def sources_of(graph: OnnxGraph) -> Sources:
+    stops = list(accumulate(part.size for part in graph.chosen.parts))
+    parts = zip(graph.inputs, graph.chosen.parts, stops, strict=True)
+    return tuple((name, stop - part.size, stop, part.shape) for name, part, stop in parts)
+
+
+class OnnxModule(torch.nn.Module):
+    """forward(x): x of the fixed input shape, float64 -> output, float64. `labels`: step -> the file's node name.
+
+    `sources`: the graph's names of the inputs that x consists of, with where they begin, where they end, and their shapes.
+    """
+
+    def __init__(self, sources: Sources, output: str, steps: list[NodeModule], constants: dict[str, Tensor]):
         super().__init__()
-        self.source, self.output = source, output
+        self.sources, self.output = sources, output
         self.order = steps
         self.steps = torch.nn.ModuleDict({f"{s.node.op}_{k}": s for k, s in enumerate(steps)})
         self.labels = {f"{s.node.op}_{k}": str(s.node) for k, s in enumerate(steps)}
@@ -62,7 +84,8 @@ class OnnxModule(torch.nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        held = {self.source: x}
+        held = split(x, self.sources)
+        inputs = set(held)
         for step in self.order:
             args = [self._argument(held, step, i, name) for i, name in enumerate(step.inputs)]
             result = step(*args)
@@ -70,9 +93,9 @@ class OnnxModule(torch.nn.Module):
             held.update(zip(step.outputs, results, strict=False))
             for name in step.last_use:
                 held.pop(name, None)
-        if self.output in held and self.output != self.source:
+        if self.output in held and self.output not in inputs:
             return held[self.output]
-        return (x if self.output == self.source else getattr(self, self.output)).clone()
+        return (held[self.output] if self.output in inputs else getattr(self, self.output)).clone()
 
     def _argument(self, held: dict[str, Tensor], step: NodeModule, i: int, name: str) -> Tensor | None:
         if not name:
@@ -119,12 +142,17 @@ class _Build:
     read: frozenset[str] = frozenset()  # the tensors that somebody reads
 
 
-def build(graph: OnnxGraph, shape: tuple[int, ...], imports: bool = True) -> Built:
-    """The module for inputs of `shape`. RefusedModel names the node that no rule claims. `imports`: see
+def build(graph: OnnxGraph, imports: bool = True) -> Built:
+    """The module for inputs of the shapes chosen. RefusedModel names the node that no rule claims. `imports`: see
     `lipcert.load.capture.shapes.results`; where False, `Unfollowed` may be raised."""
-    state = _Build(graph, Trace(imports), read=frozenset(n for p in graph.nodes for n in p.input if n) | {graph.output})
-    signal = state.mode.placeholder("x", torch.empty(shape, dtype=torch.float64, device="meta"))
-    state.values[graph.input] = Value(signal, on_data=True, elem_type=graph.input_type)
+    read = frozenset(n for p in graph.nodes for n in reads(p)) | {graph.output}
+    state = _Build(graph, Trace(imports), read=read)
+    sources = sources_of(graph)
+    x = state.mode.placeholder("x", torch.empty(graph.chosen.shape, dtype=torch.float64, device="meta"))
+    with unsplit(), state.mode:
+        signals = split(x, sources)
+    for name, elem_type in zip(graph.inputs, graph.input_types, strict=True):
+        state.values[name] = Value(signals[name], on_data=True, elem_type=elem_type)
     elem_types = {t.name: t.data_type for t in graph.model.graph.initializer}
     for name, tensor in graph.constants.items():
         if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
@@ -132,7 +160,7 @@ def build(graph: OnnxGraph, shape: tuple[int, ...], imports: bool = True) -> Bui
             raise RefusedModel(f"the tensor {label!r} holds NaN", node=label)
         state.values[name] = Value(tensor, tensor, elem_type=elem_types[name])
     for proto in graph.nodes:
-        _add(state, proto)
+        _add_any(state, proto)
     out = state.values[graph.output]
     if not out.shape.is_floating_point():
         label = graph.label(graph.output)
@@ -141,9 +169,9 @@ def build(graph: OnnxGraph, shape: tuple[int, ...], imports: bool = True) -> Bui
         )
     steps = _live(state.steps, graph.output)
     constants = _buffers(state, steps)
-    module = OnnxModule(graph.input, graph.output, steps, constants)
-    signals = {v.elem_type for v in state.values.values() if v.on_data} & set(FLOAT_BITS)
-    return Built(module, tuple(out.shape.shape), out.on_data, tuple(state.notes), frozenset(signals))
+    module = OnnxModule(sources, graph.output, steps, constants)
+    types = {v.elem_type for v in state.values.values() if v.on_data} & set(FLOAT_BITS)
+    return Built(module, tuple(out.shape.shape), out.on_data, tuple(state.notes), frozenset(types))
 
 
 # --- one node ----------------------------------------------------------------------------------------------------
@@ -239,6 +267,25 @@ def _attribute(attribute: AttributeProto, label: str) -> Any:
     raise RefusedModel(
         f"{label}: the attribute {attribute.name} holds a {AttributeProto.AttributeType.Name(kind)}", node=label
     )
+
+
+def _add_any(state: _Build, proto: NodeProto) -> None:
+    """A node, or the branch of an `If` that file and shapes settle, with what it hands on under the names of the `If`."""
+    if proto.op_type != "If":
+        return _add(state, proto)
+    label = f"If node {state.graph.label(proto.name)!r}"
+    condition = state.values[proto.input[0]]
+    if condition.known is None or not condition.exact or condition.known.numel() != 1:
+        why = "branches on the input" if condition.on_data else "has a condition that the file does not settle"
+        raise RefusedModel(f"{label}: {why}", node=label, unbounded=condition.on_data)
+    taken = "then_branch" if bool(condition.known.reshape(-1)[0]) else "else_branch"
+    (branch,) = (a.g for a in proto.attribute if a.name == taken)
+    for inner in branch.node:
+        _add_any(state, inner)
+    for made, name in zip(branch.output, proto.output, strict=False):
+        if name:
+            _add(state, onnx.helper.make_node("Identity", [made.name], [name], name=proto.name))
+    return None
 
 
 def _add(state: _Build, proto: NodeProto) -> None:

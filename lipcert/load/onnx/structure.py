@@ -16,6 +16,7 @@ from lipcert.load.onnx.tensor import shown
 from lipcert.terms.errors import RefusedModel, UnreadableError
 
 MAX_NODES = 20_000
+MAX_DEPTH = 20  # of branches within branches
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
 
 
@@ -154,9 +155,7 @@ def keep_live(graph: GraphProto, output: str) -> None:
     for node in reversed(graph.node):
         if any(o in needed for o in node.output if o):
             keep.append(NodeProto.FromString(node.SerializeToString()))
-            needed.update(filter(None, node.input))
-            for inner in all_nodes([node]):  # names captured by a subgraph count as read
-                needed.update(filter(None, inner.input))
+            needed.update(reads(node))
     del graph.node[:]
     graph.node.extend(reversed(keep))
     for field, name_of in (
@@ -172,22 +171,43 @@ def keep_live(graph: GraphProto, output: str) -> None:
     del graph.quantization_annotation[:]
 
 
-def data_dependent(graph: GraphProto, source: str) -> frozenset[str]:
-    reached = {source}
-    for node in graph.node:
-        if any(i in reached for inner in all_nodes([node]) for i in inner.input):
-            reached.update(filter(None, node.output))
-    return frozenset(reached)
+def reads(node: NodeProto) -> Iterator[str]:
+    """Names that a node needs: its inputs, and what its branches read or hand on."""
+    yield from filter(None, node.input)
+    for inner in all_nodes([node]):
+        for graph in branches(inner):
+            yield from (value.name for value in graph.output)
+        if inner is not node:
+            yield from filter(None, inner.input)
 
 
-def refuse_subgraphs(nodes: Iterable[NodeProto], on_data: frozenset[str]) -> None:
+def branches(node: NodeProto) -> list[GraphProto]:
+    return [a.g for a in node.attribute if a.HasField("g")] + [g for a in node.attribute for g in a.graphs]
+
+
+def check_branches(nodes: Iterable[NodeProto]) -> None:
+    """Of all subgraphs only those of `If` are read: where file and shapes settle the condition, one of them is it."""
+    depth = {id(node): (node, 0) for node in nodes}
+    stack, count = list(depth.values()), 0
+    while stack:
+        node, level = stack.pop()
+        count += 1
+        graphs = branches(node)
+        label = node_label(node)
+        if graphs and (node.op_type != "If" or node.domain not in ("", "ai.onnx")):
+            raise RefusedModel(f"{label}: holds a subgraph, and lipcert reads flat graphs only", node=label)
+        if level > MAX_DEPTH or count > MAX_NODES:
+            raise UnreadableError(f"{label}: lipcert reads {MAX_NODES} nodes, and branches {MAX_DEPTH} deep")
+        for graph in graphs:
+            if graph.sparse_initializer or graph.input:
+                raise RefusedModel(
+                    f"{label}: a branch with inputs or sparse weights of its own is not read", node=label
+                )
+            stack += [(inner, level + 1) for inner in graph.node]
+
+
+def refuse_subgraphs(nodes: Iterable[NodeProto]) -> None:
     for node in nodes:
-        for attribute in node.attribute:
-            if (
-                attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
-                or attribute.graphs
-                or (attribute.HasField("g"))
-            ):
-                branch = node.op_type == "If" and bool(node.input) and node.input[0] in on_data
-                why = "branches on the input" if branch else "holds a subgraph, and lipcert reads flat graphs only"
-                raise RefusedModel(f"{node_label(node)}: {why}", node=node_label(node), unbounded=branch)
+        if branches(node) or any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
+            label = node_label(node)
+            raise RefusedModel(f"{label}: holds a subgraph, and lipcert reads flat graphs only", node=label)
