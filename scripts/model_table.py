@@ -27,11 +27,14 @@ HEAD = "| model | | product upper | lower | why not |\n|---|---|---:|---:|---|\n
 SECONDS = 300  # per model; longer is a row "no answer"
 FLAGS = {  # what a file does not say by itself
     "basic_pitch_nmp.onnx": ("--output-name", "StatefulPartitionedCall:1"),
-    "marabou_multiInput_add.onnx": ("--input-name", "X1", "--output-name", "Y"),
+    "marabou_multiInput_add.onnx": ("--input-name", "X1,X2", "--output-name", "Y"),
     "mtcnn_pnet.onnx": ("--output-name", "softmax", "--input-shape", "1,24,24,3"),
     "openmm_central.pt": ("--input-shape", "5,3"),
     "rapidocr_cls_mobilenetv3.onnx": ("--input-shape", "1,3,48,192"),
-    "silero_vad.onnx": ("--input-name", "input", "--output-name", "output", "--input-shape", "1,512"),
+    "silero_vad.onnx": (
+        *("--input-name", "input", "--output-name", "output", "--input-shape", "1,512"),
+        *("--fix", "state=0", "--fix", "sr=16000"),
+    ),
     "unitree_g1_motion.pt": ("--input-shape", "1,47"),
 }
 LARGE = ("basic_pitch_nmp.onnx",)  # a million neurons: the search for lower values takes many minutes

@@ -150,24 +150,26 @@ def load_arguments(
     }
 
 
-def read_shapes(texts: list[str] | None) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+def read_shapes(texts: list[str] | None) -> Any:
     """Of --input-shape: one shape, or shapes by the names of inputs. `load` knows what moves."""
     if not texts:
         return None
     pairs = [text.rpartition("=")[::2] for text in texts]
     if len(pairs) == 1 and not pairs[0][0]:
-        return _shape(pairs[0][1])
+        return read_shape(pairs[0][1])
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
         raise UsageError(
             f"--input-shape: {'two shapes' if '' in names else 'two of one input'}: write NAME=N,N for each"
         )
-    return {name: _shape(text) for name, text in pairs}
+    return {name: read_shape(text) for name, text in pairs}
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def read_shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
     try:
-        shape = tuple(int(part) for part in text.split(",") if text)
+        shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:

@@ -20,8 +20,8 @@ from lipcert.load.inputs import (
     SIZES,
     Chosen,
     Declared,
+    InputChoice,
     Part,
-    Wanted,
     listed,
 )
 from lipcert.terms.errors import RefusedModel, UsageError, printable
@@ -30,7 +30,7 @@ from lipcert.terms.errors import RefusedModel, UsageError, printable
 def choose(
     path: object,
     declared: Sequence[Declared],
-    wanted: Wanted,
+    wanted: InputChoice,
     live: Sequence[str] | None = None,
     outputs: Sequence[str] = (),
     runs: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, torch.Tensor]], bool] | None = None,
@@ -73,7 +73,7 @@ def choose(
     return Chosen(parts, held, tuple(notes))
 
 
-def _held_names(path: object, declared: Sequence[Declared], wanted: Wanted) -> dict[str, str]:
+def _held_names(path: object, declared: Sequence[Declared], wanted: InputChoice) -> dict[str, str]:
     """Input -> as it is called in `wanted.fixed`."""
     found = {}
     for said in wanted.fixed:
@@ -90,7 +90,9 @@ def _refuse_integers(path: object, inputs: Sequence[Declared]) -> None:
     raise RefusedModel(f"{path}: the input {printable(one.name)!r} is not {words}", node=printable(one.name))
 
 
-def _refuse_unknown_shapes(path: object, declared: Sequence[Declared], wanted: Wanted, moving: Sequence[str]) -> None:
+def _refuse_unknown_shapes(
+    path: object, declared: Sequence[Declared], wanted: InputChoice, moving: Sequence[str]
+) -> None:
     for name in wanted.shapes:
         if name != ALONE and not any(one.is_called(name) for one in declared):
             raise UsageError(f"{path}: --input-shape {printable(name)}=...: {listed(declared)}")
@@ -103,13 +105,13 @@ def _refuse_unknown_shapes(path: object, declared: Sequence[Declared], wanted: W
 # --- shapes -------------------------------------------------------------------------------------------------------
 
 
-def said_shape(one: Declared, wanted: Wanted, moving: Sequence[str] | None) -> tuple[int, ...] | None:
+def said_shape(one: Declared, wanted: InputChoice, moving: Sequence[str] | None) -> tuple[int, ...] | None:
     named = next((shape for name, shape in wanted.shapes.items() if name != ALONE and one.is_called(name)), None)
     alone = moving is not None and tuple(moving) == (one.name,)
     return named if named is not None else wanted.shapes.get(ALONE) if alone else None
 
 
-def _is_open(one: Declared, wanted: Wanted, moving: Sequence[str] | None) -> bool:
+def _is_open(one: Declared, wanted: InputChoice, moving: Sequence[str] | None) -> bool:
     """Whether its shape has to be asked for. A leading open size beside fixed ones is the batch."""
     if said_shape(one, wanted, moving) is not None:
         return False
@@ -117,7 +119,7 @@ def _is_open(one: Declared, wanted: Wanted, moving: Sequence[str] | None) -> boo
 
 
 def _moving_shape(
-    path: object, one: Declared, wanted: Wanted, moving: Sequence[str], notes: list[str]
+    path: object, one: Declared, wanted: InputChoice, moving: Sequence[str], notes: list[str]
 ) -> tuple[int, ...]:
     given, name = said_shape(one, wanted, moving), printable(one.name)
     if given is not None:
@@ -188,7 +190,7 @@ def _shaped(
 class _Missing:
     path: object
     declared: Sequence[Declared]
-    wanted: Wanted
+    wanted: InputChoice
     moving: tuple[str, ...] | None
     held: Mapping[str, str]
     needed: Sequence[str]
@@ -238,7 +240,7 @@ class _Missing:
             names = ", ".join(f"{printable(one.name)} (open dimensions {one.sizes})" for one in self.open)
             asks.append(f"the shape of {names} (--input-shape)")
         if self.outputs:
-            asks.append(f"which output, of {', '.join(map(printable, self.outputs))} (--output-name)")
+            asks.append(f"which output, choose one of {', '.join(map(printable, self.outputs))} (--output-name)")
         said = f"say {', and '.join(asks)}"
         if len(self.declared) > 1:
             called = ", ".join(printable(one.name) for one in self.declared)

@@ -25,7 +25,7 @@ from torch.export import ExportedProgram
 from lipcert.load.archive import TENSOR_GLOBALS, TEXT_LIMIT, TOTAL_LIMIT, Archive, check_pickle, open_archive
 from lipcert.load.exported_schema import checked
 from lipcert.load.fingerprint import quiet
-from lipcert.load.inputs import ALONE, NOTHING, Wanted
+from lipcert.load.inputs import ALONE, NOTHING, InputChoice
 from lipcert.load.original import references, rows
 from lipcert.load.pick import Pick, pick
 from lipcert.load.source import Source
@@ -50,13 +50,14 @@ class _Input:
     dtype: torch.dtype
 
 
-def read_exported(path: Path, wanted: Wanted = NOTHING, *, seconds: float = 60.0) -> Source:
+def read_exported(path: Path, wanted: InputChoice = NOTHING, *, seconds: float = 60.0) -> Source:
     """Dynamic axes take the shape given, else their lowest admitted size.
 
     Raises UnreadableError, RefusedModel or UsageError. `seconds`: for each run of the file's code.
     """
     archive = open_archive(path)
     model = scan(archive)
+    wanted.alone(f"{path} (.pt2)")
     input_shape, input_name, output_name = wanted.shapes.get(ALONE), wanted.names, wanted.output
     entry = _input(path, model, input_name)
     shape, warnings = _shape(path, entry, input_shape)

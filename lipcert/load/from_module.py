@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipcert.load.inputs import InputChoice
 from lipcert.load.original import references, rows
 from lipcert.load.pick import Pick, pick
 from lipcert.load.source import Source
@@ -26,6 +27,10 @@ def read_module(
     """`input_shape`: whole shape, batch included, or an example tensor. The dtype is that of the example, else of the
     first floating parameter. Raises UsageError without a shape, RefusedModel where the module cannot be copied.
     """
+    named = input_shape if isinstance(input_shape, Mapping) else None
+    InputChoice.of(named, None, None, fix).alone("a module")
+    if input_name not in (None, "x"):
+        raise UsageError(f"--input-name {input_name}: a module is read with one tensor that moves, which is called x")
     if input_shape is None:
         raise UsageError("an nn.Module does not record its input shape: give input_shape, for instance (1, 3, 32, 32)")
     try:

@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from lipcert.load.archive import open_archive
 from lipcert.load.fingerprint import graph_fingerprint, quiet
-from lipcert.load.inputs import ALONE, NOTHING, Wanted
+from lipcert.load.inputs import ALONE, NOTHING, InputChoice
 from lipcert.load.original import references, rows
 from lipcert.load.pick import pick
 from lipcert.load.script_archive import rebuilt
@@ -36,12 +36,13 @@ class _Script:
     dtype: torch.dtype
 
 
-def read_torchscript(path: Path, wanted: Wanted = NOTHING, *, seconds: float = 60.0) -> Source:
+def read_torchscript(path: Path, wanted: InputChoice = NOTHING, *, seconds: float = 60.0) -> Source:
     """`seconds`: for each run of the file's code.
 
     Raises UnreadableError, RefusedModel, or UsageError where a shape or a name has to be given.
     """
     archive = rebuilt(open_archive(path))
+    wanted.alone(f"{path} (TorchScript)")
     input_shape, input_name, output_name = wanted.shapes.get(ALONE), wanted.names, wanted.output
     with quiet():
         script = _load(path, archive, input_name, seconds)

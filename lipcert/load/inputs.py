@@ -23,7 +23,7 @@ NO_TENSORS = ("sequence", "map", "optional", "None")  # of ONNX
 ADD = "add: "
 LARGEST = 2**28  # entries of an input
 SIZES = (64, 128, 256, 512, 32, 16, 8, 4, 2, 1)  # tried for an open size, in this order
-ALONE = ""  # in `Wanted.shapes`: of the one input that moves
+ALONE = ""  # in `InputChoice.shapes`: of the one input that moves
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Declared:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InputChoice:
     """What was said. `names`: as typed, A or A,B. `shapes`: whole ones, by name; under `ALONE` of what moves alone."""
 
     names: str | None = None
@@ -56,7 +56,9 @@ class Wanted:
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, input_shape: Any, input_name: Any, output_name: str | None, fix: Mapping[str, Any] | None) -> Wanted:
+    def of(
+        cls, input_shape: Any, input_name: Any, output_name: str | None, fix: Mapping[str, Any] | None
+    ) -> InputChoice:
         """`input_shape`: a shape, or shapes by name. `input_name`: A, "A,B" or a list."""
         if input_shape is None:
             shapes: dict[str, tuple[int, ...]] = {}
@@ -66,6 +68,15 @@ class Wanted:
             shapes = {ALONE: tuple(int(n) for n in input_shape)}
         names = input_name if input_name is None or isinstance(input_name, str) else ",".join(input_name)
         return cls(names, output_name, shapes, {name: as_value(name, value) for name, value in (fix or {}).items()})
+
+    def alone(self, what: str) -> InputChoice:
+        """Of formats in which one tensor moves and nothing is held: UsageError for what says more, never left out."""
+        said = "--fix" if self.fixed else "--input-shape NAME=" if {*self.shapes} - {ALONE} else None
+        if said is not None:
+            raise UsageError(
+                f"{said}: {what} is read with one tensor that moves and no other; wrap it, or export it as ONNX"
+            )
+        return self
 
     def moving(self, declared: Sequence[Declared]) -> tuple[str, ...] | None:
         if self.names is None:
@@ -84,12 +95,12 @@ class Wanted:
         return names
 
 
-NOTHING = Wanted()
+NOTHING = InputChoice()
 
 
-def shaped(shape: Sequence[int]) -> Wanted:
+def shaped(shape: Sequence[int]) -> InputChoice:
     """The one input in this shape."""
-    return Wanted(shapes={ALONE: tuple(shape)})
+    return InputChoice(shapes={ALONE: tuple(shape)})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from lipcert.load.archive import open_archive
-from lipcert.load.inputs import Wanted
+from lipcert.load.inputs import InputChoice
 from lipcert.load.source import Source
 from lipcert.terms.errors import UnreadableError, UsageError
 
@@ -56,7 +56,7 @@ def read(
         )
     path = Path(path_or_module)
     shape = tuple(input_shape.shape) if isinstance(input_shape, torch.Tensor) else input_shape
-    wanted = Wanted.of(shape, input_name, output_name, fix)
+    wanted = InputChoice.of(shape, input_name, output_name, fix)
     kind = kind_of(path)
     if reader != "own" and kind != "onnx":
         raise UsageError(f"--reader {reader}: {path} is a {kind} file; there is one reader for it")

@@ -434,7 +434,7 @@ def test_a_dead_second_input_does_not_matter(tmp_path: Path) -> None:
 def test_several_outputs(tmp_path: Path) -> None:
     nodes, outputs = [node("Relu", "x"), node("Neg", "x", out="z")], [value("y", None), value("z", None)]
     path = save(tmp_path / "m.onnx", nodes, outputs=outputs)
-    with pytest.raises(UsageError, match=r"which output, of y, z \(--output-name\)"):
+    with pytest.raises(UsageError, match=r"which output, choose one of y, z \(--output-name\)"):
         read_onnx(path)
     assert at(read_onnx(path, output_name="z"), 1.0, -1.0).tolist() == [[-1.0, 1.0]]
 

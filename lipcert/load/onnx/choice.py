@@ -10,7 +10,7 @@ import torch
 from onnx import GraphProto, TensorProto
 
 from lipcert.load.choose import choose
-from lipcert.load.inputs import Chosen, Declared, Wanted
+from lipcert.load.inputs import Chosen, Declared, InputChoice
 from lipcert.load.onnx.structure import reads, real_inputs
 from lipcert.load.onnx.tensor import shown, tensor_value, type_name
 from lipcert.terms.errors import RefusedModel, UnreadableError, UsageError
@@ -50,7 +50,9 @@ def dims_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
     return tuple(dims)
 
 
-def choose_inputs(path: Path, graph: GraphProto, wanted: Wanted, outputs: Sequence[str], runs: Runs | None) -> Chosen:
+def choose_inputs(
+    path: Path, graph: GraphProto, wanted: InputChoice, outputs: Sequence[str], runs: Runs | None
+) -> Chosen:
     """The inputs that move, and what the others that the output depends on are held at: never silently."""
     values = real_inputs(graph)
     if not values:

@@ -19,7 +19,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto
 
-from lipcert.load.inputs import NOTHING, Chosen, Wanted
+from lipcert.load.inputs import NOTHING, Chosen, InputChoice
 from lipcert.load.onnx.choice import Runs, choose_inputs, choose_output, fed_beside, hold, refuse_output
 from lipcert.load.onnx.rename import rename
 from lipcert.load.onnx.structure import (
@@ -79,7 +79,7 @@ def looks_like_onnx(path: Path) -> bool:
     return bool(model.graph.node or model.graph.output)
 
 
-def read_graph(path: Path, wanted: Wanted = NOTHING, runs: Runs | None = None) -> OnnxGraph:
+def read_graph(path: Path, wanted: InputChoice = NOTHING, runs: Runs | None = None) -> OnnxGraph:
     """Read and check the file; choose inputs and output. `runs`: whether a runtime takes inputs of these shapes.
     UnreadableError, UsageError or RefusedModel (node named)."""
     model = _parse(path)

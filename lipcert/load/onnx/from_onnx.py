@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from onnx import TensorProto
 
-from lipcert.load.inputs import Wanted
+from lipcert.load.inputs import InputChoice
 from lipcert.load.onnx.file import OnnxGraph, looks_like_onnx, read_graph
 from lipcert.load.onnx.module import OnnxModule, build
 from lipcert.load.onnx.tensor import FLOAT_BITS, shown, type_name
@@ -58,7 +58,7 @@ def read_onnx(
     among several inputs or outputs; `fix` holds others. `imports`: see `build`. Raises UnreadableError, UsageError, or RefusedModel with the
     node's name.
     """
-    wanted = Wanted.of(input_shape, input_name, output_name, fix)
+    wanted = InputChoice.of(input_shape, input_name, output_name, fix)
     graph = read_graph(path, wanted, functools.partial(_runs, path))
     shape = graph.chosen.shape
     module: torch.nn.Module
