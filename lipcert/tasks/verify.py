@@ -125,6 +125,12 @@ def _accepted(
     trusted, steps = (list(dict.fromkeys(s for v in found for s in getattr(v, k))) for k in ("trusted", "steps"))
     summary: dict[str, Any] = {"verdict": "accepted", "claim": claims[0].claim if alone else None}
     summary |= {"proved": found[0].value if alone else None, "trusted": trusted, "prover_chose": list(chosen)}
+    if isinstance(whole, Several):
+        steps += [
+            f"sample {k}: class {at.label} stays where |dx|_{whole.norm.input} <= {at.radius!r}: that times the constants above "
+            "is less than each margin there"
+            for k, at in enumerate(whole.points)
+        ]
     summary |= {"steps": steps} if explain else {}
     if not isinstance(whole, Several):
         return summary

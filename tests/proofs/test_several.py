@@ -81,6 +81,9 @@ def test_genuine_ones_are_accepted(name: str, files: dict[str, Path], model: Mod
     assert report.summary["verdict"] == "accepted", report.summary
     assert report.exit_code == 0
     assert len(report.summary["claims"]) == {"pairs": 3, "radii": 3}.get(name, 1)
+    told = [step for step in report.summary["steps"] if step.startswith("sample ")]
+    assert len(told) == len(report.summary["points"])
+    assert len(report.summary["steps"]) > len(told)
     assert to_text(read(files[name])) == files[name].read_text()
 
 
