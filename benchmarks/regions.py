@@ -213,6 +213,7 @@ def acasxu(repeat: int, smoke: bool) -> Measured:
 
 
 XU = ("acasxu_run2a_1_1", "acasxu_run2a_3_3", "acasxu_dnnv_N_5_3")
+QUESTIONS = ((0.02, 1e-6, 2.0), (0.1, 0.01, 40.0))  # radius, rtol, seconds
 POINTS = ([0.0] * 5, [-0.263, -0.165, -0.159, -0.194, 0.034])
 
 
@@ -236,7 +237,7 @@ def pieces(repeat: int, smoke: bool) -> Measured:
         step = ", ".join([file.stem, f"l{p}", *(f"{name} {value:g}" for name, value in words.items())])
         done.targets.append(Target(step, limit))
         for _ in range(repeat):
-            end = time.monotonic() + (20.0 if smoke else 300.0)
+            end = time.monotonic() + (5.0 if smoke else 300.0)
             found = done.clock(step, lambda end=end: constant(graph, cells, Norm(p, p), rtol, end))
         done.values["brackets"].append(
             {"network": file.stem, "norm": p, "point": "", "eps": ""}
@@ -252,8 +253,8 @@ def pieces(repeat: int, smoke: bool) -> Measured:
         cube = Cells(torch.zeros(1, 4, dtype=torch.float64), torch.ones(1, 4, dtype=torch.float64))
         measure(folder / "rl_cartpole.onnx", {}, cube, p, 1e-6, 10.0)
         for name in XU[:1] if smoke else XU:
-            for k, centre in enumerate(POINTS):
-                for eps, rtol, limit in ((0.02, 1e-6, 2.0), (0.1, 0.01, 40.0)):
+            for k, centre in enumerate(POINTS[:1] if smoke else POINTS):
+                for eps, rtol, limit in QUESTIONS[:1] if smoke else QUESTIONS:
                     x = torch.tensor([centre], dtype=torch.float64)
                     words = {"point": k, "eps": eps}
                     measure(folder / f"{name}.onnx", words, Cells(x, torch.full_like(x, eps)), p, rtol, limit)

@@ -258,9 +258,7 @@ def draw(
     if "polygons" in report.summary.get("regions", {}):
         pieces = report.summary["regions"]
         title = f"{name}: {pieces['count']:,} linear regions, norm of the Jacobian {what}"
-        polygon_map(
-            path, pieces["polygons"], pieces["norms"], edges, histogram=pieces["histogram"], title=title, **common
-        )
+        polygon_map(path, pieces, edges, title=title, **common)
         return
 
     def values(name: str) -> np.ndarray:

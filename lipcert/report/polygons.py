@@ -16,21 +16,21 @@ LINE = 0.25  # points: between a few regions; thinner between many
 
 def polygon_map(
     path: str | Path,
-    polygons: Sequence[Sequence[Sequence[float]]],
-    norms: Sequence[float],
+    pieces: Mapping[str, Any],
     edges: tuple[np.ndarray, np.ndarray],
     *,
-    histogram: Mapping[str, Sequence[float]],
     data: tuple[np.ndarray | None, Any] = (None, None),
     limits: tuple[float | None, float | None] = (None, None),
     names: tuple[str, str] = ("x0", "x1"),
     title: str | None = None,
 ) -> None:
-    """`polygons`: corners (k, 2) of each in order, with its norm. `edges`: their first and last are the ends of the picture.
-    `histogram`: "edges", and the share of the area in each bar, "size". `data`: points over the map, and their labels."""
+    """`pieces`: "polygons", corners (k, 2) of each in order, with its "norms", and "histogram": "edges", and the share of the
+    area in each bar, "size". `edges`: their first and last are the ends of the picture. `data`: points over the map, and their
+    labels."""
     import numpy as np
     from matplotlib.collections import PolyCollection
 
+    polygons, norms = pieces["polygons"], pieces["norms"]
     (left, right), (below, above) = ((float(e[0]), float(e[-1])) for e in edges)
     low, high, beyond = colour_range([np.array(norms)])
     low, high = (end if end is not None else own for end, own in zip(limits, (low, high), strict=True))
@@ -56,7 +56,7 @@ def polygon_map(
         bar = drawn.colorbar(cells, ax=axis, pad=0.02, extend="max" if beyond else "neither")
         bar.outline.set_visible(False)
         bar.set_label("norm of the Jacobian")
-        _shares(bars, histogram, (low, high), cells)
+        _shares(bars, pieces["histogram"], (low, high), cells)
         if title:
             drawn.suptitle(literal(title))
 

@@ -103,14 +103,10 @@ def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
+    *geometry: Any,
 ) -> tuple[int, ...] | None:
     """Dumoulin and Visin, A guide to convolution arithmetic for deep learning (2016), relationships 8 and 14."""
+    stride, padding, dilation, transposed, output_padding, groups = geometry  # as aten::convolution has them
     n = x.dim() - 2
     if n < 1 or weight.dim() != x.dim() or min(*stride, *dilation, groups, *x.shape, *weight.shape) < 1:
         return None
