@@ -26,7 +26,7 @@ from canaries import Canaries
 from fuzz_seeds import SHAPE, external_files, nets, onnx_files, pt2_files, pt_files
 from mutants import MAKERS, Maker, mutant
 
-from lipcert import bound, radius
+from lipcert import bound, radius, verify
 from lipcert.gate.formats.to_junit import to_junit
 from lipcert.gate.formats.to_markdown import to_markdown
 from lipcert.gate.formats.to_sarif import to_sarif
@@ -40,7 +40,6 @@ from lipcert.report.formats.comparison import comparison_markdown
 from lipcert.report.page.write import html_page
 from lipcert.report.to_json import to_json
 from lipcert.tasks.compare import compare
-from lipcert.tasks.verify import verify
 from lipcert.terms.errors import CertificateRejected, LipcertError
 from lipcert.terms.files import read_json
 from lipcert.terms.query import Box

@@ -26,6 +26,7 @@ READS = {
     "data": "the data of --data",
     "at": "the data of --at",
     "through": "the data of --through",
+    "fix": "the values of --fix",
     "weight_in": "the weights of --weight-in",
     "weight_out": "the weights of --weight-out",
     "resume": "the report of --resume",
@@ -154,11 +155,20 @@ def _named(table: Mapping[str, str], command: str, asked: Mapping[str, Any]) -> 
         for one in value if isinstance(value, list | tuple) else [value]:
             if flag is not None and one is not None and str(one) != "-":
                 text = str(one)
+                if name == "fix":
+                    found += [(flag, file) for file in held_in(text)]
+                    continue
                 head, mark, places = text.rpartition("#")
                 cut = name in WITH_PLACES and mark and set(places) <= set("0123456789,")
                 found += [(flag, file) for file in (files_of(text) if table is READS else [head if cut else text])]
                 found += [(flag, head)] if cut and table is READS else []
     return found
+
+
+def held_in(text: str) -> list[str]:
+    """The files that NAME=FILE or NAME=FILE#KEY may mean, of those that are there; a name may hold "=" itself."""
+    ends = [text[place + 1 :] for place, letter in enumerate(text) if letter == "="]
+    return [file for end in ends for file in (end, end.rpartition("#")[0]) if file and os.path.lexists(file)]
 
 
 def files_of(text: str) -> list[str]:

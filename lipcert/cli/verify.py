@@ -48,8 +48,8 @@ def verify(
         question["output"] = Output.parse(output)
 
     def work(progress: Progress) -> Report:
-        from lipcert.tasks.verify import verify
+        from lipcert.tasks.verify import VerifyRequest, verify
 
-        return verify(certificate, model, **question, explain=explain, progress=progress)
+        return verify(certificate, model, VerifyRequest(explain=explain, **question), progress)
 
     return execute(Run("verify", model, json, quiet, threads), work)

@@ -136,12 +136,10 @@ def verify(
     prover, and is listed in `report.summary["prover_chose"]`. `explain`: `report.summary["steps"]`, the proof in words. A module is read with the shape of the certificate.
     """
     from lipcert.tasks import given
-    from lipcert.tasks.verify import verify
+    from lipcert.tasks.verify import VerifyRequest, verify
 
     with given.python_words():
-        return verify(
-            certificate,
-            model,
+        request = VerifyRequest(
             norm=norm,
             output=output,
             input_shape=input_shape,
@@ -153,5 +151,5 @@ def verify(
             reader=reader,
             explain=explain,
             seed=seed,
-            progress=progress,
         )
+        return verify(certificate, model, request, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,31 +40,44 @@ def _compared(asked: Asked, claims: Sequence[Certificate], model: object, any_ou
     return chosen
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VerifyRequest:
+    """What is said of the question (norm, output, shape, names, held inputs, units); None: nothing. `explain`:
+    `summary["steps"]` tells the proof in words. `reader`, `seed`: as of `load`."""
+
+    norm: str | Norm | None = None
+    output: str | Output | None = None
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None
+    input_name: str | None = None
+    output_name: str | None = None
+    fix: Mapping[str, Any] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    reader: str = "own"
+    explain: bool = False
+    seed: int = 0
+
+    @property
+    def asked(self) -> Asked:
+        names = (self.input_name, self.output_name)
+        return Asked.of(self.norm, self.output, self.mean, self.std, names, self.input_shape, self.fix)
+
+
 @keeps_subnormals
 def verify(
     certificate: str | Path | Certificate | Several,
     model: str | Path | torch.nn.Module | Model,
-    *,
-    norm: str | Norm | None = None,
-    output: str | Output | None = None,
-    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-    input_name: str | None = None,
-    output_name: str | None = None,
-    fix: Mapping[str, Any] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    reader: str = "own",
-    explain: bool = False,
-    seed: int = 0,
+    request: VerifyRequest | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Prove the claim of a certificate again. `explain`: `summary["steps"]` tells the proof in words.
+    """Prove the claim of a certificate again.
 
-    What is said here of the question (norm, output, shape, names, units) is compared with the certificate, as is all of
-    a `Model`; the rest is read from the certificate, was chosen by the prover, and is listed in `summary["prover_chose"]`.
-    `Report.summary["verdict"]` is "accepted" or "rejected" (with "place" and "reason"). Raises what `load` raises.
+    What is said of the question is compared with the certificate, as is all of a `Model`; the rest is read from the
+    certificate, was chosen by the prover, and is listed in `summary["prover_chose"]`. `Report.summary["verdict"]` is
+    "accepted" or "rejected" (with "place" and "reason"). Raises what `load` raises.
     """
-    asked = Asked.of(norm, output, mean, std, (input_name, output_name), input_shape, fix)
+    request = request or VerifyRequest()
+    explain, asked = request.explain, request.asked
     begin, whole = time.perf_counter(), certificate if isinstance(certificate, Certificate | Several) else None
     path = str(certificate) if whole is None else None
     info = model.info if isinstance(model, Model) else None
@@ -75,10 +88,8 @@ def verify(
             whole = read_certificate(certificate)
         assert whole is not None
         claims = whole.claims if isinstance(whole, Several) else (whole,)
-        chosen = _compared(asked, claims, model, output is None)
-        loaded = (
-            model if isinstance(model, Model) else _load_as(claims[0], model, fix, reader, seed=seed, progress=progress)
-        )
+        chosen = _compared(asked, claims, model, asked.output is None)
+        loaded = model if isinstance(model, Model) else _load_as(claims[0], model, request, progress)
         info, assumptions = loaded.info, loaded.assumptions
         if progress:
             progress("proving the claim" if len(claims) == 1 else f"proving {len(claims)} claims", None, None)
@@ -143,18 +154,12 @@ def _accepted(
 
 
 def _load_as(
-    claim: Certificate,
-    model: str | Path | torch.nn.Module,
-    fix: Mapping[str, Any] | None,
-    reader: str,
-    *,
-    seed: int,
-    progress: Progress | None,
+    claim: Certificate, model: str | Path | torch.nn.Module, request: VerifyRequest, progress: Progress | None
 ) -> Model:
     """The model as the certificate describes it. Where that fails for the very file it names, the certificate is
-    at fault. `fix`: values of inputs that are held, which go before those of the certificate."""
+    at fault. What the request holds inputs at goes before the values of the certificate."""
     network = claim.network
-    held = {**values_of(network), **(fix or {})}
+    held = {**values_of(network), **(request.fix or {})}
 
     def attempt(output_name: str | None) -> Model:
         return load(
@@ -163,10 +168,10 @@ def _load_as(
             input_name=network.input_name,
             output_name=output_name,
             fix=held,
-            reader=reader,
+            reader=request.reader,
             mean=network.mean,
             std=network.std,
-            seed=seed,
+            seed=request.seed,
             progress=progress,
         )
 

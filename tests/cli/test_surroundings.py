@@ -81,6 +81,8 @@ TWICE: dict[str, tuple[str, ...]] = {
     "data, link": (*RADIUS, "d.npz", "--json", "link-d.npz"),
     "data, hard link": (*RADIUS, "hard-d.npz", "--json", "d.npz"),
     "data#1": (*AT, "d.npz#1", "--json", "d.npz"),
+    "held": ("bound", "m.onnx", "--fix", "a=b=d.npz", "--json", "d.npz"),
+    "held, of a name": ("radius", "m.onnx", "--data", "r.json", "--fix", "h=./d.npz#x", "--json", "hard-d.npz"),
     "data of jacobian": ("jacobian", "m.onnx", "--data", "d.npz", "--json", "./d.npz"),
     "model": ("bound", "link-m.onnx", "--json", "hard-m.onnx"),
     "model and certificate": ("bound", "m.onnx", "--certificate", "./m.onnx"),

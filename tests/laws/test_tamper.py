@@ -19,14 +19,13 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from lipcert import bound
+from lipcert import bound, verify
 from lipcert.load.model import Model, load
 from lipcert.methods.cplip import CplipBound
 from lipcert.methods.problem import Problem
 from lipcert.proofs.check import check
 from lipcert.proofs.file import Certificate, digest, from_bytes
 from lipcert.tasks.certify import certify
-from lipcert.tasks.verify import verify
 from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import Norm, Output
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from two import run, two
 
 import lipcert
-from lipcert import bound
+from lipcert import bound, verify
 from lipcert.load.model import Model, load
 from lipcert.methods.cplip import CplipBound
 from lipcert.methods.problem import Problem
@@ -31,7 +31,6 @@ from lipcert.proofs.kinds import Chain, Lmi, Nonnegative
 from lipcert.proofs.kinds import Cplip as CplipProof
 from lipcert.proofs.segments import cut
 from lipcert.tasks.certify import certify, least_with_proof
-from lipcert.tasks.verify import verify
 from lipcert.terms.errors import CertificateRejected, UnreadableError, UsageError
 from lipcert.terms.query import Box, Norm, Output
 from lipcert.terms.result import Bound

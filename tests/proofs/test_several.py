@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from two import run, two
 
-from lipcert import bound, radius
+from lipcert import bound, radius, verify
 from lipcert import local_grid as grid
 from lipcert.load.model import Model, load
 from lipcert.network.graph import Enclosure
@@ -24,7 +24,6 @@ from lipcert.proofs.kinds.lmi import floats_of, in_base64
 from lipcert.proofs.radii import margins
 from lipcert.proofs.several import Several, digest, from_bytes, read, to_text
 from lipcert.regions.cover import SWEEPS
-from lipcert.tasks.verify import verify
 from lipcert.terms.errors import CertificateRejected, UsageError
 from lipcert.terms.query import Ball, Box
 from lipcert.terms.strict import float_of

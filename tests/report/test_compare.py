@@ -18,7 +18,7 @@ from lipcert.report.report import Report
 from lipcert.tasks.quantities import QUANTITIES, quantities
 from lipcert.terms.errors import SelfCheckFailed, UnreadableError, UsageError
 from lipcert.terms.query import Norm
-from lipcert.terms.question import Question
+from lipcert.terms.question import Question, held_words
 from lipcert.terms.result import Bound, Refusal
 
 EVIL = "x|y<script>\x1b[31m\u202e[a](http://e.vil) `b` @all\n"
@@ -146,12 +146,14 @@ def test_a_whole_question_in_the_report_is_compared(tmp_path: Path) -> None:
         asked = Question.of(
             "bound", data["model"], "cd" * 32, Norm(**data["norm"]), scope["region"], scope["output"], {"seed": place}
         )
-        data["question"] = asked.to_dict() | {"fixed": {"theta": str(place)}}
+        theta = {"dtype": "int64", "shape": [], "sha256": str(place) * 64, "values": [place]}
+        data["model"]["fixed"] = {"theta": theta}
+        data["question"] = asked.to_dict() | {"fixed": {"theta": held_words(theta)}}
         Path(path).write_text(json.dumps(data))
         if not place:  # the other one was written before reports had questions
             with pytest.raises(UsageError, match=rf"{paths[1]}: it does not say which question"):
                 lipcert.compare(*paths)
-    with pytest.raises(UsageError, match=r"question fixed is \{'theta': '0'\}"):
+    with pytest.raises(UsageError, match=r"question fixed is \{'theta': '0 \(int64"):
         lipcert.compare(*paths)
 
 

@@ -25,7 +25,7 @@ from lipcert.tasks.given import as_array, in_python
 from lipcert.tasks.inspect import inspect
 from lipcert.tasks.layers import layers
 from lipcert.tasks.radius import task as robustness
-from lipcert.tasks.verify import verify
+from lipcert.tasks.verify import VerifyRequest, verify
 from lipcert.terms.errors import UsageError
 from lipcert.terms.result import Bound, Refusal
 
@@ -55,7 +55,7 @@ BELOW: dict[str, tuple[Callable[..., Any], type | None]] = {  # the function, an
     "bound": (bound, BoundRequest),
     "layers": (layers, None),
     "inspect": (inspect, None),
-    "verify": (verify, None),
+    "verify": (verify, VerifyRequest),
     "load": (load, None),
     "local": (local_balls.local, local_balls.BallsRequest),
     "local_grid": (grid.grid, grid.GridRequest),
@@ -64,7 +64,7 @@ BELOW: dict[str, tuple[Callable[..., Any], type | None]] = {  # the function, an
     "track": (tracking.track, tracking.TrackRequest),
 }
 ASKED = {"asked", "request", "session"}  # parameters that carry others
-READING = {"input_shape", "input_name", "output_name", "mean", "std"}  # of `track`, for every checkpoint
+READING = {"input_shape", "input_name", "output_name", "fix", "mean", "std"}  # of `track`, for every checkpoint
 OTHER_DEFAULTS = {"methods", "box"}  # literals that the package cannot read without torch
 ONLY_HERE = {"example", "input_shape", "weight_in", "weight_out"}  # what makes the model of the function below
 

@@ -23,8 +23,9 @@ def copy_rows(source, to, rows):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def push(net, memory, stack, top, layer, live, used, count, u):  # type: ignore[no-untyped-def]
-    """The cell at hand, whose vertices lie in the pool from `used`, as frame `top`; its facets are written already."""
+def push(net, memory, stack, top, cell, u):  # type: ignore[no-untyped-def]
+    """The cell at hand as frame `top`; its vertices and facets are written already. `cell`: (layer, live, count)."""
+    layer, live, count = cell
     stack.place[top, 0] = layer
     stack.place[top, 1] = count
     stack.live[top] = live
@@ -37,11 +38,13 @@ def push(net, memory, stack, top, layer, live, used, count, u):  # type: ignore[
 
 
 @inlined
-def push_whole(net, memory, stack, top, layer, live, used, count, u):  # type: ignore[no-untyped-def]
+def push_whole(net, memory, stack, room, cell, u):  # type: ignore[no-untyped-def]
+    """`room`: (top, used), the next frame, and where its vertices begin in the pool."""
+    (top, used), count = room, cell[2]
     copy(memory.mask[:count], stack.mask[used:])
     copy_rows(memory.x, stack.x[used:], count)
     copy_rows(memory.facet, stack.facet[top], FACETS)
-    push(net, memory, stack, top, layer, live, used, count, u)
+    push(net, memory, stack, top, cell, u)
 
 
 @inlined
@@ -84,10 +87,11 @@ def put_values(net, memory, count, k):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def halve(net, memory, stack, top, layer, live, used, count, u, k, slack, side):  # type: ignore[no-untyped-def]
-    """Cuts the cell at hinge k. One half goes to frame `top`, the other stays at hand: that of sign `side`, or where this is 0
-    the one that reaches farther. Returns (count, live, count of the other half); -1 where bits or vertices do not suffice."""
-    n = net.n
+def halve(net, memory, stack, room, cell, u, plane):  # type: ignore[no-untyped-def]
+    """Cuts the cell at hinge k, where `plane` is (k, slack, side). One half goes to frame `top`, the other stays at hand: that
+    of sign `side`, or where this is 0 the one that reaches farther. Returns (count, live, count of the other half); -1 where
+    bits or vertices do not suffice."""
+    n, (top, used), (layer, live, count), (k, slack, side) = net.n, room, cell, plane
     low, high = put_values(net, memory, count, k)
     free = ~live
     if free == np.uint64(0):
@@ -106,14 +110,14 @@ def halve(net, memory, stack, top, layer, live, used, count, u, k, slack, side):
     copy(memory.mask[:count], stack.mask[used:])
     copy_rows(memory.x, stack.x[used:], count)
     put_facet(net, memory, place, -stay, k)
-    room = slice(used, used + count + made)
-    x, mask = stack.x[room], stack.mask[room]
-    other, other_live = keep_half(n, -stay, x, mask, count, slack, new, made, new_x, new_mask, live)
+    there = slice(used, used + count + made)
+    points = (new, made, new_x, new_mask)
+    half = (stack.x[there], stack.mask[there], count, live)
+    other, other_live = keep_half(n, -stay, slack, half, points)
     copy_rows(memory.facet, stack.facet[top], FACETS)
     memory.sign[k] = np.int8(-stay)
-    push(net, memory, stack, top, layer, other_live, used, other, u)
+    push(net, memory, stack, top, (layer, other_live, other), u)
     put_facet(net, memory, place, stay, k)
     memory.sign[k] = np.int8(stay)
-    x, mask = memory.x, memory.mask
-    count, live = keep_half(n, stay, x, mask, count, slack, new, made, new_x, new_mask, live)
+    count, live = keep_half(n, stay, slack, (memory.x, memory.mask, count, live), points)
     return count, live, other

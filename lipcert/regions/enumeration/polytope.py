@@ -145,8 +145,10 @@ def _follow(n, facet, live, a, basis, edges, work):  # type: ignore[no-untyped-d
 
 
 @compiled
-def safe_least(n, facet, live, radius, a, b, rho, basis, edges, work):  # type: ignore[no-untyped-def]
-    """A proved lower value of a.t + b on the cell, b known to +- rho. Starts from `basis`, `edges`, which it may change."""
+def safe_least(n, facet, live, radius, form, start):  # type: ignore[no-untyped-def]
+    """A proved lower value of a.t + b on the cell, b known to +- rho: `form` is (a, b, rho). Starts from `start` = (basis,
+    edges, work), which it may change."""
+    (a, b, rho), (basis, edges, work) = form, start
     # edges: N edges = I, so lam = a edges
     for attempt in range(2):
         falls = False
@@ -215,9 +217,11 @@ def cut(n, x, mask, count, slack, new, new_x, new_mask):  # type: ignore[no-unty
 
 
 @compiled
-def keep_half(n, side, x, mask, count, slack, new, made, new_x, new_mask, live):  # type: ignore[no-untyped-def]
-    """The half where side z >= 0, in place: its vertices, then the new points. Facets with fewer than n vertices are
-    forgotten, which only widens what the facets describe. Returns (count, live facets); count -1: too many."""
+def keep_half(n, side, slack, cell, points):  # type: ignore[no-untyped-def]
+    """The half of `cell` = (x, mask, count, live) where side z >= 0, in place: its vertices, then the new points, `points` =
+    (bit of the facet z = 0, how many, x, mask). Facets with fewer than n vertices are forgotten, which only widens what the
+    facets describe. Returns (count, live facets); count -1: too many."""
+    (x, mask, count, live), (new, made, new_x, new_mask) = cell, points
     kept = 0
     for i in range(count):
         if side * x[i, n] >= -slack:

@@ -47,7 +47,7 @@ def prove_least(net, memory, live, vertex, stamp, a, b, rho):  # type: ignore[no
         basis[i] = memory.basis[vertex, i]
         for j in range(n):
             edges[i, j] = memory.edges[vertex, i, j]
-    return safe_least(n, memory.facet, live, net.side[RADIUS], a, b, rho, basis, edges, work)
+    return safe_least(n, memory.facet, live, net.side[RADIUS], (a, b, rho), (basis, edges, work))
 
 
 @inlined
@@ -67,10 +67,10 @@ def range_on_box(n, form, at, error, box):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def prove_range(net, memory, live, first, last, stamp, form, at, error, low, high, a):  # type: ignore[no-untyped-def]
-    """The range of a form on the cell, least at its vertex `first`, largest at `last`; (low, high) is what is known. `a`: (n,)
-    to work with."""
-    n = net.n
+def prove_range(net, memory, live, ends, stamp, value, known, a):  # type: ignore[no-untyped-def]
+    """The range on the cell of `value` = (form, at, error): form[:, at] +- error, least and largest at its vertices `ends`;
+    `known` = (low, high). `a`: (n,) to work with."""
+    n, (first, last), (form, at, error), (low, high) = net.n, ends, value, known
     for d in range(n):
         a[d] = form[d, at]
     low = max(low, prove_least(net, memory, live, first, stamp, a, form[n, at], error))
@@ -99,10 +99,11 @@ def prove_box(net, memory, live, count, stamp, a):  # type: ignore[no-untyped-de
 
 
 @compiled
-def put_crossing(net, memory, j, form, jac, at, error, left, right, low, high):  # type: ignore[no-untyped-def]
-    """Signal j is a hinge of a value in form[:, at] +- error within [low, high], low < 0 < high. `jac`: first row of the
-    Jacobian in `form`; its radii follow, or are error / radius where jac = 0 (then its centres are the slopes)."""
-    n, to = net.n, memory.form
+def put_crossing(net, memory, j, value, jac, slopes, ends):  # type: ignore[no-untyped-def]
+    """Signal j is a hinge of slopes (left, right) of `value` = (form, at, error), form[:, at] +- error within `ends` = (low,
+    high), low < 0 < high. `jac`: first row of the Jacobian in `form`; its radii follow, or are error / radius where jac = 0
+    (then its centres are the slopes)."""
+    n, to, (form, at, error), (left, right), (low, high) = net.n, memory.form, value, slopes, ends
     memory.form[DEAD, j] = 0
     chord = (right * high - left * low) / (high - low)
     middle = 0.5 * (right - chord) * high
@@ -132,7 +133,8 @@ def put_open(net, memory, j, k, at, sign, low, high):  # type: ignore[no-untyped
     """Signal j from memory.out[:, at]: settled, or a crossing hinge."""
     n, out, to = net.n, memory.out, memory.form
     if sign == 0:
-        put_crossing(net, memory, j, out, n + 2, at, out[n + 1, at], net.hinge[LEFT, k], net.hinge[RIGHT, k], low, high)
+        slopes = (net.hinge[LEFT, k], net.hinge[RIGHT, k])
+        put_crossing(net, memory, j, (out, at, out[n + 1, at]), n + 2, slopes, (low, high))
         return
     slope = net.hinge[RIGHT, k] if sign > 0 else net.hinge[LEFT, k]
     memory.form[DEAD, j] = 1 if slope == 0.0 else 0
@@ -182,7 +184,8 @@ def upper_values(net, memory, layer, live, count, stamp, u, a):  # type: ignore[
             put_settled(net, memory, n + k, k, net.hinge[RIGHT, k] if memory.sign[k] > 0 else net.hinge[LEFT, k])
         elif memory.pre[LOW, k] > -np.inf and memory.pre[HIGH, k] < np.inf:
             rho, low, high = memory.pre[RHO, k], memory.pre[LOW, k], memory.pre[HIGH, k]
-            put_crossing(net, memory, n + k, memory.pre, 0, k, rho, net.hinge[LEFT, k], net.hinge[RIGHT, k], low, high)
+            slopes = (net.hinge[LEFT, k], net.hinge[RIGHT, k])
+            put_crossing(net, memory, n + k, (memory.pre, k, rho), 0, slopes, (low, high))
         else:
             return
     for deep in range(layer + 1, net.layers):
@@ -195,7 +198,8 @@ def upper_values(net, memory, layer, live, count, stamp, u, a):  # type: ignore[
             if low < 0.0 < high:
                 least, most, first, last = extremes(n, memory.out, i, memory.x, count)
                 if least > error or most < -error:  # worth a proof; of those that cross the box says enough
-                    low, high = prove_range(net, memory, live, first, last, stamp, memory.out, i, error, low, high, a)
+                    value = (memory.out, i, error)
+                    low, high = prove_range(net, memory, live, (first, last), stamp, value, (low, high), a)
             if not (low > -np.inf and high < np.inf):
                 return
             sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)

@@ -234,9 +234,10 @@ def mass(rows, count, column):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def follow(net, memory, stack, top, used, layer, live, count, u, a, y, rtol):  # type: ignore[no-untyped-def]
-    """The cell at hand, to where it is done with; halves that it leaves go to the stack. Returns (top, used, cells)."""
+def follow(net, memory, stack, room, cell, work, rtol):  # type: ignore[no-untyped-def]
+    """The cell at hand (layer, live, count), to its end; halves go to the stack's room (top, used). Returns (top, used, cells)."""
     n, counts, status, spent, affine = net.n, memory.counts, DONE, 0, 0.0
+    (top, used), (layer, live, count), (u, a, y) = room, cell, work
     while True:
         if net.trace == READS and counts[AT] >= len(memory.code):
             status = WRONG
@@ -277,7 +278,8 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, y, rtol):  #
             status = WRONG
             break
         slack = 0.0 if choice == forced else TOUCH * mass(memory.pre, n + 1, choice)
-        left, new_live, other = halve(net, memory, stack, top, layer, live, used, count, u, choice, slack, side)
+        cell = (layer, live, count)
+        left, new_live, other = halve(net, memory, stack, (top, used), cell, u, (choice, slack, side))
         if left < 0:
             status = FLAT
             break
@@ -288,9 +290,8 @@ def follow(net, memory, stack, top, used, layer, live, count, u, a, y, rtol):  #
         close(memory, u)
         write(net, memory, 0)
     else:
-        push_whole(net, memory, stack, top, layer, live, used, count, u)
-        used += count
-        top += 1
+        push_whole(net, memory, stack, (top, used), (layer, live, count), u)
+        top, used = top + 1, used + count
     counts[STATUS] = status
     return top, used, spent
 
@@ -317,10 +318,10 @@ def search(net, memory, stack, rtol, budget):  # type: ignore[no-untyped-def]
             counts[STATUS] = FULL
         else:
             top -= 1
-            layer, live, count = pull(net, memory, stack, top, used)
-            used -= count
+            cell = pull(net, memory, stack, top, used)
+            used -= cell[2]
             copy(stack.u[top], u)
-            top, used, cells = follow(net, memory, stack, top, used, layer, live, count, u, a, y, rtol)
+            top, used, cells = follow(net, memory, stack, (top, used), cell, (u, a, y), rtol)
             spent += cells
     counts[CELLS] += spent
     counts[TOP] = top

@@ -24,7 +24,7 @@ def settle(net, memory, layer, live, count, stamp, a):  # type: ignore[no-untype
         low, high = range_on_box(n, pre, k, rho, memory.box)
         if low < 0.0 < high:
             least, most, first, last = extremes(n, pre, k, memory.x, count)
-            low, high = prove_range(net, memory, live, first, last, stamp, pre, k, rho, low, high, a)
+            low, high = prove_range(net, memory, live, (first, last), stamp, (pre, k, rho), (low, high), a)
             if low < 0.0 < high:
                 memory.pre[LOW, k], memory.pre[HIGH, k] = low, high
                 scale = abs(pre[n, k])
