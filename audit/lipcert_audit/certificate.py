@@ -164,6 +164,11 @@ def constants(value: Any, place: str) -> dict[str, Any]:
     return fields(value, place, {"node": count} | {n: bound for n in NORMS if isinstance(value, dict) and n in value})
 
 
+def model(value: Any, place: str) -> dict[str, Any]:
+    several = isinstance(value, dict) and {"parts", "fixed"} & value.keys()
+    return refuse(f"{place}: several inputs, or one that is held") if several else fields(value, place, MODEL)
+
+
 def proof(value: Any, place: str) -> dict[str, Any]:
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind not in KINDS:
@@ -171,8 +176,7 @@ def proof(value: Any, place: str) -> dict[str, Any]:
     return fields(value, place, {"kind": text, "method": text} | KINDS[kind])
 
 
-SIDES = ("input", "output")
-GROUPS = ("neuron", "channel", "layer")
+SIDES, GROUPS = ("input", "output"), ("neuron", "channel", "layer")
 KINDS: dict[Any, dict[str, Reader]] = {
     "lmi": {"grouping": one_of(*GROUPS), "last": one_of(*SIDES), "rho": real, "multipliers": list_of(weights)},
     "chain": {"constants": list_of(constants)},
@@ -187,7 +191,7 @@ CLAIM: dict[str, Reader] = {
     "claim": bound,
     "proof": proof,
 }
-TOP: dict[str, Reader] = {"format": text, "model": record(MODEL), "norm": record(NORM), "digest": text}
+TOP: dict[str, Reader] = {"format": text, "model": model, "norm": record(NORM), "digest": text}
 FORMATS = {  # fields, and which of them the digest is of
     "lipcert.certificate/2": (TOP | CLAIM, ("norm", "scope", "proof")),
     "lipcert.certificate/3": (

@@ -540,6 +540,11 @@ def test_other_refusals(relu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load(tmp_path / "t.onnx")
     with pytest.raises(NotImplementedError):
         Network().apply(None)
+    fields = certificate(relu, chain(3.1, 9.0), 9.0, *SHAPES)
+    for extra in ({"parts": []}, {"fixed": {}}):
+        said = verdict(fields | {"model": fields["model"] | extra}, relu)
+        assert said.startswith("Refused")
+        assert "several inputs" in said
     monkeypatch.setattr("lipcert_audit.proofs.ENTRIES", 0)
     assert "too many" in verdict(certificate(relu, lmi([2.0, 2.0]), 9.0, *SHAPES), relu)
     assert "too large" in verdict(certificate(relu, chain(3.1, 9.0), 9.0, *SHAPES), relu)
