@@ -69,6 +69,7 @@ norm = "2"                    # only reports in this norm
 # units = "model"             # "model" (default), "raw" (some --mean or --std), "any", or {mean = [0.5], std = [0.25]}
 # weights = "none"            # "none" (default), or "any": also constants in norms of --weight-in, --weight-out
 # input = "x"                 # the input that moves (default: any; others are not held)
+# fixed = {sr = 16000}        # what other inputs are held at, or "any" (default: none is held, or any where `input` is said)
 # execution = "float32"       # only reports that cover this execution too (default: any; real arithmetic is in all)
 # rigor = "numeric"           # also take values that are not proved (default "proved")
 

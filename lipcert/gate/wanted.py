@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,16 +166,34 @@ def read_units(value: Any) -> str | tuple[tuple[float, ...] | None, tuple[float,
 
 
 def held_at(said: str, wanted: Any) -> bool:
-    """`said`: what an input is held at, as a question has it. `wanted`: a number, numbers, or the sha256 of the values."""
+    """`said`: what an input is held at, as a question has it. `wanted`: a number, numbers (rounded to the type of the input,
+    as the values were), or the sha256 of the values."""
     if isinstance(wanted, str):
         return len(wanted) >= 12 and f"sha256 {wanted}" in said
     numbers = wanted if isinstance(wanted, tuple) else (wanted,)
-    values = said.rpartition(" (")[0].removesuffix(" everywhere")
-    return values in {", ".join(repr(kind(n)) for n in numbers) for kind in (_same, float, bool)}
+    values, _, about = said.rpartition(" (")
+    kind = AS_HELD.get(re.split("[ ,]", about)[0], int)
+    try:
+        made = [kind(n) for n in numbers]
+    except (OverflowError, ValueError):
+        return False
+    exact = kind not in (int, bool) or made == list(numbers)
+    return exact and values.removesuffix(" everywhere") == ", ".join(map(repr, made))
 
 
-def _same(value: Any) -> Any:
-    return value
+def _rounded(code: str) -> Callable[[float], float]:
+    """To the nearest number of this type of `struct`."""
+    return lambda value: float(struct.unpack(code, struct.pack(code, value))[0])
+
+
+# What becomes of a number in an input of this type; every other type holds whole numbers.
+AS_HELD: dict[str, Callable[[Any], Any]] = {
+    "float64": float,
+    "float32": _rounded("f"),
+    "float16": _rounded("e"),
+    "bfloat16": float,
+    "bool": bool,
+}
 
 
 def _fixed(value: Any) -> str | Record | None:

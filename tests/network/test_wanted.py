@@ -10,7 +10,7 @@ import pytest
 from lipcert.gate.wanted import Wanted
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Norm
-from lipcert.terms.question import Question, frozen
+from lipcert.terms.question import Question, frozen, held_words
 
 MODEL = {"sha256": "ab" * 32, "input_name": "x", "input_shape": [1, 2], "output_name": "y", "units": {}}
 PLAIN = Question.of("bound", MODEL, "cd" * 32, Norm(), {"kind": "global"}, "vector", {})
@@ -48,6 +48,30 @@ ANSWERED: list[tuple[dict[str, Any], set[str]]] = [
     ({"region": BALL | {"radius": 0.2}}, set()),
     ({"region": "any", "norm": "2", "input": "x"}, {"box", "ball", "held"}),
 ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "same", "others"),
+    [
+        ("int64", [16000], [16000, 16000.0], [8000, 16000.5, [16000, 1]]),
+        ("float32", [0.10000000149011612], [0.1, 0.10000000149011612], [0.2, 1e300]),
+        ("float16", [0.0999755859375], [0.1], [1e6]),
+        ("float64", [0.1], [0.1], [0.10000000149011612]),
+        ("bool", [True], [True, 1], [2, False]),
+        ("float32", [0.0, 1.0], [[0, 1]], [[1, 0], 0, 1]),
+    ],
+)
+def test_a_rule_says_what_is_held(dtype: str, values: list[Any], same: list[Any], others: list[Any]) -> None:
+    """Numbers as people write them, rounded as the values of that input were."""
+    about = {"dtype": dtype, "shape": [len(values)], "sha256": "ef" * 32, "values": values}
+    asked = replace(PLAIN, fixed=frozen({"h": held_words(about)}))
+    for wanted in [*same, "ef" * 32]:
+        assert Wanted.of({"fixed": {"h": wanted}}).miss(asked) is None, wanted
+    for wanted in [*others, "ab" * 32]:
+        assert "it holds the input h at" in str(Wanted.of({"fixed": {"h": wanted}}).miss(asked)), wanted
+    assert Wanted.of({"fixed": "any"}).miss(asked) is None
+    assert "it holds the input h" in str(Wanted.of({}).miss(asked))
+    assert Wanted.of({"fixed": {"h": same[0], "g": 1}}).miss(asked) == "it does not hold the input g"
 
 
 @pytest.mark.parametrize(("rule", "answered"), ANSWERED)
