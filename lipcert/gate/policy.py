@@ -34,6 +34,7 @@ WITH: dict[str, type | tuple[type, ...]] = {
     "region": (str, dict),
     "output": str,
     "units": (str, dict),
+    "fixed": (str, dict),
     "weights": str,
     "input": str,
     "execution": str,

@@ -79,7 +79,7 @@ class Wanted:
             if name not in wanted:
                 return f"it holds the input {name} at {said} (a rule about that says `fixed`, or names its `input`)"
             if not held_at(said, wanted[name]):
-                return f"it holds the input {name} at {said}, not at {wanted[name]}"
+                return f"it holds the input {name} at {said}, not at {thawed(wanted[name])}"
         return next((f"it does not hold the input {name}" for name in wanted if name not in dict(fixed)), None)
 
     def _over(self, region: Mapping[str, Any]) -> bool:

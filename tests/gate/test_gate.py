@@ -19,7 +19,7 @@ from lipcert.gate.verdict import Verdict, passed
 from lipcert.gate.wanted import Wanted
 from lipcert.terms.errors import UnreadableError, UsageError
 from lipcert.terms.query import Norm
-from lipcert.terms.question import Question
+from lipcert.terms.question import Question, thawed
 
 
 def result(value: float, side: str = "upper", rigor: str = "proved", method: str = "product") -> dict[str, Any]:
@@ -240,6 +240,12 @@ def test_the_template_and_pyproject_are_read(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "all.toml").write_text(commented)
     assert {rule.check for rule in read_policy("all.toml")} == set(CHECKS)
     assert run("gate", "--init") == 2
+
+
+def test_a_policy_says_what_is_held(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text("[[rule]]\nmax_upper = 3\nfixed = {sr = 16000, state = [0.5, 1]}\n")
+    (rule,) = read_policy(tmp_path / "g.toml")
+    assert thawed(Wanted.of(rule.options).fixed) == {"sr": 16000, "state": [0.5, 1]}
 
 
 def run(*arguments: str) -> int:
