@@ -2,6 +2,7 @@
 own sum of squares.
 
     c sum over a group of u^2             = c |u_group|^2                 (blocks.Norm2, then a square)
+    u^2 + v^2                             = |(u_i, v_i)|^2 for each i     (magnitudes of complex numbers)
     u_i f(|u_group of i|)                                                 (radial.Radial)
     u / sqrt(mean u^2 + eps)              = blocks.Normalise(eps), with the mean subtracted where u = x - mean x
 
@@ -27,7 +28,7 @@ from lipcert.blocks.softmax import LogSumExp, Softmax
 from lipcert.load.lower.expressions import scale_of
 from lipcert.load.lower.grouped import factor_of, grouped
 from lipcert.load.lower.rewrite import Rewriter, block, operator
-from lipcert.network.graph import Add, Graph, Linear, Node, Nonlinear, Offset
+from lipcert.network.graph import Add, Concat, Graph, Linear, Node, Nonlinear, Offset
 from lipcert.operators.linear import Dense, Scale, Select
 
 SQUARE = Elementwise(ACTIVATIONS["square"])
@@ -144,6 +145,9 @@ def with_norms(graph: Graph) -> Graph:
     read = _read_by_rows(graph)
     new = Rewriter()
     for i, node in enumerate(nodes):
+        if i in read and (signals := _squared(nodes, i)) is not None:
+            new.place[i] = _magnitudes(new, [new.place[v] for v in signals], node)
+            continue
         found = grouped(nodes, i) if i in read and isinstance(node.what, Linear) else None
         if found is None or found.n == 1 or not _squares(nodes[found.base]):
             new.copy(i, node)
@@ -156,6 +160,28 @@ def with_norms(graph: Graph) -> Graph:
             at = new.put(Linear(scale_of(factor, found.count)), [at], found.count, node)
         new.place[i] = at
     return new.graph(graph)
+
+
+def _squared(nodes: list[Node], i: int) -> list[int] | None:
+    """The signals of which node i is the sum of squares, entry by entry."""
+    if not isinstance(nodes[i].what, Add):
+        return None
+    found: list[int] = []
+    for parent in nodes[i].parents:
+        more = list(nodes[parent].parents) if _squares(nodes[parent]) else _squared(nodes, parent)
+        if more is None:
+            return None
+        found += more
+    return found
+
+
+def _magnitudes(new: Rewriter, signals: list[int], node: Node) -> int:
+    """|(u_i, v_i, ..)|^2 for each entry i of signals u, v, .. of one size."""
+    many, size = len(signals), node.size
+    at = new.put(Concat(), signals, many * size, node)
+    at = _select(new, at, torch.arange(many * size).reshape(many, size).T.reshape(-1), many * size, node)
+    norm = new.put(Nonlinear(Norm2(size, many, 1)), [at], size, node)
+    return new.put(Nonlinear(Pointwise(SQUARE, size)), [norm], size, node)
 
 
 def _squares(node: Node) -> bool:
