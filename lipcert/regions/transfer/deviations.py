@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lipcert.blocks.base import Range
-from lipcert.blocks.normalise import Normalise
+from lipcert.blocks.normalise import Norm2, Normalise
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.softmax import Softmax
@@ -28,6 +28,7 @@ from lipcert.network.graph import Graph, Input, Nonlinear
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.regions.cells import Cells
 from lipcert.regions.transfer.expansion import Arriving, Expansion, Term
+from lipcert.regions.transfer.norm import norm2
 from lipcert.regions.transfer.normalise import normalise
 from lipcert.regions.transfer.pointwise import pointwise
 from lipcert.regions.transfer.products import matmul, product
@@ -40,6 +41,7 @@ from lipcert.terms.errors import RefusedModel
 RULES: dict[type, Callable[..., Expansion]] = {
     Pointwise: pointwise,
     Normalise: normalise,
+    Norm2: norm2,
     Softmax: softmax,
     MatMul: matmul,
     Product: product,
