@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lipcert.proofs.file import Certificate
-from lipcert.proofs.inputs import held
+from lipcert.proofs.inputs import held, input_shapes
 from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import Norm, Output
 from lipcert.terms.question import Question, Record, effective, frozen, short
@@ -48,6 +48,7 @@ class Asked:
     output_name: str | None = None
     input_shape: tuple[int, ...] | None = None
     fixed: frozenset[str] = frozenset()  # whose values were said
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()  # by name, of several inputs
 
     @classmethod
     def of(
@@ -61,6 +62,7 @@ class Asked:
         fix: Mapping[str, Any] | None = None,
     ) -> Asked:
         """As people write it. `names`: of the input and of the output."""
+        named = input_shape if isinstance(input_shape, Mapping) else {}
         alone = None if input_shape is None or isinstance(input_shape, Mapping) else tuple(input_shape)
         return cls(
             None if norm is None else Norm.parse(norm),
@@ -70,6 +72,7 @@ class Asked:
             *names,
             alone,
             frozenset(fix or ()),
+            tuple((name, tuple(shape)) for name, shape in named.items()),
         )
 
     @property
@@ -95,12 +98,24 @@ class Asked:
                 reason = f"the certificate is about {_words(claimed)}, and {_words(mine)} was asked for"
                 raise CertificateRejected(place, reason)
 
-    def chosen_by_prover(self, question: Question) -> list[str]:
+    def compare_shapes(self, certificate: Certificate) -> None:
+        """Of what was said by name. CertificateRejected at the first that differs."""
+        moving, held = input_shapes(certificate.network)
+        for name, mine in self.shapes:
+            claimed = {**held, **moving}.get(name)
+            if claimed != mine:
+                about = f"no input {name}" if claimed is None else f"{name} of shape {_words(claimed)}"
+                reason = f"the certificate is about {about}, and {_words(mine)} was asked for"
+                raise CertificateRejected(
+                    "model.input_shape" if name not in held else f"model.fixed.{name}.shape", reason
+                )
+
+    def chosen_by_prover(self, certificate: Certificate) -> list[str]:
         """The parts of `question.scope()` that nobody but the certificate says."""
+        moving, held = input_shapes(certificate.network)
+        shapes = self.input_shape is not None or moving.keys() <= {name for name, _ in self.shapes}
         said = {
-            "input_name": self.input_name is not None
-            and (self.input_shape is not None or "," in self.input_name)
-            and {name for name, _ in question.fixed} <= self.fixed,
+            "input_name": self.input_name is not None and shapes and held.keys() <= self.fixed,
             "units": self.units,
             "output_name": self.output_name is not None and self.output is not None,
             "norm": self.norm is not None,

@@ -66,9 +66,18 @@ def fields_of(network: Any) -> dict[str, Any]:
 
 def shapes_of(network: Any) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
     """As `lipcert.load` takes them."""
-    if not network.parts:
+    if not network.parts and not network.fixed:
         return network.input_shape
-    return {one["name"]: tuple(one["shape"]) for one in thawed(network.parts)}
+    moving, held = input_shapes(network)
+    return {**held, **moving}
+
+
+def input_shapes(network: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """By name: of what moves, and of what is held."""
+    parts = thawed(network.parts) if network.parts else [{"name": network.input_name, "shape": network.input_shape}]
+    held = thawed(network.fixed or Record())
+    moving = {one["name"]: tuple(one["shape"]) for one in parts}
+    return moving, {name: tuple(one["shape"]) for name, one in held.items()}
 
 
 def values_of(network: Any) -> dict[str, Any]:

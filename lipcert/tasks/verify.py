@@ -34,7 +34,8 @@ def _compared(asked: Asked, claims: Sequence[Certificate], model: object, any_ou
     """What the prover chose of the question. Raises CertificateRejected where a claim is about another one."""
     for claim in claims:
         asked.compare(question_of(claim))
-    chosen = asked.chosen_by_prover(question_of(claims[0]))
+        asked.compare_shapes(claim)
+    chosen = asked.chosen_by_prover(claims[0])
     if isinstance(model, Model):  # who loaded it has said how
         chosen = [name for name in chosen if name == "norm" or (name == "output_name" and any_output)]
     return chosen

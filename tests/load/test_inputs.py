@@ -167,6 +167,26 @@ def test_a_certificate_carries_what_was_held(critic: Path, tmp_path: Path) -> No
     assert run("verify", tmp_path / "forged.json", critic, "-q") == 1
 
 
+def test_shapes_that_are_said_are_compared(critic: Path, tmp_path: Path) -> None:
+    """Also those said by name; and what nobody says of them is what the prover chose."""
+    file, report = tmp_path / "c.json", tmp_path / "r.json"
+    made = lipcert.load(critic, input_name="s", fix={"a": [2, -1]}, output_name="q")
+    lipcert.bound(made, methods=["product"], certificate=file)
+    size = made.info["input_shape"]
+    right, wrong = ",".join(map(str, size)), ",".join(map(str, [*size[:-1], size[-1] + 1]))
+    said = ("--input-name", "s", "--output-name", "q", "--fix", "a=2,-1", "--json", report, "-q")
+    for shape, status in ((f"s={right}", 0), (f"s={wrong}", 1), (right, 0), (wrong, 1), (f"none={right}", 1)):
+        assert run("verify", file, critic, *said, "--input-shape", shape) == status, shape
+    for shape, status in (("a=1,2", 0), ("a=2,2", 1)):
+        assert run("verify", file, critic, *said, "--input-shape", f"s={right}", "--input-shape", shape) == status, (
+            shape
+        )
+    assert run("verify", file, critic, *said) == 0
+    assert "input_name" in json.loads(report.read_text())["summary"]["prover_chose"]
+    assert run("verify", file, critic, *said, "--input-shape", f"s={right}") == 0
+    assert "input_name" not in json.loads(report.read_text())["summary"]["prover_chose"]
+
+
 def test_every_command_takes_what_is_held(critic: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.array([[0.5, -1.0]]), y=np.array([0]))
     data, report = tmp_path / "d.npz", tmp_path / "r.json"
