@@ -1,4 +1,4 @@
-"""README's table of public models: `python scripts/model_table.py --write`, or `--check` against the committed one.
+"""The table of public models of docs/models.md: `python scripts/model_table.py --write`, or `--check` against the committed one.
 
 Each model is bounded by the command line in a child process of its own, so that one that hangs or is killed is a row
 like any other. The models are in the folder `models` of LIPCERT_SHARED (default `../shared`).
@@ -20,7 +20,7 @@ from lipcert.terms.digits import digits
 from lipcert.terms.printable import printable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "docs/models.md"
 BEGIN, END = "<!-- models -->\n", "<!-- /models -->"
 HEAD = "| model | | product upper | lower | why not |\n|---|---|---:|---:|---|\n"
 SECONDS = 300  # per model; longer is a row "no answer"
@@ -120,34 +120,34 @@ def row_of(path: Path, report: dict) -> Row:
 
 
 def committed() -> list[Row]:
-    text = README.read_text()
+    text = PAGE.read_text()
     table = text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
     return [Row.parse(line) for line in table.splitlines()[2:]]
 
 
 def write(rows: list[Row]) -> None:
-    text = README.read_text()
+    text = PAGE.read_text()
     start, stop = text.index(BEGIN) + len(BEGIN), text.index(END)
-    README.write_text(text[:start] + HEAD + "".join(map(str, rows)) + text[stop:])
+    PAGE.write_text(text[:start] + HEAD + "".join(map(str, rows)) + text[stop:])
 
 
 def check(rows: list[Row], *, whole: bool) -> int:
-    """The number of rows that differ from README's, printed; `whole`: README must have no others."""
+    """The number of rows that differ from the page's, printed; `whole`: it must have no others."""
     known = {row.model: row for row in committed()}
     wrong = [row for row in rows if row.model not in known or not row.agrees(known[row.model])]
     for row in wrong:
-        print(f"README:  {known.get(row.model, 'no such row')}now:     {row}")
+        print(f"page:    {known.get(row.model, 'no such row')}now:     {row}")
     gone = known.keys() - {row.model for row in rows} if whole else set()
     for name in gone:
-        print(f"README:  {name} is not among the models")
-    print(f"{len(rows) - len(wrong)} rows of README's table agree, {len(wrong) + len(gone)} do not")
+        print(f"page:    {name} is not among the models")
+    print(f"{len(rows) - len(wrong)} rows of docs/models.md agree, {len(wrong) + len(gone)} do not")
     return len(wrong) + len(gone)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
-    parser.add_argument("--check", action="store_true", help="compare with README.md; exit 1 where a row differs")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/models.md")
+    parser.add_argument("--check", action="store_true", help="compare with docs/models.md; exit 1 where a row differs")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="*", metavar="MODEL", help="print the rows of these alone")
     arguments = parser.parse_args()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipcert.cli import options as o
+from lipcert.cli.paths import report_files
 from lipcert.cli.run import render, write_text
 from lipcert.report.to_json import for_stdout
 from lipcert.terms.errors import UsageError
@@ -53,7 +54,7 @@ def compare(
     from lipcert.report.formats.comparison import comparison_markdown, comparison_table
     from lipcert.tasks.compare import compare as compare_reports
 
-    first, *others = reports
+    first, *others = report_files(reports)
     if not others:
         raise UsageError("lipcert compare: give two reports or more; the first is what the others are compared with")
     found = [compare_reports(first, other, tolerance=tolerance / 100, other_names=other_names) for other in others]

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lipcert.cli.paths import report_files
 from lipcert.cli.run import write_text
 from lipcert.gate.formats.to_github import to_github
 from lipcert.gate.formats.to_junit import to_junit
@@ -27,7 +28,7 @@ from lipcert.terms.printable import printable
 
 def gate(
     reports: Annotated[
-        list[Path] | None, typer.Argument(metavar="REPORT...", help="Reports written by --json.")
+        list[Path] | None, typer.Argument(metavar="REPORT...", help="Reports written by --json; folders, patterns.")
     ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="Rules in TOML (default gate.toml, or [tool.lipcert.gate] of pyproject.toml).")
@@ -53,7 +54,9 @@ def gate(
     if not reports:
         raise UsageError("lipcert gate: give the reports to judge, as written by --json")
     rules = read_policy(policy)
-    given, before = ([one for path in paths for one in read_reports(path)] for paths in (reports, baseline or ()))
+    given, before = (
+        [one for path in report_files(paths) for one in read_reports(path)] for paths in (reports, baseline or ())
+    )
     for file in (*given, *before):
         if file.verdicts:
             print(f"lipcert: {printable(file.path)}: verdicts of a gate, no report: skipped", file=sys.stderr)

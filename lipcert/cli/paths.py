@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +142,9 @@ def _old_verdicts(command: str, asked: Mapping[str, Any]) -> list[str]:
     from lipcert.gate.given import read_report
 
     found = []
-    for path in asked.get("reports") or ():
+    for path in [file for one in asked.get("reports") or () for file in files_of(str(one))]:
         with contextlib.suppress(UnreadableError):
-            found += [str(path)] if read_report(path).verdicts else []
+            found += [path] if read_report(path).verdicts else []
     return found
 
 
@@ -177,6 +177,25 @@ def files_of(text: str) -> list[str]:
         with os.scandir(text) as entries:
             return [entry.path for entry in entries if entry.is_file()]
     return [text] if os.path.lexists(text) else glob.glob(text, recursive=True) or [text]
+
+
+def report_files(given: Sequence[Path]) -> list[Path]:
+    """A folder stands for the reports in it (.json), a pattern in quotes for what it matches. UnreadableError for none."""
+    found: list[Path] = []
+    for one in given:
+        if one.is_dir():
+            inside = sorted(one.glob("*.json"))
+            if not inside:
+                raise UnreadableError(f"{one}: no reports in this folder; they end in .json")
+            found += inside
+        elif is_pattern(str(one)):
+            matched = sorted(Path(name) for name in glob.glob(str(one), recursive=True) if os.path.isfile(name))
+            if not matched:
+                raise UnreadableError(f"{one}: no file has such a name")
+            found += matched
+        else:
+            found.append(one)
+    return found
 
 
 def check_writable(flag: str, path: str) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lipcert.cli.paths import report_files
 from lipcert.cli.run import write_text
 from lipcert.terms.collection import members
 from lipcert.terms.errors import UsageError
@@ -45,7 +46,7 @@ def report(
         if suffix not in FORMATS:
             raise UsageError(f"--out {path}: the suffix says the format: one of {', '.join(FORMATS)}")
         wanted.append(("--out", path, suffix))
-    named = [one for path in reports for one in members(str(path), read_json(path, str(path)))]
+    named = [one for path in report_files(reports) for one in members(str(path), read_json(path, str(path)))]
     for flag, path, suffix in wanted:
         content = written(suffix, named)
         if path == "-":

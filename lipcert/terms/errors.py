@@ -1,4 +1,4 @@
-"""Errors a user can act on. Each carries the exit status of the command line (README, "Exit status")."""
+"""Errors a user can act on. Each carries the exit status of the command line (docs/commands.md, "Exit status")."""
 
 from __future__ import annotations
 

@@ -1,21 +1,22 @@
-"""README and CONTRIBUTING are true: their code runs, what they name exists, their table agrees with a fresh run."""
+"""README and CONTRIBUTING are true: their code runs, what they name exists, the table of models agrees with a fresh run."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from two import run
 
 from lipcert.cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text()
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text()
+METHODS_SHOWN = [f"--method={name}" for name in ("product", "absolute", "cplip", "sampled", "lipsdp-layer", "lipsdp")]
 FRESH = ("acasxu_run2a_1_1.onnx",)  # all of them: .ci/run
 
 
@@ -24,10 +25,10 @@ def block(mark: str) -> str:
     return re.search(rf"^<!-- {mark} -->\n```\w+\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[1]
 
 
-def test_python_example_runs() -> None:
-    command = [sys.executable, "-c", block("test: python")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    lower, upper = map(float, done.stdout.splitlines()[0].split(" <= L <= "))
+def test_python_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    exec(compile(block("test: python"), "README.md", "exec"), {})
+    lower, upper = map(float, capsys.readouterr().out.splitlines()[0].split(" <= L <= "))
     assert 0 < lower <= upper
 
 
@@ -44,21 +45,37 @@ def test_commands_for_a_fresh_machine() -> None:
         assert f"readme {mark.removeprefix('ci: ')}" in (REPOSITORY / ".ci/run").read_text()
 
 
-def test_every_command_named_exists() -> None:
-    named = set(re.findall(r"^(?:\.venv/bin/)?lipcert ([a-z]+)", README, re.MULTILINE))
-    named |= set(re.findall(r"`lipcert ([a-z]+)", README))
-    assert named <= COMMANDS.keys()
-    assert named == COMMANDS.keys()
+def test_a_front_door() -> None:
+    """What, a picture, sample output, two commands, five links; each leads somewhere, and nothing else is kept here."""
+    assert len(README.splitlines()) <= 80
+    assert README.count("![") == 1
+    pictures_and_pages = re.findall(r"\]\(([\w./-]+)\)", README)
+    assert [path for path in pictures_and_pages if not (REPOSITORY / path).exists()] == []
+    assert len(re.findall(r"^- \[", README, re.MULTILINE)) == 5
+    assert set(re.findall(r"lipcert ([a-z]+) ", README)) <= COMMANDS.keys()
+
+
+def rows_of(printed: str) -> list[list[str]]:
+    """method, side, rigor and value of each row."""
+    return [line.split()[:4] for line in printed.splitlines() if line.split()[1:2] in (["upper"], ["lower"])]
+
+
+def test_the_sample_output_is_what_the_command_prints(capfd: pytest.CaptureFixture[str]) -> None:
+    """But for times, and for methods whose value depends on the machine's extras."""
+    shown = re.search(r"^```text\n\$ lipcert (.*?)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert shown
+    assert run(*shown[1].split(), "--quiet", *METHODS_SHOWN) == 0
+    assert rows_of(capfd.readouterr().out) == rows_of(shown[2])
+    assert shown[2] in (REPOSITORY / "docs/index.md").read_text()
 
 
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
 def test_every_path_named_exists(text: str) -> None:
-    """Paths in backquotes and in links. `../shared` may be absent, README says so."""
+    """Paths in backquotes and in links."""
     prefixes = "lipcert|tests|examples|scripts|benchmarks|\\.ci"
     named = set(re.findall(rf"`(?:python |bash )?((?:{prefixes})/[\w./-]+)", text)) | set(
         re.findall(r"\]\((\w+\.md)\)", text)
     )
-    assert len(named) >= 4
     assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []
 
 

@@ -159,6 +159,11 @@ def test_wrong_files_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[st
             html_page([(name, bad)])
     with pytest.raises(UnreadableError, match="verdicts"):
         html_page([("g", {"schema": "lipcert.gate/1", "verdicts": [3]})])
+    verdict = {"rule": "r", "check": "max_upper", "status": "met", "message": "m", "report": "r.json"}
+    with pytest.raises(UnreadableError, match=r"verdicts says: .*samples"):
+        html_page([("g", {"schema": "lipcert.gate/1", "passed": True, "verdicts": [verdict]})])
+    with pytest.raises(UnreadableError, match="g: not as the schema says"):
+        html_page([("g", {"schema": "lipcert.gate/1", "passed": True, "verdicts": [verdict | {"samples": 3}]})])
     file = tmp_path / "r.json"
     for text in ("[]", '{"a": NaN}', "no"):
         file.write_text(text)

@@ -25,6 +25,7 @@ from lipcert.terms.version import __version__
 
 Given = tuple[str, Mapping[str, Any]]  # the name of a file and its JSON object
 GATE = "lipcert.gate/1"
+OF_A_VERDICT = ("rule", "status", "message", "report", "samples")  # what the page shows of it
 
 
 def html_page(files: Sequence[Given]) -> str:
@@ -41,21 +42,26 @@ def html_page(files: Sequence[Given]) -> str:
             raise UnreadableError(f"{name}: not as the schema of a report says: {odd(problem)}") from problem
     for number, (name, data) in enumerate((given for given in files if given[1].get("schema") == GATE), 1):
         try:
-            verdicts = [dict(row) for row in data["verdicts"]]
+            verdicts = [{key: row[key] for key in OF_A_VERDICT} for row in data["verdicts"]]
             gates.append({"id": f"gate-{number}", "file": name, "passed": data["passed"] is True, "verdicts": verdicts})
         except ODD_SHAPE as problem:
             raise UnreadableError(f"{name}: not as the schema of verdicts says: {odd(problem)}") from problem
     style, script = _text("page.css"), _text("page.js")
-    page = _template().render(
-        title=", ".join(dict.fromkeys(s["title"] for s in sections)) or "gate",
-        sections=sections,
-        gates=gates,
-        style=Markup(style),
-        style_hash=_hash(style),
-        script=Markup(script),
-        script_hash=_hash(script),
-        version=__version__,
-    )
+    shown = {
+        "title": ", ".join(dict.fromkeys(s["title"] for s in sections)) or "gate",
+        "sections": sections,
+        "gates": gates,
+        "style": Markup(style),
+        "style_hash": _hash(style),
+        "script": Markup(script),
+        "script_hash": _hash(script),
+        "version": __version__,
+    }
+    try:
+        page = _template().render(shown)
+    except (jinja2.UndefinedError, *ODD_SHAPE) as problem:  # what is read only where it is written down
+        names = ", ".join(name for name, _ in files)
+        raise UnreadableError(f"{names}: not as the schema says: {odd(problem)}") from problem
     return page.strip() + "\n"
 
 
