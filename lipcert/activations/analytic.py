@@ -81,6 +81,7 @@ SQUARE = row(
     Curve(lambda x: exact(2 * x), always(-INF, INF)),
     Curve(lambda x: enclose(x * x, 1.0), always(0.0, INF), lambda: (turn(ZERO, ZERO),)),
     curvatures_on=Curve(lambda x: exact(torch.full_like(x, 2.0)), always(2.0, 2.0)),
+    ramps=lambda: ((exact(2.0), ZERO),),
 )
 
 
@@ -132,6 +133,7 @@ POW_INT = row(
     parameters={"exponent": 3.0},
     refuses=_not_integer,
     curvatures_on=Curve(_power_bend, lambda n: (real(-INF), real(INF)), _power_bend_marks),
+    ramps=lambda n: ((exact(2.0), ZERO),) if bool((n == 2).all()) else (),
 )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lipcert.activations.curve import Pair
 from lipcert.activations.jets import Expression, Slot, natural, refined
+from lipcert.activations.quadratic import ramps_of
 from lipcert.activations.row import Activation, Elementwise
 from lipcert.activations.series import Unknown
 from lipcert.activations.tails import Tail, floats, tail
@@ -246,6 +247,7 @@ def _known(lo: Tensor, hi: Tensor, low: Tensor, high: Tensor) -> Pair:
 def composed(expression: Expression, params: Sequence[Tensor] = ()) -> Elementwise:
     """The expression as a row with its parameters bound. Its name spells the function, constants included."""
     functions = Composed(expression)
+    ramps = ramps_of(expression)
     rows = [step.value.row for step in expression.steps if isinstance(step.value, Elementwise)]
     row = Activation(
         str(expression),
@@ -257,6 +259,8 @@ def composed(expression: Expression, params: Sequence[Tensor] = ()) -> Elementwi
         parameters={f"c{k}": 0.0 for k in range(len(params))},
         continuous=all(row.continuous for row in rows),
         curvatures_on=functions.curvatures_on if all(row.curvatures_on for row in rows) else None,
+        kinks=lambda *p: (0.0,) if ramps else (),
+        ramps=lambda *p: ramps,
     )
     return Elementwise(row, tuple(params))
 

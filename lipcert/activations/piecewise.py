@@ -223,6 +223,7 @@ HARDSWISH = row(
     Curve(_hardswish_value, _hardswish_values, _hardswish_value_marks),
     parameters={"shift": 3.0, "cap": 6.0, "divisor": 6.0},
     kinks=lambda a, c, d: (-a, c - a),
+    ramps=lambda a, c, d: ((ZERO, ZERO), (enclose(2 / d, 1.0), enclose(a / d, 1.0)), (ZERO, enclose(c / d, 1.0))),
     refuses=lambda a, c, d: positive(cap=c, divisor=d) or moderate(shift=a, cap=c, divisor=d),
 )
 

@@ -17,6 +17,7 @@ from lipcert.terms.errors import RefusedModel
 
 Params = tuple[float | Tensor, ...]
 Range = Callable[..., Pair]  # (lo, hi, *params) -> enclosure
+Ramps = tuple[tuple[Pair, Pair], ...]  # enclosures (m, b), from left to right, one more than kinks
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Activation:
     refuses: Callable[..., str | None] = lambda *p: None  # why these parameters are not admitted
     assumption: str | None = None  # what a report must say when this row is used
     curvatures_on: Range | None = None  # (lo, hi, *p): s'', where s' has no jump; None where it is not written down
+    ramps: Callable[..., Ramps] = lambda *p: ()  # (*p): s'(x) = m x + b between two kinks; (): not of this form
 
 
 def row(name: str, function: Callable[..., Tensor], slope: Any, value: Any, **facts: Any) -> Activation:
@@ -132,6 +134,10 @@ class Elementwise:
 
     def kinks(self) -> Params:
         return self.row.kinks(*self.params)
+
+    def ramps(self) -> Ramps:
+        """The pieces of s' where s is piecewise quadratic and its row says so."""
+        return self.row.ramps(*(torch.as_tensor(p, dtype=torch.float64) for p in self.params))
 
 
 def _float64(x: Tensor) -> Tensor:

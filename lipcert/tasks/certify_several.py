@@ -23,7 +23,7 @@ from lipcert.regions.cover import SWEEPS, grown, preorder
 from lipcert.report.to_json import write_atomically
 from lipcert.rigor.rounding import mul_up
 from lipcert.tasks.certify import SLACK, certificate_of, least_with_proof, network_of
-from lipcert.terms.errors import CertificateRejected, SelfCheckFailed, UsageError
+from lipcert.terms.errors import CertificateRejected, RefusedModel, SelfCheckFailed, UsageError
 from lipcert.terms.query import Ball, Box, Norm, Output, Region
 from lipcert.terms.result import Bound, Result
 
@@ -88,13 +88,16 @@ def certify_region(
 
 
 def tree_of(problem: Problem, least: Bound) -> CutTree | None:
-    """Where linear regions gave the least value: their tree, searched again to be written down."""
+    """Where linear regions gave the least value: their tree, searched again to be written down. None for quadratic ones."""
     if least.method != "regions" or problem.region is None:
         return None
     from lipcert.regions.enumeration import constant, trace
 
     cells, end = constant.cells_of(problem.region), _end(problem.deadline, 4 * least.seconds + SECONDS)
-    made = trace.written(problem.graph, cells, problem.norm, least.value, end)
+    try:
+        made = trace.written(problem.graph, cells, problem.norm, least.value, end)
+    except RefusedModel:
+        return None
     return None if made is None else CutTree(least.method, mul_up(made[1], SLACK), tuple(made[0]))
 
 

@@ -121,7 +121,8 @@ class Tree:
         for turn in range(CLIMBS):
             for question in range(min(8, len(self.closed))):
                 step = dice.normal(size=(128, n)) * radius * 0.5 ** (1 + turn)
-                self._probe(np.clip(self.found.witness[question] + step, -radius, radius))
+                within = dice.uniform(1 - 1e-6, 1.0, step.shape)  # where the box or the ball is cut off kinks may meet
+                self._probe(np.clip(self.found.witness[question] + step, -radius, radius) * within)
 
     def _probe(self, points: np.ndarray) -> None:
         if np.isfinite(self.net.ball):

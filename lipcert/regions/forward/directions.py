@@ -47,13 +47,17 @@ def directions(graph: Graph, cells: Cells, norm: Norm, *, adjoints: bool = False
     gradient, sizes = gradients(graph, cells.centre) if basis or adjoints else (None, None)
     moving = cells.moving.to(cells.centre.dtype)
     if norm.input == "inf" and n <= SIGNED:
-        signs = torch.tensor(list(itertools.product([1.0], *[[1.0, -1.0]] * (n - 1))), dtype=moving.dtype)
-        return Directions(signs.to(moving.device)[None] * moving[:, None], "signs", None, sizes, gradient)
+        return Directions(_signs(n).to(moving)[None] * moving[:, None], "signs", None, sizes, gradient)
     if basis:
         assert gradient is not None
         toward, defect = orthonormal(gradient[:, 0] * moving, moving)
         return Directions(toward, "basis", defect, sizes, gradient)
     return Directions(torch.diag_embed(moving), "unit", None, sizes, gradient)
+
+
+def _signs(n: int) -> Tensor:
+    """(2^(n - 1), n): sign vectors, one of each pair s, -s."""
+    return torch.tensor(list(itertools.product([1.0], *[[1.0, -1.0]] * (n - 1))), dtype=torch.float64)
 
 
 def gradients(graph: Graph, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
@@ -153,6 +157,10 @@ def best_weights(centre: Tensor, toward: Tensor, p: P, q: P) -> Tensor:
     elif q == "inf":
         sizes = torch.linalg.vector_norm(centre, ord=2 if p == "2" else 1, dim=1)
         row = centre[torch.arange(b), :, sizes.argmax(dim=1)]
+    elif q == "1" and m <= SIGNED:  # max ||J v||_1 = max over sign vectors s of ||J's||_p*
+        rows = torch.einsum("bkm,sm->bsk", centre, _signs(m).to(centre))
+        sizes = torch.linalg.vector_norm(rows, ord=2 if p == "2" else 1, dim=2)
+        row = rows[torch.arange(b), sizes.argmax(dim=1)]
     else:
         row = torch.linalg.svd(centre.mT, full_matrices=False).Vh[:, 0]
     mixed = row if p == "2" else torch.where(row >= 0, 1.0, -1.0).to(row.dtype)
