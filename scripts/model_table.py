@@ -34,7 +34,14 @@ FLAGS = {  # what a file does not say by itself
         *("--input-name", "input", "--output-name", "output", "--input-shape", "1,512"),
         *("--fix", "state=0", "--fix", "sr=16000"),
     ),
-    "unitree_g1_motion.pt": ("--input-shape", "1,47"),
+    "silero_vad.jit.pt": (
+        *("--input-name", "x", "--input-shape", "1,512"),
+        *("--fix", "sr=16000", "--fix", "_state=0", "--fix", "_context=0"),
+    ),
+    "unitree_g1_motion.pt": (
+        *("--input-name", "x", "--input-shape", "1,47"),
+        *("--fix", "hidden_state=0", "--fix", "cell_state=0"),
+    ),
 }
 LARGE = ("basic_pitch_nmp.onnx",)  # a million neurons: the search for lower values takes many minutes
 UNREADABLE = 2

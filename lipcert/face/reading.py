@@ -18,7 +18,7 @@ def load(
     model: str | Path | nn.Module,
     example: Any = None,
     *,
-    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    input_shape: Sequence[Any] | Mapping[str, Any] | None = None,
     input_name: str | Sequence[str] | None = None,
     output_name: str | None = None,
     fix: Mapping[str, Any] | None = None,
@@ -33,7 +33,8 @@ def load(
     `example`: an input, or a batch of inputs, of the module; or `input_shape`, the whole shape with a batch of 1.
     `input_name`, `output_name`: which one, where the model has several; ["state", "action"] move together as one vector, their
     entries one after another. `fix`: what other inputs are held at, such as {"sr": 16000, "state": 0}: a number for all
-    entries, or an array; then `input_shape` may be {"x": (1, 512)}. `mean`, `std`: the network becomes
+    entries, or an array; then `input_shape` may be {"x": (1, 512)}, with shapes or example tensors, in nests where an argument
+    of a module is one. `mean`, `std`: the network becomes
     f((x - mean) / std), so that constants and radii are in raw input units.
 
     Raises `UnreadableError` and `UsageError` (a file, an argument), and `RefusedModel`, which names the node.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +34,12 @@ def choose(
     live: Sequence[str] | None = None,
     outputs: Sequence[str] = (),
     runs: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, torch.Tensor]], bool] | None = None,
+    widths: Sequence[int] = (),
 ) -> Chosen:
     """Every input that the output depends on (`live`; None: all) moves, is held at what was said, or is asked for.
 
     `outputs`: names among which one has yet to be chosen. `runs`: whether the model runs with inputs of these shapes,
-    for a suggestion. UsageError that asks for all that is missing at once.
+    for a suggestion; `widths`: of its layers, for sizes to try. UsageError that asks for all that is missing at once.
     """
     table = {one.name: one for one in declared}
     needed = [name for name in (table if live is None else live) if not table[name].optional]
@@ -54,7 +55,7 @@ def choose(
         moving = (free[0],) if len(free) == 1 else None
         if moving is None and not real and free:
             _refuse_integers(path, [table[name] for name in free])
-    ask = _Missing(path, declared, wanted, moving, held_names, needed, outputs, runs)
+    ask = _Missing(path, declared, wanted, moving, held_names, needed, outputs, runs, widths)
     if ask.anything:
         raise ask.error()
     assert moving is not None
@@ -115,7 +116,14 @@ def _is_open(one: Declared, wanted: InputChoice, moving: Sequence[str] | None) -
     """Whether its shape has to be asked for. A leading open size beside fixed ones is the batch."""
     if said_shape(one, wanted, moving) is not None:
         return False
-    return one.dims is None or any(isinstance(d, str) for d in (one.dims[1:] if len(one.dims) > 1 else one.dims))
+    if one.dims is None or _is_unset(one):
+        return True
+    return any(isinstance(d, str) for d in (one.dims[1:] if len(one.dims) > 1 else one.dims))
+
+
+def _is_unset(one: Declared) -> bool:
+    """A state that is empty until the first call."""
+    return one.state and one.dims == (0,)
 
 
 def _moving_shape(
@@ -123,9 +131,13 @@ def _moving_shape(
 ) -> tuple[int, ...]:
     given, name = said_shape(one, wanted, moving), printable(one.name)
     if given is not None:
-        fits = one.dims is None or (
-            len(given) == len(one.dims)
-            and all(isinstance(d, str) or d == g for d, g in zip(one.dims, given, strict=True))
+        fits = (
+            one.dims is None
+            or _is_unset(one)
+            or (
+                len(given) == len(one.dims)
+                and all(isinstance(d, str) or d == g for d, g in zip(one.dims, given, strict=True))
+            )
         )
         if not fits or any(g < 1 for g in given):
             declared = "?" if one.dims is None else ",".join(map(str, one.dims))
@@ -156,6 +168,8 @@ def held_value(
     if one.dtype not in HOLDABLE:
         raise RefusedModel(f"{flag}: {one.dtype} is no tensor of numbers", node=printable(one.name))
     dims: tuple[int | str, ...] | None = shape if shape is not None else one.dims
+    if shape is None and _is_unset(one) and value.size != 1:
+        dims = None
     made = torch.from_numpy(np.array(_shaped(flag, value, dims, one.name, notes)))
     kind: torch.dtype = getattr(torch, one.dtype)
     cast = made.to(kind)
@@ -196,6 +210,7 @@ class _Missing:
     needed: Sequence[str]
     outputs: Sequence[str]
     runs: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, torch.Tensor]], bool] | None
+    widths: Sequence[int] = ()
 
     @property
     def unheld(self) -> list[Declared]:
@@ -213,7 +228,7 @@ class _Missing:
             return self.moving
         real = [
             one.name
-            for one in self.declared
+            for one in sorted(self.declared, key=lambda one: one.state)
             if one.dtype in FLOATS and one.name not in self.held and (not self.needed or one.name in self.needed)
         ]
         return tuple(real[:1])
@@ -246,6 +261,12 @@ class _Missing:
             called = ", ".join(printable(one.name) for one in self.declared)
             types = ", ".join(f"{one.dtype}{one.sizes}" for one in self.declared)
             said += f"; its inputs are {called} ({types})"
+            kept = [printable(one.name) for one in self.declared if one.state]
+            if kept:
+                said += (
+                    f"; {', '.join(kept)}: changed by every call, so the model is a function of what it is given and of "
+                    f"{'this state' if len(kept) == 1 else 'these states'}: hold or move each"
+                )
         return UsageError(f"{self.path}: {said}; {ADD}{self.flags()}")
 
     def flags(self) -> str:
@@ -254,34 +275,60 @@ class _Missing:
         if self.moving is None or (self.unheld and self.wanted.names is None):
             words += ["--input-name", ",".join(printable(name) for name in self.suggested)]
         shapes = self._shapes()
-        for one in self.open:
-            shape = ",".join(map(str, shapes[one.name]))
-            alone = len(self.suggested) == 1
-            words += ["--input-shape", shape if alone else f"{printable(one.name)}={shape}"]
+        alone = len(self.suggested) == 1
+        for one in self.declared:
+            if one.name in shapes:
+                shape = ",".join(map(str, shapes[one.name]))
+                moves = alone and one.name in self.suggested and len(shapes) == 1
+                words += ["--input-shape", shape if moves else f"{printable(one.name)}={shape}"]
         for one in self.unheld:
             words += ["--fix", f"{printable(one.name)}={one.likely[0] if one.likely else 0}"]
         words += ["--output-name", printable(self.outputs[0])] if self.outputs else []
         return shlex.join(words)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of what moves: with the first size of `SIZES` at its open places with which the model runs."""
+        """Of what is open, as far as it has to be said: the first that `_tries` makes and with which the model runs."""
+        first: dict[str, tuple[int, ...]] = {}
         moving = [one for one in self.declared if one.name in self.suggested]
-        others = [one for one in self.declared if one not in moving and one.dtype in HOLDABLE]
-        for size in (*SIZES, 1) if self.open else ():
-            shapes = {one.name: said_shape(one, self.wanted, self.suggested) or _with(one, size) for one in moving}
-            if self.runs is None or self.runs(shapes, {one.name: self._held(one) for one in others}):
-                break
-        return shapes if self.open else {}
+        others = [one for one in self.declared if one not in moving and one.dtype in HOLDABLE and not one.optional]
+        if not self.open and all(one.dims is not None for one in self.unheld):
+            return {}
+        for shapes in self._tries():
+            first = first or shapes
+            whole = {one.name: shapes.get(one.name) or self._known(one) for one in moving}
+            if self.runs is None or self.runs(whole, {one.name: self._held(one, shapes) for one in others}):
+                return shapes
+        return first
 
-    def _held(self, one: Declared) -> torch.Tensor:
+    def _tries(self) -> Iterator[dict[str, tuple[int, ...]]]:
+        """Shapes of what is open: one size for all of what moves, held inputs of no known shape as one number, then in
+        the same shape; then two inputs beside each other in front of a layer of one of `widths`."""
+        loose = [one for one in self.unheld if one.dims is None]
+        for size in SIZES if self.open or loose else ():
+            shapes = {one.name: _with(one, size) for one in self.open}
+            yield shapes
+            if loose:
+                yield shapes | {one.name: (1, size) for one in loose}
+        pair = [*self.open, *loose]
+        for width in self.widths if len(pair) in (1, 2) else ():
+            if len(pair) == 1:
+                yield {pair[0].name: _with(pair[0], width)}
+                continue
+            for size in range(width - 1, max(0, width - 64), -1):
+                yield {pair[0].name: _with(pair[0], size), pair[1].name: _with(pair[1], width - size)}
+
+    def _known(self, one: Declared) -> tuple[int, ...]:
+        return said_shape(one, self.wanted, self.suggested) or _with(one, 1)
+
+    def _held(self, one: Declared, shapes: Mapping[str, tuple[int, ...]]) -> torch.Tensor:
         if one.name in self.held:
             shape = said_shape(one, self.wanted, None)
             return held_value(self.path, one, self.wanted.fixed[self.held[one.name]], shape, [])
-        sizes = [1 if isinstance(d, str) else d for d in one.dims or ()]
+        sizes = shapes.get(one.name) or [1 if isinstance(d, str) else d for d in one.dims or ()]
         return torch.full(sizes, one.likely[0] if one.likely else 0, dtype=getattr(torch, one.dtype))
 
 
 def _with(one: Declared, size: int) -> tuple[int, ...]:
-    dims: tuple[int | str, ...] = one.dims or ("?", "?")
+    dims: tuple[int | str, ...] = ("?", "?") if one.dims is None or _is_unset(one) else one.dims
     batch = len(dims) > 1 and isinstance(dims[0], str)
     return tuple(1 if k == 0 and batch else size if isinstance(d, str) else d for k, d in enumerate(dims))

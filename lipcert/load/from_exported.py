@@ -13,7 +13,6 @@ import io
 import json
 import re
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,19 @@ from torch._export.serde import schema
 from torch.export import ExportedProgram
 
 from lipcert.load.archive import TENSOR_GLOBALS, TEXT_LIMIT, TOTAL_LIMIT, Archive, check_pickle, open_archive
+from lipcert.load.call.arguments import one_type
+from lipcert.load.call.joined import Joined
+from lipcert.load.call.program import Entry, arguments_of, check_numbers, entries
+from lipcert.load.call.state import changed_by, with_states
+from lipcert.load.choose import choose
 from lipcert.load.exported_schema import checked
 from lipcert.load.fingerprint import quiet
-from lipcert.load.inputs import ALONE, NOTHING, InputChoice
+from lipcert.load.inputs import NOTHING, InputChoice
 from lipcert.load.original import references, rows
 from lipcert.load.pick import Pick, pick
 from lipcert.load.source import Source
 from lipcert.sandbox.child import step
-from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError, printable
+from lipcert.terms.errors import LipcertError, UnreadableError, printable
 
 _WEIGHTS = "data/weights/"
 _CONSTANTS = "data/constants/"
@@ -41,15 +45,6 @@ _GUARD_WORDS = frozenset(("size", "ndim", "shape", "and", "or", "not"))
 _FILE = re.compile(r"(?:weight|constant|tensor)_\d+")
 
 
-@dataclass(frozen=True)
-class _Input:
-    name: str
-    sizes: tuple[int | None, ...]  # None: dynamic
-    lower: tuple[int, ...]  # the least admitted size of each axis
-    upper: tuple[int | None, ...]
-    dtype: torch.dtype
-
-
 def read_exported(path: Path, wanted: InputChoice = NOTHING, *, seconds: float = 60.0) -> Source:
     """Dynamic axes take the shape given, else their lowest admitted size.
 
@@ -57,31 +52,40 @@ def read_exported(path: Path, wanted: InputChoice = NOTHING, *, seconds: float =
     """
     archive = open_archive(path)
     model = scan(archive)
-    wanted.alone(f"{path} (.pt2)")
-    input_shape, input_name, output_name = wanted.shapes.get(ALONE), wanted.names, wanted.output
-    entry = _input(path, model, input_name)
-    shape, warnings = _shape(path, entry, input_shape)
-    example = torch.zeros(shape, dtype=entry.dtype)
-    rebuilt = _rebuilt(archive, model, example)
+    taken = entries(path, model, _dtype)
+    if not any(isinstance(one, Entry) for one in taken):
+        raise UnreadableError(f"{path}: the program has no input: it is a constant")
     with quiet():
+        arguments, warnings = arguments_of(path, taken, wanted, model)
+        rebuilt = _rebuilt(archive, model, arguments.zeros())
         with step(f"{path}: torch.export.load", seconds, UnreadableError):
             program = torch.export.load(io.BytesIO(rebuilt))
         module: torch.nn.Module = program.module()
-    if output_name is not None:
-        module = Pick(module, output_name)
+        with step(f"{path}: evaluating the program", seconds):
+            states = changed_by(module, *arguments.zeros())
+        arguments = with_states(arguments, module, states)
+        chosen = choose(path, arguments.declared, wanted)
+        check_numbers(path, taken, chosen)
+        example = torch.zeros(chosen.shape, dtype=one_type(path, chosen))
+        if len(taken) == 1 and not states and arguments.positional and arguments.plain:
+            module = module if wanted.output is None else Pick(module, wanted.output)
+        else:
+            module = Joined(module, arguments, chosen, wanted.output, states)
 
     def run(points: np.ndarray, kind: torch.dtype) -> np.ndarray:
         with step(f"{path}: evaluating the program", seconds):
-            return _evaluate(program, points, kind, output_name)
+            return _evaluate(program, module, points, kind, wanted.output)
 
     return Source(
         module=module,
         example=example,
         format="pt2",
-        input_name=entry.name,
-        output_name=output_name or "output",
+        input_name=chosen.name,
+        output_name=wanted.output or "output",
         references=references("torch", run, example),
         warnings=warnings,
+        assumptions=chosen.notes,
+        inputs=chosen.described(),
     )
 
 
@@ -182,62 +186,8 @@ def _json(archive: Archive, name: str) -> dict[str, Any]:
     return value
 
 
-def _input(path: Path, model: dict[str, Any], input_name: str | None) -> _Input:
-    """The one user input of the program: name, sizes with their ranges, dtype."""
-    specs = model["graph_module"]["signature"]["input_specs"]
-    names = [spec["user_input"]["arg"].get("as_tensor", {}).get("name") for spec in specs if "user_input" in spec]
-    if input_name is not None and input_name not in names:
-        raise UsageError(f"{path}: --input-name {input_name}: the program takes {names}")
-    if len(names) != 1 or names[0] is None:
-        raise UsageError(
-            f"{path}: the program takes {len(names)} inputs ({names}); lipcert treats one tensor: wrap the model"
-        )
-    meta = model["graph_module"]["graph"]["tensor_values"].get(names[0])
-    if meta is None:
-        raise UnreadableError(f"{path}: models/model.json does not describe its input {names[0]}")
-    ranges = model.get("range_constraints", {})
-    sizes: list[int | None] = []
-    lower: list[int] = []
-    upper: list[int | None] = []
-    for size in meta["sizes"]:
-        if "as_int" in size:
-            sizes.append(size["as_int"])
-            lower.append(size["as_int"])
-            upper.append(size["as_int"])
-            continue
-        symbol = re.fullmatch(r"Symbol\('(\w+)'.*\)|(\w+)", size["as_expr"]["expr_str"])
-        limits = ranges.get((symbol[1] or symbol[2]) if symbol else "", {})
-        sizes.append(None)
-        lower.append(max(1, limits.get("min_val") or 0))
-        upper.append(limits.get("max_val"))
-    if min(lower, default=1) < 0:
-        raise UnreadableError(f"{path}: models/model.json gives its input {names[0]} a negative size")
-    dtype = _dtype(path, meta["dtype"])
-    if not dtype.is_floating_point:
-        raise RefusedModel(f"{path}: the input {names[0]} is {dtype}, not real-valued", node=names[0])
-    return _Input(names[0], tuple(sizes), tuple(lower), tuple(upper), dtype)
-
-
-def _shape(path: Path, entry: _Input, wanted: tuple[int, ...] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    if wanted is None:
-        free = [axis for axis, size in enumerate(entry.sizes) if size is None]
-        said = (f"dynamic axes {free} of the input taken at their lowest size: {entry.lower}",) if free else ()
-        return entry.lower, said
-    admitted = ", ".join(
-        str(size) if size is not None else f"{low}..{'' if high is None else high}"
-        for size, low, high in zip(entry.sizes, entry.lower, entry.upper, strict=True)
-    )
-    fits = len(wanted) == len(entry.sizes) and all(
-        low <= size and (high is None or size <= high)
-        for size, low, high in zip(wanted, entry.lower, entry.upper, strict=True)
-    )
-    if not fits:
-        raise UsageError(f"{path}: --input-shape {','.join(map(str, wanted))}: the program admits ({admitted})")
-    return tuple(wanted), ()
-
-
-def _rebuilt(archive: Archive, model: dict[str, Any], example: torch.Tensor) -> bytes:
-    """The archive again, from checked parts only: without metadata of nodes, and with sample inputs of our own."""
+def _rebuilt(archive: Archive, model: dict[str, Any], sample: Any) -> bytes:
+    """The archive again, from checked parts only: without metadata of nodes, and with a sample input of our own."""
     from torch.export.pt2_archive._package import PT2ArchiveWriter
 
     _onto_cpu(model)
@@ -247,7 +197,7 @@ def _rebuilt(archive: Archive, model: dict[str, Any], example: torch.Tensor) -> 
         if node["target"] == "torch.ops.aten.detach_.default":
             node["target"] = "torch.ops.aten.detach.default"  # the same values; the former cannot be exported again
     samples, buffer = io.BytesIO(), io.BytesIO()
-    torch.save(((example,), {}), samples)
+    torch.save(sample, samples)
     with PT2ArchiveWriter(buffer) as writer:
         writer.write_bytes("models/model.json", json.dumps(model).encode())
         writer.write_bytes(f"{_SAMPLES}model.pt", samples.getvalue())
@@ -272,6 +222,13 @@ def _onto_cpu(value: Any) -> None:
             _onto_cpu(item)
 
 
-def _evaluate(program: ExportedProgram, points: np.ndarray, dtype: torch.dtype, output_name: str | None) -> np.ndarray:
-    module = copy.deepcopy(program).module().to(dtype)
-    return rows(lambda x: pick(module(x), output_name), points, dtype)
+def _evaluate(
+    program: ExportedProgram, module: torch.nn.Module, points: np.ndarray, dtype: torch.dtype, output_name: str | None
+) -> np.ndarray:
+    """On a copy in `dtype`, called as `module` calls it."""
+    copied = copy.deepcopy(program).module()
+    if isinstance(module, Joined):
+        joined = Joined(copied, module.arguments, module.chosen, output_name, module.states).to(dtype)
+        return rows(joined, points, dtype)
+    copied = copied.to(dtype)
+    return rows(lambda x: pick(copied(x), output_name), points, dtype)

@@ -6,104 +6,116 @@ A trace on fake tensors cannot bake values of data into the graph: whatever asks
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lipcert.load.archive import open_archive
+from lipcert.load.call.arguments import one_type
+from lipcert.load.call.joined import Joined, read_state
+from lipcert.load.call.script import ScriptCall, script_call, widths
+from lipcert.load.choose import choose
 from lipcert.load.fingerprint import graph_fingerprint, quiet
-from lipcert.load.inputs import ALONE, NOTHING, InputChoice
+from lipcert.load.inputs import NOTHING, Chosen, InputChoice, Part
 from lipcert.load.original import references, rows
-from lipcert.load.pick import pick
 from lipcert.load.script_archive import rebuilt
 from lipcert.load.source import Source
 from lipcert.sandbox.child import step
-from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError
-
-
-@dataclass(frozen=True)
-class _Script:
-    """What the file says before anything of it runs."""
-
-    module: Any  # torch.jit.ScriptModule, eval mode, on the CPU
-    input_name: str
-    dtype: torch.dtype
+from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError, printable
 
 
 def read_torchscript(path: Path, wanted: InputChoice = NOTHING, *, seconds: float = 60.0) -> Source:
     """`seconds`: for each run of the file's code.
 
-    Raises UnreadableError, RefusedModel, or UsageError where a shape or a name has to be given.
+    Raises UnreadableError, RefusedModel, or UsageError where a shape, a name or a value has to be given.
     """
     archive = rebuilt(open_archive(path))
-    wanted.alone(f"{path} (TorchScript)")
-    input_shape, input_name, output_name = wanted.shapes.get(ALONE), wanted.names, wanted.output
     with quiet():
-        script = _load(path, archive, input_name, seconds)
-        warnings: tuple[str, ...] = ()
-        if input_shape is None:
-            input_shape, where = _shape_from_first_linear(script.module)
-            if input_shape is None:
-                raise UsageError(f"{path}: TorchScript does not record the input shape: give --input-shape")
-            warnings = (f"input shape {input_shape} taken from {where}; another one can be given with --input-shape",)
-        example = torch.zeros(input_shape, dtype=script.dtype)
+        with step(f"{path}: torch.jit.load", seconds, UnreadableError):
+            module = torch.jit.load(io.BytesIO(archive), map_location="cpu").eval()
+        kinds = [tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
+        with step(f"{path}: reading forward", seconds):
+            call = script_call(path, module, wanted, kinds[0] if kinds else torch.float32)
+        if not any(one.state for one in call.arguments.declared) and call.others:
+            raise RefusedModel("forward writes to its own attributes, so it is not a function of its input alone")
+        wanted, warnings = _with_first_shape(module, call, wanted)
+        runs = functools.partial(_runs, path, module, call)
+        chosen = choose(path, call.arguments.declared, wanted, runs=runs, widths=widths(module))
+        example = torch.zeros(chosen.shape, dtype=one_type(path, chosen))
+        joined = Joined(module, call.arguments, chosen, wanted.output, call.states, call.others)
         with step(f"{path}: tracing forward", seconds):
-            traced = _traced(script.module, example, output_name)
+            traced = _traced(joined, example)
 
     def run(points: np.ndarray, kind: torch.dtype) -> np.ndarray:
         with step(f"{path}: evaluating forward", seconds):
-            return _evaluate(script.module, points, kind, output_name)
+            return _evaluate(joined, points, kind)
 
+    kept = ", ".join(f"{printable(name)} = {printable(str(read_state(module, name)))}" for name in call.others)
     return Source(
         module=traced,
         example=example,
         format="torchscript",
-        input_name=script.input_name,
-        output_name=output_name or "output",
+        input_name=chosen.name,
+        output_name=wanted.output or "output",
         references=references("torchscript", run, example),
         warnings=warnings,
+        assumptions=chosen.notes + ((f"every call finds what the file stores: {kept}",) if kept else ()),
+        inputs=chosen.described(),
     )
 
 
-def _load(path: Path, archive: bytes, input_name: str | None, seconds: float) -> _Script:
-    with step(f"{path}: torch.jit.load", seconds, UnreadableError):
-        module = torch.jit.load(io.BytesIO(archive), map_location="cpu").eval()
-    arguments = list(module.forward.schema.arguments)[1:]
-    tensors = [argument.name for argument in arguments if str(argument.type) == "Tensor"]
-    required = [argument for argument in arguments if not argument.has_default_value()]
-    listed = ", ".join(f"{argument.name} ({argument.type})" for argument in arguments)
-    if input_name is not None and input_name not in tensors:
-        raise UsageError(f"{path}: --input-name {input_name}: forward takes {listed or 'nothing'}")
-    chosen = input_name or (tensors[0] if len(tensors) == 1 else None)
-    if chosen is None:
-        raise UsageError(f"{path}: forward takes {listed or 'nothing'}: lipcert treats one tensor; wrap the model")
-    others = [argument.name for argument in required if argument.name != chosen]
-    if others or (arguments and arguments[0].name != chosen):
-        raise RefusedModel(
-            f"{path}: forward takes {listed}; lipcert would have to invent the value of "
-            f"{', '.join(others) or 'the others'}. Export a module that fixes it",
-            node=(others or [arguments[0].name])[0],
-        )
-    kinds = [tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
-    return _Script(module, chosen, kinds[0] if kinds else torch.float32)
+def _with_first_shape(module: Any, call: ScriptCall, wanted: InputChoice) -> tuple[InputChoice, tuple[str, ...]]:
+    """The shape of the one tensor that moves, where the first layer tells it."""
+    tensors = [one for one in call.arguments.declared if one.dims is None and not one.optional]
+    if wanted.shapes or len(tensors) != 1:
+        return wanted, ()
+    shape, where = _shape_from_first_linear(module)
+    if shape is None:
+        return wanted, ()
+    said = f"input shape {shape} taken from {where}; another one can be given with --input-shape"
+    return replace(wanted, shapes={tensors[0].name: shape}), (said,)
+
+
+def _runs(
+    path: Path,
+    module: Any,
+    call: ScriptCall,
+    shapes: Mapping[str, tuple[int, ...]],
+    held: Mapping[str, torch.Tensor],
+) -> bool:
+    """Whether forward runs on zeros of these shapes."""
+    kinds = {one.name: getattr(torch, one.dtype) for one in call.arguments.declared if one.name in shapes}
+    parts = tuple(Part(name, shape, str(kinds[name]).removeprefix("torch.")) for name, shape in shapes.items())
+    joined = Joined(module, call.arguments, Chosen(parts, held), states=call.states, others=call.others)
+    try:
+        with step(f"{path}: trying shapes", 20.0), torch.no_grad(), quiet():
+            joined(torch.zeros(joined.chosen.shape, dtype=kinds[parts[0].name]))
+    except UsageError:  # of its outputs: it runs
+        return True
+    except LipcertError:
+        return False
+    return True
 
 
 def warm() -> None:
     """Tracing imports much of torch on first use."""
-    _trace(torch.relu, torch.zeros(1), None)
+    _trace(torch.relu, torch.zeros(1))
 
 
-def _trace(module: Any, example: torch.Tensor, output_name: str | None) -> torch.fx.GraphModule:
+def _trace(module: Any, example: torch.Tensor) -> torch.fx.GraphModule:
     """forward as a flat ATen graph. The input is cloned first: a module may change it in place."""
 
     def call(x: torch.Tensor) -> Any:
-        return pick(module(x.clone()), output_name)
+        return module(x.clone())
 
     options: dict[str, Any] = {"tracing_mode": "fake", "_allow_non_fake_inputs": True}
     with (
@@ -139,23 +151,27 @@ def _reason(problem: BaseException) -> str:
 def _attributes(traced: torch.fx.GraphModule) -> dict[str, torch.Tensor]:
     """Tensor of each get_attr node of the trace, by its target."""
     targets = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
-    return {target: getattr(traced, target) for target in targets}
+    found = {target: getattr(traced, target) for target in targets}
+    if any(isinstance(tensor, FakeTensor) for tensor in found.values()):
+        raise RefusedModel("forward takes a value out of the trace: it cannot be followed")
+    return found
 
 
-def _refuse_changed_state(module: Any, example: torch.Tensor) -> None:
+def _refuse_changed_state(module: Joined, example: torch.Tensor) -> None:
     """Gate 1 on the object itself, for it can name the buffer: one call may change nothing that the file stores."""
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in module.module.state_dict().items()}
     with torch.no_grad():
         module(example.clone())
-    for name, tensor in module.state_dict().items():
+    for name, tensor in module.module.state_dict().items():
         same = (tensor == before[name]) | (tensor.isnan() & before[name].isnan())
         if tensor.shape != before[name].shape or not bool(same.all()):
             raise RefusedModel(f"{name}: changed by every call, so the model is not a function of its input", node=name)
 
 
-def _restore_names(traced: torch.fx.GraphModule, module: Any) -> None:
+def _restore_names(traced: torch.fx.GraphModule, module: Joined) -> None:
     """Constants of the trace take the names they have in the file, for reports; the fingerprint does not see names."""
-    names = {_key(tensor): name for name, tensor in (*module.named_buffers(), *module.named_parameters())}
+    inside = module.module
+    names = {_key(tensor): name for name, tensor in (*inside.named_buffers(), *inside.named_parameters())}
     for node in traced.graph.nodes:
         if node.op != "get_attr" or (key := _key(getattr(traced, node.target))) not in names:
             continue
@@ -173,24 +189,21 @@ def _key(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
-def _traced(module: Any, example: torch.Tensor, output_name: str | None) -> torch.fx.GraphModule:
+def _traced(module: Joined, example: torch.Tensor) -> torch.fx.GraphModule:
     """The trace, where two are the same and no call changes the module."""
-    frozen = torch.jit.freeze(module, optimize_numerics=False)  # only read; it drops the branches for training
-    if "prim::SetAttr" in str(frozen.graph):
-        raise RefusedModel("forward writes to its own attributes, so it is not a function of its input alone")
     _refuse_changed_state(module, example)
-    first, second = (_trace(module, example, output_name) for _ in range(2))
+    first, second = (_trace(module, example) for _ in range(2))
     if graph_fingerprint(first.graph, _attributes(first)) != graph_fingerprint(second.graph, _attributes(second)):
         raise RefusedModel("two traces of forward differ: it is not a function of its input alone")
     _restore_names(first, module)
     return first
 
 
-def _evaluate(module: Any, points: np.ndarray, dtype: torch.dtype, output_name: str | None) -> np.ndarray:
+def _evaluate(module: Joined, points: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     """On a copy in `dtype`: the trace holds the tensors of the module itself."""
     with quiet(), torch.no_grad():
         promoted = copy.deepcopy(module).to(dtype)
-    return rows(lambda x: pick(promoted(x), output_name), points, dtype)
+    return rows(promoted, points, dtype)
 
 
 def _shape_from_first_linear(module: Any) -> tuple[tuple[int, ...] | None, str]:

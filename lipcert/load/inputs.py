@@ -37,6 +37,7 @@ class Declared:
     dims: tuple[int | str, ...] | None
     likely: tuple[int, ...] = ()
     optional: bool = False  # the model has a value of its own for it
+    state: bool = False  # kept in the model from call to call, and changed by each
 
     def is_called(self, text: str) -> bool:
         return text in (self.name, printable(self.name), self.name.encode("unicode_escape").decode())
@@ -68,15 +69,6 @@ class InputChoice:
             shapes = {ALONE: tuple(int(n) for n in input_shape)}
         names = input_name if input_name is None or isinstance(input_name, str) else ",".join(input_name)
         return cls(names, output_name, shapes, {name: as_value(name, value) for name, value in (fix or {}).items()})
-
-    def alone(self, what: str) -> InputChoice:
-        """Of formats in which one tensor moves and nothing is held: UsageError for what says more, never left out."""
-        said = "--fix" if self.fixed else "--input-shape NAME=" if {*self.shapes} - {ALONE} else None
-        if said is not None:
-            raise UsageError(
-                f"{said}: {what} is read with one tensor that moves and no other; wrap it, or export it as ONNX"
-            )
-        return self
 
     def moving(self, declared: Sequence[Declared]) -> tuple[str, ...] | None:
         if self.names is None:

@@ -111,7 +111,7 @@ class Model:
 def load(
     path_or_module: str | Path | torch.nn.Module,
     *,
-    input_shape: Sequence[int] | torch.Tensor | Mapping[str, Sequence[int]] | None = None,
+    input_shape: Sequence[Any] | torch.Tensor | Mapping[str, Any] | None = None,
     input_name: str | Sequence[str] | None = None,
     output_name: str | None = None,
     fix: Mapping[str, Any] | None = None,
@@ -124,7 +124,7 @@ def load(
     """Read a model file or an nn.Module. `mean`, `std`: the network becomes f((x - mean) / std), in raw input units.
 
     Of several inputs, `input_name` moves: "a", or "a,b" as one vector; `fix` holds others at numbers or arrays, by name;
-    `input_shape` may be a mapping of names. What is held is in `info["fixed"]`, what x consists of in `info["parts"]`.
+    `input_shape` may be a mapping of names, for modules with example tensors, in nests. What is held is in `info["fixed"]`, what x consists of in `info["parts"]`.
 
     Files are read in a sandbox (`info["sandbox"]` says which); modules in this process. One thread loads at a time.
     Raises UnreadableError (exit 2), UsageError (exit 2) or RefusedModel (exit 3, names the node).

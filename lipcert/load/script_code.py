@@ -97,7 +97,7 @@ class Script:
         for module in self.modules.values():
             bodies = [d for name, d in module.definitions.items() if f"{module.name}.{name}" in self.reached]
             if bodies:
-                tree = ast.Module([self._trimmed(body) for body in bodies], [])
+                tree = _Values().visit(ast.Module([self._trimmed(body) for body in bodies], []))
                 kept[module.member] = module.header + ast.unparse(ast.fix_missing_locations(tree)) + "\n"
         return kept
 
@@ -117,6 +117,17 @@ class Script:
             return definition
         body = [p for p in definition.body if not isinstance(p, ast.FunctionDef) or self.is_called(p.name)]
         return ast.ClassDef(definition.name, definition.bases, [], body or [ast.Pass()], [], type_params=[])  # type: ignore[call-arg]
+
+
+class _Values(ast.NodeTransformer):
+    """`ops.prim.data(x)`, x without its history, as `torch.detach(x)`: a trace follows the latter and would take the former
+    for a constant."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if ast.unparse(node.func) == "ops.prim.data":
+            node.func = ast.Attribute(ast.Name("torch", ast.Load()), "detach", ast.Load())
+        return node
 
 
 def _is_header(statement: ast.stmt) -> bool:

@@ -203,17 +203,3 @@ def test_every_command_takes_what_is_held(critic: Path, tmp_path: Path) -> None:
         assert run(*command, *question) == 0, command
         said = json.loads(report.read_text())
         assert command[0] in ("inspect", "track") or "2.0, -1.0" in said["question"]["fixed"]["a"], command
-
-
-def test_formats_of_one_tensor_leave_nothing_out(tmp_path: Path) -> None:
-    """A value of an argument that has a default would else be read as that default."""
-    import torch
-
-    class Scaled(torch.nn.Module):
-        def forward(self, x: torch.Tensor, scale: float = 3.0) -> torch.Tensor:
-            return scale * x
-
-    torch.jit.script(Scaled()).save(tmp_path / "m.pt")
-    for model in (tmp_path / "m.pt", Scaled()):
-        with pytest.raises(UsageError, match=r"fix: .* is read with one tensor"):
-            lipcert.load(model, input_shape=(1, 2), fix={"scale": 2.0})

@@ -104,6 +104,10 @@ def _lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     return start + weight * (end - start)
 
 
+def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    return source.to(x.dtype).expand(x.shape)
+
+
 def _solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
     return aten._linalg_solve_ex.default(a, b, left=left)[0]
 
@@ -125,6 +129,7 @@ OWN: dict[Operator, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.rrelu.default: _rrelu,
     aten.lerp.Scalar: _lerp,
+    aten.copy.default: _copy,
     # without torch's check for singular matrices, which is a side effect: the lowering proves that there is an inverse
     aten.linalg_solve.default: _solve,
     aten.linalg_inv.default: _inverse,
