@@ -24,7 +24,7 @@ from torch.export import ExportedProgram
 from lipcert.load.archive import TENSOR_GLOBALS, TEXT_LIMIT, TOTAL_LIMIT, Archive, check_pickle, open_archive
 from lipcert.load.call.arguments import one_type
 from lipcert.load.call.joined import Joined
-from lipcert.load.call.program import Entry, arguments_of, check_numbers, entries
+from lipcert.load.call.program import TensorInput, arguments_of, check_numbers, entries
 from lipcert.load.call.state import changed_by, with_states
 from lipcert.load.choose import choose
 from lipcert.load.exported_schema import checked
@@ -53,7 +53,7 @@ def read_exported(path: Path, wanted: InputChoice = NOTHING, *, seconds: float =
     archive = open_archive(path)
     model = scan(archive)
     taken = entries(path, model, _dtype)
-    if not any(isinstance(one, Entry) for one in taken):
+    if not any(isinstance(one, TensorInput) for one in taken):
         raise UnreadableError(f"{path}: the program has no input: it is a constant")
     with quiet():
         arguments, warnings = arguments_of(path, taken, wanted, model)

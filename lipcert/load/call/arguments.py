@@ -19,7 +19,7 @@ NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Leaf:
+class Slot:
     """An input in its place. `number`: handed over as a number of Python. `always`: (value,) where the file fixes it."""
 
     name: str
@@ -29,7 +29,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Arguments:
-    """`declared`: all inputs. `positional`, `keywords`: nests of `Leaf`. What is optional and not said is left out."""
+    """`declared`: all inputs. `positional`, `keywords`: nests of `Slot`. What is optional and not said is left out."""
 
     declared: tuple[Declared, ...]
     positional: tuple[Any, ...] = ()
@@ -46,7 +46,7 @@ class Arguments:
     def call(self, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(positional, keywords) of a call with these values of inputs."""
         given = {name: nest for name, nest in self.keywords.items() if _said(nest, values)}
-        return pytree.tree_map_only(Leaf, lambda leaf: _value(leaf, values), (self.positional, given), is_leaf=_is_leaf)
+        return pytree.tree_map_only(Slot, lambda leaf: _value(leaf, values), (self.positional, given), is_leaf=_is_slot)
 
     def zeros(self, held: Mapping[str, np.ndarray] = NOTHING) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """A call with what is held and otherwise zeros of the declared shapes, as far as they are known."""
@@ -68,27 +68,27 @@ class Arguments:
     @property
     def numbers(self) -> set[str]:
         """Inputs that are handed over as numbers of Python, not as tensors."""
-        return {leaf.name for leaf in leaves((self.positional, dict(self.keywords))) if leaf.number}
+        return {leaf.name for leaf in slots((self.positional, dict(self.keywords))) if leaf.number}
 
 
-def leaves(nest: Any) -> list[Leaf]:
-    return [leaf for leaf in pytree.tree_leaves(nest, is_leaf=_is_leaf) if isinstance(leaf, Leaf)]
+def slots(nest: Any) -> list[Slot]:
+    return [leaf for leaf in pytree.tree_leaves(nest, is_leaf=_is_slot) if isinstance(leaf, Slot)]
 
 
-def _is_leaf(value: Any) -> bool:
-    return isinstance(value, Leaf)
+def _is_slot(value: Any) -> bool:
+    return isinstance(value, Slot)
 
 
 def _is_tensor(nests: Sequence[Any]) -> bool:
     required = [nest for nest in nests if nest is not None]
-    return bool(required) and isinstance(required[0], Leaf) and not required[0].number
+    return bool(required) and isinstance(required[0], Slot) and not required[0].number
 
 
 def _said(nest: Any, values: Mapping[str, Any]) -> bool:
-    return all(leaf.name in values or leaf.always for leaf in leaves(nest))
+    return all(leaf.name in values or leaf.always for leaf in slots(nest))
 
 
-def _value(leaf: Leaf, values: Mapping[str, Any]) -> Any:
+def _value(leaf: Slot, values: Mapping[str, Any]) -> Any:
     return leaf.always[0] if leaf.always else values[leaf.name]
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from lipcert.load.call.arguments import Arguments, Leaf
+from lipcert.load.call.arguments import Arguments, Slot
 from lipcert.load.inputs import ALONE, Chosen, Declared, InputChoice
 from lipcert.terms.errors import UnreadableError, UsageError, printable
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorInput:
     """A tensor that the program takes. `sizes`: None where dynamic, `lower` to `upper` (None: any) then."""
 
     name: str
@@ -46,7 +46,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Number:
+class NumberInput:
     """What is no tensor: the program holds for this value alone."""
 
     name: str
@@ -59,25 +59,25 @@ class Number:
         return None if kind is None else Declared(self.name, kind, (), optional=True)
 
 
-def entries(path: Path, model: Mapping[str, Any], dtypes: Any) -> list[Entry | Number]:
+def entries(path: Path, model: Mapping[str, Any], dtypes: Any) -> list[TensorInput | NumberInput]:
     """In the order in which a call is flattened. `dtypes`: number of a dtype in the file -> dtype."""
-    found: list[Entry | Number] = []
+    found: list[TensorInput | NumberInput] = []
     for spec in model["graph_module"]["signature"]["input_specs"]:
         if "user_input" in spec:
             ((kind, value),) = spec["user_input"]["arg"].items()
             if kind == "as_tensor":
                 found.append(_entry(path, model, value["name"], dtypes))
             elif kind == "as_none":
-                found.append(Number("", None))
+                found.append(NumberInput("", None))
             else:
                 raise UsageError(f"{path}: the program takes an input that is no tensor ({kind}): wrap the model")
         elif "constant_input" in spec:
             ((_, value),) = spec["constant_input"]["value"].items()
-            found.append(Number(spec["constant_input"]["name"], value))
+            found.append(NumberInput(spec["constant_input"]["name"], value))
     return found
 
 
-def _entry(path: Path, model: Mapping[str, Any], name: str, dtypes: Any) -> Entry:
+def _entry(path: Path, model: Mapping[str, Any], name: str, dtypes: Any) -> TensorInput:
     meta = model["graph_module"]["graph"]["tensor_values"].get(name)
     if meta is None:
         raise UnreadableError(f"{path}: models/model.json does not describe its input {name}")
@@ -98,28 +98,28 @@ def _entry(path: Path, model: Mapping[str, Any], name: str, dtypes: Any) -> Entr
         upper.append(limits.get("max_val"))
     if min(lower, default=1) < 0:
         raise UnreadableError(f"{path}: models/model.json gives its input {name} a negative size")
-    return Entry(name, tuple(sizes), tuple(lower), tuple(upper), dtypes(path, meta["dtype"]))
+    return TensorInput(name, tuple(sizes), tuple(lower), tuple(upper), dtypes(path, meta["dtype"]))
 
 
 def arguments_of(
-    path: Path, taken: Sequence[Entry | Number], wanted: InputChoice, model: Mapping[str, Any]
+    path: Path, taken: Sequence[TensorInput | NumberInput], wanted: InputChoice, model: Mapping[str, Any]
 ) -> tuple[Arguments, tuple[str, ...]]:
     """Of `model`, all of which is checked. Open sizes are at their lowest where nothing is said."""
     declared: list[Declared] = []
     warnings: list[str] = []
-    leaves: list[Leaf] = []
-    tensors = [one for one in taken if isinstance(one, Entry)]
+    leaves: list[Slot] = []
+    tensors = [one for one in taken if isinstance(one, TensorInput)]
     names = [one.name for one in tensors]
     for one in taken:
-        if isinstance(one, Number):
+        if isinstance(one, NumberInput):
             declared += [] if one.declared is None else [one.declared]
-            leaves.append(Leaf(one.name, number=True, always=(one.value,)))
+            leaves.append(Slot(one.name, number=True, always=(one.value,)))
             continue
         alone = wanted.shapes.get(ALONE) if wanted.names == one.name or names == [one.name] else None
         shape, said = one.shape(path, wanted.shapes.get(one.name, alone))
         declared.append(Declared(one.name, str(one.dtype).removeprefix("torch."), shape))
         warnings += said
-        leaves.append(Leaf(one.name))
+        leaves.append(Slot(one.name))
     try:
         whole = next(one for one in model["graph_module"]["module_call_graph"] if not one["fqn"])
         spec = pytree.treespec_loads(whole["signature"]["in_spec"])  # containers of Python only: checked
@@ -129,10 +129,10 @@ def arguments_of(
     return Arguments(tuple(declared), tuple(positional), keywords), tuple(dict.fromkeys(warnings))
 
 
-def check_numbers(path: Path, taken: Sequence[Entry | Number], chosen: Chosen) -> None:
+def check_numbers(path: Path, taken: Sequence[TensorInput | NumberInput], chosen: Chosen) -> None:
     """What is held may not differ from what the program was exported with."""
     for one in taken:
-        if isinstance(one, Number) and one.name in chosen.held and chosen.held[one.name].item() != one.value:
+        if isinstance(one, NumberInput) and one.name in chosen.held and chosen.held[one.name].item() != one.value:
             raise UsageError(
                 f"{path}: --fix {printable(one.name)}: the program was exported with {one.value}, and holds for no other value"
             )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipcert.load.call.arguments import Arguments, Leaf
+from lipcert.load.call.arguments import Arguments, Slot
 from lipcert.load.inputs import Declared, InputChoice
 from lipcert.terms.errors import UsageError
 
@@ -28,7 +28,7 @@ def python_call(module: torch.nn.Module, given: Any, wanted: InputChoice, dtype:
         for name, one in inspect.signature(module.forward).parameters.items()
         if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     }
-    reader = _Reader(str(dtype).removeprefix("torch."))
+    reader = _Nests(str(dtype).removeprefix("torch."))
     named = _by_name(given, list(parameters), wanted)
     for name in named:
         if name not in parameters:
@@ -67,7 +67,7 @@ def is_shape(value: Any) -> bool:
     return isinstance(value, tuple | list | torch.Size) and all(isinstance(n, int | np.integer) for n in value)
 
 
-class _Reader:
+class _Nests:
     def __init__(self, dtype: str):
         self.dtype = dtype
         self.declared: list[Declared] = []
@@ -75,10 +75,10 @@ class _Reader:
     def nest(self, name: str, example: Any) -> Any:
         if isinstance(example, torch.Tensor):
             self.declared.append(Declared(name, str(example.dtype).removeprefix("torch."), tuple(example.shape)))
-            return Leaf(name)
+            return Slot(name)
         if is_shape(example):
             self.declared.append(Declared(name, self.dtype, tuple(int(n) for n in example)))
-            return Leaf(name)
+            return Slot(name)
         if isinstance(example, Mapping):
             return {key: self.nest(f"{name}.{key}", one) for key, one in example.items()}
         if isinstance(example, tuple | list):
@@ -94,4 +94,4 @@ class _Reader:
             kind = _NUMBERS[annotation]
         number = annotation in _NUMBERS or (value is not None and value.ndim == 0 and annotation is not torch.Tensor)
         self.declared.append(Declared(name, kind, () if number else None, optional=optional))
-        return Leaf(name, number=number)
+        return Slot(name, number=number)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lipcert.load.call.arguments import Arguments, Leaf
+from lipcert.load.call.arguments import Arguments, Slot
 from lipcert.load.call.state import with_states
 from lipcert.load.inputs import Declared, InputChoice
 from lipcert.terms.errors import RefusedModel, UsageError
@@ -35,7 +35,7 @@ def script_call(path: object, module: Any, wanted: InputChoice, dtype: torch.dty
     )
     changed = _changed(module)
     states = tuple(name for name, kind in changed.items() if kind == "Tensor")
-    reader = _Reader(path, wanted, str(dtype).removeprefix("torch."), _compared(nodes), _keys(nodes))
+    reader = _Schema(path, wanted, str(dtype).removeprefix("torch."), _compared(nodes), _keys(nodes))
     keywords = {}
     for argument in list(module.forward.schema.arguments)[1:]:
         nest = reader.nest(argument.name, argument.type, argument.has_default_value())
@@ -46,7 +46,7 @@ def script_call(path: object, module: Any, wanted: InputChoice, dtype: torch.dty
     return ScriptCall(arguments, states, others)
 
 
-class _Reader:
+class _Schema:
     """Arguments one after another; `declared` collects the inputs that they hold."""
 
     def __init__(
@@ -64,11 +64,11 @@ class _Reader:
             return self.nest(name, kind.getElementType(), optional)
         if text == "TensorType":
             self.declared.append(Declared(name, self.dtype, None, optional=optional))
-            return Leaf(name)
+            return Slot(name)
         if str(kind) in NUMBERS:
             likely = self.likely if str(kind) == "int" else ()
             self.declared.append(Declared(name, NUMBERS[str(kind)], (), likely, optional))
-            return Leaf(name, number=True)
+            return Slot(name, number=True)
         if text == "TupleType":
             return tuple(self.nest(f"{name}.{k}", part, optional) for k, part in enumerate(kind.elements()))
         if text in ("ListType", "DictType"):

@@ -14,10 +14,13 @@ from lipcert.load.call.arguments import Arguments
 from lipcert.load.call.joined import read_state
 from lipcert.load.inputs import Declared
 
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
 
 def changed_by(module: torch.nn.Module, positional: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[str, ...]:
     """Paths of the tensors (buffers and attributes) of `module` that such a call changes, tried on a copy with noise added to
-    what is real. None where it does not run: capture will say why."""
+    what is real. None where it does not run: capture will say why. Not the statistics of a BatchNorm in training mode,
+    which nobody means: gate 1 refuses them."""
     trial = copy.deepcopy(module)
     before = {name: tensor.clone() for name, tensor in _tensors(trial).items()}
     draw = torch.Generator().manual_seed(0)
@@ -33,7 +36,8 @@ def changed_by(module: torch.nn.Module, positional: Sequence[Any], keywords: Map
     except Exception:
         return ()
     after = _tensors(trial)
-    return tuple(name for name, tensor in before.items() if name in after and not _same(tensor, after[name]))
+    changed = [name for name, tensor in before.items() if name in after and not _same(tensor, after[name])]
+    return tuple(name for name in changed if name.rpartition(".")[2] not in _STATISTICS)
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
