@@ -19,7 +19,7 @@ NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Slot:
+class InputSlot:
     """An input in its place. `number`: handed over as a number of Python. `always`: (value,) where the file fixes it."""
 
     name: str
@@ -29,7 +29,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Arguments:
-    """`declared`: all inputs. `positional`, `keywords`: nests of `Slot`. What is optional and not said is left out."""
+    """`declared`: all inputs. `positional`, `keywords`: nests of `InputSlot`. What is optional and not said is left out."""
 
     declared: tuple[Declared, ...]
     positional: tuple[Any, ...] = ()
@@ -46,7 +46,9 @@ class Arguments:
     def call(self, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(positional, keywords) of a call with these values of inputs."""
         given = {name: nest for name, nest in self.keywords.items() if _said(nest, values)}
-        return pytree.tree_map_only(Slot, lambda leaf: _value(leaf, values), (self.positional, given), is_leaf=_is_slot)
+        return pytree.tree_map_only(
+            InputSlot, lambda leaf: _value(leaf, values), (self.positional, given), is_leaf=_is_slot
+        )
 
     def zeros(self, held: Mapping[str, np.ndarray] = NOTHING) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """A call with what is held and otherwise zeros of the declared shapes, as far as they are known."""
@@ -71,24 +73,24 @@ class Arguments:
         return {leaf.name for leaf in slots((self.positional, dict(self.keywords))) if leaf.number}
 
 
-def slots(nest: Any) -> list[Slot]:
-    return [leaf for leaf in pytree.tree_leaves(nest, is_leaf=_is_slot) if isinstance(leaf, Slot)]
+def slots(nest: Any) -> list[InputSlot]:
+    return [leaf for leaf in pytree.tree_leaves(nest, is_leaf=_is_slot) if isinstance(leaf, InputSlot)]
 
 
 def _is_slot(value: Any) -> bool:
-    return isinstance(value, Slot)
+    return isinstance(value, InputSlot)
 
 
 def _is_tensor(nests: Sequence[Any]) -> bool:
     required = [nest for nest in nests if nest is not None]
-    return bool(required) and isinstance(required[0], Slot) and not required[0].number
+    return bool(required) and isinstance(required[0], InputSlot) and not required[0].number
 
 
 def _said(nest: Any, values: Mapping[str, Any]) -> bool:
     return all(leaf.name in values or leaf.always for leaf in slots(nest))
 
 
-def _value(leaf: Slot, values: Mapping[str, Any]) -> Any:
+def _value(leaf: InputSlot, values: Mapping[str, Any]) -> Any:
     return leaf.always[0] if leaf.always else values[leaf.name]
 
 

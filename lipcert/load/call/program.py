@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from lipcert.load.call.arguments import Arguments, Slot
+from lipcert.load.call.arguments import Arguments, InputSlot
 from lipcert.load.inputs import ALONE, Chosen, Declared, InputChoice
 from lipcert.terms.errors import UnreadableError, UsageError, printable
 
@@ -107,19 +107,19 @@ def arguments_of(
     """Of `model`, all of which is checked. Open sizes are at their lowest where nothing is said."""
     declared: list[Declared] = []
     warnings: list[str] = []
-    leaves: list[Slot] = []
+    leaves: list[InputSlot] = []
     tensors = [one for one in taken if isinstance(one, TensorInput)]
     names = [one.name for one in tensors]
     for one in taken:
         if isinstance(one, NumberInput):
             declared += [] if one.declared is None else [one.declared]
-            leaves.append(Slot(one.name, number=True, always=(one.value,)))
+            leaves.append(InputSlot(one.name, number=True, always=(one.value,)))
             continue
         alone = wanted.shapes.get(ALONE) if wanted.names == one.name or names == [one.name] else None
         shape, said = one.shape(path, wanted.shapes.get(one.name, alone))
         declared.append(Declared(one.name, str(one.dtype).removeprefix("torch."), shape))
         warnings += said
-        leaves.append(Slot(one.name))
+        leaves.append(InputSlot(one.name))
     try:
         whole = next(one for one in model["graph_module"]["module_call_graph"] if not one["fqn"])
         spec = pytree.treespec_loads(whole["signature"]["in_spec"])  # containers of Python only: checked

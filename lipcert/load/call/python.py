@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipcert.load.call.arguments import Arguments, Slot
+from lipcert.load.call.arguments import Arguments, InputSlot
 from lipcert.load.inputs import Declared, InputChoice
 from lipcert.terms.errors import UsageError
 
@@ -75,10 +75,10 @@ class _Nests:
     def nest(self, name: str, example: Any) -> Any:
         if isinstance(example, torch.Tensor):
             self.declared.append(Declared(name, str(example.dtype).removeprefix("torch."), tuple(example.shape)))
-            return Slot(name)
+            return InputSlot(name)
         if is_shape(example):
             self.declared.append(Declared(name, self.dtype, tuple(int(n) for n in example)))
-            return Slot(name)
+            return InputSlot(name)
         if isinstance(example, Mapping):
             return {key: self.nest(f"{name}.{key}", one) for key, one in example.items()}
         if isinstance(example, tuple | list):
@@ -94,4 +94,4 @@ class _Nests:
             kind = _NUMBERS[annotation]
         number = annotation in _NUMBERS or (value is not None and value.ndim == 0 and annotation is not torch.Tensor)
         self.declared.append(Declared(name, kind, () if number else None, optional=optional))
-        return Slot(name, number=number)
+        return InputSlot(name, number=number)

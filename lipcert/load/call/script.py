@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lipcert.load.call.arguments import Arguments, Slot
+from lipcert.load.call.arguments import Arguments, InputSlot
 from lipcert.load.call.state import with_states
 from lipcert.load.inputs import Declared, InputChoice
 from lipcert.terms.errors import RefusedModel, UsageError
@@ -64,11 +64,11 @@ class _Schema:
             return self.nest(name, kind.getElementType(), optional)
         if text == "TensorType":
             self.declared.append(Declared(name, self.dtype, None, optional=optional))
-            return Slot(name)
+            return InputSlot(name)
         if str(kind) in NUMBERS:
             likely = self.likely if str(kind) == "int" else ()
             self.declared.append(Declared(name, NUMBERS[str(kind)], (), likely, optional))
-            return Slot(name, number=True)
+            return InputSlot(name, number=True)
         if text == "TupleType":
             return tuple(self.nest(f"{name}.{k}", part, optional) for k, part in enumerate(kind.elements()))
         if text in ("ListType", "DictType"):
