@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
@@ -15,7 +15,7 @@ from lipcert.network.graph import Graph
 from lipcert.network.intervals import interval_ranges
 from lipcert.proofs.disproof import disproof
 from lipcert.terms.progress import Progress
-from lipcert.terms.query import Norm, P, Region
+from lipcert.terms.query import Norm, Output, P, Region
 from lipcert.terms.result import Refusal, Result, Side
 
 
@@ -118,3 +118,7 @@ class Method(Protocol):
     def run(self, problem: Problem) -> Result:
         """A Bound, or a Refusal that names the node and says why."""
         ...
+
+    def run_together(self, problem: Problem, outputs: Sequence[Output]) -> list[list[Result]] | None:
+        """The result for each of the outputs, and what was found aside, from one search; None: they are asked one by one."""
+        return None

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from lipcert.methods.problem import REGION, Cost, Method, Problem
+from lipcert.network.edit import row_of
 from lipcert.network.graph import Graph
-from lipcert.regions.enumeration.constant import cells_of, check_inputs, constant, reads
+from lipcert.regions.enumeration.constant import Bracket, cells_of, check_inputs, constant, constants, reads
 from lipcert.regions.enumeration.hinges import hinged
 from lipcert.regions.quadratic.surrogate import is_quadratic, surrogate
 from lipcert.terms.errors import RefusedModel
+from lipcert.terms.query import Output
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 COMPILATION = 120.0  # seconds, on a slow machine
+TOGETHER = 128  # functionals asked at once
+MANY = 4  # times the seconds of one
 
 
 def _is_quadratic(graph: Graph) -> bool:
@@ -61,12 +68,39 @@ class Regions(Method):
 
     def run(self, problem: Problem) -> Result:
         start = time.perf_counter()
-        if (refusal := self.refuses(problem)) is not None:
+        if (refusal := self.refuses(problem) or self._compiles(problem)) is not None:
             return refusal
-        from lipcert.regions.enumeration.compiled import on_disk
         from lipcert.regions.enumeration.everywhere import everywhere
-        from lipcert.regions.enumeration.tree import prepare
         from lipcert.regions.quadratic.constant import quadratic_constant
+
+        deadline = problem.deadline if problem.deadline is not None else time.monotonic() + self.seconds
+        tell = _telling(problem)
+        if problem.region is None:
+            found = everywhere(problem.graph, problem.norm, problem.rtol, deadline, report=tell)
+        else:
+            search = quadratic_constant if _is_quadratic(problem.graph) else constant
+            found = search(problem.graph, cells_of(problem.region), problem.norm, problem.rtol, deadline, report=tell)
+        result, *aside = self._results(problem, found, time.perf_counter() - start)
+        problem.aside.extend(aside)
+        return result
+
+    def run_together(self, problem: Problem, outputs: Sequence[Output]) -> list[list[Result]] | None:
+        if problem.region is None or not 1 < len(outputs) <= TOGETHER or _is_quadratic(problem.graph):
+            return None
+        start = time.perf_counter()
+        if (refusal := self.refuses(problem) or self._compiles(problem)) is not None:
+            return [[refusal] for _ in outputs]
+        deadline = problem.deadline if problem.deadline is not None else time.monotonic() + MANY * self.seconds
+        rows = torch.stack([row_of(output, problem.graph.nodes[problem.graph.output].size) for output in outputs])
+        cells, tell = cells_of(problem.region), _telling(problem)
+        brackets = constants(problem.graph, rows, cells, problem.norm, problem.rtol, deadline, report=tell)
+        seconds = (time.perf_counter() - start) / len(outputs)
+        return [self._results(problem, found, seconds) for found in brackets]
+
+    def _compiles(self, problem: Problem) -> Refusal | None:
+        """Machine code is made or read; a Refusal where the budget is too small for making it."""
+        from lipcert.regions.enumeration.compiled import on_disk
+        from lipcert.regions.enumeration.tree import prepare
 
         if not on_disk():
             if problem.deadline is not None and problem.deadline < time.monotonic() + COMPILATION:
@@ -74,21 +108,22 @@ class Regions(Method):
                 return Refusal(self.name, self.side, "refused", reason)
             problem.say("regions: compiling, once")
         prepare()
-        deadline = problem.deadline if problem.deadline is not None else time.monotonic() + self.seconds
+        return None
 
-        def tell(upper: float, lower: float) -> None:
-            problem.say(f"regions: {lower:.6g} .. {upper:.6g}")
-
-        if problem.region is None:
-            found = everywhere(problem.graph, problem.norm, problem.rtol, deadline, report=tell)
-        else:
-            search = quadratic_constant if _is_quadratic(problem.graph) else constant
-            found = search(problem.graph, cells_of(problem.region), problem.norm, problem.rtol, deadline, report=tell)
-        seconds = time.perf_counter() - start
+    def _results(self, problem: Problem, found: Bracket, seconds: float) -> list[Result]:
+        """The upper value, or why there is none, and the lower one."""
         counts = {"cells": found.cells, "leaves": found.leaves, "open": found.open, "exact": found.exact}
         witness = {"x": found.point.tolist(), "shape": list(problem.graph.input_shape)}
-        problem.aside.append(Bound(self.name, "lower", "sampled", found.lower, seconds, witness, dict(counts)))
+        lower = Bound(self.name, "lower", "sampled", found.lower, seconds, witness, dict(counts))
         if not math.isfinite(found.upper):
-            return Refusal(self.name, self.side, "timeout", "the budget was spent: raise --budget", None, seconds)
+            reason = "the budget was spent: raise --budget"
+            return [Refusal(self.name, self.side, "timeout", reason, None, seconds), lower]
         details = {"closed": found.closed, "rtol": problem.rtol, "lower": found.lower, **counts}
-        return Bound(self.name, self.side, "proved", found.upper, seconds, None, details)
+        return [Bound(self.name, self.side, "proved", found.upper, seconds, None, details), lower]
+
+
+def _telling(problem: Problem) -> Callable[[float, float], None]:
+    def tell(upper: float, lower: float) -> None:
+        problem.say(f"regions: {lower:.6g} .. {upper:.6g}")
+
+    return tell

@@ -16,7 +16,7 @@ from lipcert.methods.problem import Method, OutOfTime, Problem
 from lipcert.network.graph import Graph
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.terms.errors import UsageError
-from lipcert.terms.query import Norm, Region
+from lipcert.terms.query import Norm, Output, Region
 from lipcert.terms.result import Refusal, Result
 
 FEW = 2  # inputs: the whole space is enumerated without being asked for
@@ -72,6 +72,18 @@ def run(method: Method, problem: Problem) -> Result:
         if reason is None:
             raise
         return Refusal(method.name, method.side, "refused", reason, None, time.perf_counter() - start)
+
+
+@keeps_subnormals
+def run_together(method: Method, problem: Problem, outputs: Sequence[Output]) -> list[list[Result]] | None:
+    """As `run`, of all outputs in one search; None: the method has none, or it failed."""
+    try:
+        with torch.no_grad():
+            return method.run_together(problem, outputs)
+    except RAISED as error:
+        if why(error) is None:
+            raise
+        return None
 
 
 def tell(progress: Any, result: Result) -> None:

@@ -70,12 +70,18 @@ def with_output(graph: Graph, output: Output) -> Graph:
     if output.kind == "logit":
         operator: Select | Dense = Select(torch.tensor([output.i]), size)
     else:
-        assert output.j is not None
-        row = torch.zeros(1, 1, size, dtype=torch.float64)
-        row[0, 0, output.i], row[0, 0, output.j] = 1.0, -1.0
-        operator = Dense(row)
+        operator = Dense(row_of(output, size).reshape(1, 1, size))
     node = Node(Linear(operator), (graph.output,), 1, (1,), f"--output {output}")
     return graph.then(node)
+
+
+def row_of(output: Output, size: int) -> Tensor:
+    """(size,): the functional of one logit, or of a difference of two."""
+    row = torch.zeros(size, dtype=torch.float64)
+    row[output.i] = 1.0
+    if output.j is not None:
+        row[output.j] = -1.0
+    return row
 
 
 def functionals(graph: Graph, output: Output) -> list[Output]:

@@ -3,12 +3,13 @@ partial report."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lipcert.methods import Method, Problem
-from lipcert.methods.run import run
+from lipcert.methods.run import run, run_together
 from lipcert.network.edit import functionals, with_output
 from lipcert.tasks.journal.resume import Resumed
 from lipcert.tasks.journal.seal import Seal
@@ -18,6 +19,7 @@ from lipcert.terms.result import Bound, Refusal, Result
 
 MAX_PAIRS = 4950  # 100 classes
 ONE_OF = {"pairs": "pair", "each": "output"}  # what a row is
+SHARE = 0.8  # of the time that is left for what answers for all of them at once
 WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that of the maximum
 
 
@@ -59,7 +61,16 @@ class Pairs:
                 top = again if isinstance(again, Bound) else top
             details = {**top.details, self.word: pair, f"{self.word}s": len(column)}
             merged.append(replace(top, seconds=seconds, details=details, proof=None))
-        return merged
+        return merged + self._aside(len(methods))
+
+    def _aside(self, methods: int) -> list[Result]:
+        """Of what was found beside the methods' own sides, all of it lower values, the largest."""
+        found = [(pair, r) for pair, results in self.found.items() for r in results[methods:] if isinstance(r, Bound)]
+        found = [(pair, r) for pair, r in found if r.side == "lower" and r.witness is not None]
+        if not found:
+            return []
+        pair, top = max(found, key=lambda item: item[1].value)
+        return [replace(top, details={**top.details, self.word: pair})]
 
 
 def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> Iterator[None]:
@@ -69,14 +80,40 @@ def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> It
         raise UsageError(
             f"--output {pairs.output}: the model has {len(scopes)} {words}; lipcert takes 1 to {MAX_PAIRS}"
         )
+    together = _Together(problem, [scope for scope in scopes if str(scope) not in pairs.found])
     for scope in scopes:
         if str(scope) not in pairs.found:
             one = _on_pair(problem, scope)
             for method in methods:
-                one.known.append(run(method, one))
-            pairs.add(str(scope), one.known)
+                one.known.append(together.result(method, one, scope))
+            pairs.add(str(scope), one.known + one.aside)
         problem.say(words, len(pairs.rows), len(scopes))
         yield
+
+
+@dataclass
+class _Together:
+    """Results of methods that answer for all `scopes` in one search, which is made when the first of them asks."""
+
+    problem: Problem
+    scopes: Sequence[Output]
+    known: dict[str, dict[str, list[Result]]] = field(default_factory=dict)
+
+    def result(self, method: Method, one: Problem, scope: Output) -> Result:
+        if method.name not in self.known:
+            self.known[method.name] = self._of_all(method)
+        if str(scope) not in self.known[method.name]:
+            return run(method, one)
+        found, *aside = self.known[method.name][str(scope)]
+        one.aside.extend(aside)
+        return found
+
+    def _of_all(self, method: Method) -> dict[str, list[Result]]:
+        end, now = self.problem.deadline, time.monotonic()
+        end = None if end is None else now + SHARE * (end - now)
+        whole = replace(self.problem, deadline=end, known=[], aside=[])
+        found = run_together(method, whole, self.scopes)
+        return {} if found is None else dict(zip(map(str, self.scopes), found, strict=True))
 
 
 def _on_pair(problem: Problem, scope: Output) -> Problem:

@@ -131,3 +131,48 @@ def test_options_of_methods(model: lipcert.Model) -> None:
     for options in ({"solver": "SCS"}, {"multipliers": "row"}, {"methods": ["product"], "multipliers": "layer"}):
         with pytest.raises(UsageError, match=r"multipliers|solver"):
             lipcert.bound(model, **options)
+
+
+def test_pairs_from_one_search(model: lipcert.Model) -> None:
+    """Method regions answers for all pairs, and for each output, from one tree: the same brackets as one by one."""
+    pytest.importorskip("numba")
+    box = lipcert.Box([-1.0] * 3, [1.0] * 3)
+    for output, word in (("pairs", "pair"), ("each", "output")):
+        found = lipcert.bound(model, region=box, norm="inf", methods=["regions"], output=output)
+        rows = found.summary[f"{word}s"]
+        assert len({result.details["cells"] for result in found.results}) == 1
+        for row in rows:
+            alone = lipcert.bound(model, region=box, norm="inf", methods=["regions"], output=row[word])
+            assert row["lower"] <= row["upper"] <= row["lower"] * (1 + 1e-6)
+            assert row["upper"] == pytest.approx(alone.upper, rel=1e-6)
+        assert found.upper == max(row["upper"] for row in rows)
+        assert found.lower == max(row["lower"] for row in rows)
+        lower = next(r for r in found.results if r.side == "lower")
+        assert lower.details[word] == max(rows, key=lambda row: row["lower"])[word]
+
+
+def test_planted_row_of_another_pair_is_found_out(model: lipcert.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in another order: the brackets of a pair no longer meet those of the same pair alone."""
+    pytest.importorskip("numba")
+    from lipcert.methods import regions
+
+    right = regions.row_of
+    monkeypatch.setattr(regions, "row_of", lambda output, size: right(output, size).roll(1))
+    box = lipcert.Box([-1.0] * 3, [1.0] * 3)
+    found = lipcert.bound(model, region=box, norm="inf", methods=["regions"], output="pairs")
+    alone = [
+        lipcert.bound(model, region=box, norm="inf", methods=["regions"], output=p["pair"])
+        for p in found.summary["pairs"]
+    ]
+    rows = zip(found.summary["pairs"], alone, strict=True)
+    assert any(one.lower > row["upper"] * (1 + 1e-6) or row["lower"] > one.upper * (1 + 1e-6) for row, one in rows)
+
+
+def test_a_small_budget_leaves_brackets_of_pairs(shared: object) -> None:
+    pytest.importorskip("numba")
+    model = lipcert.load(f"{shared}/models/acasxu_run2a_1_1.onnx")
+    x = torch.full(model.input_shape, 0.1, dtype=torch.float64)
+    region = lipcert.Box(x - 0.2, x + 0.2)
+    found = lipcert.bound(model, region=region, norm="inf", methods=["product", "regions"], output="pairs", budget=1.5)
+    assert len(found.summary["pairs"]) == 10
+    assert all(0 < row["lower"] <= row["upper"] for row in found.summary["pairs"])

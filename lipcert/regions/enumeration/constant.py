@@ -89,23 +89,62 @@ def constant(
     report: Callable[[float, float], None] | None = None,
 ) -> Bracket:
     """The bracket of sup ||J||_{p->q} over the one region in `cells`, closed to `rtol` unless the deadline comes first."""
+    size = graph.nodes[graph.output].size
+    return _brackets(graph, cells, norm, rtol, deadline, [0, size], [graph], report)[0]
+
+
+def constants(
+    graph: Graph,
+    rows: Tensor,
+    cells: Cells,
+    norm: Norm,
+    rtol: float,
+    deadline: float | None,
+    *,
+    report: Callable[[float, float], None] | None = None,
+) -> list[Bracket]:
+    """Of each of the functionals rows f, (k, outputs) float64, from one search. `report`: of the one that is farthest open."""
+    from lipcert.regions.enumeration.distance import functionals
+
+    k = len(rows)
+    together = functionals(graph, rows, torch.zeros(k, dtype=torch.float64))
+    alone = [functionals(graph, row[None], torch.zeros(1, dtype=torch.float64)) for row in rows]
+    return _brackets(together, cells, norm, rtol, deadline, list(range(k + 1)), alone, report)
+
+
+def _brackets(
+    graph: Graph,
+    cells: Cells,
+    norm: Norm,
+    rtol: float,
+    deadline: float | None,
+    starts: list[int],
+    parts: list[Graph],
+    report: Callable[[float, float], None] | None,
+) -> list[Bracket]:
+    """Question i is about the outputs starts[i] .. starts[i + 1] of `graph`, which are those of parts[i]."""
     from lipcert.regions.enumeration.attained import attained
     from lipcert.regions.enumeration.tree import Tree
 
     made = reads(graph, cells)
     ball = None if cells.norm == "inf" else (float(cells.radius[0].amax()), cells.norm)
-    tree = Tree(made, [0, made.layers[-1].size], norm, MARGIN * rtol, ball=ball, threads=torch.get_num_threads())
+    tree = Tree(made, starts, norm, MARGIN * rtol, ball=ball, threads=torch.get_num_threads())
 
     def tell(upper: np.ndarray, best: np.ndarray) -> None:
         if report is not None:
-            report(float(upper[0]), float(best[0]))
+            worst = int((upper / np.maximum(best, 1e-300)).argmax())
+            report(float(upper[worst]), float(best[worst]))
 
     found = tree.run(deadline, tell)
-    point = inside(made.point(found.witness)[0], cells)
-    lower = attained(graph, point, norm, cells.moving[0])
-    upper = float(found.upper[0])
-    closed = upper <= lower * (1 + rtol)
-    return Bracket(upper, lower, point, closed, found.cells, found.leaves, found.open, found.stuck, found.cramped)
+    brackets = []
+    for i, part in enumerate(parts):
+        point = inside(made.point(found.witness[[i]])[0], cells)
+        lower, upper = attained(part, point, norm, cells.moving[0]), float(found.upper[i])
+        closed = upper <= lower * (1 + rtol)
+        brackets.append(
+            Bracket(upper, lower, point, closed, found.cells, found.leaves, found.open, found.stuck, found.cramped)
+        )
+    return brackets
 
 
 def inside(x: Tensor, cells: Cells) -> Tensor:

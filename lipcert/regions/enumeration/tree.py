@@ -25,6 +25,7 @@ from lipcert.terms.query import Norm
 ROUND = 16  # cells searched between two looks at the best value: the same on any number of threads
 FIRST, MOST = 128, 4096  # cells of one search, at first and later
 CLIMBS = 12
+SAMPLED = 24  # questions
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ class Tree:
         points = dice.uniform(-1, 1, (1024, n)) * radius
         self._probe(points)
         for turn in range(CLIMBS):
-            for question in range(min(8, len(self.closed))):
+            for question in range(min(SAMPLED, len(self.closed))):
                 step = dice.normal(size=(128, n)) * radius * 0.5 ** (1 + turn)
                 within = dice.uniform(1 - 1e-6, 1.0, step.shape)  # where the box or the ball is cut off kinks may meet
                 self._probe(np.clip(self.found.witness[question] + step, -radius, radius) * within)
