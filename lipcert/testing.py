@@ -78,7 +78,7 @@ def shown(report: Report) -> str:
 
     from lipcert.report.formats.terminal import to_table
 
-    console = Console(highlight=False, markup=False, emoji=False, width=120, color_system=None)
+    console = Console(highlight=False, markup=False, emoji=False, force_jupyter=False, width=120, color_system=None)
     with console.capture() as captured:
         console.print(to_table(report))
     return captured.get()

@@ -189,6 +189,13 @@ class Comparison:
             "changes": [change.to_dict() for change in self.changes],
         }
 
+    def _repr_html_(self) -> str:
+        """The table of the terminal, for a notebook."""
+        from lipcert.report.formats.comparison import comparison_table
+        from lipcert.report.notebook import as_html
+
+        return as_html(comparison_table(self))
+
     def __repr__(self) -> str:
         counted = ", ".join(f"{count} {word}" for word, count in self.counts.items()) or "nothing to compare"
         return f"Comparison({self.command}: {counted})"

@@ -133,12 +133,14 @@ class Report:
         if "verdict" in self.summary:
             return f"certificate {self.summary['verdict']}"
         if self.status is None and self.lower is None:
-            counts = {"layers": self.layers, "points": self.points, "methods": self.methods}
+            checkpoints = (self.summary.get("track") or {}).get("checkpoints", ())
+            counts = {"checkpoints": checkpoints, "layers": self.layers, "points": self.points, "methods": self.methods}
             return ", ".join(f"{len(rows)} {word}" for word, rows in counts.items() if rows) or "no values"
         below = "" if self.lower is None else f"{digits(self.lower, 'lower')} <= "
         above = "" if self.upper is None else f" <= {digits(self.upper, 'upper')}"
-        status = "" if self.status in ("bounded", None) else f", {self.status}"
-        return f"{below}L{above}{status}, l{self.norm.input} -> l{self.norm.output}"
+        bracket = [f"{below}L{above}"] if below or above else []
+        status = [] if self.status in ("bounded", None) else [str(self.status)]
+        return ", ".join([*bracket, *status, f"l{self.norm.input} -> l{self.norm.output}"])
 
     def _repr_html_(self) -> str:
         """The table of the terminal, for a notebook."""
@@ -154,11 +156,14 @@ class Report:
 
         return to_frame(self, which)
 
-    def plot(self, ax: Any = None) -> Any:
-        """The picture of this kind of report on matplotlib's `ax`, a new one by default; returns the Axes."""
+    def plot(self, ax: Any = None, *, vmin: float | None = None, vmax: float | None = None) -> Any:
+        """The picture of this kind of report on matplotlib's `ax`, a new one by default; returns the Axes.
+
+        `vmin`, `vmax`: ends of the colour scale of a map, so that the maps of two models can be set side by side.
+        """
         from lipcert.report.draw import draw
 
-        return draw(self, ax)
+        return draw(self, ax, (vmin, vmax))
 
     def self_check(self) -> dict[str, Any]:
         contradictions = [{"lower": low.method, "upper": up.method} for low, up in self.contradictions]

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import site_links
 from two import run
 
 from lipcert.cli.main import COMMANDS
@@ -72,3 +73,4 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "WARNING" not in done.stderr.replace("Material for MkDocs", "")
     rules = (tmp_path / "site" / "rules" / "index.html").read_text()
     assert 'id="max-upper"' in rules
+    assert site_links.broken(tmp_path / "site") == []

@@ -15,6 +15,7 @@ from torch import nn
 
 import lipcert
 from lipcert.load.model import load
+from lipcert.report.formats.terminal import as_text
 from lipcert.report.report import Report
 from lipcert.tasks import balls as local_balls
 from lipcert.tasks import grid
@@ -163,9 +164,29 @@ def test_reprs_are_one_line(model: lipcert.Model) -> None:
     )
     assert repr(bounded) == "Report(bound of m.onnx: 1 <= L <= 2, l2 -> l2)"
     refused = Report("bound", {"path": EVIL}, results=[Refusal("p", "upper", "unbounded", "why")])
-    assert repr(refused).endswith(": L, unbounded, l2 -> l2)")
+    assert repr(refused).endswith(": unbounded, l2 -> l2)")
     assert "\x1b" not in repr(refused)
+    track = {"track": {"checkpoints": [{}] * 12}}
+    assert repr(Report("track", {"path": "runs"}, summary=track)) == "Report(track of runs: 12 checkpoints)"
     assert repr(lipcert.layers(model)) == "Report(layers of module: 3 layers)"
+
+
+def test_a_notebook_shows_a_table_once(model: lipcert.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook a console of rich's displays by itself what is printed on it."""
+    shell = type("ZMQInteractiveShell", (), {})
+    shown: list[object] = []
+    monkeypatch.setattr("builtins.get_ipython", shell, raising=False)
+    monkeypatch.setattr("rich.jupyter.display", lambda *given: shown.append(given))
+    report = lipcert.bound(model, methods=["product"])
+    comparison = lipcert.compare(report, report)
+    for found in (report, comparison):
+        assert "product" in found._repr_html_()
+    as_text([("r", report.to_dict())])
+    assert shown == []
+    from rich.console import Console
+
+    Console().print("as it would be")  # the stand-in for a notebook works
+    assert len(shown) == 1
 
 
 def test_notebooks_get_html(model: lipcert.Model) -> None:
@@ -208,6 +229,12 @@ def test_frames(reports: dict[str, Report]) -> None:
 def test_pictures(reports: dict[str, Report], tmp_path: Path) -> None:
     from matplotlib import pyplot
 
+    low, high = reports["cells"].plot(vmin=0, vmax=9).collections[0].get_clim()
+    assert (low, high) == (0, 9)
+    for name, ends in (("cells", {"vmin": 2, "vmax": 1}), ("layers", {"vmax": 1}), ("radius", {"vmax": 1})):
+        with pytest.raises(UsageError, match="vmin"):
+            reports["points" if name == "radius" else name].plot(**ends)
+    pyplot.close("all")
     axes = pyplot.subplots()[1]
     for name, report in reports.items():
         if name == "methods":

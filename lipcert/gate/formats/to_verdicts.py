@@ -26,9 +26,9 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, markup=False, emoji=False, width=120)
+        console = Console(highlight=False, markup=False, emoji=False, force_jupyter=False, width=120)
     table = Table(box=None, pad_edge=False, header_style="bold dim")
     for column in ("verdict", "rule", "why", "report"):
         table.add_column(column, overflow="fold")

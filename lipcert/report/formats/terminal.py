@@ -82,7 +82,7 @@ def _(piece: Framed) -> Panel:
 
 def as_text(reports: Named) -> str:
     """Without colours, `WIDTH` columns wide."""
-    console = Console(highlight=False, markup=False, emoji=False, width=WIDTH, color_system=None)
+    console = Console(highlight=False, markup=False, emoji=False, force_jupyter=False, width=WIDTH, color_system=None)
     with console.capture() as captured:
         for number, (_, report) in enumerate(read(reports)):
             console.print(*([""] if number else []), to_table(report), sep="\n")
