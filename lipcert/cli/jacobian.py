@@ -30,6 +30,17 @@ Box = Annotated[
     str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="At random points of a box.", rich_help_panel=WHERE)
 ]
 Samples = Annotated[int | None, typer.Option(min=1, help="Points of the box (default 1000).", rich_help_panel=WHERE)]
+Prove = Annotated[
+    bool,
+    typer.Option(
+        "--prove",
+        help="Proved on all of the box: ranges of the entries, monotone inputs, smallest singular value.",
+        rich_help_panel=WHERE,
+    ),
+]
+Budget = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Of --prove (default 30).", rich_help_panel=WHERE)
+]
 Around = Annotated[
     float | None,
     typer.Option(metavar="SIGMA", help="Also at the data with Gaussian noise.", rich_help_panel=WHERE),
@@ -51,6 +62,8 @@ def jacobian(
     raw: Raw = False,
     box: Box = None,
     samples: Samples = None,
+    prove: Prove = False,
+    budget: Budget = None,
     around: Around = None,
     between: Between = False,
     per_class: PerClass = False,
@@ -77,12 +90,13 @@ def jacobian(
 ) -> int:
     """Statistics of Jacobian norms at data, around and between them. --norm: of the lower value of L found there."""
     _check(data, box, samples, around)
+    o.check_not_negative("--budget", budget)
     o.check_picture(plot)
     norms = o.read_norm(norm, norm_in, norm_out)
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     more: dict[str, Any] = {"around": around, "between": between, "per_class": per_class, "laplacian": laplacian}
     more |= {"from_node": from_node, "to_node": to_node, "norm": norms}
-    more |= {"seed": seed, "device": o.read_device(device)}
+    more |= {"prove": prove, "seed": seed, "device": o.read_device(device)}
 
     def work(progress: Progress) -> Report:
         from lipcert.load.data import parse_region
@@ -94,7 +108,7 @@ def jacobian(
         region = parse_region(loaded, box=box)
         count = samples or measure.SAMPLES
         question = measure.JacobianRequest(**_points(loaded, data, raw), region=region, samples=count, **more)
-        return measure.jacobian(loaded, question, Session(progress), resume)
+        return measure.jacobian(loaded, question, Session(progress, budget), resume)
 
     asked = {"norm": norms, "region": {"kind": "box", "lower": None, "upper": None, "asked": box}} if box else {}
     picture = None if plot is None else partial(draw, path=plot)

@@ -139,6 +139,8 @@ def jacobian(
     from_node: str | None = None,
     to_node: str | None = None,
     laplacian: bool = False,
+    prove: bool = False,
+    budget: float | None = None,
     norm: str | float | Norm = "2",
     resume: str | Path | Report | None = None,
     seed: int = 0,
@@ -148,7 +150,9 @@ def jacobian(
     """Statistics of Jacobian norms at the data x (k, ...), or at `samples` random points of the box `region`.
 
     `around`: also at x with noise of this standard deviation; `between`: also between two data points. `per_class`,
-    `laplacian`: with labels y (k,). `from_node`, `to_node`: of a part of the network. Results:
+    `laplacian`: with labels y (k,). `from_node`, `to_node`: of a part of the network. `prove`: on all of
+    the box, in `budget` seconds (30): ranges of the entries, monotone inputs, smallest singular value and bi-Lipschitz
+    constant, in `report.summary["jacobian"]["proved"]`. Results:
     `report.summary["jacobian"]`, and a row per point in `report.points`. They are measurements; `report.lower` alone is
     a bound of L.
     """
@@ -169,8 +173,9 @@ def jacobian(
             from_node=from_node,
             to_node=to_node,
             laplacian=laplacian,
+            prove=prove,
             norm=given.as_norm(norm),
             seed=seed,
             device=device,
         )
-        return measure.jacobian(loaded, asked, Session(progress), resume)
+        return measure.jacobian(loaded, asked, Session(progress, budget), resume)

@@ -25,6 +25,7 @@ from lipcert.sampling.laplacian import most_samples, smoothness
 from lipcert.sampling.pairs import jacobian_norms
 from lipcert.sampling.points import Points, batches, point_sets
 from lipcert.tasks.journal.resume import Earlier, Resumed
+from lipcert.tasks.proved_jacobian import proved_jacobian
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Box, Norm, Region
@@ -53,6 +54,8 @@ class Jacobians(Task):
     per_class: bool
     classes_of: tuple[Tensor, np.ndarray] | None
     device: torch.device
+    prove: bool = False
+    proved: dict[str, Any] | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     lowers: list[Result] = field(default_factory=list)
     blind: list[Tensor] = field(default_factory=list)  # points where automatic differentiation says nothing
@@ -80,6 +83,11 @@ class Jacobians(Task):
         self.session.say("the largest one, as a pair of points")
         self.lowers += _attained(graph, self.sets, rows, self.norm, self.box, self.session.seconds)
         yield
+        if self.prove:
+            assert isinstance(self.box, Box)
+            self.session.say("proved on the box")
+            self.proved = proved_jacobian(graph, self.box, self.session.deadline)
+            yield
         if self.classes_of is not None:
             yield from self.measure_classes(*self.classes_of)
 
@@ -101,6 +109,7 @@ class Jacobians(Task):
             "quantities": measured.meaning(graph),
             "sets": [_statistics(s, self.rows, self.per_class) for s in self.sets],
         }
+        found |= {} if self.proved is None else {"proved": self.proved}
         of_classes = {} if self.classes_of is None else {"laplacian": self.classes}
         return {
             "results": list(self.lowers) if self.whole else [],
@@ -117,7 +126,7 @@ class JacobianRequest:
 
     `around`: also at x + noise of this standard deviation; `between`: also at random points between two data points
     (the three places of eq. 3 of Rosca et al. 2020). `from_node`, `to_node`: of the part of the network between two
-    signals; points, noise and interpolations are then those of the features.
+    signals; points, noise and interpolations are then those of the features. `prove`: what holds on all of the box as well.
     """
 
     x: np.ndarray | Tensor | None = None
@@ -130,6 +139,7 @@ class JacobianRequest:
     from_node: str | None = None
     to_node: str | None = None
     laplacian: bool = False
+    prove: bool = False
     norm: str | Norm = "2"
     seed: int = 0
     device: str = "cpu"
@@ -157,7 +167,8 @@ def jacobian(model: Model, request: JacobianRequest, session: Session | None = N
         raise UsageError(f"jacobian: {count:,} points; one report holds at most {MOST:,}: split the data")
     asked: dict[str, Any] = {"from": request.from_node, "to": request.to_node, "around": around}
     asked |= {"samples": count, "seed": seed, "data": None if inputs is None else fingerprint(inputs.numpy())}
-    more = {"between": request.between, "labels": None if labels is None else fingerprint(labels)}
+    more: dict[str, Any] = {"between": request.between, "labels": None if labels is None else fingerprint(labels)}
+    more |= {"prove": True} if request.prove else {}
     about = describe(region)
     task = Jacobians(
         model,
@@ -172,6 +183,7 @@ def jacobian(model: Model, request: JacobianRequest, session: Session | None = N
         per_class=request.per_class,
         classes_of=(inputs, labels) if request.laplacian and inputs is not None and labels is not None else None,
         device=torch.device(available(request.device)),
+        prove=request.prove,
     )
     return carry_out(task, session, resume)
 
@@ -194,6 +206,7 @@ def _check_asked(inputs: Tensor | None, labels: np.ndarray | None, request: Jaco
     odd = {
         "give data, or a box": (inputs is None) == (region is None),
         "the region is a box": region is not None and not isinstance(region, Box),
+        "--prove is about a whole box: give --box": request.prove and region is None,
         f"{samples} samples; give 1 or more": samples < 1,
         f"the noise has standard deviation {around}; give a finite number, zero or more": around is not None
         and not (math.isfinite(around) and around >= 0),

@@ -17,6 +17,7 @@ WORDS = {
 }
 SHOWN = {"0.05": "5 %", "0.5": "median", "0.95": "95 %"}
 PLACES = {"data": "at the data", "around": "around the data", "between": "between the data", "box": "in the box"}
+SHOWN_ENTRIES = 20
 COUNT = 4  # significant digits of what is measured
 
 
@@ -34,6 +35,8 @@ def section(report: Report) -> Iterator[Piece]:
         if group.get("classes"):
             yield from _title(f"per class, {place}: means, and the largest spectral norm")
             yield _classes(group["classes"], found["quantities"])
+    if found.get("proved"):
+        yield from _proved(found["proved"])
     if report.summary.get("laplacian"):
         yield from _title("class graph of each layer: weight of the edges between classes, of nearest neighbours")
         yield _class_graphs(report.summary["laplacian"])
@@ -73,3 +76,25 @@ def _class_graphs(layers: Sequence[Mapping[str, Any]]) -> Table:
         counts = Item(str(row["samples"])), Item(str(row["neighbours"]))
         rows.append((Item(row["layer"]), *counts, known(row["between"], count=COUNT), Item(share)))
     return Table(("layer", ">samples", ">neighbours", ">between classes", ">of all"), rows)
+
+
+def _proved(found: Mapping[str, Any]) -> Iterator[Piece]:
+    """The two numbers of the box, and each entry of a Jacobian that is not too large to be shown."""
+    yield from _title(f"proved on all of the box, by {found['method']} ({found['cells']} cells), l2")
+    rows = [
+        [Item(word), known(found[name]["lower"]), known(found[name]["upper"])]
+        for name, word in (("smallest", "smallest singular value"), ("bilipschitz", "K: |f(x) - f(y)| >= K |x - y|"))
+    ]
+    yield Table(("", ">at least", ">at most"), rows)
+    entries = [(i, j) for i in range(len(found["lower"])) for j in range(len(found["inputs"]))]
+    rows = [
+        [
+            Item(f"d output {i} / d input {found['inputs'][j]}"),
+            *(known(found[side][i][j]) for side in ("lower", "upper")),
+            Item(found["monotone"][i][j]),
+        ]
+        for i, j in entries[:SHOWN_ENTRIES]
+    ]
+    yield Table(("", ">at least", ">at most", "output in this input"), rows)
+    if len(entries) > SHOWN_ENTRIES:
+        yield Sentence.of(f"and {len(entries) - SHOWN_ENTRIES} more entries, in the report", "dim")

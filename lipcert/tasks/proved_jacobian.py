@@ -1,0 +1,67 @@
+"""`jacobian --box .. --prove`: what the Jacobian is on the whole box, as it stands in the report."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from torch import Tensor
+
+from lipcert.network.graph import Graph
+from lipcert.regions.enumeration.constant import cells_of
+from lipcert.regions.jacobians import jacobian_on
+from lipcert.terms.errors import UsageError
+from lipcert.terms.query import Box
+
+SECONDS = 30.0  # where there is no budget
+ENTRIES = 100_000  # of a Jacobian that is written out
+
+
+def proved_jacobian(graph: Graph, box: Box, deadline: float | None) -> dict[str, Any]:
+    """Of the inputs `inputs`, those that move. Rows are outputs; null: nothing finite is known."""
+    start = time.monotonic()
+    m, n = graph.nodes[graph.output].size, graph.nodes[graph.input].size
+    if m * n > ENTRIES:
+        raise UsageError(
+            f"--prove: the Jacobian has {m:,} x {n:,} entries, more than {ENTRIES:,}; lipcert bound --box bounds its norm"
+        )
+    found = jacobian_on(graph, cells_of(box), deadline if deadline is not None else start + SECONDS)
+    return {
+        "inputs": found.moving.nonzero().flatten().tolist(),
+        "lower": _numbers(found.lower),
+        "upper": _numbers(found.upper),
+        "attained": {"lower": _numbers(found.low), "upper": _numbers(found.high)},
+        "monotone": _monotone(found.lower, found.upper, found.low, found.high),
+        "smallest": {**_sides(found.smallest), "x": found.point.tolist()},
+        "bilipschitz": _sides(found.gain),
+        "method": found.method,
+        "cells": found.cells,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def _numbers(values: Tensor) -> list[list[float | None]]:
+    return [[v if math.isfinite(v) else None for v in row] for row in values.tolist()]
+
+
+def _sides(pair: tuple[float, float]) -> dict[str, float | None]:
+    return {"lower": pair[0], "upper": pair[1] if math.isfinite(pair[1]) else None}
+
+
+def _monotone(lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> list[list[str]]:
+    """Of each output in each input: `neither` where both signs are attained, `unknown` where that is not known."""
+    words = []
+    for sides in zip(*(t.tolist() for t in (lower, upper, low, high)), strict=True):
+        words.append([_word(*entry) for entry in zip(*sides, strict=True)])
+    return words
+
+
+def _word(lower: float, upper: float, low: float, high: float) -> str:
+    if lower >= 0 and upper <= 0:
+        return "constant"
+    if lower >= 0:
+        return "increasing"
+    if upper <= 0:
+        return "decreasing"
+    return "neither" if low < 0 < high else "unknown"
