@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import Node as FxNode
 
 from lipcert.load.capture.capture import constants as stored_tensors
+from lipcert.load.lower import masks
 from lipcert.load.lower.affine import AFFINE
 from lipcert.load.lower.builder import Builder, Signal
 from lipcert.load.lower.decisions import Decision
@@ -119,7 +120,7 @@ def _stored(target: str, tensor: Tensor) -> Any:
     if not tensor.dtype.is_floating_point:
         return tensor
     exact = tensor.to(torch.float64)  # float16, bfloat16, float32 are subsets of float64
-    bad = ~torch.isfinite(exact)
+    bad = ~torch.isfinite(exact) & (exact != masks.MINUS_INF)  # -inf is refused where anything but a softmax reads it
     if bool(bad.any()):
         kind = "NaN" if bool(exact.isnan().any()) else "infinity"
         raise RefusedModel(f"tensor {target} holds {kind}: no constant exists", node=target)
@@ -157,6 +158,7 @@ def _signal_call(b: Builder, node: FxNode, name: str, args: list[Any], kwargs: d
     if rule is None:
         b.refuse(f"no rule for {name}: lipcert makes no claim about it")
     kwargs = {key: v for key, v in kwargs.items() if key not in HARMLESS}
+    _refuse_infinite(b, name, [args, list(kwargs.values())])
     if (unread := _unread(rule, args, kwargs)) is not None:
         b.refuse(f"{name} with arguments that its rule does not read: {unread}")
     _empty(b, node)
@@ -217,9 +219,14 @@ def _constant_call(b: Builder, node: FxNode, name: str, args: list[Any], kwargs:
     for value in said if isinstance(said, list | tuple) else [said]:
         if isinstance(value, Tensor) and value.numel() > LIMIT:
             b.refuse(f"a constant of {value.numel()} entries is over the limit of {LIMIT}")
+    _refuse_infinite(b, name, [args, list(kwargs.values())])
     recorded = [a.meta["val"] for a in node.all_input_nodes if isinstance(a.meta.get("val"), Tensor)]
     result = fold(node.target, args, kwargs, recorded, said)
-    for value in result if isinstance(result, list) else [result]:
-        if isinstance(value, Constant):
-            b.finite(value)
-    return result
+    if isinstance(result, list):
+        return [masks.checked(b, name, args, value) if isinstance(value, Constant) else value for value in result]
+    return masks.checked(b, name, args, result) if isinstance(result, Constant) else result
+
+
+def _refuse_infinite(b: Builder, name: str, arguments: list[Any]) -> None:
+    if name not in masks.MOVES and masks.infinite(arguments):
+        b.refuse("a constant is not finite (NaN, infinity or an overflow)")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lipcert.blocks.product import MatMul
+from lipcert.load.lower import masks
 from lipcert.load.lower.builder import Builder, Signal, broadcast
 from lipcert.load.lower.decisions import Decision, chosen
 from lipcert.load.lower.layout import cast as _cast
@@ -32,6 +33,12 @@ from lipcert.rigor.constants import Constant, constant
 
 
 def _add(b: Builder, x: Any, y: Any, alpha: Any = 1) -> Signal:
+    (x, gone), (y, lost) = masks.split(b, x), masks.split(b, y)
+    if gone is not None or lost is not None:
+        shape = np.broadcast_shapes(x.shape, y.shape)
+        if lost is not None and not alpha > 0:
+            b.refuse("subtracts -inf")
+        return masks.hiding(_add(b, x, y, alpha), masks.together([gone, lost], shape))
     x, y = broadcast(b, [x, y])
     if alpha != 1:
         y = b.scale(y, constant(alpha)) if isinstance(y, Signal) else constants.multiply(y, alpha)
@@ -56,6 +63,8 @@ def _mul(b: Builder, x: Any, y: Any) -> Signal:
     for decision, other in ((x, y), (y, x)):
         if isinstance(decision, Decision) and not isinstance(other, Decision):
             return chosen(b, decision, other, 0.0)
+    if (part := masks.scaled(b, x, y)) is not None:
+        return masks.hiding(_mul(b, part[0], part[1]), part[2])
     x, y = broadcast(b, [x, y])
     if isinstance(x, Signal) and isinstance(y, Signal):
         return product(b, x, y)
@@ -63,6 +72,8 @@ def _mul(b: Builder, x: Any, y: Any) -> Signal:
 
 
 def _div(b: Builder, x: Any, y: Any) -> Signal:
+    if (part := masks.scaled(b, x, y)) is not None and part[0].node == x.node:
+        return masks.hiding(_div(b, part[0], part[1]), part[2])
     x, y = broadcast(b, [x, y])
     if not isinstance(y, Signal):
         uniform = y.radius is None and y.centre.numel() > 0 and bool((y.centre == y.centre.reshape(-1)[0]).all())

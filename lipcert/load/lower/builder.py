@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -25,11 +25,13 @@ class Signal:
     """A float tensor that depends on the input: node `node` of the graph, seen in shape `shape`.
 
     `pad_minus_inf`: entries of this Select node that are padding with -inf (before a max pool); no other rule may read them.
+    `hidden`: of `shape`, entries that are -inf, whatever the node holds there (see `masks.py`).
     """
 
     node: int
     shape: tuple[int, ...]
     pad_minus_inf: Tensor | None = None
+    hidden: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -63,6 +65,8 @@ class Builder:
     def plain(self, signal: Signal) -> Signal:
         if signal.pad_minus_inf is not None:
             self.refuse("padding with -inf is understood before max pooling only")
+        if signal.hidden is not None:
+            self.refuse("entries that are -inf are understood where a softmax reads them, and nothing else")
         return signal
 
     def linear(self, signal: Signal, operator: Operator, shape: Sequence[int]) -> Signal:
@@ -114,7 +118,11 @@ class Builder:
         """A layout function (reshape, slice, pad with zeros, repeat ...): run it on entry numbers, 0 means zero."""
         numbers = torch.arange(1, signal.size + 1, dtype=torch.float64).reshape(signal.shape)
         moved = function(numbers)
-        return self.linear(signal, Select(moved.reshape(-1).to(torch.int64) - 1, signal.size), tuple(moved.shape))
+        shown = signal if signal.hidden is None else replace(signal, hidden=None)
+        found = self.linear(shown, Select(moved.reshape(-1).to(torch.int64) - 1, signal.size), tuple(moved.shape))
+        if signal.hidden is None:
+            return found
+        return replace(found, hidden=function(signal.hidden.to(torch.float64)) != 0)
 
     def expand(self, signal: Signal, shape: Sequence[int]) -> Signal:
         if signal.shape == tuple(shape):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lipcert.load.lower import masks
 from lipcert.load.lower.builder import Builder, Signal
 from lipcert.load.lower.decisions import Decision, chosen
 from lipcert.operators.linear import Select
@@ -55,7 +56,7 @@ def _index(value: Any) -> Any:
 
 def _view(b: Builder, x: Signal, shape: Sequence[int]) -> Signal:
     shape = torch.empty(x.shape, device="meta").reshape(tuple(shape)).shape
-    return Signal(x.node, tuple(shape), x.pad_minus_inf)
+    return Signal(x.node, tuple(shape), x.pad_minus_inf, None if x.hidden is None else x.hidden.reshape(shape))
 
 
 def _same(b: Builder, x: Signal, *_: Any, **__: Any) -> Signal:
@@ -117,6 +118,9 @@ def _where(b: Builder, condition: Any, x: Any, y: Any) -> Signal:
     shape = np.broadcast_shapes(mask.shape, *(s.shape for s in sides))
     mask = mask.expand(shape)
     signals, constants = [], []
+    parts = [masks.split(b, side) for side in sides]
+    sides = [side for side, _ in parts]
+    hidden = [h if h is None else h.expand(shape) & keep for (_, h), keep in zip(parts, (mask, ~mask), strict=True)]
     for side, keep in zip(sides, (mask, ~mask), strict=True):
         if isinstance(side, Signal):
             wide = b.expand(side, shape)
@@ -126,7 +130,7 @@ def _where(b: Builder, condition: Any, x: Any, y: Any) -> Signal:
     total = b.sum(signals) if len(signals) > 1 else signals[0]
     for value in constants:
         total = b.offset(total, value)
-    return total
+    return masks.hiding(total, masks.together(hidden, shape))
 
 
 def _keeping(mask: Tensor, shape: Sequence[int]) -> Callable[[Tensor], Tensor]:

@@ -13,6 +13,7 @@ from lipcert.blocks.normalise import Norm2, Normalise
 from lipcert.blocks.selection import Selection
 from lipcert.blocks.softmax import LogSoftmax, LogSumExp, Softmax
 from lipcert.blocks.sort import Sort
+from lipcert.load.lower import masks
 from lipcert.load.lower.builder import Builder, Signal, broadcast
 from lipcert.load.lower.decisions import COMPARISONS, PLAIN_ROWS, both, compared, decision, opposite
 from lipcert.load.lower.functions import logarithm
@@ -86,6 +87,13 @@ def _along(kind: type[Axis], **options: Any) -> Callable[..., Signal]:
         d = dim % len(x.shape)
         outer, inner = math.prod(x.shape[:d]), math.prod(x.shape[d + 1 :])
         return b.block(kind(outer, x.shape[d], inner, **options), [x], x.shape)
+
+    return rule
+
+
+def _softmax(safe: bool) -> Callable[..., Signal]:
+    def rule(b: Builder, x: Signal, dim: int, half_to_float: bool = False) -> Signal:
+        return _along(Softmax)(b, x, dim) if x.hidden is None else masks.softmax(b, x, dim % len(x.shape), safe)
 
     return rule
 
@@ -259,8 +267,8 @@ NONLINEAR: dict[str, Callable[..., Any]] = {
     "aten.max_pool3d_with_indices.default": max_pool(3),
     "aten.adaptive_max_pool2d.default": adaptive_max_pool(2),
     "aten.adaptive_max_pool3d.default": adaptive_max_pool(3),
-    "aten._softmax.default": _along(Softmax),
-    "aten._safe_softmax.default": _along(Softmax),
+    "aten._softmax.default": _softmax(safe=False),
+    "aten._safe_softmax.default": _softmax(safe=True),
     "aten._log_softmax.default": _along(LogSoftmax),
     "aten.logsumexp.default": _logsumexp,
     "aten.logaddexp.default": _logaddexp,

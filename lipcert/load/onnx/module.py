@@ -376,7 +376,9 @@ def _buffers(state: _Build, steps: list[NodeModule]) -> dict[str, Tensor]:
         value = state.values[name]
         if name in made or value.known is None or not value.exact or not value.known.is_floating_point():
             continue
-        if not bool(torch.isfinite(value.known).all()):
+        if bool(value.known.isnan().any()) or bool(
+            (value.known == math.inf).any()
+        ):  # -inf: the lowering says where it may be
             label = state.graph.label(name)
             raise RefusedModel(f"the tensor {label!r} holds an infinite value", node=label)
         buffers[name] = value.known
