@@ -25,13 +25,15 @@ class Signal:
     """A float tensor that depends on the input: node `node` of the graph, seen in shape `shape`.
 
     `pad_minus_inf`: entries of this Select node that are padding with -inf (before a max pool); no other rule may read them.
-    `hidden`: of `shape`, entries that are -inf, whatever the node holds there (see `masks.py`).
+    `hidden`: of `shape`, entries that are -inf, whatever the node holds there (see `masks.py`). `undefined`: those that are
+    NaN, of a softmax of nothing; with no entry true it is known to be a number everywhere.
     """
 
     node: int
     shape: tuple[int, ...]
     pad_minus_inf: Tensor | None = None
     hidden: Tensor | None = None
+    undefined: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -67,6 +69,8 @@ class Builder:
             self.refuse("padding with -inf is understood before max pooling only")
         if signal.hidden is not None:
             self.refuse("entries that are -inf are understood where a softmax reads them, and nothing else")
+        if signal.undefined is not None and bool(signal.undefined.any()):
+            self.refuse("a softmax over entries all of which are -inf is NaN")
         return signal
 
     def linear(self, signal: Signal, operator: Operator, shape: Sequence[int]) -> Signal:
@@ -118,11 +122,13 @@ class Builder:
         """A layout function (reshape, slice, pad with zeros, repeat ...): run it on entry numbers, 0 means zero."""
         numbers = torch.arange(1, signal.size + 1, dtype=torch.float64).reshape(signal.shape)
         moved = function(numbers)
-        shown = signal if signal.hidden is None else replace(signal, hidden=None)
+        shown = replace(signal, hidden=None, undefined=None)
         found = self.linear(shown, Select(moved.reshape(-1).to(torch.int64) - 1, signal.size), tuple(moved.shape))
-        if signal.hidden is None:
-            return found
-        return replace(found, hidden=function(signal.hidden.to(torch.float64)) != 0)
+        hidden, undefined = (
+            None if mask is None else function(mask.to(torch.float64)) != 0
+            for mask in (signal.hidden, signal.undefined)
+        )
+        return found if hidden is None and undefined is None else replace(found, hidden=hidden, undefined=undefined)
 
     def expand(self, signal: Signal, shape: Sequence[int]) -> Signal:
         if signal.shape == tuple(shape):

@@ -48,6 +48,11 @@ def cast(value: Constant | Tensor, source: torch.dtype, target: torch.dtype) -> 
         return value
     if target not in FORMATS:
         raise RefusedModel(f"a constant is cast from {source} to {target}")
+    hidden = value.centre == -torch.inf  # every type has it
+    if bool(hidden.any()):
+        rest = cast(Constant(torch.where(hidden, 0.0, value.centre), value.radius), source, target)
+        assert isinstance(rest, Constant)
+        return Constant(torch.where(hidden, value.centre, rest.centre), rest.radius)
     low, high = candidates(value.lower, target), candidates(value.upper, target)
     return from_ends(finite(torch.minimum(*low)), finite(torch.maximum(*high)))
 

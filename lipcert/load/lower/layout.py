@@ -56,7 +56,8 @@ def _index(value: Any) -> Any:
 
 def _view(b: Builder, x: Signal, shape: Sequence[int]) -> Signal:
     shape = torch.empty(x.shape, device="meta").reshape(tuple(shape)).shape
-    return Signal(x.node, tuple(shape), x.pad_minus_inf, None if x.hidden is None else x.hidden.reshape(shape))
+    hidden, undefined = (None if mask is None else mask.reshape(shape) for mask in (x.hidden, x.undefined))
+    return Signal(x.node, tuple(shape), x.pad_minus_inf, hidden, undefined)
 
 
 def _same(b: Builder, x: Signal, *_: Any, **__: Any) -> Signal:
@@ -118,19 +119,19 @@ def _where(b: Builder, condition: Any, x: Any, y: Any) -> Signal:
     shape = np.broadcast_shapes(mask.shape, *(s.shape for s in sides))
     mask = mask.expand(shape)
     signals, constants = [], []
-    parts = [masks.split(b, side) for side in sides]
-    sides = [side for side, _ in parts]
-    hidden = [h if h is None else h.expand(shape) & keep for (_, h), keep in zip(parts, (mask, ~mask), strict=True)]
-    for side, keep in zip(sides, (mask, ~mask), strict=True):
+    keeps = (mask, ~mask)
+    left = [masks.undefined(side, keep, shape) for side, keep in zip(sides, keeps, strict=True)]
+    parts = [masks.split(b, masks.defined(side)) for side in sides]
+    hidden = [h if h is None else h.expand(shape) & keep for (_, h), keep in zip(parts, keeps, strict=True)]
+    for (side, _), keep in zip(parts, keeps, strict=True):
         if isinstance(side, Signal):
-            wide = b.expand(side, shape)
-            signals.append(b.move(wide, _keeping(keep, shape)))
+            signals.append(b.move(b.expand(side, shape), _keeping(keep, shape)))
         else:
             constants.append(side.map(_keeping(keep, shape)))
     total = b.sum(signals) if len(signals) > 1 else signals[0]
     for value in constants:
         total = b.offset(total, value)
-    return masks.hiding(total, masks.together(hidden, shape))
+    return masks.hiding(total, masks.together(hidden, shape), masks.together(left, shape))
 
 
 def _keeping(mask: Tensor, shape: Sequence[int]) -> Callable[[Tensor], Tensor]:

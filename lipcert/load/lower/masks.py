@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lipcert.blocks.softmax import Softmax
 from lipcert.load.lower.builder import Builder, Signal
+from lipcert.network.graph import Nonlinear
 from lipcert.operators.linear import Select
 from lipcert.rigor.constants import Constant, constant
 
@@ -73,8 +74,29 @@ def together(parts: Sequence[Tensor | None], shape: Sequence[int]) -> Any:
     return found
 
 
-def hiding(signal: Signal, hidden: Tensor | None) -> Signal:
+def hiding(signal: Signal, hidden: Tensor | None, undefined: Tensor | None = None) -> Signal:
+    if undefined is not None and bool(undefined.any()):
+        signal = replace(signal, undefined=undefined)
     return signal if hidden is None or not bool(hidden.any()) else replace(signal, hidden=hidden)
+
+
+def undefined(value: Any, keep: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """Entries of a signal that are NaN, as far as they are kept."""
+    if not isinstance(value, Signal) or value.undefined is None:
+        return None
+    return value.undefined.expand(tuple(shape)) & keep
+
+
+def defined(value: Any) -> Any:
+    return replace(value, undefined=None) if isinstance(value, Signal) else value
+
+
+def is_nan(b: Builder, x: Signal) -> Tensor:
+    """Of a softmax: it is NaN where all scores were -inf, and nowhere else."""
+    what = b.nodes[x.node].what
+    if x.undefined is None and not (isinstance(what, Nonlinear) and isinstance(what.block, Softmax)):
+        b.refuse("asks for NaN: understood of the result of a softmax only")
+    return torch.zeros(x.shape, dtype=torch.bool) if x.undefined is None else x.undefined
 
 
 def scaled(b: Builder, x: Any, y: Any) -> tuple[Signal, Constant, Tensor] | None:
@@ -93,12 +115,13 @@ def scaled(b: Builder, x: Any, y: Any) -> tuple[Signal, Constant, Tensor] | None
 def softmax(b: Builder, x: Signal, dim: int, safe: bool) -> Signal:
     """Of a signal that holds -inf. `safe`: a row of nothing else is 0 (aten._safe_softmax); else its softmax is NaN."""
     assert x.hidden is not None
+    b.plain(replace(x, hidden=None))
     shape, n = x.shape, x.shape[dim]
     hidden = x.hidden.movedim(dim, -1).reshape(-1, n)
     places = torch.arange(x.size).reshape(shape).movedim(dim, -1).reshape(-1, n)
     counts = (~hidden).sum(1)
-    if not safe and bool((counts == 0).any()):
-        b.refuse("a softmax over entries all of which are -inf is NaN")
+    nothing = torch.zeros(x.size, dtype=torch.bool)
+    nothing[places[counts == 0].reshape(-1)] = not safe
     plain = Signal(x.node, (x.size,))
     parts: list[Signal] = []
     source = torch.full((x.size,), -1)
@@ -115,6 +138,7 @@ def softmax(b: Builder, x: Signal, dim: int, safe: bool) -> Signal:
         source[index] = start + torch.arange(len(index))
         start += len(index)
     if not parts:
-        return b.constant_node(Constant(ones.reshape(shape)))
+        return replace(b.constant_node(Constant(ones.reshape(shape))), undefined=nothing.reshape(shape))
     flat = parts[0] if len(parts) == 1 else b.concat(parts)
-    return b.offset(b.linear(flat, Select(source, flat.size), shape), Constant(ones.reshape(shape)))
+    whole = b.offset(b.linear(flat, Select(source, flat.size), shape), Constant(ones.reshape(shape)))
+    return replace(whole, undefined=nothing.reshape(shape))

@@ -269,6 +269,7 @@ NONLINEAR: dict[str, Callable[..., Any]] = {
     "aten.adaptive_max_pool3d.default": adaptive_max_pool(3),
     "aten._softmax.default": _softmax(safe=False),
     "aten._safe_softmax.default": _softmax(safe=True),
+    "aten.isnan.default": masks.is_nan,
     "aten._log_softmax.default": _along(LogSoftmax),
     "aten.logsumexp.default": _logsumexp,
     "aten.logaddexp.default": _logaddexp,

@@ -258,6 +258,7 @@ TABLE: dict[str, Op] = {
     "Swish": Op(_swish, (24,), "alpha"),
     "ThresholdedRelu": Op(_thresholded_relu, (10, 22), "alpha"),
     "Shrink": Op(_shrink, (9,), "bias lambd"),
+    "IsNaN": Op(_unary(torch.isnan), (9, 13, 20), kind="moves"),
     "Not": Op(_unary(torch.logical_not), (1,), kind="moves"),
     "And": Op(_binary(torch.logical_and), (7,), kind="moves"),
     "Or": Op(_binary(torch.logical_or), (7,), kind="moves"),
