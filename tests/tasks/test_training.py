@@ -14,8 +14,10 @@ from two import run, two
 
 import lipcert
 from lipcert.tasks import track as task
-from lipcert.tasks.training import Smoothness, lightning_callback, to_tensorboard
+from lipcert.tasks.training import Smoothness, lightning_callback, to_mlflow, to_tensorboard, to_wandb
 from lipcert.terms.errors import UsageError
+
+NEEDED = "pip install '.[loggers]' into an environment of its own: what the callback gives this logger was NOT tried"
 
 
 def growing() -> nn.Sequential:
@@ -65,7 +67,7 @@ def test_a_network_without_a_bound_is_not_a_crash() -> None:
 
 
 def test_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason=NEEDED)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
@@ -78,8 +80,41 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert (event.step, event.value) == (7, pytest.approx(1.0, rel=1e-5))
 
 
+def watching(log: object) -> Smoothness:
+    return Smoothness(example=torch.ones(1, 2), methods=("product",), log=log)  # type: ignore[arg-type]
+
+
+def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    mlflow = pytest.importorskip("mlflow", reason=NEEDED)
+    pytest.importorskip("sqlalchemy", reason=NEEDED)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with mlflow.start_run() as run:
+        watching(to_mlflow())(growing(), 7)
+    named = mlflow.MlflowClient().create_run("0")
+    watching(to_mlflow(named.info.run_id))(growing(), 8)  # a run that is not the active one
+    for one, step in ((run, 7), (named, 8)):
+        (metric,) = mlflow.MlflowClient().get_metric_history(one.info.run_id, "lipcert/upper")
+        assert (metric.step, metric.value) == (step, pytest.approx(1.0, rel=1e-5))
+
+
+def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DATA_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    wandb = pytest.importorskip("wandb", reason=NEEDED)
+    run = wandb.init(project="lipcert", dir=tmp_path)
+    watch = watching(to_wandb(run))
+    watch(growing(), 7)
+    watch(growing(), 9)
+    run.finish()
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    kept = file.read_bytes()  # records of names and of values as JSON
+    assert kept.count(b"lipcert/upper") >= 2
+    assert kept.count(repr(watch.rows[0]["upper"]).encode()) >= 2
+
+
 def test_lightning(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning.pytorch")
+    lightning = pytest.importorskip("lightning.pytorch", reason=NEEDED)
     from lightning.pytorch.loggers import CSVLogger
 
     class Net(lightning.LightningModule):
