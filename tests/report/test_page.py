@@ -125,6 +125,46 @@ def test_every_kind_of_report_is_shown() -> None:
     assert "2 &le; <i>L</i> &le; 3" in page
 
 
+def test_what_has_no_picture_of_its_own_is_a_table() -> None:
+    rows = [{"pair": f"0-{k}", "upper": float(k) or None, "lower": None, "results": []} for k in range(13)]
+    page = html_page([("r.json", Report("bound", model("m"), output="pairs", summary={"pairs": rows}).to_dict())])
+    assert "Differences of two outputs" in page
+    assert page.index(">0-0<") < page.index(">0-12<") < page.index(">0-4<")  # without a value, then the steepest
+    assert ">0-3<" not in page
+    assert "and 3 more, in the report" in page
+    layer = {"name": EVIL, "upper": 2.0, "lower": 1.0}
+    row = {"series": EVIL, "step": 3, "status": "refused", "reason": EVIL, "lower": None, "upper": None}
+    row |= {"methods": {}, "layers": [layer], "jacobian": None, "accuracy": 0.5}
+    known = row | {"status": "bounded", "lower": 1.0, "upper": 2.0, "reason": None}
+    track = {"checkpoints": [row, known], "methods": ["product"], "complete": False}
+    page = html_page([("t.json", Report("track", model("m"), summary={"track": track}).to_dict())])
+    for words in ("Along training", "50.0 %", "the track is not complete"):
+        assert words in page
+    assert "<img" not in page
+
+
+def test_a_closed_bracket_is_a_mark() -> None:
+    ruler = Ruler.of([54.1324, 54.1325])
+    assert ruler.place(54.1325) - ruler.place(54.1324) < 1
+    grid = GRID | {"ratio": [1.0001] * 6, "lower": [1.0] * 6, "upper": [1.0001] * 6}
+    page = html_page([("r.json", Report("local", model("m"), summary={"grid": grid}).to_dict())])
+    assert "upper / lower" not in page  # one colour says nothing
+    assert "differ by less than 0.2 % everywhere" in page
+
+
+def test_a_verdict_says_what_to_do() -> None:
+    verdict = {
+        "rule": "r",
+        "status": "not proved",
+        "message": "m",
+        "report": "r.json",
+        "samples": [],
+        "step": "do <this>",
+    }
+    page = html_page([("g", {"schema": "lipcert.gate/1", "passed": False, "verdicts": [verdict]})])
+    assert "do &lt;this&gt;" in page
+
+
 def test_radii_without_an_attack() -> None:
     radii = {"samples": 1, "status": {}, "accuracy": 1.0, "radius": {"mean": 0.2}, "certified": []}
     page = html_page(

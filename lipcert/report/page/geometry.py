@@ -12,6 +12,7 @@ VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#3
 ORANGES = ("#fff5eb", "#fee6ce", "#fdd0a2", "#fdae6b", "#fd8d3c", "#f16913", "#d94801", "#a63603", "#7f2704")
 SHADES = 40
 LOG_FROM = 3.0  # values further apart than this factor stand on a logarithmic axis
+CLOSE = 0.01  # of a value: how near its bracket the ends of an axis come
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 34.0  # margins of a picture, in its own units
 WIDTH, HEIGHT = 420.0, 250.0
 
@@ -48,7 +49,8 @@ class Ruler:
         if log:
             return cls(low / 1.2, high * 1.2, True)
         low = 0.0 if low < 0.5 * high else low
-        pad = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
+        # a bracket that is closed is a mark, not the width of the page
+        pad = max(0.08 * (high - low), abs(high) * CLOSE) if high > low else abs(high) * 0.1 or 1.0
         return cls(max(0.0, low - pad), high + pad, False)
 
     def place(self, value: float) -> float:

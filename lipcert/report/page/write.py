@@ -42,7 +42,8 @@ def html_page(files: Sequence[Given]) -> str:
             raise UnreadableError(f"{name}: not as the schema of a report says: {odd(problem)}") from problem
     for number, (name, data) in enumerate((given for given in files if given[1].get("schema") == GATE), 1):
         try:
-            verdicts = [{key: row[key] for key in OF_A_VERDICT} for row in data["verdicts"]]
+            rows = data["verdicts"]
+            verdicts = [{key: row[key] for key in OF_A_VERDICT} | {"step": row.get("step")} for row in rows]
             gates.append({"id": f"gate-{number}", "file": name, "passed": data["passed"] is True, "verdicts": verdicts})
         except ODD_SHAPE as problem:
             raise UnreadableError(f"{name}: not as the schema of verdicts says: {odd(problem)}") from problem

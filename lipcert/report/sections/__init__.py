@@ -16,6 +16,7 @@ SECTIONS: dict[str, Callable[[Report], Iterator[Piece]]] = {
     "parts": parts.tree,
     "methods": parts.methods,
     "outputs": bounds.outputs,
+    "pairs": bounds.pairs,
     "layers": bounds.layers,
     "jacobian": jacobian.section,
     "local": local.section,

@@ -14,6 +14,7 @@ from lipcert.terms.result import Bound, Result
 
 TONES: dict[str | None, Tone] = {"bounded": "good", "unbounded": "bad", "refused": "warning", "timeout": "warning"}
 BAR = 24
+SHOWN = 10  # pairs
 
 
 def verdict(report: Report) -> Iterator[Piece]:
@@ -109,6 +110,22 @@ def outputs(report: Report) -> Iterator[Piece]:
         last = Item(why) if row["upper"] is None else Item(bar(row["upper"], largest), tone="picture")
         rows.append((Item(row["output"]), known(row["lower"], "lower"), known(row["upper"], "upper"), last))
     yield Table((">output", ">lower", ">upper", ""), rows)
+
+
+def pairs(report: Report) -> Iterator[Piece]:
+    """`--output pairs`: the differences of two outputs, the steepest first; those without a value before them."""
+    found = report.summary.get("pairs")
+    if not found:
+        return
+    steepest = sorted(found, key=lambda row: (row["upper"] is not None, -(row["upper"] or 0.0)))
+    largest = max((row["upper"] for row in found if row["upper"] is not None), default=0.0)
+    rows = []
+    for row in steepest[:SHOWN]:
+        last = Item(tone="picture") if row["upper"] is None else Item(bar(row["upper"], largest), tone="picture")
+        rows.append((Item(row["pair"]), known(row["lower"], "lower"), known(row["upper"], "upper"), last))
+    yield Table((">pair", ">lower", ">upper", ""), rows)
+    if len(found) > SHOWN:
+        yield Sentence.of(f"and {len(found) - SHOWN} more, in the report", "dim")
 
 
 def bar(value: float, largest: float) -> str:
