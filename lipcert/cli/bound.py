@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,15 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipcert.cli import options as o
-from lipcert.cli.many import check_single, execute_each
+from lipcert.cli.failure import COPY, complain
+from lipcert.cli.many import check_single, execute_each, several
 from lipcert.cli.progress import Progress
 from lipcert.cli.run import Run
+from lipcert.cli.typed import TYPED
 from lipcert.report.report import Report
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Output, Region
 
 if TYPE_CHECKING:
     from lipcert.load.model import Model
+    from lipcert.tasks.bound import BoundRequest
+    from lipcert.tasks.task import Session
 
 REGION = "Region (none: the whole input space)"
 
@@ -41,7 +46,14 @@ Resume = Annotated[
     str | None, typer.Option(metavar="REPORT", help="Go on with the partial report of --output pairs or each.")
 ]
 Box = Annotated[str | None, typer.Option(metavar="LO:HI[,LO:HI...]", help="A box.", rich_help_panel=REGION)]
-At = Annotated[str | None, typer.Option(metavar="DATA[#INDEX]", help="Centre of a ball.", rich_help_panel=REGION)]
+At = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA[#INDEX]",
+        help="Centre of a ball; a number is a point with it in all entries.",
+        rich_help_panel=REGION,
+    ),
+]
 Eps = Annotated[float | None, typer.Option(help="Radius of the ball.", rich_help_panel=REGION)]
 BallNorm = Annotated[str | None, typer.Option(metavar="P", help="Norm of the ball.", rich_help_panel=REGION)]
 Ranges = Annotated[bool, typer.Option("--range", help="Intervals of the outputs as well.", rich_help_panel=REGION)]
@@ -104,10 +116,29 @@ def bound(
 
         loaded = as_weighted(load(path, **arguments, progress=progress), *weights, norms)
         asked = BoundRequest(region=read_region(loaded, box, at, eps, ball_norm), **question)
-        return replace(bound(loaded, asked, Session(progress, budget), resume), max_upper=max_upper)
+        report = replace(bound(loaded, asked, session := Session(progress, budget), resume), max_upper=max_upper)
+        return report if several(model) else with_ball(report, loaded, asked, session)
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}
     return execute_each(Run("bound", model[0], json, quiet, threads, asked), model, work)
+
+
+def with_ball(report: Report, model: Model, asked: BoundRequest, session: Session) -> Report:
+    """A ball that has a finite bound, where the whole space has none: said as a command to copy."""
+    from lipcert.tasks.suggest import SECONDS, ball_with_answer, wanting
+
+    if not wanting(report):
+        return report
+    left = SECONDS if session.deadline is None else min(SECONDS, max(0.0, session.deadline - time.monotonic()))
+    if session.progress is not None:
+        session.progress("looking for a ball with a bound", None, None)
+    found = ball_with_answer(model, asked, left)
+    if found is None:
+        return report
+    at, eps = found
+    copied = TYPED.again(("--at", at, "--eps", eps), ("--method", "--json", "--resume", "--certificate", "--max-upper"))
+    complain(f"no finite bound is known over the whole space; on a ball there is one\n{COPY}{copied}")
+    return replace(report, suggestion=copied)
 
 
 def read_region(loaded: Model, box: str | None, at: str | None, eps: float | None, ball_norm: str | None) -> Region:

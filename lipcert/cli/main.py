@@ -26,6 +26,7 @@ from lipcert.cli.radius import radius
 from lipcert.cli.report import report
 from lipcert.cli.run import FAILED_TO_WRITE, INTERNAL_ERROR, internal_error, show_debug_trace
 from lipcert.cli.track import track
+from lipcert.cli.typed import TYPED
 from lipcert.cli.verify import verify
 from lipcert.terms.errors import LipcertError
 from lipcert.terms.version import __version__
@@ -129,6 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def answer(arguments: list[str]) -> int:
     """The exit status; everything is said already."""
+    TYPED.words = tuple(arguments)
     try:
         command: Any = typer.main.get_command(app)
         given = {} if HELP & set(arguments) else defaults(command.commands)

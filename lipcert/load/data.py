@@ -53,11 +53,14 @@ def fingerprint(*arrays: np.ndarray | None) -> str:
 
 
 def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False, gaps: bool = False) -> Data:
-    """Read DATA for a model of the given input shape. `gaps`: samples that hold NaN or infinity are left in.
+    """Read DATA for a model of the given input shape: a file, or a number, which stands for one sample with this number in
+    all entries. `gaps`: samples that hold NaN or infinity are left in.
 
     Raises UnreadableError or UsageError.
     """
     path = Path(path)
+    if not os.path.lexists(path) and is_number(str(path)):
+        return Data(np.full((1, *shape), float(str(path))), None)
     if not os.path.lexists(path):
         raise UnreadableError(f"{path}: no such data file")
     check_regular(path, str(path))
@@ -82,6 +85,14 @@ def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False, ga
     if missing.any() and not gaps:
         raise UnreadableError(f"{path}: sample {int(missing.argmax())} holds NaN or infinity")
     return Data(x, None if y is None else _labels(y, len(x), path), scaled)
+
+
+def is_number(text: str) -> bool:
+    """Of a DATA argument that names no file."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _labels(y: np.ndarray, count: int, path: Path) -> np.ndarray:

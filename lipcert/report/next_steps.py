@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 STEPS = {
-    "unbounded": "No finite constant exists there. Ask about a region (--box, or --at DATA --eps E), or about the part "
+    "unbounded": "No finite constant exists there. Ask about a region (--box, or --at DATA --eps E; a number for DATA is a point with it everywhere), or about the part "
     "of the network before this node, or replace the node.",
     "refused": "Another method may still give a value: leave out --method, or see what each can do with this model in "
     "lipcert inspect.",

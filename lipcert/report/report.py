@@ -35,7 +35,7 @@ class Report:
     `model`: path, format, sha256, input_shape, output_shape, parameters, neurons and, where known, parity and units.
     `region`: {"kind": "global"}, {"kind": "box", "lower", "upper"} or {"kind": "ball", "center", "radius", "norm"}.
     `max_upper`: the gate; met when a proved upper value exists and is not larger.
-    `question`: all of what was asked; None where no model could be asked.
+    `question`: all of what was asked; None where no model could be asked. `suggestion`: a command that has an answer.
     """
 
     command: str
@@ -54,6 +54,7 @@ class Report:
     max_upper: float | None = None
     created: str = field(default_factory=moment)
     question: Question | None = None
+    suggestion: str = ""
     defaults: Sequence[Mapping[str, Any]] = ()  # options that were not typed: {"option", "value", "from"}
 
     @classmethod
@@ -194,6 +195,7 @@ class Report:
             "summary": plain(self.summary),
             "assumptions": plain(self.assumptions),
             "warnings": plain(self.warnings),
+            **({"suggestion": plain(self.suggestion)} if self.suggestion else {}),
             **({"defaults": plain(self.defaults)} if self.defaults else {}),
         }
 
@@ -225,7 +227,7 @@ class Report:
         return [result for result in self.results if isinstance(result, Bound) and result.side == side]
 
 
-_COPIED = ("layers", "parts", "methods", "points", "summary", "assumptions", "warnings", "defaults")
+_COPIED = ("layers", "parts", "methods", "points", "summary", "assumptions", "warnings", "suggestion", "defaults")
 
 
 def _row(result: Result) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from lipcert.report.report import Report
 from lipcert.report.sections.parts import shapes
 from lipcert.report.tables import Framed, Item, Piece, Sentence, Table, Tone, known
 from lipcert.terms.digits import digits
+from lipcert.terms.printable import printable
 from lipcert.terms.question import region_words
 from lipcert.terms.result import Bound, Result
 
@@ -30,6 +31,11 @@ def verdict(report: Report) -> Iterator[Piece]:
         lines.append(Sentence.of(f"in {report.question.units()}", "dim"))
     if step := next_step(report.status, report.region):
         lines.append(Sentence.of(step, "dim"))
+    if report.suggestion:
+        ball = printable(report.suggestion[report.suggestion.rfind("--at ") :])
+        lines.append(
+            Sentence.of(f"A ball has a finite bound: add {ball}, or --at DATA#0 for one around your data", "dim")
+        )
     for low, up in report.contradictions:
         wrong = f"{low.method} attained {low.value!r}, above the upper value {up.value!r} of {up.method}"
         lines.append(Sentence.of(f"SELF-CHECK FAILED: {wrong}", "bad"))
