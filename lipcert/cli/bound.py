@@ -98,8 +98,7 @@ def bound(
     """A certified interval lower <= L <= upper for the Lipschitz constant, of one model or of many."""
     for flag, number in (("--budget", budget), ("--max-upper", max_upper), ("--eps", eps), ("--rtol", rtol)):
         o.check_not_negative(flag, number)
-    norms = o.read_norm(norm, norm_in, norm_out)
-    functional = str(Output.parse(output))
+    norms, functional = o.read_norm(norm, norm_in, norm_out), str(Output.parse(output))
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
     question: dict[str, Any] = {"norm": norms, "output": functional, "rtol": rtol, "seed": seed, "ranges": ranges}
