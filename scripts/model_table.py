@@ -26,6 +26,7 @@ HEAD = "| model | | product upper | lower | why not |\n|---|---|---:|---:|---|\n
 SECONDS = 300  # per model; longer is a row "no answer"
 FLAGS = {  # what a file does not say by itself
     "basic_pitch_nmp.onnx": ("--output-name", "StatefulPartitionedCall:1"),
+    "carvana_unet_simp_small.onnx": ("--output-name", "42"),  # the network before its ArgMax
     "marabou_multiInput_add.onnx": ("--input-name", "X1,X2", "--output-name", "Y"),
     "mtcnn_pnet.onnx": ("--output-name", "softmax", "--input-shape", "1,24,24,3"),
     "openmm_central.pt": ("--input-shape", "5,3"),

@@ -203,3 +203,27 @@ def test_every_command_takes_what_is_held(critic: Path, tmp_path: Path) -> None:
         assert run(*command, *question) == 0, command
         said = json.loads(report.read_text())
         assert command[0] in ("inspect", "track") or "2.0, -1.0" in said["question"]["fixed"]["a"], command
+
+
+def test_the_network_as_far_as_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the end is a step, the refusal names the tensor before it, which can be asked about."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "A"], ["u"]),
+        helper.make_node("Relu", ["u"], ["half"]),
+        helper.make_node("ArgMax", ["half"], ["class"], axis=1, keepdims=0),
+    ]
+    path = saved(
+        tmp_path / "m.onnx",
+        nodes,
+        [value("x", [1, 2])],
+        [value("class", [1], TensorProto.INT64)],
+        [numpy_helper.from_array(A, "A")],
+    )
+    assert run("bound", path) == 3
+    assert "--output-name half" in capsys.readouterr().err
+    model = lipcert.load(path, output_name="half")
+    assert model.info["output_name"] == "half"
+    assert any(record["reference"] == "onnxruntime" for record in model.info["parity"])
+    assert lipcert.bound(model, methods=["product"]).upper == pytest.approx(spectral(A), rel=1e-4)
+    with pytest.raises(UsageError, match="outputs of this model are: class"):
+        lipcert.load(path, output_name="A")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
+import onnx.helper
 import torch
 from onnx import GraphProto, TensorProto
 
@@ -38,6 +39,18 @@ def choose_output(asked: str | None, names: list[str]) -> str:
         listing = ", ".join(shown(n) for n in names) or "none"
         raise UsageError(f"--output-name {shown(asked or '')}: the outputs of this model are: {listing}")
     return found[0]
+
+
+def expose(graph: GraphProto, asked: str | None) -> None:
+    """A tensor inside the graph that is asked for by its name becomes an output: the network as far as this node."""
+    if asked is None or any(asked in (v.name, shown(v.name)) for v in graph.output):
+        return
+    made = [name for node in graph.node for name in node.output if name and asked in (name, shown(name))]
+    if len(made) == 1:
+        known = [v for v in graph.value_info if v.name == made[0] and v.type.WhichOneof("value")]
+        kinds = [v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)]
+        floats = [k for k in kinds if k in TORCH and TORCH[k].is_floating_point] or [TensorProto.FLOAT]
+        graph.output.append(known[0] if known else onnx.helper.make_tensor_value_info(made[0], floats[0], None))
 
 
 def dims_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto
 
 from lipcert.load.inputs import NOTHING, Chosen, InputChoice
-from lipcert.load.onnx.choice import Runs, choose_inputs, choose_output, fed_beside, hold, refuse_output
+from lipcert.load.onnx.choice import Runs, choose_inputs, choose_output, expose, fed_beside, hold, refuse_output
 from lipcert.load.onnx.rename import rename
 from lipcert.load.onnx.structure import (
     MAX_NODES,
@@ -89,6 +89,7 @@ def read_graph(path: Path, wanted: InputChoice = NOTHING, runs: Runs | None = No
     if model.graph.sparse_initializer:
         name = shown(model.graph.sparse_initializer[0].values.name)
         raise RefusedModel(f"the initialiser {name!r} is sparse; lipcert reads dense weights only", node=name)
+    expose(model.graph, wanted.output)
     outputs = [v.name for v in model.graph.output]
     output = None if wanted.output is None and len(outputs) > 1 else choose_output(wanted.output, outputs)
     if output is not None:

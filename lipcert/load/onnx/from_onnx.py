@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import torch
 from onnx import TensorProto
 
 from lipcert.load.inputs import InputChoice
+from lipcert.load.onnx.choice import expose
 from lipcert.load.onnx.file import OnnxGraph, looks_like_onnx, read_graph
 from lipcert.load.onnx.module import OnnxModule, build
 from lipcert.load.onnx.tensor import FLOAT_BITS, shown, type_name
@@ -171,13 +173,19 @@ def _runs(path: Path, shapes: Mapping[str, tuple[int, ...]], held: Mapping[str, 
 
 
 @functools.cache
-def _session(path: Path) -> Any:
+def _session(path: Path, output: str | None = None) -> Any:
+    """`output`: a tensor that is handed out too, should it lie inside the graph."""
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # the file, not a rewriting of it
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if output is None or output in [value.name for value in session.get_outputs()]:
+        return session
+    model = onnx.load(path)
+    expose(model.graph, output)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _definition(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
@@ -204,7 +212,7 @@ def _runtime(path: Path, graph: OnnxGraph, shape: tuple[int, ...]) -> Callable[[
         outputs = []
         with step(f"{path}: comparing with onnxruntime", 60.0):
             for row in np.asarray(rows, dtype=np.float64).reshape(-1, *shape):
-                result = _session(path).run([graph.raw_output], _feed(graph, row))
+                result = _session(path, graph.raw_output).run([graph.raw_output], _feed(graph, row))
                 outputs.append(np.asarray(result[0], dtype=np.float64))
             return np.stack(outputs)
 

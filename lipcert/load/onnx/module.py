@@ -185,7 +185,11 @@ def _node(state: _Build, proto: NodeProto) -> tuple[OnnxNode, Op]:
         raise RefusedModel(f"{label}: the operator {proto.op_type} of domain {proto.domain!r} is not known", node=label)
     if proto.op_type in REFUSED:
         reason = REFUSED[proto.op_type]
-        raise RefusedModel(f"{label}: {reason.text}", node=label, unbounded=reason.unbounded and any(on_data))
+        text = f"{label}: {reason.text}"
+        read = next((name for name, depends in zip(proto.input, on_data, strict=True) if depends), None)
+        if reason.unbounded and read is not None:
+            text += f". The network before it: --output-name {graph.label(read)}"
+        raise RefusedModel(text, node=label, unbounded=reason.unbounded and any(on_data))
     op = TABLE.get(proto.op_type)
     if op is None:
         raise RefusedModel(f"{label}: lipcert has no rule for the operator {proto.op_type}", node=label)

@@ -22,14 +22,18 @@ from lipcert.blocks.base import Range
 from lipcert.blocks.normalise import Norm2, Normalise
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.product import MatMul, Product
-from lipcert.blocks.softmax import Softmax
+from lipcert.blocks.selection import Selection
+from lipcert.blocks.softmax import LogSumExp, Softmax
+from lipcert.blocks.sort import Sort
 from lipcert.network.graph import Enclosure as Known
 from lipcert.network.graph import Graph, Input, Nonlinear
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.regions.cells import Cells
 from lipcert.regions.transfer.expansion import Arriving, Expansion, Term
+from lipcert.regions.transfer.logsumexp import logsumexp
 from lipcert.regions.transfer.norm import norm2
 from lipcert.regions.transfer.normalise import normalise
+from lipcert.regions.transfer.order import selection, sorting
 from lipcert.regions.transfer.pointwise import pointwise
 from lipcert.regions.transfer.products import matmul, product
 from lipcert.regions.transfer.reach import Origin, Origins
@@ -45,6 +49,9 @@ RULES: dict[type, Callable[..., Expansion]] = {
     Softmax: softmax,
     MatMul: matmul,
     Product: product,
+    Selection: selection,
+    Sort: sorting,
+    LogSumExp: logsumexp,
 }
 X = "x"
 
