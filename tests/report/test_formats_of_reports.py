@@ -10,11 +10,13 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from two import two
 
 import lipcert
 from lipcert.cli.main import main
 from lipcert.report.formats import FORMATS, written
+from lipcert.report.formats.terminal import to_table
 from lipcert.report.report import Report
 from lipcert.report.sections import SECTIONS
 from lipcert.report.tables import Item, Sentence
@@ -153,3 +155,22 @@ def test_a_report_of_any_shape_is_shown_or_refused(report: Report, field: str, o
     for suffix in (".md", ".csv", ".txt"):
         with suppress(UnreadableError):
             assert written(suffix, [("r.json", data)])
+
+
+def test_bars_are_never_folded() -> None:
+    """On a narrow terminal all of a column are shortened alike, and the longest is still the longest."""
+    layers = [
+        {"name": f"a layer with a long name {k}", "kind": "linear", "input_shape": [1, 64], "output_shape": [1, 64]}
+        | {"lower": 1.0, "upper": float(k), "status": "bounded", "reason": None, "node": None}
+        for k in (1, 5, 10)
+    ]
+    found = {}
+    for width in (60, 80, 120):
+        console = Console(width=width, file=StringIO(), force_jupyter=False)
+        console.print(to_table(Report("layers", {"path": "m.onnx"}, layers=layers)))
+        lines = console.file.getvalue().splitlines()
+        bars = [line.count("█") for line in lines if "█" in line]
+        assert len(bars) == 3
+        assert bars[0] < bars[1] < bars[2]
+        found[width] = bars[2]
+    assert found[60] <= found[80] <= found[120] == 24

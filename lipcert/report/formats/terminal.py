@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import singledispatch
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -27,6 +29,7 @@ STYLES: dict[Tone, str] = {
     "picture": "cyan",
 }
 WIDTH = 100
+SHORTEST = 6  # characters that a column of bars gets at least
 
 
 def to_table(report: Report) -> RenderableType:
@@ -62,9 +65,26 @@ def _(piece: tables.Table) -> RichTable:
     for column in piece.columns:
         name = Item(column.removeprefix(">"))
         table.add_column(text(name), justify="right" if column.startswith(">") else "left", overflow="fold")
+    longest = max((len(item.words) for row in piece.rows for item in row if item.tone == "picture"), default=0)
     for row in piece.rows:
-        table.add_row(*map(text, row))
+        table.add_row(*(Bar(item, longest) if item.tone == "picture" else text(item) for item in row))
     return table
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of block characters, shortened with all others of its column where the terminal is narrow; never folded."""
+
+    item: Item
+    longest: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        length = len(self.item.words)
+        share = min(1.0, options.max_width / self.longest) if self.longest else 1.0
+        yield Text("█" * max(min(length, 1), int(length * share)), style=STYLES[self.item.tone])
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(SHORTEST, self.longest), self.longest)
 
 
 @rendered.register
