@@ -21,14 +21,14 @@ def bound(
     example: Any = None,
     *,
     input_shape: Sequence[int] | None = None,
-    norm: str | float | Norm = "2",
+    norm: str | float | tuple[Any, Any] | Norm = "2",
     methods: Sequence[str] | None = None,
     region: Box | Ball | None = None,
-    output: str = "vector",
+    output: str | int | tuple[int, int] = "vector",
     budget: float | None = None,
     rtol: float = 1e-6,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | Any = "cpu",
     certificate: str | Path | None = None,
     multipliers: str | None = None,
     solver: str | None = None,
@@ -62,12 +62,12 @@ def bound(
         read = given.as_model(model, example, input_shape)
         asked = BoundRequest(
             norm=given.as_norm(norm),
-            methods=methods,
+            methods=given.as_methods(methods),
             region=region,
-            output=output,
-            rtol=rtol,
-            seed=seed,
-            device=device,
+            output=given.as_output(output),
+            rtol=given.as_relative(rtol),
+            seed=given.as_seed(seed),
+            device=given.as_device(device),
             certificate=certificate,
             multipliers=multipliers,
             solver=solver,
@@ -75,7 +75,7 @@ def bound(
             ranges=ranges,
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        return bound(loaded, asked, Session(progress, budget), resume)
+        return bound(loaded, asked, Session(progress, given.as_number("budget", budget)), resume)
 
 
 def layers(
@@ -83,7 +83,7 @@ def layers(
     example: Any = None,
     *,
     input_shape: Sequence[int] | None = None,
-    norm: str | float | Norm = "2",
+    norm: str | float | tuple[Any, Any] | Norm = "2",
     weight_in: Any = None,
     weight_out: Any = None,
     progress: Progress | None = None,
@@ -152,4 +152,5 @@ def verify(
             explain=explain,
             seed=seed,
         )
+        given.check_file("certificate", certificate)
         return verify(certificate, model, request, progress)

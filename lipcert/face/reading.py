@@ -39,7 +39,6 @@ def load(
 
     Raises `UnreadableError` and `UsageError` (a file, an argument), and `RefusedModel`, which names the node.
     """
-    from lipcert.load.model import load
     from lipcert.tasks import given
 
     with given.python_words():
@@ -49,4 +48,5 @@ def load(
             shape = given.as_array(example, "the example input").shape
             input_shape = (1, *shape[1:]) if len(shape) > 1 else shape
         names = {"input_name": input_name, "output_name": output_name, "fix": fix, "reader": reader}
-        return load(model, input_shape=input_shape, mean=mean, std=std, seed=seed, progress=progress, **names)  # type: ignore[arg-type]
+        options = {**names, "mean": mean, "std": std, "seed": given.as_seed(seed), "progress": progress}
+        return given.loaded(given.as_source(model), input_shape, example is not None, **options)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def local(
     model: str | Path | nn.Module | Model,
     x: Any,
-    eps: float | Sequence[float],
+    eps: float | Sequence[float] | Any,
     *,
     input_shape: Sequence[int] | None = None,
-    ball_norm: str = "2",
-    norm: str | float | Norm = "2",
-    output: str = "vector",
+    ball_norm: str | float = "2",
+    norm: str | float | tuple[Any, Any] | Norm = "2",
+    output: str | int | tuple[int, int] = "vector",
     y: Any = None,
     indices: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
@@ -33,7 +33,7 @@ def local(
     execution: str | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | Any = "cpu",
     weight_in: Any = None,
     weight_out: Any = None,
     progress: Progress | None = None,
@@ -50,20 +50,21 @@ def local(
 
     with given.python_words():
         read = given.as_model_for(model, x, input_shape)
+        samples = given.as_samples(x, read)
         asked = local_balls.BallsRequest(
-            x=given.as_array(x),
-            eps=[eps] if isinstance(eps, int | float) else list(eps),
-            ball_norm=ball_norm,  # type: ignore[arg-type]
+            x=samples,
+            eps=given.as_numbers("eps", eps),
+            ball_norm=given.as_norm(ball_norm).input,
             norm=given.as_norm(norm),
-            output=output,
+            output=given.as_output(output),
             y=given.as_labels(y),
-            indices=indices,
-            methods=methods,
-            rtol=rtol,
-            budget=budget,
+            indices=given.as_indices(indices, samples),
+            methods=given.as_methods(methods),
+            rtol=given.as_relative(rtol),
+            budget=given.as_seconds(budget),
             execution=execution,
-            seed=seed,
-            device=device,
+            seed=given.as_seed(seed),
+            device=given.as_device(device),
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
         return local_balls.local(loaded, asked, Session(progress), resume)
@@ -75,8 +76,8 @@ def local_grid(
     shape: Sequence[int] | None = None,
     *,
     input_shape: Sequence[int] | None = None,
-    norm: str | float | Norm = "2",
-    output: str = "vector",
+    norm: str | float | tuple[Any, Any] | Norm = "2",
+    output: str | int | tuple[int, int] = "vector",
     rtol: float = 0.01,
     pairs: int = 0,
     jacobians: int = 0,
@@ -87,7 +88,7 @@ def local_grid(
     certificate: str | Path | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | Any = "cpu",
     weight_in: Any = None,
     weight_out: Any = None,
     progress: Progress | None = None,
@@ -104,25 +105,26 @@ def local_grid(
     from lipcert.tasks.task import Session
 
     with given.python_words():
+        given.check_box(box)
         example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
         read = given.as_model_for(model, example, input_shape)
         asked = grid.GridRequest(
             box=box,
-            shape=shape,
+            shape=given.as_cells(shape),
             norm=given.as_norm(norm),
-            output=output,
-            rtol=rtol,
+            output=given.as_output(output),
+            rtol=given.as_relative(rtol),
             pairs=pairs,
             jacobians=jacobians,
             plane=plane,
             execution=execution,
             regions=regions,
             certificate=certificate,
-            seed=seed,
-            device=device,
+            seed=given.as_seed(seed),
+            device=given.as_device(device),
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        return grid.grid(loaded, asked, Session(progress, budget), resume)
+        return grid.grid(loaded, asked, Session(progress, given.as_number("budget", budget)), resume)
 
 
 def jacobian(
@@ -141,10 +143,10 @@ def jacobian(
     laplacian: bool = False,
     prove: bool = False,
     budget: float | None = None,
-    norm: str | float | Norm = "2",
+    norm: str | float | tuple[Any, Any] | Norm = "2",
     resume: str | Path | Report | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | Any = "cpu",
     progress: Progress | None = None,
 ) -> Report:
     """Statistics of Jacobian norms at the data x (k, ...), or at `samples` random points of the box `region`.
@@ -163,11 +165,11 @@ def jacobian(
     with given.python_words():
         loaded = given.as_model(model, None, input_shape) if x is None else given.as_model_for(model, x, input_shape)
         asked = measure.JacobianRequest(
-            x=None if x is None else given.as_array(x),
+            x=None if x is None else given.as_samples(x, loaded),
             y=given.as_labels(y),
             region=region,
             samples=samples,
-            around=around,
+            around=given.as_number("around", around),
             between=between,
             per_class=per_class,
             from_node=from_node,
@@ -175,7 +177,7 @@ def jacobian(
             laplacian=laplacian,
             prove=prove,
             norm=given.as_norm(norm),
-            seed=seed,
-            device=device,
+            seed=given.as_seed(seed),
+            device=given.as_device(device),
         )
-        return measure.jacobian(loaded, asked, Session(progress, budget), resume)
+        return measure.jacobian(loaded, asked, Session(progress, given.as_number("budget", budget)), resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def track(
     checkpoints: Sequence[str | Path] | str | Path,
     *,
-    norm: str | float | Norm = "2",
+    norm: str | float | tuple[Any, Any] | Norm = "2",
     methods: Sequence[str] = ("product", "sampled", "lipsdp"),
     x: Any = None,
     y: Any = None,
@@ -51,16 +52,19 @@ def track(
         "std": std,
     }
     with given.python_words():
+        named = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
+        for one in named:
+            given.check_file("checkpoints", one)
         asked = task.TrackRequest(
             norm=given.as_norm(norm),
-            methods=methods,
+            methods=given.as_methods(methods) or (),
             x=None if x is None else given.as_array(x),
             y=given.as_labels(y),
-            budget=budget,
-            seed=seed,
+            budget=given.as_number("budget", budget),
+            seed=given.as_seed(seed),
             reading=reading,
         )
-        return task.track(checkpoints, asked, Session(progress), resume)
+        return task.track(named, asked, Session(progress), resume)
 
 
 def compare(
@@ -71,6 +75,11 @@ def compare(
     `tolerance`: relative moves up to it are none (0.01 is 1 %). `other_names`: inputs and outputs may have other names.
     UsageError names the first field in which the two questions differ.
     """
+    from lipcert.report.report import Report
     from lipcert.tasks import compare as task
+    from lipcert.tasks import given
 
+    for name, one in (("before", before), ("after", after)):
+        if not isinstance(one, Report):
+            given.check_file(name, one, "or a Report")
     return task.compare(before, after, tolerance=tolerance, other_names=other_names)

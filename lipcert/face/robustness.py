@@ -22,9 +22,9 @@ def radius(
     y: Any = None,
     *,
     input_shape: Sequence[int] | None = None,
-    norm: str | float | Norm = "2",
+    norm: str | float | tuple[Any, Any] | Norm = "2",
     methods: Sequence[str] | None = None,
-    eps: float | Sequence[float] = (),
+    eps: float | Sequence[float] | Any = (),
     tolerance: float | None = None,
     attack: Any = None,
     adversarial: str | Path | None = None,
@@ -38,7 +38,7 @@ def radius(
 
     Every input closer to a sample than its radius keeps the class; radii are rounded down. `eps`: certified accuracy at
     these radii, in `report.summary["certified"]`. `tolerance`: regression, each output moves by at most this much.
-    `attack`: a `lipcert.sampling.attack.Pgd` beside it, which bounds the radii from above.
+    `attack`: True, or a `lipcert.sampling.attack.Pgd`, beside it, which bounds the radii from above.
     `execution`: "float32", "bfloat16" or "float16": radii that hold for the network executed so, too. `certificate`: file
     from which `verify` proves those radii again that follow from global constants.
     """
@@ -47,17 +47,18 @@ def radius(
     from lipcert.tasks.task import Session
 
     with given.python_words():
+        loaded = given.as_model_for(model, x, input_shape)
         asked = robustness.RadiusRequest(
-            x=given.as_array(x),
+            x=given.as_samples(x, loaded),
             y=given.as_labels(y),
             norm=given.as_norm(norm),
-            methods=methods,
-            eps=[eps] if isinstance(eps, int | float) else list(eps),
-            tolerance=tolerance,
-            attack=attack,
+            methods=given.as_methods(methods),
+            eps=given.as_numbers("eps", eps),
+            tolerance=given.as_number("tolerance", tolerance),
+            attack=given.as_attack(attack),
             adversarial=adversarial,
             execution=execution,
             certificate=certificate,
-            seed=seed,
+            seed=given.as_seed(seed),
         )
-        return robustness.radius(given.as_model_for(model, x, input_shape), asked, Session(progress), resume)
+        return robustness.radius(loaded, asked, Session(progress), resume)

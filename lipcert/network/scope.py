@@ -29,6 +29,8 @@ def checked_region(region: Region, graph: Graph) -> Region:
             )
         Norm(region.norm, region.norm)
         return Ball(centre.reshape(graph.input_shape), float(region.radius), region.norm)
+    if region is not None:  # anything else would be answered for the whole space
+        raise UsageError(f"region: a lipcert.Box or a lipcert.Ball, or None for the whole space, not {region!r}")
     return None
 
 

@@ -38,6 +38,8 @@ def draw(report: Report, ax: Any = None, limits: Limits = (None, None)) -> Any:
             raise UsageError("plot needs matplotlib; install it with: pip install 'lipcert[plots]'") from error
         with pyplot.rc_context(STYLE):
             ax = pyplot.subplots(layout="constrained")[1]
+    elif not callable(getattr(ax, "plot", None)) or not hasattr(ax, "set_title"):
+        raise UsageError(f"plot: ax is one matplotlib Axes, such as pyplot.subplots()[1], not a {type(ax).__name__}")
     picture(report, ax)
     if limits != (None, None):
         _colour(ax, *limits)

@@ -78,7 +78,7 @@ class Smoothness:
             seed=self.seed,
         )
         try:
-            row = measured(load(_on_cpu(net), input_shape=(1, *shape[1:])), asked)
+            row = measured(load(_on_cpu(given.as_source(net)), input_shape=(1, *shape[1:])), asked)
         except RefusedModel as problem:
             self.refusal = str(problem)
             return {}

@@ -81,11 +81,16 @@ class Ball:
     a float64 tensor."""
 
     center: torch.Tensor
-    radius: float
-    norm: P = "2"
+    radius: float | Any  # any number; kept as a float
+    norm: P | Any = "2"  # or the number: 1, 2, math.inf; kept as its name
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "center", _tensor("Ball: center", self.center))
+        try:
+            object.__setattr__(self, "radius", float(self.radius))
+        except (TypeError, ValueError) as problem:
+            raise UsageError(f"Ball: the radius is a number, not {self.radius!r}") from problem
+        object.__setattr__(self, "norm", {"1.0": "1", "2.0": "2"}.get(str(self.norm), str(self.norm)))  # 2, inf
 
     def __repr__(self) -> str:
         center = self.center.reshape(-1).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect as reflection
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import lipcert
 from lipcert.load.model import load
 from lipcert.report.formats.terminal import as_text
 from lipcert.report.report import Report
+from lipcert.sampling.attack import Pgd
 from lipcert.tasks import balls as local_balls
 from lipcert.tasks import grid
 from lipcert.tasks import jacobian as measure
@@ -27,7 +30,7 @@ from lipcert.tasks.inspect import inspect
 from lipcert.tasks.layers import layers
 from lipcert.tasks.radius import task as robustness
 from lipcert.tasks.verify import VerifyRequest, verify
-from lipcert.terms.errors import UsageError
+from lipcert.terms.errors import RefusedModel, UnreadableError, UsageError
 from lipcert.terms.result import Bound, Refusal
 
 matplotlib.use("agg")
@@ -81,7 +84,7 @@ def test_signatures_are_spelled_out(name: str) -> None:
         below.pop("reading", None)
     wanted = {"model" if key == "path_or_module" else key for key in below}
     assert wanted - set(face) == set()
-    of_session = {"budget"} if name in ("bound", "local_grid") else set()
+    of_session = {"budget"} if name in ("bound", "local_grid", "jacobian") else set()
     assert set(face) - wanted <= ONLY_HERE | of_session | (READING if name == "track" else set())
     for key in wanted & set(face) - OTHER_DEFAULTS - {"model", "samples", *(("norm",) if name == "track" else ())}:
         assert face[key].default == below[key], key
@@ -246,3 +249,93 @@ def test_pictures(reports: dict[str, Report], tmp_path: Path) -> None:
         assert drawn.has_data()
         drawn.figure.savefig(tmp_path / f"{name}.png")
         pyplot.close(drawn.figure)
+
+
+# What is at hand
+
+
+TAKEN: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # what a caller may write, and what it is
+    "norm as reports write it": (lambda m: lipcert.bound(m, norm="l2"), lambda m: lipcert.bound(m, norm="2")),
+    "norm of numpy": (lambda m: lipcert.bound(m, norm=np.inf), lambda m: lipcert.bound(m, norm="Linf")),
+    "norm as a pair": (lambda m: lipcert.bound(m, norm=(2, "inf")), lambda m: lipcert.bound(m, norm="2->inf")),
+    "a logit": (lambda m: lipcert.bound(m, output=1), lambda m: lipcert.bound(m, output="1")),
+    "a difference": (lambda m: lipcert.bound(m, output=(0, 1)), lambda m: lipcert.bound(m, output="0-1")),
+    "one sample": (
+        lambda m: lipcert.local(m, X[0], 0.1, ball_norm=np.inf),
+        lambda m: lipcert.local(m, X[:1], [0.1], ball_norm="inf"),
+    ),
+    "a radius of numpy": (lambda m: lipcert.local(m, X, np.float32(0.5)), lambda m: lipcert.local(m, X, [0.5])),
+    "a ball's norm": (
+        lambda m: lipcert.bound(m, region=lipcert.Ball(X[1], np.float32(0.5), np.inf)),
+        lambda m: lipcert.bound(m, region=lipcert.Ball(X[1], 0.5, "inf")),
+    ),
+    "one label": (lambda m: lipcert.radius(m, X[0], 0), lambda m: lipcert.radius(m, X[:1], [0])),
+    "an attack": (lambda m: lipcert.radius(m, X, attack=True), lambda m: lipcert.radius(m, X, attack=Pgd())),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_people_write_is_understood(model: lipcert.Model, name: str) -> None:
+    once, again = (write(model) for write in TAKEN[name])
+    assert once.question == again.question
+    assert (once.lower, once.upper) == (again.lower, again.upper)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda net: nn.DataParallel(torch.compile(net))])
+def test_wrappers_of_training_are_taken_off(net: nn.Module, wrap: Callable[..., Any]) -> None:
+    found, plain = (lipcert.bound(one, X, methods=["product"]) for one in (wrap(net), net))
+    assert found.model["graph"] == plain.model["graph"]
+
+
+CALLED_WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "region of numbers": (lambda n, m: lipcert.bound(m, region=(0, 1)), "region: a lipcert.Box"),  # not the whole space
+    "region of words": (lambda n, m: lipcert.jacobian(m, region="0:1"), "the region is a box"),
+    "one method misnamed": (lambda n, m: lipcert.bound(m, methods="magic"), "methods magic: methods are"),
+    "input_shape": (lambda n, m: lipcert.bound(n, input_shape=2), "input_shape: whole numbers"),
+    "a dataset": (lambda n, m: lipcert.jacobian(m, TensorDataset(torch.ones(1))), "x: an array or a tensor of inputs"),
+    "a file for data": (lambda n, m: lipcert.jacobian(m, "test.npz"), "numpy.load('test.npz')"),
+    "wrong width": (lambda n, m: lipcert.radius(m, [[1.0, 2.0, 3.0]]), "(1, 3) are not samples of shape (1, 2)"),
+    "device": (lambda n, m: lipcert.bound(m, device="mps"), "devices are cpu and cuda"),
+    "budget": (lambda n, m: lipcert.bound(m, budget=-1), "budget: a finite number from 0"),
+    "budget of words": (lambda n, m: lipcert.local(m, X, 0.1, budget="1"), "budget: a finite number"),
+    "no budget": (lambda n, m: lipcert.local(m, X, 0.1, budget=None), "budget: seconds"),
+    "seed": (lambda n, m: lipcert.bound(m, seed="a"), "seed: a whole number"),
+    "rtol": (lambda n, m: lipcert.bound(m, rtol=-1), "rtol: a finite number"),
+    "around": (lambda n, m: lipcert.jacobian(m, X, around="a"), "around: a finite number"),
+    "eps": (lambda n, m: lipcert.local(m, X, "0.1"), "eps: a number or a list"),
+    "indices": (lambda n, m: lipcert.local(m, X, 0.1, indices=[3]), "indices: a whole number for each of the 2 rows"),
+    "box of a grid": (lambda n, m: lipcert.local_grid(m, ([0, 0], [1, 1])), "box: a lipcert.Box(lower, upper)"),
+    "cells of a grid": (lambda n, m: lipcert.local_grid(m, lipcert.Box(0, 1), 5), "shape: cells along each input"),
+    "attack": (lambda n, m: lipcert.radius(m, X, attack="pgd"), "attack: True, or"),
+    "radius of a ball": (lambda n, m: lipcert.Ball(X[0], "a"), "Ball: the radius is a number"),
+    "verify": (lambda n, m: lipcert.verify(n, "c.cert"), "certificate: the path of a file, not a Sequential"),
+    "compare": (lambda n, m: lipcert.compare({}, {}), "before: the path of a file or a Report, not a dict"),
+    "track": (lambda n, m: lipcert.track([n]), "checkpoints: the path of a file"),
+    "weights alone": (lambda n, m: lipcert.load(n.state_dict()), "module.load_state_dict"),
+    "a class": (lambda n, m: lipcert.bound(nn.Linear, X), "not a class: make one first"),
+    "a function": (lambda n, m: lipcert.bound(lambda x: x, X), "forward of a torch.nn.Module"),
+    "no weights": (lambda n, m: lipcert.bound(nn.Linear(2, 2, device="meta"), X), "meta device"),
+    "axes": (lambda n, m: lipcert.layers(m).plot("a.png"), "ax is one matplotlib Axes"),
+}
+
+
+@pytest.mark.skipif(
+    "typecheck" in sys.modules, reason="where types are checked at every call, the checker says it first"
+)
+@pytest.mark.parametrize("name", CALLED_WRONG)
+def test_wrong_calls_say_what_to_write(net: nn.Module, model: lipcert.Model, name: str) -> None:
+    call, says = CALLED_WRONG[name]
+    with pytest.raises(UsageError) as stopped:
+        call(net, model)
+    assert says in str(stopped.value)
+    assert "--" not in str(stopped.value)
+
+
+def test_addresses_and_examples_of_another_shape(net: nn.Module) -> None:
+    with pytest.raises(UnreadableError, match=r"https://x\.org/a\.onnx: this is an address"):
+        lipcert.load("https://x.org/a.onnx")
+    for call in (lipcert.load, lipcert.bound):
+        with pytest.raises(
+            RefusedModel, match=r"It was called with float numbers of shape \(1, 3\): .* give x\[None\]"
+        ):
+            call(net, torch.rand(4, 3))
