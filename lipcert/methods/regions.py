@@ -1,8 +1,8 @@
 """`regions`: the constant on a region, or on the whole space, exactly, by enumerating linear regions (regions/enumeration).
 
-For piecewise linear networks of up to 7 inputs that move, on the whole space up to 6, and on regions for those with one piecewise
-quadratic layer on each path (regions/quadratic). The upper value covers every cell, pruned and open ones too; the lower
-value is attained at a point. MATH section 9; LipBaB (Bhowmick et al. 2021) has the idea, without proofs.
+For piecewise linear networks of up to 16 inputs that move (from 8 on by linear programs in place of vertices), on the whole
+space up to 6, and on regions for those with one piecewise quadratic layer on each path (regions/quadratic). The upper value
+covers every cell, pruned and open ones too; the lower value is attained at a point. MATH section 9; LipBaB (Bhowmick et al. 2021) has the idea, without proofs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lipcert.network.edit import row_of
 from lipcert.network.graph import Graph
 from lipcert.regions.enumeration.constant import Bracket, cells_of, check_inputs, constant, constants, reads
 from lipcert.regions.enumeration.hinges import hinged
+from lipcert.regions.enumeration.program import INPUTS, MORE_INPUTS
 from lipcert.regions.quadratic.surrogate import is_quadratic, surrogate
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.query import Output
@@ -59,7 +60,8 @@ class Regions(Method):
                 check_inputs(problem.graph)
                 hinged(problem.graph)
             else:
-                reads(_pieces_of(problem.graph), cells_of(problem.region))
+                most = INPUTS if _is_quadratic(problem.graph) else MORE_INPUTS
+                reads(_pieces_of(problem.graph), cells_of(problem.region), most)
         except ImportError:
             reason = "it needs Numba: pip install 'lipcert[fast]'"
         except RefusedModel as refused:
@@ -102,12 +104,13 @@ class Regions(Method):
         from lipcert.regions.enumeration.compiled import on_disk
         from lipcert.regions.enumeration.tree import prepare
 
-        if not on_disk():
+        n = 1 if problem.region is None else int((cells_of(problem.region).radius > 0).sum())
+        if not on_disk(facets=n > INPUTS):
             if problem.deadline is not None and problem.deadline < time.monotonic() + COMPILATION:
                 reason = "its machine code is made once, in about a minute: raise --budget, or give none the first time"
                 return Refusal(self.name, self.side, "refused", reason)
             problem.say("regions: compiling, once")
-        prepare()
+        prepare(n)
         return None
 
     def _results(self, problem: Problem, found: Bracket, seconds: float) -> list[Result]:

@@ -355,15 +355,18 @@ def test_fixed_inputs_do_not_count() -> None:
 
 def test_refusals_say_what_to_use_instead() -> None:
     smooth = lipcert.load(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), input_shape=(1, 2))
-    wide = lipcert.load(nn.Sequential(nn.Linear(9, 3), nn.ReLU(), nn.Linear(3, 1)), input_shape=(1, 9))
-    for model, words in ((smooth, "piecewise linear"), (wide, "9 inputs move")):
+    wide, many = (
+        lipcert.load(nn.Sequential(nn.Linear(n, 3), nn.ReLU(), nn.Linear(3, 1)), input_shape=(1, n)) for n in (17, 70)
+    )
+    asked = (smooth, "piecewise linear"), (wide, "17 inputs move, and linear regions are enumerated for at most 16")
+    for model, words in (*asked, (wide, "use --method branch"), (many, "use --method linear")):
         n = model.input_shape[1]
         box = lipcert.Box(torch.zeros(1, n), torch.ones(1, n))
         report = lipcert.bound(model, region=box, methods=["regions"])
         assert report.upper is None
         assert words in report.results[0].reason
     with pytest.raises(RefusedModel, match="one point"):
-        reads(wide.graph, Cells(torch.zeros(1, 9).double(), torch.zeros(1, 9).double()))
+        reads(wide.graph, Cells(torch.zeros(1, 17).double(), torch.zeros(1, 17).double()))
 
 
 def test_a_spent_budget_keeps_the_bracket() -> None:

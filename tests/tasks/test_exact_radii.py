@@ -229,3 +229,23 @@ def test_where_regions_do_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     report = lipcert.radius(few, points(0, 2, 1))
     assert set(report.points[0]["radii"]) == {"pairs", "local", "values"}
     assert any("lipcert[fast]" in warning for warning in report.warnings)
+
+
+def test_a_tie_of_float32_has_a_distance_in_real_arithmetic() -> None:
+    """|x - 1| against 1 + 1e-9: at 1e-12 the margin is less than what float32 may lose; at 0 it is a tie of another function."""
+    first, last = nn.Linear(2, 2).double(), nn.Linear(2, 2).double()
+    first.weight.data, first.bias.data = torch.tensor([[1.0, 0.5], [-1.0, 2.0]]).double(), torch.zeros(2).double()
+    last.weight.data, last.bias.data = torch.eye(2).double(), torch.tensor([1.0, 1.0]).double()
+    model = lipcert.load(nn.Sequential(first, nn.ReLU(), last).double(), input_shape=(1, 2))
+    x = np.array([[1e-9, 0.0], [0.0, 0.0], [1.0, 0.0]])  # relu(x + y/2) against relu(2 y - x)
+    rows = lipcert.radius(model, x, norm="inf", methods=["regions"]).points
+    assert [row["status"] for row in rows] == ["tie", "tie", "certified"]
+    assert [row["radius"] for row in rows[:2]] == [0.0, 0.0]
+    near = rows[0]["real"]
+    assert 0 < near["margin"] <= 1e-9
+    assert near["radius"] <= near["attacked"] <= near["radius"] * (1 + 1e-4)
+    far = np.array([[1e-9 + near["attacked"] * sx, near["attacked"] * sy] for sx in (-1, 1) for sy in (-1, 1)])
+    outputs = model.graph.evaluate(torch.from_numpy(far))
+    assert float((outputs[:, 1] - outputs[:, 0]).max()) > 0
+    assert rows[1]["real"] == {"margin": 0.0, "radius": 0.0, "attacked": None}
+    assert "real" not in rows[2]

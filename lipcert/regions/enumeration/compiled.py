@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 # every file with compiled functions, and those whose constants they read
-SOURCES = ("affine", "ball", "compiled", "frames", "net", "polytope", "pruning", "search", "settle", "sizes")
+SOURCES = ("affine", "ball", "compiled", "facets", "frames", "net", "polytope", "pruning", "search", "settle", "sizes")
 
 
 def _folder() -> str:
@@ -36,10 +36,10 @@ def _folder() -> str:
     return str(Path(cache) / "lipcert" / "numba" / digest.hexdigest()[:16])
 
 
-def on_disk() -> bool:
-    """Whether the machine code of the search is there; else the first search of this process waits for it."""
+def on_disk(facets: bool = False) -> bool:
+    """Whether the machine code of the search (by `facets`) is there; else the first search of this process waits for it."""
     folder = Path(os.environ.get("NUMBA_CACHE_DIR") or _folder())
-    return any(folder.rglob("search.search-*.nbi"))
+    return any(folder.rglob("facets.search_facets-*.nbi" if facets else "search.search-*.nbi"))
 
 
 def compiled(function: F) -> F:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lipcert.network.graph import Graph
 from lipcert.regions.cells import Cells
-from lipcert.regions.enumeration.program import INPUTS, Program, program
+from lipcert.regions.enumeration.program import INPUTS, MORE_INPUTS, Program, program
 from lipcert.rigor.rounding import norm_up, up
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.query import Box, Norm, Region
 
+BRANCHED = 64  # inputs that branch and bound takes
 MARGIN = 0.9  # of rtol for the search: the rest is for the rounding of what is attained
 
 
@@ -35,12 +36,14 @@ class Bracket:
     cramped: int
 
 
-def reads(graph: Graph, cells: Cells) -> Program:
-    """The program on the region. Raises RefusedModel with what is in the way and what to use instead."""
+def reads(graph: Graph, cells: Cells, most: int = INPUTS) -> Program:
+    """The program on the region, where at most `most` inputs move. Raises RefusedModel with what is in the way and what to
+    use instead."""
     moving = int((cells.radius[0] > 0).sum())
-    if moving > INPUTS:
+    if moving > most:
+        other = "branch" if moving <= BRANCHED else "linear"
         raise RefusedModel(
-            f"{moving} inputs move, and a box of n has 2^n vertices: at most {INPUTS}; use --method branch"
+            f"{moving} inputs move, and linear regions are enumerated for at most {most}: use --method {other}"
         )
     if moving == 0:
         raise RefusedModel("the region is one point")
@@ -126,7 +129,7 @@ def _brackets(
     from lipcert.regions.enumeration.attained import attained
     from lipcert.regions.enumeration.tree import Tree
 
-    made = reads(graph, cells)
+    made = reads(graph, cells, MORE_INPUTS)
     ball = None if cells.norm == "inf" else (float(cells.radius[0].amax()), cells.norm)
     tree = Tree(made, starts, norm, MARGIN * rtol, ball=ball, threads=torch.get_num_threads())
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from lipcert.regions.enumeration.compiled import compiled, inlined
 
-SLACK = 1e-14  # more than 80 roundings: the sums here have at most 4 n + 10 terms, n <= 7
+SLACK = 1e-14  # more than 80 roundings: the sums here have at most 4 n + 10 terms, n <= 16
 LOST = 1e-290  # underflow
-STEPS = 24  # of the simplex method
+STEPS = 24  # of the simplex method, for up to 7 inputs
+WALK = 12  # times as many steps as inputs, for more
 FLAT = 1e-9  # a facet normal that depends on others up to this
 ONE = np.uint64(1)
 
@@ -85,7 +86,8 @@ def edges_at(n, facet, mask, work, basis, edges):  # type: ignore[no-untyped-def
 @inlined
 def _follow(n, facet, live, a, basis, edges, work):  # type: ignore[no-untyped-def]
     """Simplex steps from a basis while a.t falls along an edge."""
-    for step in range(STEPS):
+    steps = STEPS if n <= 7 else WALK * n
+    for step in range(steps):
         size = 0.0
         for i in range(n):
             size = max(size, abs(a[i]))
@@ -97,7 +99,7 @@ def _follow(n, facet, live, a, basis, edges, work):  # type: ignore[no-untyped-d
                 terms = max(terms, abs(edges[i, j]))
             if slope < worst * terms:
                 worst, leave = slope / terms, j
-                if step >= STEPS // 2:
+                if step >= steps // 2:
                     break  # Bland's rule against cycles
         if leave < 0:
             return

@@ -23,6 +23,7 @@ from lipcert.rigor.rounding import EPS, TINY, gamma, power_of_two_scale, up
 from lipcert.terms.errors import RefusedModel
 
 INPUTS = 7  # that move: a box of n has 2^n vertices
+MORE_INPUTS = 16  # of norms, by facets
 ENTRIES = 2**24  # of all matrices together
 
 
@@ -101,7 +102,7 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
             if bool(centre_rows.any()) or error is not None:
                 entries += centre_rows.numel()
                 if entries > ENTRIES:
-                    raise RefusedModel("its matrices are too large to be written out")
+                    raise RefusedModel(f"its matrices have more than {ENTRIES:,} entries: use --method linear")
                 blocks.append((sources[source], _array(centre_rows.T), None if error is None else _array(error.T)))
         left, right = (torch.ones(node.size, dtype=torch.float64),) * 2
         if not last:

@@ -42,6 +42,18 @@ def box(program: Program) -> Shape:
     return Shape((2.0 * corners - 1.0) * radius, mask, facets, np.stack([-radius, radius]))
 
 
+def corner(program: Program) -> Shape:
+    """As `box`, with one vertex."""
+    radius = program.radius
+    n = len(radius)
+    facets = np.zeros((2 * n, n + 3))
+    facets[0::2, :n], facets[1::2, :n] = np.eye(n), -np.eye(n)
+    facets[:, n] = np.repeat(radius, 2)
+    facets[:, n + 2] = -1 - np.arange(2 * n)
+    mask = np.array([sum(4**d for d in range(n))], dtype=np.uint64)
+    return Shape(-radius[None], mask, facets, np.stack([-radius, radius]))
+
+
 def simplices(program: Program) -> list[Shape]:
     """sum |scale_d t_d| <= r, orthant by orthant: a box cut by 2^n facets would have too many, a simplex has n + 1.
 

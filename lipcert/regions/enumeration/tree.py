@@ -15,10 +15,11 @@ import numpy as np
 from lipcert.network.graph import Graph
 from lipcert.regions.enumeration import net as places
 from lipcert.regions.enumeration.exact import Rows, exact_layers, sign_on
+from lipcert.regions.enumeration.facets import search_facets
 from lipcert.regions.enumeration.flat import flat, memory
 from lipcert.regions.enumeration.net import BEST, CLOSED, INVERSE, NORMS, OFF, SIGNS, STUCK, VALUES, Memory, Net, Stack
-from lipcert.regions.enumeration.program import HingeLayer, Program
-from lipcert.regions.enumeration.roots import box, simplices
+from lipcert.regions.enumeration.program import INPUTS, HingeLayer, Program
+from lipcert.regions.enumeration.roots import box, corner, simplices
 from lipcert.regions.enumeration.search import probe, search
 from lipcert.terms.query import Norm
 
@@ -96,7 +97,8 @@ class Tree:
         self.budget = min(FIRST, self.most)
         if self.asks != SIGNS:
             self._sample()
-        self.cross = self.asks == NORMS and ball is not None and ball[1] == "1"
+        few = self.net.n <= INPUTS
+        self.cross = self.asks == NORMS and ball is not None and ball[1] == "1" and few
         if self.cross:  # the cells lie in it
             self.net = self.net._replace(ball=np.inf)
         for root in self._roots():
@@ -110,7 +112,8 @@ class Tree:
     def _roots(self) -> list[Cell]:
         start = functools.partial(Cell, 0, np.zeros(int(self.net.shape[OFF][min(1, self.net.layers)]), dtype=np.int8))
         u = np.full(len(self.closed), np.inf)
-        shapes = simplices(self.program) if self.cross else [box(self.program)]
+        alone = box if self.net.n <= INPUTS else corner
+        shapes = simplices(self.program) if self.cross else [alone(self.program)]
         return [start(s.x, s.mask, s.live, s.places, s.facets, s.box, u.copy()) for s in shapes]
 
     def _sample(self) -> None:
@@ -224,10 +227,29 @@ class Tree:
             self.rows.at(cell.layer, sign)
         for k in range(before, after):
             if sign[k] == 0:
-                sign[k] = 0 if self.rows is None else sign_on(self.rows, k, cell.x, names, cell.sign)
+                sign[k] = 0 if self.rows is None else sign_on(self.rows, k, self._corners(cell, k), names, cell.sign)
                 if sign[k] == 0 and (forced < 0 or k == cell.forced):
                     forced = k
         return replace(cell, sign=sign, forced=forced)
+
+    def _corners(self, cell: Cell, k: int) -> np.ndarray:
+        """Vertices among which is one where hinge k is least, and one where it is largest."""
+        if self.net.n <= INPUTS:
+            return cell.x
+        assert self.rows is not None
+        row = np.array([float(value) for value in self.rows.row(k)[:-1]])
+        return np.stack([lowest(cell.facets, side * row, cell.x[0]) for side in (1, -1)])
+
+
+def lowest(facets: np.ndarray, row: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """Where row.t is least on {N t + c >= 0}, a floating proposal; facets (k, n + 3)."""
+    from scipy.optimize import linprog
+
+    n = len(row)
+    found = linprog(
+        row, A_ub=-facets[:, :n], b_ub=facets[:, n] + facets[:, n + 1], bounds=(None, None), method="highs-ds"
+    )
+    return found.x if found.status == 0 else otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +276,7 @@ def searched(
     mine.counts[:] = 0
     mine.counts[places.AT] = at
     mine.counts[places.STAMP], mine.counts[places.TOP], mine.counts[places.FORCED] = stamp, 1, cell.forced
-    search(net, mine, stack, rtol, budget)
+    (search if net.n <= INPUTS else search_facets)(net, mine, stack, rtol, budget)
     left = _unload(net, mine, stack)
     stuck = left.pop() if mine.counts[places.STATUS] >= STUCK else None
     return Outcome(
@@ -306,10 +328,11 @@ def _unload(net: Net, mine: Memory, stack: Stack) -> list[Cell]:
     return cells
 
 
-def prepare() -> None:
-    """Machine code is made or read by searching |t| <= 1 for relu(t)."""
-    one = np.ones(1)
-    hinge = HingeLayer(((-1, np.ones((1, 1)), None),), np.zeros(1), np.zeros(1), np.zeros(1), one)
+def prepare(inputs: int = 1) -> None:
+    """Machine code is made or read by searching |t_d| <= 1 for relu(t_0): that for up to INPUTS inputs, or for more."""
+    n = 1 if inputs <= INPUTS else INPUTS + 1
+    one, row, zero = np.ones(1), np.eye(1, n), np.zeros(n)
+    hinge = HingeLayer(((-1, row, None),), np.zeros(1), np.zeros(1), np.zeros(1), one)
     output = HingeLayer(((0, np.ones((1, 1)), None),), np.zeros(1), np.zeros(1), one, one)
-    program = Program((hinge, output), np.zeros(1), one, one, np.zeros(1, dtype=np.int64), np.zeros(1), Graph((), 0))
+    program = Program((hinge, output), zero, np.ones(n), np.ones(n), np.arange(n), zero, Graph((), 0))
     Tree(program, [0, 1], Norm("inf", "inf"), 1e-3).run(None)

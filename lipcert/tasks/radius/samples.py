@@ -77,6 +77,7 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
         near = Exact(graph, x[rows], found[rows], how.norm, start, how.tolerance)
         radii["regions"][rows], limits["regions"][rows] = near.radius, near.limit
         nearest.distance[rows], nearest.x[rows] = near.attacked, near.x
+    close = _close_ones(graph, x, (right & ~ahead).nonzero()[:, 0], how) if exact and how.execution is None else {}
     result, inside = [], []
     for s in range(b):
         best = max(how.methods, key=lambda method: float(radii[method][s]))
@@ -100,10 +101,32 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
             row["error"] = float(error[s]) if bool(error[s].isfinite()) else None
         if exact:
             row |= _with_nearest(row, float(nearest.distance[s]), nearest.x[s], how)
+        if s in close:
+            row["real"] = close[s]
         result.append(row)
         if tested and distance < radius:
             inside.append((first + s, attacked.x[s]))
     return Batch(result, inside)
+
+
+def _close_ones(graph: Graph, x: Tensor, rows: Tensor, how: How) -> dict[int, dict[str, Any]]:
+    """Of samples of which a float32 evaluation may tell the class wrongly: the margin and the distance to the decision boundary
+    in real arithmetic. `attacked` null: nothing was found; where the margin is exactly 0 the radius is 0."""
+    found: dict[int, dict[str, Any]] = {}
+    if not len(rows):
+        return found
+    real = margins(graph, x, how.tolerance, executed=False)
+    start = _attacked(graph, x, real, rows[(real.value[rows] > 0).all(dim=1)], how)
+    for s in rows.tolist():
+        one = torch.tensor([s])
+        row: dict[str, Any] = {"margin": float(real.value[s].min().clamp(min=0.0)), "radius": 0.0, "attacked": None}
+        if row["margin"] > 0:
+            begin = Nearest(start.distance[one], start.x[one])
+            near = Exact(graph, x[one], real[one], how.norm, begin, how.tolerance)
+            row["radius"] = float(near.radius[0])
+            row["attacked"] = float(near.attacked[0]) if bool(near.attacked[0] < torch.inf) else None
+        found[s] = row
+    return found
 
 
 def _small(x: Tensor, how: How) -> bool:
