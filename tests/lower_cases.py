@@ -166,6 +166,8 @@ for align in (False, True):
     case(f"trilinear3d {align}", lambda x, a=align: A.upsample_trilinear3d.default(x, [3, 2, 4], a), (1, 1, 2, 3, 2))
     case(f"bicubic2d {align}", lambda x, a=align: A.upsample_bicubic2d.default(x, [5, 7], a), (1, 2, 3, 4))
 case("bilinear2d scales", lambda x: A.upsample_bilinear2d.default(x, [7, 5], False, 2.4, 1.3), (1, 2, 3, 4))
+case("antialiased bilinear2d", lambda x: A._upsample_bilinear2d_aa.default(x, [2, 7], False), (1, 2, 5, 4))
+case("antialiased bicubic2d", lambda x: A._upsample_bicubic2d_aa.default(x, [3, 2], False), (1, 2, 7, 9))
 case("bicubic2d scales", lambda x: A.upsample_bicubic2d.default(x, [7, 5], False, 2.4, 1.3), (2, 1, 3, 4))
 case("linear1d from one", lambda x: A.upsample_linear1d.default(x, [3], True), (1, 2, 1))
 for exact in ("upsample_nearest", "_upsample_nearest_exact"):

@@ -457,6 +457,12 @@ def rows() -> Iterator[Case]:
             yield case(
                 "Resize", X, roi, np.array([1, 1, 2, 2], np.float32), mode="nearest", nearest_mode=how, **options
             )
+    smooth = {"low": 18, "antialias": 1, "exclude_outside": 1}
+    yield case("Resize", X, None, None, i(1, 2, 3, 9), shape=(1, 2, 7, 5), mode="linear", **smooth)
+    yield case("Resize", X, None, None, i(1, 2, 4, 3), shape=(1, 2, 9, 8), mode="cubic", **smooth)
+    yield case(
+        "Resize", X, None, np.array([0.5, 0.75], np.float32), shape=(1, 1, 8, 8), mode="linear", axes=[2, 3], **smooth
+    )
     for mode in ("nearest", "linear"):
         yield case("Resize", X, None, np.array([2, 4], np.float32), shape=(1, 2, 4, 4), low=18, mode=mode, axes=[2, 3])
         yield case("Resize", X, None, None, i(8, 8), shape=(1, 2, 4, 4), low=18, mode=mode, axes=[-2, -1])

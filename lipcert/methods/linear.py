@@ -55,7 +55,8 @@ class LinearBound(Method):
         refine, vertices = effort(graph)
         with proving_on(problem.device):
             graph, cells = graph.on(problem.device), Cells.of(problem.region).to(problem.device)
-            value = float(linear_on(graph, cells, problem.norm, refine=refine, vertices=min(self.vertices, vertices)))
+            tried, until = min(self.vertices, vertices), problem.deadline
+            value = float(linear_on(graph, cells, problem.norm, refine=refine, vertices=tried, deadline=until))
         seconds = time.perf_counter() - start
         if not math.isfinite(value):
             reason = "no bounded slope is known on this region, or the enclosure overflows"

@@ -70,6 +70,8 @@ KEPT: tuple[Operator, ...] = (
     aten.upsample_bilinear2d.default,
     aten.upsample_trilinear3d.default,
     aten.upsample_bicubic2d.default,
+    aten._upsample_bilinear2d_aa.default,
+    aten._upsample_bicubic2d_aa.default,
     aten.tril.default,
     aten.triu.default,
     aten.rsub.Scalar,
@@ -144,6 +146,8 @@ OWN: dict[Operator, Callable[..., Any]] = {
     aten.upsample_bilinear2d.vec: _upsample(aten.upsample_bilinear2d.default),
     aten.upsample_trilinear3d.vec: _upsample(aten.upsample_trilinear3d.default),
     aten.upsample_bicubic2d.vec: _upsample(aten.upsample_bicubic2d.default),
+    aten._upsample_bilinear2d_aa.vec: _upsample(aten._upsample_bilinear2d_aa.default),
+    aten._upsample_bicubic2d_aa.vec: _upsample(aten._upsample_bicubic2d_aa.default),
 }
 
 

@@ -24,6 +24,7 @@ from lipcert.load.lower.windows import (
     interpolation,
     linear_matrix,
     pool_spans,
+    smoothed_matrix,
     stored_weight,
 )
 from lipcert.operators.conv_norm import ConvGeometry
@@ -299,6 +300,8 @@ AFFINE: dict[str, Callable[..., Any]] = {
     "aten.upsample_bilinear2d.default": interpolation(2, 1, linear_matrix),
     "aten.upsample_trilinear3d.default": interpolation(3, 1, linear_matrix),
     "aten.upsample_bicubic2d.default": interpolation(2, 2, cubic_matrix),
+    "aten._upsample_bilinear2d_aa.default": interpolation(2, 1, smoothed_matrix("_upsample_bilinear2d_aa")),
+    "aten._upsample_bicubic2d_aa.default": interpolation(2, 2, smoothed_matrix("_upsample_bicubic2d_aa")),
     "aten.sum.default": lambda b, x, dtype=None: _reduce(False)(b, x, None, False, dtype),
     "aten.sum.dim_IntList": _reduce(False),
     "aten.mean.default": lambda b, x, dtype=None: _reduce(True)(b, x, None, False, dtype),

@@ -113,6 +113,18 @@ def cubic_matrix(n: int, m: int, align: bool, scale: float | None) -> Tensor:
     return aten.upsample_bicubic2d.default(columns, [m, 1], align, scale, None)[0, :, :, 0].T.contiguous()
 
 
+def smoothed_matrix(name: str) -> Callable[..., Tensor]:
+    """Of antialiased interpolation, whose kernel is as wide as an output entry."""
+    target = getattr(aten, name).default
+
+    def matrix(n: int, m: int, align: bool, scale: float | None) -> Tensor:
+        # along the last axis: torch 2.13 takes (1, n, n, 1) for channels last, and errs
+        columns = torch.eye(n, dtype=torch.float64)[None, :, None, :].contiguous()
+        return target(columns, [1, m], align, None, scale)[0, :, 0, :].T.contiguous()
+
+    return matrix
+
+
 def fold(b: Builder, x: Signal, *args: Any) -> Signal:
     """col2im adds patches back: the transpose of im2col."""
     size, *rest = args

@@ -41,6 +41,18 @@ def choose_output(asked: str | None, names: list[str]) -> str:
     return found[0]
 
 
+def real_first(graph: GraphProto) -> list[str]:
+    """The outputs, tensors of floats before labels, maps and sequences: the first one is suggested."""
+
+    def real(value: onnx.ValueInfoProto) -> bool:
+        kind = value.type.tensor_type.elem_type
+        return value.type.WhichOneof("value") in ("tensor_type", None) and (
+            kind == 0 or (kind in TORCH and TORCH[kind].is_floating_point)
+        )
+
+    return [value.name for value in sorted(graph.output, key=lambda value: not real(value))]
+
+
 def expose(graph: GraphProto, asked: str | None) -> None:
     """A tensor inside the graph that is asked for by its name becomes an output: the network as far as this node."""
     if asked is None or any(asked in (v.name, shown(v.name)) for v in graph.output):

@@ -20,7 +20,16 @@ from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto
 
 from lipcert.load.inputs import NOTHING, Chosen, InputChoice
-from lipcert.load.onnx.choice import Runs, choose_inputs, choose_output, expose, fed_beside, hold, refuse_output
+from lipcert.load.onnx.choice import (
+    Runs,
+    choose_inputs,
+    choose_output,
+    expose,
+    fed_beside,
+    hold,
+    real_first,
+    refuse_output,
+)
 from lipcert.load.onnx.rename import rename
 from lipcert.load.onnx.structure import (
     MAX_NODES,
@@ -95,7 +104,7 @@ def read_graph(path: Path, wanted: InputChoice = NOTHING, runs: Runs | None = No
     if output is not None:
         keep_live(model.graph, output)
         refuse_output(model.graph, output)
-    chosen = choose_inputs(path, model.graph, wanted, () if output is not None else outputs, runs)
+    chosen = choose_inputs(path, model.graph, wanted, () if output is not None else real_first(model.graph), runs)
     assert output is not None
     check_branches(model.graph.node)
     for function in functions.values():

@@ -26,6 +26,7 @@ from lipcert.load.onnx.tensor import FLOAT_BITS, shown, tensor_value
 from lipcert.load.onnx.types import made_types
 from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError
 
+STEPS_OF_TREES = "is a step function: decision trees jump at their thresholds, so no Lipschitz constant exists"
 MAX_ENTRIES = 2**28  # of one tensor; 2 GiB in float64
 MAX_FOLDED = 2**22  # entries that folding may create out of fewer
 
@@ -182,7 +183,9 @@ def _node(state: _Build, proto: NodeProto) -> tuple[OnnxNode, Op]:
     label = f"{proto.op_type} node {graph.label(proto.name)!r}"
     on_data = tuple(bool(n) and state.values[n].on_data for n in proto.input)
     if proto.domain:
-        raise RefusedModel(f"{label}: the operator {proto.op_type} of domain {proto.domain!r} is not known", node=label)
+        why = STEPS_OF_TREES if proto.op_type.startswith("TreeEnsemble") else "is not known"
+        text = f"{label}: the operator {proto.op_type} of domain {proto.domain!r} {why}"
+        raise RefusedModel(text, node=label, unbounded=why == STEPS_OF_TREES and any(on_data))
     if proto.op_type in REFUSED:
         reason = REFUSED[proto.op_type]
         text = f"{label}: {reason.text}"

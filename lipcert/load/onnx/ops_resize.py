@@ -61,6 +61,36 @@ def _cubic(node: OnnxNode, t: Fraction) -> list[Fraction]:
     ]
 
 
+def _kernel(node: OnnxNode, t: Fraction) -> Fraction:
+    """Of linear or cubic interpolation, at distance t."""
+    t = abs(t)
+    if node["mode"] == "linear":
+        return max(1 - t, Fraction(0))
+    a = Fraction(node["cubic_coeff_a"])
+    if t <= 1:
+        return ((a + 2) * t - (a + 3)) * t * t + 1
+    return ((a * t - 5 * a) * t + 8 * a) * t - 4 * a if t < 2 else Fraction(0)
+
+
+def _smoothed(node: OnnxNode, places: list[Fraction], scale: Fraction, n: int) -> tuple[list[list[float]], list[float]]:
+    """Antialiased: the kernel as wide as an output entry, entries inside the axis only, weights that sum to 1. Integers (out, n)
+    and a denominator for each row."""
+    shrunk = min(scale, Fraction(1))
+    reach = (1 if node["mode"] == "linear" else 2) / shrunk
+    rows, wholes = [], []
+    for place in places:
+        inside = range(max(0, math.ceil(place - reach)), min(n - 1, math.floor(place + reach)) + 1)
+        weights = {k: _kernel(node, (k - place) * shrunk) for k in inside}
+        total = sum(weights.values(), Fraction(0))
+        whole = math.lcm(*(w.denominator for w in weights.values()))
+        parts = [weights.get(k, Fraction(0)) * whole for k in range(n)]
+        if total <= 0 or abs(total * whole) > EXACT_INTEGER or any(abs(w) > EXACT_INTEGER for w in parts):
+            node.refuse("its scale is not a simple fraction: the weights are not float64 numbers. Give sizes instead.")
+        rows.append([float(w) for w in parts])
+        wholes.append(float(total * whole))
+    return rows, wholes
+
+
 def _matrix(node: OnnxNode, places: list[Fraction], n: int) -> tuple[list[list[float]], float]:
     """Integer matrix (out, n) and a common denominator; entries outside the axis repeat its ends."""
     rows: list[dict[int, Fraction]] = []
@@ -99,9 +129,11 @@ def _resize_axis(node: OnnxNode, x: Tensor, axis: int, scale: Fraction, out: int
             picks = _picks(node, places, n, how, mode == "align_corners" or Fraction(float(np.float32(scale))) == scale)
             node.hold(key, lambda: torch.tensor(picks, dtype=torch.int64))
         else:
-            rows, whole = _matrix(node, places, n)
+            rows, whole = _smoothed(node, places, scale, n) if node["antialias"] else _matrix(node, places, n)
             node.hold(key, lambda: torch.tensor(rows, dtype=torch.float64))
-            node.hold(f"whole{axis}", lambda: torch.tensor(whole, dtype=torch.float64))
+            after = [1] * (x.dim() - axis - 1)  # axes behind the one that is resized
+            divisors = torch.tensor(whole, dtype=torch.float64)
+            node.hold(f"whole{axis}", lambda: divisors.reshape(-1, *after) if divisors.dim() else divisors)
     if node["mode"] == "nearest":
         return torch.index_select(x, axis, node.held[key])
     # along `axis`: x (..., n) times the transposed matrix (n, out), over the common denominator
@@ -149,9 +181,9 @@ def _resize(node: OnnxNode, x: Tensor, *inputs: Tensor | None) -> Tensor:
     how, place, _ = node["nearest_mode"], node["coordinate_transformation_mode"], node["cubic_coeff_a"]
     if node["mode"] not in ("nearest", "linear", "cubic"):
         node.refuse(f"mode {node['mode']!r} is not known")
-    if node["antialias"]:
-        node.refuse("antialias is not known")
-    if node["exclude_outside"] and node["mode"] != "cubic":
+    if node["antialias"] and (node["mode"] == "nearest" or not node["exclude_outside"]):
+        node.refuse("antialias is known for linear and cubic interpolation with exclude_outside")
+    if node["exclude_outside"] and node["mode"] != "cubic" and not node["antialias"]:
         node.refuse("exclude_outside is known for cubic interpolation only")
     if (node["keep_aspect_ratio_policy"] or "stretch") != "stretch":
         node.refuse(f"keep_aspect_ratio_policy {node['keep_aspect_ratio_policy']!r} is not known")

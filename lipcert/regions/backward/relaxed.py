@@ -9,6 +9,7 @@ line above each product s' g. One row for each functional of the outputs and cel
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 
 import torch
@@ -46,18 +47,30 @@ DENSE = 2**20  # entries of J
 ENTRYWISE = 64  # inputs: for l1 each entry of the gradient is a functional of its own
 
 
-def linear_on(graph: Graph, cells: Cells, norm: Norm, *, refine: bool = False, vertices: int = 0) -> Tensor:
+def linear_on(
+    graph: Graph,
+    cells: Cells,
+    norm: Norm,
+    *,
+    refine: bool = False,
+    vertices: int = 0,
+    deadline: float | None = None,
+) -> Tensor:
     """Proved upper values (b,) of the Lipschitz constant on each cell, inf where none is known. Elementwise activations
-    only (adjoint.obstacle). `vertices`: so many neurons whose slope is not settled are tried at both ends."""
+    only (adjoint.obstacle). `vertices`: so many neurons whose slope is not settled are tried at both ends, where there is
+    time for it until `deadline` (time.monotonic)."""
     b, m, n = len(cells), graph.nodes[graph.output].size, cells.centre.shape[1]
     if 0 in (b, m, n):
         return cells.centre.new_zeros(b)
     slopes = slopes_on(graph, linear_ranges(graph, cells)[0])
+    start = time.monotonic()
     value = _norms(graph, slopes, norm, cells.moving, refine)
+    once = time.monotonic() - start
     if vertices and bool((value > 0).any()):
         cornered = at_vertices(graph, slopes, vertices)
         patterns = next(iter(cornered.values()))[0].shape[0] // b if cornered else 1
-        if patterns > 1:
+        late = deadline is not None and time.monotonic() + patterns * once > deadline
+        if patterns > 1 and not late:
             each = _norms(graph, cornered, norm, cells.moving.repeat_interleave(patterns, dim=0), refine)
             value = torch.minimum(value, each.reshape(b, patterns).amax(dim=1))
     return value
