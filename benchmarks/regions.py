@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cases import Floor, Measured, Target, peak_gb
+from enumerated import rivals
+from lirpa import auto_lirpa
 from machine import ROOT
-from rivals import Attempt
 from sampling import BOX, _grid
 
 MOONS = ROOT / "examples" / "two_moons.onnx"
 NORMS = ("1", "2", "inf")
-LIRPA = "LIPCERT_AUTO_LIRPA"  # a Python that imports auto_LiRPA
 SIZES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -105,8 +102,10 @@ def exact(repeat: int, smoke: bool) -> Measured:
 def lirpa(repeat: int, smoke: bool) -> Measured:
     """linf constants on boxes of 0.01 to 1.0 around points, ReLU 2-100-100-100-1: sweep, linear, branch; auto_LiRPA."""
     import torch
+    from lipsdp import weights
 
     import lipcert
+    from lipcert.network.graph import Offset
     from lipcert.regions.cells import Cells
     from lipcert.regions.forward.slope import lipschitz_on
     from lipcert.terms.query import Box, Norm
@@ -134,7 +133,8 @@ def lirpa(repeat: int, smoke: bool) -> Measured:
         values[method] = [float(report.upper) for report in reports]
     done.peak_gb = peak_gb()
     done.values = {"regions": len(cells), "sweep regions": len(many)}
-    rival, theirs = _auto_lirpa(graph, cells.centre, eps, len(many))
+    biases = [node.what.value.reshape(-1).numpy() for node in graph.nodes if isinstance(node.what, Offset)]
+    rival, theirs = auto_lirpa(weights(graph), biases, cells.centre.numpy(), eps.numpy(), len(many))
     done.rivals = [rival]
     for k, size in enumerate(SIZES):
         here = slice(k * count, (k + 1) * count)
@@ -292,37 +292,6 @@ def radii(repeat: int, smoke: bool) -> Measured:
     return done
 
 
-def _auto_lirpa(graph: Any, centres: Any, eps: Any, regions: int) -> tuple[Attempt, list[float] | None]:
-    import numpy as np
-    import torch
-    from lipsdp import weights
-
-    from lipcert.network.graph import Offset
-
-    name = "auto_LiRPA, one region at a time"
-    python = os.environ.get(LIRPA)
-    if python is None:
-        return Attempt(name, "estimate", "failed", None, None, f"set {LIRPA} to a Python that imports auto_LiRPA"), None
-    biases = [node.what.value.reshape(-1).numpy() for node in graph.nodes if isinstance(node.what, Offset)]
-    arrays: dict[str, Any] = {f"W{i}": w for i, w in enumerate(weights(graph))}
-    arrays |= {f"b{i}": b for i, b in enumerate(biases)} | {"centres": centres.numpy(), "eps": eps.numpy()}
-    with tempfile.TemporaryDirectory() as folder:
-        np.savez(Path(folder) / "problem.npz", **arrays)
-        command = [python, str(ROOT / "benchmarks" / "lirpa_process.py"), str(Path(folder) / "problem.npz")]
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(
-            [*command, str(torch.get_num_threads())], capture_output=True, text=True, timeout=600, env=environment
-        )
-    if done.returncode != 0:
-        return Attempt(
-            name, "estimate", "failed", None, None, (done.stderr.strip().splitlines() or ["?"])[-1][:160]
-        ), None
-    answer = json.loads(done.stdout.strip().splitlines()[-1])
-    each = answer["seconds"] / len(eps)
-    note = f"float32, no error term; {len(eps)} regions, {1 / each:.3g} a second, scaled up to {regions}"
-    return Attempt(name, "estimate", "ok", each * regions, None, note), answer["values"]
-
-
 CASES: dict[str, Callable[[int, bool], Measured]] = {
     "sweep": sweep,
     "grid-relu": grid("relu", 20.0),
@@ -333,4 +302,5 @@ CASES: dict[str, Callable[[int, bool], Measured]] = {
     "acasxu": acasxu,
     "linear-regions": pieces,
     "acasxu-radii": radii,
+    "regions-rivals": rivals,
 }

@@ -40,6 +40,10 @@ def markdown(record: dict[str, Any]) -> str:
             [row for name, case in cases.items() for row in _bracket_rows(name, case["values"])],
         ),
         _rows(
+            ["network", "eps", "method", "lower", "upper", "seconds", "its upper value is"],
+            [_method_row(row) for case in cases.values() for row in case["values"].get("methods", [])],
+        ),
+        _rows(
             ["case", "rival", "its value is", "seconds", "times lipcert's", "its value / lipcert's", "note"],
             [row for name, case in cases.items() for row in _rival_rows(name, case)],
         ),
@@ -106,6 +110,11 @@ def _bracket_rows(name: str, v: dict[str, Any]) -> list[list[str]]:
          f"{b['leaves']:,}", "yes" if b["closed"] else "no"]
         for b in v.get("brackets", [])
     ]  # fmt: skip
+
+
+def _method_row(row: dict[str, Any]) -> list[str]:
+    numbers = ["" if row[side] is None else f"{row[side]:.7g}" for side in ("lower", "upper")]
+    return [row["network"], f"{row['eps']:g}", row["method"], *numbers, _seconds(row["seconds"]), row["note"]]
 
 
 def _rival_rows(name: str, case: dict[str, Any]) -> list[list[str]]:

@@ -139,8 +139,8 @@ def jacobian_on(graph: Graph, cells: Cells, deadline: float | None) -> JacobianO
         moving,
         lower,
         upper,
-        torch.maximum(cover.low, lower),
-        torch.minimum(cover.high, upper),
+        torch.minimum(torch.maximum(cover.low, lower), upper),  # at a kink little is known of a point
+        torch.maximum(torch.minimum(cover.high, upper), lower),
         (least, cover.smallest),
         (min(gain), gain[1]),
         cover.point,

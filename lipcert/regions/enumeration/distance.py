@@ -41,8 +41,8 @@ class Limits:
 
     @classmethod
     def usual(cls, inputs: int) -> Limits:
-        """About 10 CPU seconds: a cell of 7 inputs costs 0.25 ms, one of 5 less than 0.07 ms."""
-        return cls({6: 100_000, 7: 50_000}.get(inputs, 200_000))
+        """At most about 25 CPU seconds, and 1 as a rule: a cell of 7 inputs costs 0.25 ms, one of 5 less than 0.06 ms."""
+        return cls({6: 200_000, 7: 100_000}.get(inputs, 400_000))
 
 
 @dataclass(frozen=True, eq=False)

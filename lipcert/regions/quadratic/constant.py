@@ -21,7 +21,7 @@ from lipcert.regions.enumeration.attained import attained
 from lipcert.regions.enumeration.constant import MARGIN, Bracket, inside, reads
 from lipcert.regions.enumeration.pieces import MOST, Everything, Piece
 from lipcert.regions.enumeration.program import Program
-from lipcert.regions.quadratic.hull import hull
+from lipcert.regions.quadratic.hull import WIDEN, hull
 from lipcert.regions.quadratic.pieces import Affine
 from lipcert.regions.quadratic.surrogate import Surrogate, surrogate
 from lipcert.rigor.matrix_norms import matrix_norms_upper
@@ -111,7 +111,9 @@ class _Pieces:
         values = self._norms(*affine.jacobians(points, errors))
         if found is not None:
             self.value[i] = min(self.value[i], float(values.max()))
-        inner = points + INWARD * (points.mean(axis=0) - points)
+        away = points.mean(axis=0) - points
+        size = np.abs(away).max(axis=1, keepdims=True)  # of small pieces the widened facets are passed all the same
+        inner = points + away * np.minimum(0.5, INWARD + 64 * WIDEN / np.maximum(size, 1e-300))
         values = np.where(self._in_region(inner), values, 0.0)
         if values.max() > self.best:
             self.best, self.witness = float(values.max()), inner[int(values.argmax())]
