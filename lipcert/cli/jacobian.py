@@ -128,7 +128,7 @@ def _points(loaded: Model, data: str | None, raw: bool) -> dict[str, Any]:
         return {}
     from lipcert.load.data import read_data
 
-    found = read_data(data, loaded.input_shape, raw=raw)
+    found = read_data(data, loaded.input_shape, inputs=loaded.inputs, raw=raw)
     return {"x": found.x, "y": found.y}
 
 

@@ -112,7 +112,7 @@ def around_points(given: Typed) -> Work:
 
         loaded = given.load(progress)
         path, places = split_places(centres)
-        found = read_data(path, loaded.input_shape, raw=given.raw)
+        found = read_data(path, loaded.input_shape, inputs=loaded.inputs, raw=given.raw)
         rows = list(range(len(found.x))) if places is None else places
         rows = _within("--at", centres, rows, len(found.x))[: given.first]
         asked = local_balls.BallsRequest(
@@ -178,7 +178,7 @@ def read_plane(model: Model, plane: str | None, through: str | None, raw: bool, 
     from lipcert.network.plane import parse_plane, through_coordinates, through_points
 
     path, places = split_places(through)
-    x = torch.from_numpy(read_data(path, model.input_shape, raw=raw).x)
+    x = torch.from_numpy(read_data(path, model.input_shape, inputs=model.inputs, raw=raw).x)
     rows = x.reshape(len(x), -1)[_within("--through", through, places or [0], len(x))]
     if plane is None:
         return through_points(model.graph, rows, norm)
@@ -195,7 +195,7 @@ def read_points(model: Model, data: str | None, raw: bool, plane: Plane | None) 
 
     from lipcert.load.data import read_data
 
-    found = read_data(data, model.input_shape, raw=raw)
+    found = read_data(data, model.input_shape, inputs=model.inputs, raw=raw)
     x = torch.from_numpy(found.x).reshape(len(found.x), -1)
     return (x if plane is None else plane.coordinates(x)), found.y
 

@@ -96,7 +96,7 @@ def radius(
         from lipcert.tasks.task import Session
 
         loaded = load(model, **arguments, progress=progress)
-        samples = files.read_data(data, loaded.input_shape, raw=raw, gaps=True)
+        samples = files.read_data(data, loaded.input_shape, inputs=loaded.inputs, raw=raw, gaps=True)
         inside = box or (UNIT if samples.scaled else None)
         asked = RadiusRequest(
             x=samples.x[:first],

@@ -68,8 +68,8 @@ def track(
 
         found = None
         if data is not None:  # in the layout of the first checkpoint: all of one training have one input
-            shape = load(series_of(checkpoints)[0].files[0], **arguments).input_shape
-            found = files.read_data(data, shape, raw=raw)
+            first = load(series_of(checkpoints)[0].files[0], **arguments)
+            found = files.read_data(data, first.input_shape, inputs=first.inputs, raw=raw)
         asked = TrackRequest(
             norm=norms,
             methods=method or METHODS,

@@ -12,10 +12,11 @@ import os
 import sys
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from lipcert.terms.query import Ball, Box, Norm, Region
 if TYPE_CHECKING:
     from lipcert.load.model import Model
 
+Inputs = Sequence[Mapping[str, Any]]  # {"name", "shape"} of each part of x, in order
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 COPIES = 3  # of the data in float64 while they are read
 
@@ -52,9 +54,12 @@ def fingerprint(*arrays: np.ndarray | None) -> str:
     return found.hexdigest()
 
 
-def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False, gaps: bool = False) -> Data:
+def read_data(
+    path: str | Path, shape: tuple[int, ...], *, inputs: Inputs = (), raw: bool = False, gaps: bool = False
+) -> Data:
     """Read DATA for a model of the given input shape: a file, or a number, which stands for one sample with this number in
-    all entries. `gaps`: samples that hold NaN or infinity are left in.
+    all entries. `inputs`: what x consists of (`Model.inputs`); an .npz without `x` may have an array for each, by their
+    names. `gaps`: samples that hold NaN or infinity are left in.
 
     Raises UnreadableError or UsageError.
     """
@@ -67,7 +72,7 @@ def read_data(path: str | Path, shape: tuple[int, ...], *, raw: bool = False, ga
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some quote the file
-            x, y = _arrays(path)
+            x, y = _arrays(path, inputs)
     except (Exception, MemoryError) as error:  # zip, zlib, lzma, numpy and Python's own parser all have their own
         said = printable(reason(error))[:200]
         raise UnreadableError(
@@ -109,10 +114,19 @@ def _labels(y: np.ndarray, count: int, path: Path) -> np.ndarray:
     return y
 
 
-def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _arrays(path: Path, inputs: Inputs = ()) -> tuple[np.ndarray, np.ndarray | None]:
     if path.suffix == ".npz":
         with zipfile.ZipFile(path) as archive:
-            return _member(archive, "x"), _member(archive, "y") if "y.npy" in archive.namelist() else None
+            held = {name.removesuffix(".npy") for name in archive.namelist()}
+            parts = {one["name"]: tuple(one["shape"]) for one in inputs}
+            named = "x" not in held and parts and parts.keys() <= held
+            x = (
+                _joined(path, {name: _member(archive, name) for name in parts}, parts)
+                if named
+                else _member(archive, "x")
+            )
+            labels = "y" in held and not (named and "y" in parts)
+            return x, _member(archive, "y") if labels else None
     if path.suffix == ".npy":
         with path.open("rb") as stream:
             return _array(stream, path.stat().st_size), None
@@ -120,6 +134,18 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         with path.open(encoding="utf-8-sig") as text:
             return np.loadtxt(text, delimiter=",", ndmin=2), None
     raise ValueError(f"unknown ending {path.suffix!r}")
+
+
+def _joined(path: Path, arrays: dict[str, np.ndarray], parts: dict[str, tuple[int, ...]]) -> np.ndarray:
+    """(k, size) of an array (k, ..) for each part, one after another."""
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    if len({array.dtype == np.uint8 for array in arrays.values()}) > 1:
+        raise ValueError("some of its arrays are uint8, which is scaled to [0, 1]: store floats")
+    rows = [_fitted(array, parts[name], path).reshape(-1, math.prod(parts[name])) for name, array in arrays.items()]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(f"as many samples in each array are needed, not {', '.join(str(len(row)) for row in rows)}")
+    return np.concatenate(rows, axis=1)
 
 
 def read_array(path: str | Path) -> np.ndarray:
@@ -240,7 +266,7 @@ def parse_region(
     path, place = (path, place) if mark else (at, "0")
     if not place.isdigit():
         raise UsageError(f"--at {at}: the part after # is the number of a sample")
-    x = read_data(path, model.input_shape).x
+    x = read_data(path, model.input_shape, inputs=model.inputs).x
     if int(place) >= len(x):
         raise UsageError(f"--at {at}: the file has {len(x)} samples, counted from 0")
     return Ball(torch.from_numpy(x[int(place)].copy()), eps, norm)

@@ -86,6 +86,12 @@ class Model:
         return Path(self.info["path"]).name if self.info["path"] else "module"
 
     @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """{"name", "shape"} of each input that moves: x is their entries one after another."""
+        alone = {"name": self.info.get("input_name", "x"), "shape": list(self.input_shape)}
+        return list(self.info.get("parts") or [alone])
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         return self.graph.input_shape
 

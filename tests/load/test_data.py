@@ -243,7 +243,7 @@ def test_gaps_may_stay(tmp_path: Path) -> None:
 
 # Regions.
 
-MODEL = SimpleNamespace(input_shape=(1, 2))
+MODEL = SimpleNamespace(input_shape=(1, 2), inputs=())
 
 
 def test_boxes() -> None:

@@ -117,7 +117,7 @@ def test_all_that_is_missing_is_asked_for_at_once(
     assert run(*said["hint"].split()[1:], "--method", "product") == 0  # the line that it prints can be copied
     assert run("bound", modal) == 2
     assert "--fix mode=16000" in capsys.readouterr().err
-    with pytest.raises(UsageError, match=r"add: output_name='q'$"):
+    with pytest.raises(UsageError, match=r"add, in lipcert.load: output_name='q'$"):
         lipcert.load(critic, input_name="s,a")
     for words, what in (
         (("--fix", "b=1"), "no such input"),
@@ -227,3 +227,31 @@ def test_the_network_as_far_as_a_node(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lipcert.bound(model, methods=["product"]).upper == pytest.approx(spectral(A), rel=1e-4)
     with pytest.raises(UsageError, match="outputs of this model are: class"):
         lipcert.load(path, output_name="A")
+
+
+def test_data_may_have_an_array_for_each_part(critic: Path, tmp_path: Path) -> None:
+    from lipcert.load.data import read_data
+    from lipcert.terms.errors import UnreadableError
+
+    s, a = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 6.0], [7.0, 8.0]])
+    np.savez(tmp_path / "in.npz", a=a, s=s, y=np.array([0, 1]))
+    model = lipcert.load(critic, input_name="s,a", output_name="q")
+    found = read_data(tmp_path / "in.npz", model.input_shape, inputs=model.inputs)
+    assert found.x.tolist() == [[1, 2, 5, 6], [3, 4, 7, 8]]
+    assert found.y is not None
+    assert found.y.tolist() == [0, 1]
+    words = ("--input-name", "s,a", "--output-name", "q", "--at", f"{tmp_path}/in.npz#1", "--eps", "0.01")
+    assert run("bound", critic, *words, "--method", "jacobian", "-q", "--json", tmp_path / "r.json") == 0
+    assert json.loads((tmp_path / "r.json").read_text())["scope"]["region"]["center"] == [3, 4, 7, 8]
+    alone = lipcert.load(critic, input_name="s", fix={"a": 0}, output_name="q")
+    assert read_data(tmp_path / "in.npz", alone.input_shape, inputs=alone.inputs).x[1].tolist() == [[3, 4]]
+    for arrays, what in (
+        ({"s": s}, "no array x; it has s"),
+        ({"s": s, "a": a[:1]}, "as many samples"),
+        ({"s": s.astype(np.uint8), "a": a}, "uint8"),
+    ):
+        np.savez(tmp_path / "bad.npz", **arrays)
+        with pytest.raises(UnreadableError, match=what):
+            read_data(tmp_path / "bad.npz", model.input_shape, inputs=model.inputs)
+    np.savez(tmp_path / "x.npz", x=np.arange(4.0)[None], s=s, a=a)  # x is meant where it is there
+    assert read_data(tmp_path / "x.npz", model.input_shape, inputs=model.inputs).x.tolist() == [[0, 1, 2, 3]]

@@ -43,7 +43,8 @@ class Joined(torch.nn.Module):
                 self.register_buffer(self.held[name], value.clone())
 
     def forward(self, x: torch.Tensor) -> Any:
-        values: dict[str, Any] = self.chosen.split(x) | self.numbers
+        parts = self.chosen.parts  # one alone is x itself: the graph has no node more than the module's own
+        values: dict[str, Any] = ({parts[0].name: x} if len(parts) == 1 else self.chosen.split(x)) | self.numbers
         values |= {name: getattr(self, buffer) for name, buffer in self.held.items()}
         positional, keywords = self.arguments.call(values)
         with at_states(self.module, {name: values[name] for name in self.states}, self.others):
