@@ -55,6 +55,8 @@ WRITES = {
 MODELS = (READS["model"], READS["track.checkpoints"])
 REPLACED_BY = {"resume": "json"}  # a report may be gone on with in place: it is replaced only by a whole one
 WITH_PLACES = ("at", "through")  # DATA#3
+MODEL_ENDINGS = (".onnx", ".pt", ".pt2", ".pth")
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 Named = list[tuple[str, str]]  # (how the user calls it, path)
 
@@ -85,6 +87,7 @@ def check(command: str, asked: Mapping[str, Any]) -> None:
     """UsageError that names both files, or the one that cannot be written. `asked`: the command's parameters."""
     if asked.get("init"):
         return
+    check_read(command, asked)
     reads, writes = (_named(table, command, asked) for table in (READS, WRITES))
     in_place = [(READS[a], str(asked[a]), WRITES[b]) for a, b in REPLACED_BY.items() if asked.get(a) is not None]
     in_place += [(READS["gate.reports"], path, WRITES["json"]) for path in _old_verdicts(command, asked)]
@@ -110,6 +113,29 @@ def check(command: str, asked: Mapping[str, Any]) -> None:
                 raise UsageError(f"{what} {path}: {name} goes into this file already; give another one")
 
 
+def check_read(command: str, asked: Mapping[str, Any]) -> None:
+    """What cannot be read for what it is, told in words: standard input, addresses, models in place of reports."""
+    for name, value in asked.items():
+        what = READS.get(f"{command}.{name}", READS.get(name))
+        if what is None or name in ("model", "fix", "weight_in", "weight_out"):
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            path = "" if one is None else str(one)
+            if path == "-" or path.startswith("-#"):
+                raise UnreadableError(f"-: {what} is not read from standard input; write it into a file")
+            check_address(path)
+            if name == "reports" and path.lower().endswith(MODEL_ENDINGS):
+                raise UnreadableError(
+                    f"{path}: this is a model, not a report of one: lipcert bound {path} --json FILE writes one"
+                )
+
+
+def check_address(path: str) -> None:
+    if ADDRESS.match(path) and not os.path.exists(path):
+        shown = re.sub(r"^(\w+:)/(?!/)", r"\1//", path)  # a Path has taken the second slash away
+        raise UnreadableError(f"{shown}: this is an address, and lipcert reads files only; download it first")
+
+
 def check_model(model: object) -> None:
     """Told at once: reading a model begins with importing torch, which takes seconds. UnreadableError."""
     if isinstance(model, list | tuple):
@@ -122,8 +148,7 @@ def check_model(model: object) -> None:
     path = str(model)
     if path == "-":
         raise UnreadableError("-: models are not read from standard input; write it into a file")
-    if re.match(r"[a-z][a-z0-9+.-]+:/", path, re.IGNORECASE) and not os.path.exists(path):
-        raise UnreadableError(f"{path}: this is an address, and lipcert reads files only; download it first")
+    check_address(path)
     try:
         os.stat(path)
     except (OSError, ValueError) as error:

@@ -16,6 +16,12 @@ from lipcert.terms.errors import UsageError
 from lipcert.terms.files import read_json
 from lipcert.terms.printable import plain, printable
 
+OTHERS = {  # endings that say another format
+    ".pdf": "; a browser prints it as PDF",
+    **dict.fromkeys((".png", ".svg", ".json"), ""),
+    **dict.fromkeys((".md", ".csv", ".txt", ".mat"), ", or --out for this one"),
+}
+
 
 def report(
     reports: Annotated[
@@ -40,6 +46,8 @@ def report(
         raise UsageError("--html - and --json -: only one of them can have stdout; give a file")
     if html is None and not out:
         raise UsageError("report: say what to write: --html FILE, or --out FILE.md, FILE.csv, FILE.txt, FILE.mat")
+    if html is not None and (suffix := Path(html).suffix.lower()) in OTHERS:
+        raise UsageError(f"--html {html}: the page is HTML: give a name in .html" + OTHERS[suffix])
     wanted = [("--html", html, ".html")] if html is not None else []
     for path in out or ():
         suffix = Path(path).suffix.lower()

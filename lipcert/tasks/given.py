@@ -160,16 +160,8 @@ def as_indices(indices: Any, x: np.ndarray) -> list[int] | None:
 def as_norm(norm: Any) -> Norm:
     """ "2", 2, inf, "1->2", (1, 2) or a Norm; as reports write it, too: "l2", "linf"."""
     if isinstance(norm, tuple | list) and len(norm) == 2:
-        norm = f"{_norm_name(norm[0])}->{_norm_name(norm[1])}"
-    if isinstance(norm, str):
-        norm = "->".join(map(_norm_name, norm.split("->")))
+        norm = f"{norm[0]}->{norm[1]}"
     return Norm.parse(norm)
-
-
-def _norm_name(name: Any) -> str:
-    text = str(name).strip()
-    bare = text[1:].removeprefix("_") if text[:1] in "lL" and text != "" else text
-    return {"1.0": "1", "2.0": "2"}.get(bare, bare)
 
 
 def as_output(output: Any) -> str:

@@ -15,6 +15,14 @@ P = Literal["1", "2", "inf"]
 NORMS: tuple[P, ...] = ("1", "2", "inf")
 
 
+def norm_name(given: Any) -> str:
+    """The name of a norm as people write it: 2, 2.0, math.inf, "l2" (as reports show it), "Linf". Others stay as they are."""
+    text = str(given).strip()
+    name = text[1:] if text[:1] in ("l", "L") else text
+    name = {"1.0": "1", "2.0": "2"}.get(name, name.lower())
+    return name if name in NORMS else text
+
+
 @dataclass(frozen=True)
 class Norm:
     """Input norm p and output norm q of the induced norm `||A||_{p->q} = max ||A x||_q / ||x||_p`."""
@@ -32,8 +40,8 @@ class Norm:
         """`2`, `"inf"` (both sides) or `"1->2"`."""
         if isinstance(both, Norm):
             return both
-        text = {"1.0": "1", "2.0": "2"}.get(str(both), str(both))
-        parts = [part.strip() for part in text.split("->")]
+        text = str(both)
+        parts = [norm_name(part) for part in text.split("->")]
         if len(parts) > 2 or any(part not in NORMS for part in parts):
             raise UsageError(f"--norm {text}: norms are 1, 2 and inf, or a pair such as 1->2")
         return cls(parts[0], parts[-1])  # type: ignore[arg-type]
@@ -90,7 +98,7 @@ class Ball:
             object.__setattr__(self, "radius", float(self.radius))
         except (TypeError, ValueError) as problem:
             raise UsageError(f"Ball: the radius is a number, not {self.radius!r}") from problem
-        object.__setattr__(self, "norm", {"1.0": "1", "2.0": "2"}.get(str(self.norm), str(self.norm)))  # 2, inf
+        object.__setattr__(self, "norm", norm_name(self.norm))
 
     def __repr__(self) -> str:
         center = self.center.reshape(-1).tolist()

@@ -51,3 +51,44 @@ def test_nothing_to_judge_is_no_success(
     monkeypatch.chdir(folder)
     assert run("gate", reports, "--policy", "gate.toml") == 2
     assert reports in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("gate -", "-: the report is not read from standard input"),
+        ("gate https://x.org/r.json", "https://x.org/r.json: this is an address"),
+        ("compare r/a.json https://x.org/r.json", "this is an address"),
+        (
+            "compare r/a.json net.onnx",
+            "net.onnx: this is a model, not a report of one: lipcert bound net.onnx --json FILE",
+        ),
+        ("report r/a.json --html page.pdf", "give a name in .html; a browser prints it as PDF"),
+        ("report r/a.json --html page.md", "give a name in .html, or --out for this one"),
+        ("radius net.onnx --data -", "-: the data of --data is not read from standard input"),
+        ("bound net.onnx --at https://x.org/d.npz#0 --eps 1", "https://x.org/d.npz#0: this is an address"),
+        ("bound net.onnx --at -#0 --eps 1", "not read from standard input"),
+        ("verify - net.onnx", "the certificate is not read from standard input"),
+        ("track https://x.org/a.pt", "https://x.org/a.pt: this is an address"),
+    ],
+)
+def test_what_is_no_file_is_told_in_words(
+    folder: Path, line: str, says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert run(*line.split()) == 2
+    assert says in " ".join(capfd.readouterr().err.split())
+
+
+def test_norms_as_they_are_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    for norm, shown in (("l2", "l2 -> l2"), ("Linf", "linf -> linf"), ("l1->2", "l1 -> l2")):
+        assert run("bound", "net.onnx", "--norm", norm, "--method", "product", "--quiet") == 0
+        assert shown in capfd.readouterr().out
+    ball = ("--at", "x.csv#0", "--eps", "0.1", "--ball-norm", "linf")
+    (folder / "x.csv").write_text("1,2\n")
+    assert run("bound", "net.onnx", *ball, "--method", "jacobian", "--quiet") == 0
+    assert "linf ball" in capfd.readouterr().out
+    assert run("bound", "net.onnx", "--norm", "l3") == 2
