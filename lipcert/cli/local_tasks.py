@@ -242,7 +242,7 @@ def draw(
     """Lower, upper and their ratio, side by side; or the linear regions."""
     import numpy as np
 
-    from lipcert.report.plots import Panel, heat_maps
+    from lipcert.report.plots import ONE_COLOUR, Panel, apart, heat_maps
     from lipcert.report.polygons import polygon_map
 
     found, norm = report.summary["grid"], report.norm
@@ -265,10 +265,14 @@ def draw(
         flat = np.array([np.nan if v is None else v for v in found[name]], dtype=float)
         return flat.reshape(found["shape"]).T
 
-    panels = [
-        Panel("lower (attained)", values("lower")),
-        Panel("upper (proved)", values("upper")),
-        Panel("upper / lower", values("ratio"), "ratio"),
-    ]
     title = f"{name}: local Lipschitz constants, {what}"
+    if apart(found["ratio"]):
+        panels = [
+            Panel("lower (attained)", values("lower")),
+            Panel("upper (proved)", values("upper")),
+            Panel("upper / lower", values("ratio"), "ratio"),
+        ]
+    else:
+        title = f"{name}: local constants, {what}"  # of one map, which is narrow
+        panels = [Panel(f"proved; attained within {100 * (ONE_COLOUR - 1):.2g} %", values("upper"))]
     heat_maps(path, panels, edges, shared=not own_scales, title=title, **common)

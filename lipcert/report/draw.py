@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lipcert.report.plots import INK, STYLE
@@ -45,7 +46,10 @@ def draw(report: Report, ax: Any = None, limits: Limits = (None, None)) -> Any:
         _colour(ax, *limits)
     if not ax.get_title():
         path = report.model.get("path")
-        ax.set_title(_literal(f"{path or 'module'}, l{report.norm.input} to l{report.norm.output}"), fontsize=9)
+        ax.set_title(
+            _literal(f"{Path(str(path)).name if path else 'module'}, l{report.norm.input} to l{report.norm.output}"),
+            fontsize=9,
+        )
     return ax
 
 
@@ -146,7 +150,6 @@ def _balls(report: Report, ax: Axes) -> None:
         ax.plot(eps, [row["upper"] for row in rows], color=colour, marker=".", linewidth=1, label=name)
     if named and len(samples) > 1:
         ax.legend(fontsize=8)
-    ax.set_ylim(bottom=0)
     ax.set(xlabel=f"radius of the ball (l{report.summary['local']['norm']})", ylabel="local constant")
 
 

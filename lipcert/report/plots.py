@@ -79,6 +79,15 @@ def literal(text: str) -> str:
 # Heat maps.
 
 
+ONE_COLOUR = 1.002  # upper and attained values this near are the same map
+
+
+def apart(ratios: Sequence[float | None]) -> bool:
+    """Whether the maps of lower and of upper values can be told apart."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    return len(known) < len(ratios) or max(known, default=1.0) > ONE_COLOUR
+
+
 @dataclass(frozen=True, eq=False)
 class Panel:
     """One map of a grid. `values`: (rows, columns), row 0 at the bottom; NaN where there is no value.

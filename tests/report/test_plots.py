@@ -8,8 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipcert.report.plots import Panel, accuracy_curve, bins, check_plot, colour_range, curves, heat_maps, histograms
+from lipcert.report.plots import (
+    Panel,
+    accuracy_curve,
+    apart,
+    bins,
+    check_plot,
+    colour_range,
+    curves,
+    heat_maps,
+    histograms,
+)
 from lipcert.terms.errors import UsageError
+
+
+def test_maps_that_are_one_are_drawn_once() -> None:
+    assert not apart([1.0, 1.002])
+    assert apart([1.0, 1.003])
+    assert apart([1.0, None])  # a cell without a value
 
 
 def maps(seed: int = 0) -> tuple[list[Panel], tuple[np.ndarray, np.ndarray]]:

@@ -10,6 +10,7 @@ from typing import Any
 from lipcert.report.next_steps import next_step
 from lipcert.report.page.geometry import Ruler, accuracy_curve, bars, heat_map, histogram, short
 from lipcert.report.page.neutral import neutral
+from lipcert.report.plots import ONE_COLOUR, apart
 from lipcert.report.report import Report
 from lipcert.report.sections.jacobian import PLACES, WORDS
 from lipcert.report.tables import percent
@@ -18,7 +19,6 @@ from lipcert.terms.question import region_words
 
 Data = Mapping[str, Any]
 MOST_ROWS = 200  # of a table; the JSON report has all of them
-ONE = 1.002  # ratios up to this are one colour
 FEW_INPUTS = 6  # whose intervals fit on a line
 QUANTILES = ("0.05", "0.5", "0.95")
 
@@ -145,15 +145,16 @@ def local_map(data: Data, identity: str) -> dict[str, Any] | None:
     plane = grid["plane"] or {}
     names = [f"x{i}" for i in plane.get("coordinates") or (0, 1)] if "basis" not in plane else ["u", "v"]
     maps = [heat_map("upper (proved)", grid["upper"], grid["edges"], False)]
-    gaps = [ratio for ratio in grid["ratio"] if ratio is not None]
-    if max(gaps, default=0.0) > ONE or len(gaps) < len(grid["ratio"]):
+    if apart(grid["ratio"]):
         maps.append(heat_map("upper / lower", grid["ratio"], grid["edges"], True))
     for one in maps:
         one["x_name"], one["y_name"] = names
     values = {name: grid[name] for name in ("shape", "edges", "lower", "upper")}
     cells = f"{grid['shape'][0]} x {grid['shape'][1]} cells, {sum(grid['closed'])} closed to {100 * grid['rtol']:g} %"
     cells += (
-        "" if len(maps) > 1 else f"; upper and attained values differ by less than {100 * (ONE - 1):.2g} % everywhere"
+        ""
+        if len(maps) > 1
+        else f"; upper and attained values differ by less than {100 * (ONE_COLOUR - 1):.2g} % everywhere"
     )
     return {"id": identity, "maps": maps, "data": values | {"names": names}, "words": cells}
 
