@@ -13,6 +13,7 @@ from lipcert.network.affine import linear_ancestors, targets
 from lipcert.network.graph import Graph, Input, Nonlinear
 from lipcert.report.report import Report
 from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.tasks.people import blocks_of
 from lipcert.terms.query import Norm
 
 
@@ -38,7 +39,12 @@ def inspect(model: Model) -> Report:
         model=model.info,
         parts=_parts(graph),
         methods=rows,
-        summary={"linear_parts": len(targets(graph)), "nonlinear": len(graph.nonlinear), "neurons": graph.neurons},
+        summary={
+            "linear_parts": len(targets(graph)),
+            "nonlinear": len(graph.nonlinear),
+            "neurons": graph.neurons,
+            "blocks": blocks_of(graph),
+        },
         assumptions=list(model.assumptions),
         warnings=list(model.warnings),
         question=model.question("inspect", Norm()),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lipcert.report.report import Report
 from lipcert.report.tables import Item, Outline, Piece, Sentence, Table
 
+LINES = 36  # of the tree; with the table of methods that is a screen
 SHOWN_ELSEWHERE = ("name", "kind", "input_shape", "output_shape", "parts")
 
 
@@ -21,8 +22,31 @@ def model(report: Report) -> Iterator[Piece]:
 
 
 def tree(report: Report) -> Iterator[Piece]:
-    if report.parts:
-        yield Outline(Sentence.of("parts", "strong"), [_branch(part) for part in report.parts])
+    """What people call it, then its parts: `LINES` of them, unless the report was asked for all."""
+    blocks = report.summary.get("blocks") or {}
+    if report.parts and blocks:
+        yield Sentence.of("made of " + ", ".join(f"{name} ({count})" for name, count in blocks.items()))
+    if not report.parts:
+        return
+    branches = [_branch(part) for part in report.parts]
+    lines = [1 + len(part.get("parts") or ()) for part in report.parts]
+    if sum(lines) > LINES and not report.summary.get("all"):
+        head = _fitting(lines, LINES * 2 // 3)
+        tail = _fitting(lines[:head:-1], LINES // 3)
+        left = len(branches) - head - tail
+        more = Outline(Sentence.of(f"... {left} more parts: --all", "dim"), [])
+        branches = [*branches[:head], more, *branches[len(branches) - tail :]]
+    yield Outline(Sentence.of("parts", "strong"), branches)
+
+
+def _fitting(lines: Sequence[int], most: int) -> int:
+    """How many of the first fit; one at least."""
+    total = 0
+    for count, size in enumerate(lines):
+        total += size
+        if total > most:
+            return max(1, count)
+    return len(lines)
 
 
 def methods(report: Report) -> Iterator[Piece]:
