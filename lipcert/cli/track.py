@@ -68,8 +68,8 @@ def track(
 
         found = None
         if data is not None:  # in the layout of the first checkpoint: all of one training have one input
-            first = load(series_of(checkpoints)[0].files[0], **arguments)
-            found = files.read_data(data, first.input_shape, inputs=first.inputs, raw=raw)
+            one = load(series_of(checkpoints)[0].files[0], **arguments)
+            found = files.read_data(data, one.input_shape, inputs=one.inputs, raw=raw)
         asked = TrackRequest(
             norm=norms,
             methods=method or METHODS,
