@@ -28,7 +28,7 @@ VERTEX_WORK = 5e9
 class Jacobian(Method):
     """`vertices`: with at most so many neurons whose slope is not settled on the region, all patterns are tried."""
 
-    vertices: int = 6
+    vertices: int = 7
 
     name: ClassVar[str] = "jacobian"
     side: ClassVar[Side] = "upper"

@@ -107,3 +107,21 @@ def test_planted_loss_of_halves_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(tree, "FIRST", 2)
     monkeypatch.setattr(tree.Tree, "_sample", lambda self: None)
     assert answer(graph, cells, norm).upper < sampled(graph, cells, norm, 2000)
+
+
+def test_few_crossing_neurons_of_many_inputs() -> None:
+    """40 inputs, 7 neurons that cross on a small ball: all patterns are tried, whichever are met (method jacobian)."""
+    torch.manual_seed(0)
+    first, last = nn.Linear(40, 30).double(), nn.Linear(30, 3).double()
+    with torch.no_grad():
+        first.bias[:7] = 1e-4
+        first.bias[7:] = first.bias[7:].sign()
+    model = lipcert.load(nn.Sequential(first, nn.ReLU(), last), input_shape=(1, 40))
+    report = lipcert.bound(
+        model, region=lipcert.Ball([0.0] * 40, 0.01, "inf"), norm="2", methods=["jacobian", "regions"]
+    )
+    slopes = (first.bias > 0).double().repeat(2**7, 1)
+    slopes[:, :7] = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 7)
+    exact = torch.linalg.matrix_norm((last.weight * slopes[:, None]) @ first.weight, ord=2).max()
+    assert float(exact) * (1 - 1e-12) <= report.upper <= float(exact) * (1 + 1e-6)
+    assert "40 inputs move" in report.results[1].reason
