@@ -44,7 +44,7 @@ report
 
 # %%
 print(report)
-report.plot()
+_ = report.plot()
 # %%
 report.to_frame()[["method", "side", "rigor", "value"]]
 
@@ -65,7 +65,7 @@ assert steepest <= report.upper
 # ## Which layer is to blame
 
 # %%
-lipcert.layers(net, x).plot()
+_ = lipcert.layers(net, x).plot()
 # %% [markdown]
 # ## A certificate for someone who does not trust you
 #
