@@ -68,9 +68,10 @@ def test_the_site_is_where_the_rules_point() -> None:
 )
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # the theme's own announcement
+    done = subprocess.run(command, cwd=REPOSITORY, env=quiet, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr.replace("Material for MkDocs", "")
+    assert "WARNING" not in done.stderr
     rules = (tmp_path / "site" / "rules" / "index.html").read_text()
     assert 'id="max-upper"' in rules
     assert site_links.broken(tmp_path / "site") == []
