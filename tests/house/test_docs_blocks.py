@@ -91,7 +91,7 @@ def test_a_command_cannot_hide_as_text() -> None:
                 assert shown[0] in NOT_RUN or any(shown[0].startswith(one) for one in NOT_RUN), f"{page}: {shown[0]}"
 
 
-@pytest.mark.every(5)
+@pytest.mark.every(9)  # .ci/run runs all of them
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "agg")
@@ -106,7 +106,7 @@ def test_blocks_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -
                 command(line, page.name)
 
 
-@pytest.mark.every(6)
+@pytest.mark.every(12)
 @pytest.mark.parametrize("line", ROW.findall((DOCS / "which.md").read_text(encoding="utf-8")))
 def test_the_table_of_commands_runs(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)

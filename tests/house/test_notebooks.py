@@ -15,7 +15,7 @@ from thorough import FULL
 SOURCES = pytest.mark.parametrize("source", notebooks.SOURCES, ids=lambda source: source.stem)
 
 
-@pytest.mark.every(3)
+@pytest.mark.slow  # .ci/run has a real kernel do it
 @SOURCES
 def test_each_cell_runs(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "agg")
