@@ -20,6 +20,14 @@ Range = Callable[..., Pair]  # (lo, hi, *params) -> enclosure
 Ramps = tuple[tuple[Pair, Pair], ...]  # enclosures (m, b), from left to right, one more than kinks
 
 
+def _none(*params: float | Tensor) -> Params:
+    return ()
+
+
+def _admits(*params: float | Tensor) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Activation:
     """What every method may know of a scalar function s. Parameters p: floats, or float64 tensors broadcast to x.
@@ -41,11 +49,11 @@ class Activation:
     parameters: Mapping[str, float] = field(default_factory=dict)  # name -> torch's default, in the order of p
     monotone: bool = False  # nondecreasing for all admitted parameters
     homogeneous: bool = False  # s(t x) = t s(x) for t >= 0
-    kinks: Callable[..., Params] = lambda *p: ()  # where s may fail to be differentiable (steps list none)
+    kinks: Callable[..., Params] = _none  # where s may fail to be differentiable (steps list none)
     domain: tuple[float, float] = (-math.inf, math.inf)
     exact: bool = False  # comparisons and changes of sign: evaluated without rounding in every float format
     continuous: bool = True  # False: jumps, never Lipschitz on an interval with a jump inside
-    refuses: Callable[..., str | None] = lambda *p: None  # why these parameters are not admitted
+    refuses: Callable[..., str | None] = _admits  # why these parameters are not admitted
     assumption: str | None = None  # what a report must say when this row is used
     curvatures_on: Range | None = None  # (lo, hi, *p): s'', where s' has no jump; None where it is not written down
     ramps: Callable[..., Ramps] = lambda *p: ()  # (*p): s'(x) = m x + b between two kinks; (): not of this form

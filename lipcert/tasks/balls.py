@@ -19,35 +19,32 @@ from torch import Tensor
 from lipcert.load.data import fingerprint
 from lipcert.load.model import Model
 from lipcert.methods import METHODS
-from lipcert.methods.jacobian import too_wide
 from lipcert.methods.ladders import everywhere, on_a_ball
 from lipcert.methods.problem import Problem
 from lipcert.methods.run import run
 from lipcert.network.edit import with_output
 from lipcert.network.graph import Graph
-from lipcert.regions.cells import Cells
 from lipcert.regions.device import available
-from lipcert.regions.forward.directions import directions, norms_below
-from lipcert.regions.forward.slope import lipschitz_on, sweep
 from lipcert.report.report import Report
-from lipcert.sampling.pairs import jacobian_norms, largest_jacobians
 from lipcert.tasks.execution import MOVES, Execution
+from lipcert.tasks.in_balls import InBalls, swept_together, table
 from lipcert.tasks.journal.resume import Earlier, Resumed
-from lipcert.tasks.task import Session, Task, carry_out
+from lipcert.tasks.shards import Data, Shard, Sharded, Stage
+from lipcert.tasks.task import Session, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
-from lipcert.terms.query import Ball, Norm, Output, P
+from lipcert.terms.query import Norm, Output, P
 from lipcert.terms.result import Bound, Refusal, Result
 
 BUDGET = 1.0  # seconds per point and radius beyond which no further method of the ladder is begun
-SAMPLES = 16  # Jacobians inside each ball
-TOGETHER = 256  # balls that are swept at once
+TOGETHER = 32  # points of a shard where the balls of a radius are swept at once
+APART = 1  # where each ball is a matter of seconds
 WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that of all balls together
 NOT_TRIED = {"status": "refused", "reason": "no method of the ladder is for this norm", "node": None}
 
 
 @dataclass(eq=False, kw_only=True)
-class Balls(Task):
+class Balls(Sharded):
     """`points` (k, n) with their `names` in the report and `labels`; `asked`: radii, norm, methods .. as in the report."""
 
     graph: Graph
@@ -73,60 +70,43 @@ class Balls(Task):
         rows = before.rows("points", by=lambda row: (row["index"], row["eps"]))
         self.rows = [row for row in rows if row["upper"] is not None]  # what has no value yet is tried again
 
-    def steps(self) -> Iterator[None]:
-        radii = self.asked["radii"]
-        done = {(row["index"], row["eps"]) for row in self.rows}
+    def stages(self) -> Iterator[Stage]:
         self.whole += _everywhere(self.graph, self.norm, self.budget, self.seed, self.device, self.session.progress)
-        yield
-        for first in range(0, len(self.points), TOGETHER):
-            some = range(first, min(first + TOGETHER, len(self.points)))
-            todo = [k for k in some if any((self.names[k], r) not in done for r in radii)]
-            if todo:
-                swept = self.swept(self.points[todo])
-                for place, k in enumerate(todo):
-                    self.session.say("points", k, len(self.points))
-                    self.treat(k, [at[place] for at in swept])
-                    yield
+        proved = [r for r in self.whole if isinstance(r, Bound) and r.rigor == "proved"]
+        best = min(proved, key=lambda r: r.value, default=None)
+        work = InBalls(self.graph, self.norm, self.asked, self.seed, self.device, self.budget, best, self.execution)
+        yield Stage(work, self.shards())
 
-    def treat(self, k: int, swept: Sequence[Result | None]) -> None:
-        label = None if self.labels is None else self.labels[k].item()
-        about = {"index": self.names[k], "label": label, "predicted": _predicted(self.model, self.points[k])}
-        found = _Ladder(self, self.points[k]).curve(self.asked["radii"], swept)
-        if self.execution is not None:
-            found = [row | {"error": self.error(k, row["eps"])} for row in found]
-        self.rows = [row for row in self.rows if row["index"] != self.names[k]]
-        self.rows += [self.before.seal.on(about | row) for row in found]
+    def shards(self) -> list[Shard]:
+        done = {(row["index"], row["eps"]) for row in self.rows}
+        places = [k for k, name in enumerate(self.names) if any((name, r) not in done for r in self.asked["radii"])]
+        size = TOGETHER if swept_together(self.graph, self.asked["methods"]) else APART
+        parts = [places[k : k + size] for k in range(0, len(places), size)]
+        return [
+            Shard(f"points {part[0]}-{part[-1]} of {len(part)}", self.points[part].numpy(), tuple(part))
+            for part in parts
+        ]
 
-    def swept(self, points: Tensor) -> list[list[Result | None]]:
-        """Per radius and point: `jacobian` of many balls at once where a sweep is cheap. None leaves it to the ladder."""
-        graph, radii = self.graph, self.asked["radii"]
-        asked = "jacobian" in self.asked["methods"]
-        if not asked or too_wide(graph) is not None or graph.nodes[graph.input].size > 64:
-            return [[None] * len(points) for _ in radii]
-        found: list[list[Result | None]] = []
-        for k, radius in enumerate(radii):
-            self.session.say("sweeps", k, len(radii))
-            start = time.perf_counter()
-            cells = Cells(points, torch.full_like(points, radius), self.asked["norm"])
-            values = lipschitz_on(graph, cells, self.norm, self.device).tolist()
-            each = (time.perf_counter() - start) / len(points)
-            found.append([_upper("jacobian", value, each) for value in values])
-        return found
-
-    def error(self, k: int, radius: float) -> float | None:
-        """Of the execution, at every point of the ball; None: not known."""
-        assert self.execution is not None
-        centre = self.points[k][None]
-        cell = Cells(centre, torch.full_like(centre, radius), self.asked["norm"])
-        error = float(self.execution.of_output(cell, self.norm.output))
-        return error if math.isfinite(error) else None
+    def gather(self, shard: Shard, found: Data) -> None:
+        for place, rows in zip(shard.rows, found["rows"], strict=True):
+            label = None if self.labels is None else self.labels[place].item()
+            about = {
+                "index": self.names[place],
+                "label": label,
+                "predicted": _predicted(self.model, self.points[place]),
+            }
+            self.rows = [row for row in self.rows if row["index"] != self.names[place]]
+            self.rows += [self.before.seal.on(about | row) for row in rows]
+        done = len(self.rows) // len(self.asked["radii"])
+        rate = done / max(1e-9, self.session.seconds)
+        self.session.say(f"points, {rate:.1f} per second", done, len(self.points))
 
     def answer(self) -> dict[str, Any]:
         complete = len(self.rows) == self.balls
         return {
             "results": _overall(self.rows, self.balls, self.session.seconds),
             "points": sorted(self.rows, key=lambda row: (self.names.index(row["index"]), row["eps"])),
-            "summary": {"local": {**self.asked, "complete": complete, "global": _table(self.whole)}} | self.executed(),
+            "summary": {"local": {**self.asked, "complete": complete, "global": table(self.whole)}} | self.executed(),
             "assumptions": self.model.assumptions
             if self.execution is None
             else self.execution.assumptions(self.model.assumptions, MOVES),
@@ -250,108 +230,6 @@ def _everywhere(
         found.append(run(METHODS[name], problem))
         problem.known.append(found[-1])
     return found
-
-
-def _upper(name: str, value: float, seconds: float) -> Result:
-    if math.isfinite(value):
-        return Bound(name, "upper", "proved", value, seconds)
-    return Refusal(name, "upper", "refused", "no bounded slope is known in this ball", None, seconds)
-
-
-class _Ladder:
-    """One point: the methods in turn on each ball, largest first, until the bracket is closed or the budget spent."""
-
-    def __init__(self, task: Balls, x: Tensor):
-        self.task, self.graph, self.x, self.norm = task, task.graph, x, task.norm
-        self.ball_norm, self.methods, self.rtol = task.asked["norm"], task.asked["methods"], task.asked["rtol"]
-        proved = [r for r in task.whole if isinstance(r, Bound) and r.rigor == "proved"]
-        self.best = min(proved, key=lambda r: r.value, default=None)
-
-    def curve(self, radii: Sequence[float], swept: Sequence[Result | None]) -> list[dict[str, Any]]:
-        """Rows in the order of the radii, which are ascending."""
-        lowers = []
-        lower = 0.0
-        for radius in radii:
-            lower = max(lower, self._lower(radius))
-            lowers.append(lower)
-        rows: list[dict[str, Any]] = []
-        upper, method = math.inf, None
-        if self.best is not None:
-            upper, method = self.best.value, f"{self.best.method} (everywhere)"
-        for radius, known, least in zip(reversed(radii), reversed(swept), reversed(lowers), strict=True):
-            results, least = self._run(radius, known, upper, least)
-            for result in results:
-                if isinstance(result, Bound) and result.rigor == "proved" and result.value < upper:
-                    upper, method = result.value, result.method
-            rows.append(
-                {
-                    "eps": radius,
-                    "upper": upper if math.isfinite(upper) else None,
-                    "lower": least,
-                    "method": method,
-                    "results": _table(results),
-                }
-            )
-        rows.reverse()
-        best = 0.0
-        for row in rows:  # what branch attained in a smaller ball is attained in the larger ones
-            best = row["lower"] = max(best, row["lower"])
-        return rows
-
-    def _run(self, radius: float, known: Result | None, upper: float, lower: float) -> tuple[list[Result], float]:
-        results: list[Result] = [] if known is None else [known]
-        if isinstance(known, Bound):
-            upper = min(upper, known.value)
-        deadline = time.monotonic() + self.task.budget
-        region = Ball(self.x.reshape(self.graph.input_shape), radius, self.ball_norm)
-        problem = Problem(self.graph, self.norm, region, self.task.seed, self.task.device, deadline, rtol=self.rtol)
-        for name in self.methods:
-            if known is not None and name == known.method:
-                continue
-            if upper <= lower * (1 + self.rtol):
-                break
-            result = METHODS[name].refuses(problem) or run(METHODS[name], problem)
-            results.append(result)
-            problem.known.append(result)
-            for aside in problem.aside:
-                if isinstance(aside, Bound) and aside.side == "lower":
-                    lower = max(lower, aside.value)
-            problem.aside.clear()
-            if isinstance(result, Bound) and result.rigor == "proved":
-                upper = min(upper, result.value)
-        return results, lower
-
-    def _lower(self, radius: float) -> float:
-        """Attained inside the ball: Jacobians at the point and at others in the box that it holds."""
-        n = self.x.numel()
-        half = radius * {"inf": 1.0, "2": n**-0.5, "1": 1 / n}[self.ball_norm] * (1 - 1e-12)
-        low, high = (torch.nextafter(self.x + s * half, self.x)[None] for s in (-1, 1))
-        if bool((low < high).any()):
-            found = largest_jacobians(self.graph, low, high, SAMPLES, self.norm, seed=self.task.seed)
-            found = found.better(jacobian_norms(self.graph, self.x[None], self.norm, lower=low, upper=high))
-            if float(found.value) > 0:
-                return float(found.value)
-        cells = Cells(self.x[None], torch.zeros_like(self.x)[None])
-        if too_wide(self.graph) is not None:
-            return 0.0
-        chosen = directions(self.graph, cells, self.norm)
-        swept = sweep(self.graph, cells, chosen.toward)
-        return float(norms_below(swept.centre, swept.radius, chosen.toward, self.norm))
-
-
-def _table(results: Sequence[Result]) -> list[dict[str, Any]]:
-    return [
-        {
-            "method": result.method,
-            "status": "ok" if isinstance(result, Bound) else result.status,
-            "value": result.value if isinstance(result, Bound) else None,
-            "rigor": result.rigor if isinstance(result, Bound) else None,
-            "reason": None if isinstance(result, Bound) else result.reason,
-            "node": None if isinstance(result, Bound) else result.node,
-            "seconds": result.seconds,
-        }
-        for result in results
-    ]
 
 
 def _overall(rows: Sequence[Mapping[str, Any]], asked: int, seconds: float) -> list[Result]:

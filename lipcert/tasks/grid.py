@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,17 @@ from lipcert.network.edit import with_output
 from lipcert.network.graph import Graph
 from lipcert.network.plane import Plane
 from lipcert.network.scope import checked_region, describe
-from lipcert.regions.branch_and_bound.branching import Brackets, Effort, bracket
 from lipcert.regions.cells import Cells
 from lipcert.regions.device import available
 from lipcert.report.report import Report
-from lipcert.rigor.rounding import div_down, mul_up
-from lipcert.sampling.pairs import Found, largest_jacobians, largest_ratios, nothing
 from lipcert.tasks.certify_several import certify_grid
 from lipcert.tasks.execution import MOVES, Execution
+from lipcert.tasks.in_cells import InCells
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.journal.seal import Seal
-from lipcert.tasks.pieces import Mosaic, merged, mosaic
-from lipcert.tasks.task import Session, Task, carry_out
+from lipcert.tasks.pieces import Mosaic, mosaic
+from lipcert.tasks.shards import Data, Shard, Sharded, Stage
+from lipcert.tasks.task import Session, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Box, Norm, Output
 from lipcert.terms.result import Bound, Refusal, Result
@@ -39,7 +38,6 @@ from lipcert.terms.result import Bound, Refusal, Result
 CELLS = 2500  # those of the paper, 50 x 50
 MOST_CELLS = 4_000_000
 MOST_INPUTS = 4
-MOST_LEAVES = 2_000_000
 BLOCK = 512  # cells that are bounded together, and kept when the run is cut short
 SEALED = 64  # neighbours in the order of the grid that share a seal
 ALONG_THE_PLANE = "constants are those of the network restricted to the plane: along it, not of all inputs"
@@ -67,7 +65,7 @@ def default_shape(inputs: int) -> tuple[int, ...]:
 
 
 @dataclass(eq=False, kw_only=True)
-class Grid(Task):
+class Grid(Sharded):
     """`graph`: what is bounded, output functional and plane included. `low`, `high`: ends of the cells (cells, n).
     `asked`: as in the report; `pairs`, `jacobians`: samples in each cell that raise the lower values."""
 
@@ -83,6 +81,7 @@ class Grid(Task):
     noted: list[str] = field(default_factory=list)
     values: Values = field(init=False)
     mosaic: Mosaic | None = None
+    best_in: int = -1  # first cell of the shard that has the largest lower value
 
     command = "local"
     rows_are = "cells"
@@ -90,15 +89,42 @@ class Grid(Task):
     def take(self, before: Resumed) -> None:
         self.values = _resumed(before, len(self.low))
 
-    def steps(self) -> Iterator[None]:
-        todo = (~self.values.done).nonzero()[:, 0]
-        if self.drawn or (len(todo) and self.asked["rtol"] > 0 and not self.session.late):
+    def stages(self) -> Iterator[Stage]:
+        todo = bool((~self.values.done).any())
+        if self.drawn or (todo and self.asked["rtol"] > 0 and not self.session.late):
             where, rtol = (self.graph, self.box, self.asked["edges"]), self.asked["rtol"]
             self.mosaic = mosaic(*where, self.norm, rtol, self.session, wanted=self.drawn)
-        for block in todo.split(BLOCK) if len(todo) else ():
-            self.keep(block, *self.bracketed(block))
-            self.session.say("cells", int(self.values.done.sum()), len(self.low))
-            yield
+        stretch = (1.0, 1.0) if self.plane is None else self.plane.stretch
+        work = InCells(self.graph, self.norm, self.asked, self.device, stretch, self.mosaic)
+        yield Stage(work, self.shards())
+        self.certify()
+
+    def shards(self) -> list[Shard]:
+        todo = (~self.values.done).nonzero()[:, 0]
+        blocks = [(block, block.tolist()) for block in (todo.split(BLOCK) if len(todo) else ())]
+        return [
+            Shard(
+                f"cells {rows[0]}-{rows[-1]} of {len(rows)}",
+                (rows, self.low[block].numpy(), self.high[block].numpy()),
+                rows,
+            )
+            for block, rows in blocks
+        ]
+
+    def gather(self, shard: Shard, found: Data) -> None:
+        values, block = self.values, torch.tensor(shard.rows)
+        for name, absent in (("lower", 0.0), ("upper", math.inf)):
+            numbers = [absent if v is None else v for v in found[name]]
+            getattr(values, name)[block] = torch.tensor(numbers, dtype=torch.float64)
+        values.closed[block], values.done[block] = torch.tensor(found["closed"]), True
+        known = values.best["value"] if values.best else -1.0
+        earlier = found["best"]["value"] == known and shard.rows[0] < self.best_in  # shards come in any order
+        if found["best"]["value"] > known or earlier:
+            values.best, self.best_in = found["best"], shard.rows[0]
+        done = int(values.done.sum())
+        self.session.say(f"cells, {done / max(1e-9, self.session.seconds):.0f} per second", done, len(self.low))
+
+    def certify(self) -> None:
         if self.certificate is not None:
             self.session.say("certificate")
             about = self.norm, Output.parse(self.output), self.box
@@ -109,48 +135,6 @@ class Grid(Task):
     @property
     def drawn(self) -> bool:
         return bool(self.asked.get("regions"))
-
-    def bracketed(self, block: Tensor) -> tuple[Brackets, Found]:
-        """Of the cells `block`: the brackets, and the pairs of points that were tried first."""
-        low, high, rtol = self.low[block], self.high[block], self.asked["rtol"]
-        pairs, jacobians, seed = self.asked["pairs"], self.asked["jacobians"], self.asked["seed"] + int(block[0])
-        found = nothing(low)
-        if pairs:
-            found = largest_ratios(self.graph, low, high, pairs, self.norm, seed=seed, device=self.device)
-        if jacobians:
-            found = found.better(largest_jacobians(self.graph, low, high, jacobians, self.norm, seed=seed))
-        before = int(self.values.done.sum())
-
-        def tell(upper: Tensor, lower: Tensor) -> None:
-            self.session.say("cells", before + int((upper <= lower * (1 + rtol)).sum()), len(self.low))
-
-        rows, exact = torch.arange(len(block)), None
-        if self.mosaic is not None:
-            exact = self.mosaic.brackets(block, low, high)
-            exact = replace(exact, lower=torch.maximum(exact.lower, found.value))
-            rows = (~exact.closed).nonzero()[:, 0]
-            if not len(rows):
-                return exact, found
-        effort = Effort(rtol, self.session.deadline, leaves=MOST_LEAVES if rtol > 0 else 0)
-        cells = Cells.boxes(low[rows], high[rows])
-        given = bracket(self.graph, cells, self.norm, effort, lower=found.value[rows], report=tell, device=self.device)
-        return (given if exact is None else merged(exact, given, rows, rtol)), found
-
-    def keep(self, block: Tensor, given: Brackets, found: Found) -> None:
-        values, lower, upper = self.values, given.lower, given.upper
-        top = int(lower.argmax())
-        of_pair = float(found.value[top]) == float(lower[top]) > 0
-        if self.plane is not None and self.plane.stretch != (1.0, 1.0):  # ||dx|| is (u, v)'s length up to these factors
-            least, most = self.plane.stretch
-            upper, lower = mul_up(upper, 1 / least * (1 + 1e-15)), div_down(lower, torch.full_like(lower, most))
-        if not values.best or float(lower[top]) > values.best["value"]:
-            witness: dict[str, Any] = {"x": given.point[top].tolist()}
-            if of_pair:
-                witness = {"x": found.x[top].tolist(), "x2": found.x2[top].tolist()}
-            witness |= {"shape": list(self.graph.input_shape)}
-            values.best = {"value": float(lower[top]), "witness": witness}
-        values.lower[block], values.upper[block] = lower, upper
-        values.closed[block], values.done[block] = given.closed, True
 
     def answer(self) -> dict[str, Any]:
         notes = [*self.model.assumptions, *([] if self.plane is None else [ALONG_THE_PLANE])]

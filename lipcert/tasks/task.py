@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
@@ -19,18 +20,25 @@ from lipcert.load.model import Model
 from lipcert.report.report import Report
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.tasks.journal.resume import Earlier, Resumed, resume
+from lipcert.terms.errors import UsageError
 from lipcert.terms.memory import out_of_memory
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
 from lipcert.terms.question import Question
 
+if TYPE_CHECKING:
+    from lipcert.tasks.workers.stream import Workers
+
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """With what a task is done: resources, and no part of the question. `budget`: seconds from now on."""
+    """With what a task is done: resources, and no part of the question. `budget`: seconds from now on. `workers`: who does
+    the shards of a task (`shards.py`), None: this process. `journal`: file in which each is written down when it is done."""
 
     progress: Progress | None = None
     budget: float | None = None
+    workers: Workers | None = None
+    journal: str | Path | None = None
     start: float = field(default_factory=time.monotonic)
 
     @property
@@ -110,6 +118,8 @@ def carry_out(task: Task, session: Session | None = None, earlier: Earlier = Non
     """The report of the task. `earlier`: a report of the same question, whose sealed rows are not computed again;
     UsageError says in what another question differs."""
     task.session = session or Session()
+    if earlier is not None and task.session.journal is not None:
+        raise UsageError("--journal: a run goes on from its journal by itself; leave out --resume")
     task.before = resume(earlier, task.question)
     task.take(task.before)
     return finish(task)

@@ -214,7 +214,7 @@ def test_a_radius_batch_without_memory_leaves_the_others(
     command: Callable[..., tuple[int, dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(6, 2)))
-    treat = lipcert.tasks.radius.task.treat_known
+    treat = lipcert.tasks.radius.samples.treat_known
     calls = []
 
     def fails_at_the_third(*arguments: Any, **options: Any) -> Any:
@@ -224,7 +224,7 @@ def test_a_radius_batch_without_memory_leaves_the_others(
         return treat(*arguments, **options)
 
     monkeypatch.setattr(lipcert.tasks.radius.task, "BATCH", 2)
-    monkeypatch.setattr(lipcert.tasks.radius.task, "treat_known", fails_at_the_third)
+    monkeypatch.setattr(lipcert.tasks.radius.samples, "treat_known", fails_at_the_third)
     asked = ("radius", str(MOONS), "--data", str(tmp_path / "d.npz"), "--method", "global")
     status, report = command(*asked)
     assert (status, len(report["points"])) == (3, 4)

@@ -176,7 +176,7 @@ def test_a_partial_grid_is_no_refusal(moons: Model, monkeypatch: pytest.MonkeyPa
     def at_once(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lipcert.tasks.grid.Grid.bracketed", at_once)
+    monkeypatch.setattr("lipcert.tasks.in_cells.InCells.bracketed", at_once)
     with pytest.raises(KeyboardInterrupt) as stopped:
         grid(moons, box, (2, 2), rtol=0)
     assert stopped.value.partial_report.status == "timeout"  # type: ignore[attr-defined]

@@ -26,6 +26,8 @@ from lipcert.network.graph import Graph
 from lipcert.network.plane import through_coordinates, through_points
 from lipcert.report.report import Report
 from lipcert.tasks import grid as grids
+from lipcert.tasks.in_balls import InBalls
+from lipcert.tasks.in_cells import InCells
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Box, Norm
 
@@ -129,7 +131,7 @@ def test_an_interrupted_grid_goes_on(monkeypatch: pytest.MonkeyPatch, stop_after
     graph = chain(3, [2, 8, 8, 1], "relu")
     monkeypatch.setattr(grids, "BLOCK", 4)
     full = lipcert.local_grid(model_of(graph), square(), (4, 3), norm="2", pairs=5)
-    partial = interrupted(monkeypatch, grids.Grid, "bracketed", stop_after,
+    partial = interrupted(monkeypatch, InCells, "bracketed", stop_after,
                           lambda: lipcert.local_grid(model_of(graph), square(), (4, 3), norm="2", pairs=5))  # fmt: skip
     data = checked(partial)
     assert partial.upper is None
@@ -231,7 +233,8 @@ def test_interrupted_balls_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(resume: Report | None = None) -> Report:
         return local(model_of(graph), x, [0.1, 0.2], norm="2", output="0-1", resume=resume, methods=["jacobian"])
 
-    partial = interrupted(monkeypatch, local_balls._Ladder, "curve", 2, work)
+    monkeypatch.setattr(local_balls, "TOGETHER", 1)
+    partial = interrupted(monkeypatch, InBalls, "__call__", 2, work)
     data = checked(partial)
     assert partial.upper is None
     assert len(partial.points) == 4

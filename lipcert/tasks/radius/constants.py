@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from lipcert.proofs.radii import DIFFERENCE
 from lipcert.rigor.rounding import add_up, mul_up
 from lipcert.tasks.certify import least_with_proof
 from lipcert.tasks.radius.margins import name
+from lipcert.tasks.task import Session
 from lipcert.terms.query import Norm, Output
 from lipcert.terms.result import Bound, Refusal
 
@@ -31,6 +33,10 @@ class ProvedConstant:
     node: str | None = None
     unbounded: bool = False
     shown: Bound | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data, without the proof."""
+        return {name: getattr(self, name) for name in ("value", "method", "reason", "node", "unbounded")}
 
 
 @dataclass(eq=False)
@@ -112,7 +118,26 @@ def vector(constants: Constants, wanted: list[tuple[int, int]]) -> list[float]:
     return [whole if i == j else mul_up(whole, DIFFERENCE[constants.problem.norm.output]) for i, j in wanted]
 
 
+@dataclass(frozen=True, eq=False)
+class OneConstant:
+    """Work of a shard (`tasks/shards.py`): the constant of one scope, {"constants": {scope: ..}}."""
+
+    problem: Problem
+
+    def __call__(self, what: str, session: Session) -> dict[str, Any]:
+        constants = Constants(self.problem.with_resources(None, session.progress))
+        constants.prove([what])
+        return {"constants": {what: constants.known[what].to_dict()}}
+
+
 GLOBAL = {"pairs": pairs, "global": logits, "sqrt2": vector}
+
+
+SCOPES: dict[str, Callable[[int, int], Iterable[str]]] = {
+    "pairs": lambda i, j: [name(i, j)],
+    "global": lambda i, j: [f"{i}", f"{j}"],
+    "sqrt2": lambda i, j: ["vector"],
+}  # those that a method of GLOBAL reads for f_i - f_j
 
 
 def norm_for(text: str) -> Norm:

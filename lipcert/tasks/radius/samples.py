@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +17,12 @@ from lipcert.rigor.rounding import div_down, down, up
 from lipcert.sampling.attack import Nearest, Pgd, search
 from lipcert.tasks.execution import Execution
 from lipcert.tasks.radius.boundary import INPUTS, Aim, boundary_radii
-from lipcert.tasks.radius.constants import GLOBAL, Constants
+from lipcert.tasks.radius.constants import GLOBAL, SCOPES, Constants
 from lipcert.tasks.radius.local import Shells, shells_of
 from lipcert.tasks.radius.margins import Margins, margins, name
 from lipcert.tasks.radius.regions import Exact
 from lipcert.tasks.radius.values import value_radii
+from lipcert.tasks.task import Session
 from lipcert.terms.query import P
 
 LARGEST = 2.0**1023  # for functions that do not move at all: any number is a radius
@@ -231,6 +233,50 @@ def _with_nearest(row: dict[str, Any], distance: float, x: Tensor, how: How) -> 
     if valid and (attacked is None or distance < attacked):
         attacked = distance
     return {"nearest": {"distance": distance, "x": x.tolist()}, "attacked": attacked}
+
+
+@dataclass(frozen=True, eq=False)
+class OfSamples:
+    """Work of a shard (`tasks/shards.py`): {"rows", "inside", "constants": those proved on the way}."""
+
+    graph: Graph
+    constants: Constants
+    how: How
+
+    def __call__(self, what: tuple[int, np.ndarray, np.ndarray | None], session: Session) -> dict[str, Any]:
+        first, x, y = what
+        constants = Constants(replace(self.constants.problem, progress=session.progress), self.constants.known)
+        known = set(constants.known)
+        batch = treat_known(self.graph, torch.from_numpy(x), _labels(y), first, constants, self.how)
+        return {
+            "rows": batch.rows,
+            "inside": [(index, at.tolist()) for index, at in batch.inside],
+            "constants": {scope: found.to_dict() for scope, found in constants.known.items() if scope not in known},
+        }
+
+
+def needed(graph: Graph, x: np.ndarray, y: np.ndarray | None, how: How) -> list[str]:
+    """The scopes whose constants the global methods read for these samples."""
+    finite = np.isfinite(x).all(axis=1)
+    points, labels = torch.from_numpy(x[finite]), None if y is None else _labels(y[finite])
+    methods = [method for method in how.methods if method in SCOPES]
+    if not methods or not len(points):
+        return []
+    found = margins(graph, points, how.tolerance, executed=how.execution is None)
+    some = found[_ahead(found, labels).nonzero()[:, 0]]
+    pairs = {(int(i), int(j)) for i, j in zip(some.first.reshape(-1), some.second.reshape(-1), strict=True)}
+    return [scope for method in methods for i, j in sorted(pairs) for scope in SCOPES[method](i, j)]
+
+
+def _labels(y: np.ndarray | None) -> Tensor | None:
+    return None if y is None else torch.from_numpy(y)
+
+
+def _ahead(found: Margins, labels: Tensor | None) -> Tensor:
+    """Of the samples: classified as their label says, with every margin above 0."""
+    right = found.predicted >= 0
+    right = right if labels is None else right & (found.predicted == labels)
+    return right & (found.value > 0).all(dim=1)
 
 
 def treat_known(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants: Constants, how: How) -> Batch:

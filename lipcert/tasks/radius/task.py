@@ -23,12 +23,13 @@ from lipcert.sampling.attack import Pgd
 from lipcert.tasks.execution import Execution
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.radius.certificate import certify_radii
-from lipcert.tasks.radius.constants import GLOBAL, Constants, ProvedConstant, norm_for
+from lipcert.tasks.radius.constants import GLOBAL, Constants, OneConstant, ProvedConstant, norm_for
 from lipcert.tasks.radius.margins import read_labels
 from lipcert.tasks.radius.regions import NEEDS_NUMBA, REAL, in_the_way
-from lipcert.tasks.radius.samples import How, treat_known
+from lipcert.tasks.radius.samples import How, OfSamples, needed
 from lipcert.tasks.radius.values import in_the_way as no_values
-from lipcert.tasks.task import Session, Task, carry_out
+from lipcert.tasks.shards import Data, Shard, Sharded, Stage
+from lipcert.tasks.task import Session, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Refusal, Result
@@ -43,7 +44,7 @@ EXECUTION = (
 
 
 @dataclass(eq=False, kw_only=True)
-class Radii(Task):
+class Radii(Sharded):
     """`x` (k, n), `labels` (k,) or None; `how` each sample is treated; `constants`: proved once, for all samples. `noted`:
     warnings. `adversarial`: file for the inputs that an attack finds inside a certified radius."""
 
@@ -65,21 +66,47 @@ class Radii(Task):
 
     def take(self, before: Resumed) -> None:
         self.done = _resumed(before, self.constants, len(self.x))
+        self.rows += [row for batch in self.done.values() for row in batch]
 
-    def steps(self) -> Iterator[None]:
-        self.constants.problem = replace(self.constants.problem, progress=self.session.progress)
-        for begin in range(0, len(self.x), BATCH):
-            part = slice(begin, begin + BATCH)
-            if begin in self.done:
-                self.rows += self.done[begin]
-                continue
-            points = torch.from_numpy(self.x[part])
-            batch = treat_known(self.model.graph, points, _part(self.labels, part), begin, self.constants, self.how)
-            self.rows += [self.before.seal.on(row) for row in batch.rows]
-            self.inside += batch.inside
-            rate = (len(self.rows) - self.before.taken) / max(1e-9, self.session.seconds)
-            self.session.say(f"samples, {rate:.1f} per second", len(self.rows), len(self.x))
-            yield
+    def stages(self) -> Iterator[Stage]:
+        if self.session.workers is not None or self.session.journal is not None:
+            yield Stage(OneConstant(self.constants.problem), self.scopes())
+        yield Stage(OfSamples(self.model.graph, self.constants, self.how), self.batches())
+        self.end()
+
+    def scopes(self) -> list[Shard]:
+        """A shard for each constant that the samples need and that is not known."""
+        found: dict[str, None] = {}
+        for shard in self.batches():
+            self.session.say("margins", shard.what[0], len(self.x))
+            _, x, y = shard.what
+            found |= dict.fromkeys(needed(self.model.graph, x, y, self.how))
+        return [Shard(f"constant {scope}", scope) for scope in found if scope not in self.constants.known]
+
+    def batches(self) -> list[Shard]:
+        parts = [
+            (begin, slice(begin, begin + BATCH)) for begin in range(0, len(self.x), BATCH) if begin not in self.done
+        ]
+        labels = None if self.labels is None else self.labels.numpy()
+        return [
+            Shard(f"samples from {begin}", (begin, self.x[part], None if labels is None else labels[part]))
+            for begin, part in parts
+        ]
+
+    def gather(self, shard: Shard, found: Data) -> None:
+        for scope, constant in found["constants"].items():
+            self.constants.known.setdefault(scope, ProvedConstant(**constant))
+        if "rows" not in found:
+            self.session.say("constants", len(self.constants.known))
+            return
+        self.rows += [self.before.seal.on(row) for row in found["rows"]]
+        self.inside += [(index, torch.tensor(at, dtype=torch.float64)) for index, at in found["inside"]]
+        rate = (len(self.rows) - self.before.taken) / max(1e-9, self.session.seconds)
+        self.session.say(f"samples, {rate:.1f} per second", len(self.rows), len(self.x))
+
+    def end(self) -> None:
+        self.rows.sort(key=lambda row: row["index"])
+        self.inside.sort(key=lambda found: found[0])
         if self.inside and self.adversarial is not None:
             _save(self.adversarial, self.inside, self.model.input_shape)
             self.noted.append(f"inputs found inside certified radii are in {self.adversarial}")
@@ -93,7 +120,7 @@ class Radii(Task):
         constants = [self.before.seal.on(row) for row in _rows(self.constants)]
         return {
             "results": _refusals(self.rows, self.constants, spent),
-            "points": self.rows,
+            "points": sorted(self.rows, key=lambda row: row["index"]),
             "summary": {"asked": self.asked, **of_all, "constants": constants, "seconds": spent, **self.executed()},
             "assumptions": self.assumptions(),
             "warnings": [*self.model.warnings, *self.resumed, *self.noted],
@@ -208,10 +235,6 @@ def _noted(x: np.ndarray, blocked: tuple[str, str] | None, not_exact: str | None
 def _told(not_exact: str | None, methods: Sequence[str] | None) -> str | None:
     """Why there are no exact radii, where they were asked for or could be had."""
     return not_exact if "regions" in (methods or ()) or (not methods and not_exact == NEEDS_NUMBA) else None
-
-
-def _part(labels: torch.Tensor | None, part: slice) -> torch.Tensor | None:
-    return None if labels is None else labels[part]
 
 
 def _chosen(methods: Sequence[str] | None, not_exact: str | None) -> tuple[str, ...]:

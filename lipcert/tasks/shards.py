@@ -1,0 +1,82 @@
+"""A long task cut into shards that know nothing of each other: done here one by one, or by workers (`workers`).
+
+What a shard gives is JSON data, floats to the last bit, so it is the same whether it was handed over, sent, or read back
+from the journal (`journal/journal.py`): the report does not depend on who did the work, or in which order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lipcert.tasks.journal.journal import Journal
+from lipcert.tasks.task import Session, Task
+
+Data = dict[str, Any]
+
+
+class Work(Protocol):
+    """What all shards share: graph, norm, region, effort. It is pickled, so nothing in it is local to a process."""
+
+    def __call__(self, what: Any, session: Session) -> Data: ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """`key`: its name in the journal, "samples 0-249". `what`: of it the work is told, small and picklable. `rows`: of the
+    report, for `gather`."""
+
+    key: str
+    what: Any
+    rows: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Shards of one kind. What they need of each other is in the work of a later stage."""
+
+    work: Work
+    shards: Sequence[Shard]
+
+
+class Sharded(Task):
+    """A task whose steps are shards."""
+
+    of_journal: Sequence[str] = ()  # warnings
+
+    @property
+    def resumed(self) -> list[str]:
+        return [*super().resumed, *self.of_journal]
+
+    def stages(self) -> Iterator[Stage]:
+        """One after the other: each is asked for when the shards of the one before are gathered."""
+        raise NotImplementedError
+
+    def gather(self, shard: Shard, found: Data) -> None:
+        """In any order, each shard once."""
+        raise NotImplementedError
+
+    def steps(self) -> Iterator[None]:
+        with Journal.of(self.session.journal, self.question, self.before.seal) as journal:
+            taken = 0
+            for stage in self.stages():
+                yield
+                known = [shard for shard in stage.shards if shard.key in journal.known]
+                for shard in known:
+                    self.gather(shard, journal.known[shard.key])
+                taken += len(known)
+                self.of_journal = journal.words(taken)
+                yield
+                todo = [shard for shard in stage.shards if shard.key not in journal.known]
+                for shard, found in self._done(stage.work, todo):
+                    journal.add(shard.key, found)
+                    self.gather(shard, found)
+                    yield
+
+    def _done(self, work: Work, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Data]]:
+        if self.session.workers is not None:
+            yield from self.session.workers.done(work, shards, self.session)
+            return
+        for shard in shards:
+            yield shard, work(shard.what, self.session)

@@ -1,0 +1,100 @@
+"""Shards through an executor: a bounded number at once, each result once, whoever dies on the way."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.tasks.task import Session
+from lipcert.tasks.workers.packing import packed, unpacked
+from lipcert.terms.errors import RefusedModel
+
+if TYPE_CHECKING:
+    from lipcert.tasks.shards import Data, Shard, Work
+
+PAUSE = 0.2  # seconds: how long a signal waits
+TRIES = 5  # losses of workers one after another, with nothing done between them
+
+
+class Engine(Protocol):
+    """`lost`: what a future raises when its worker, or the way to it, is gone."""
+
+    lost: tuple[type[BaseException], ...]
+
+    @property
+    def window(self) -> int:
+        """Shards that are sent before the first comes back: enough to keep all busy, few enough to bound memory."""
+
+    def start(self, work: bytes) -> None: ...
+
+    def submit(self, what: Any, seconds: float | None) -> Future[Data]: ...
+
+    def restart(self) -> None:
+        """After a loss: new workers, or a new way to them, with the same work."""
+
+    def close(self) -> None: ...
+
+    def __str__(self) -> str: ...
+
+
+class Workers:
+    def __init__(self, engine: Engine):
+        self.engine = engine
+
+    def done(self, work: Work, shards: Sequence[Shard], session: Session) -> Iterator[tuple[Shard, Data]]:
+        """As they come back. RefusedModel where workers die again and again."""
+        if not shards:
+            return
+        waiting, running, losses = deque(shards), dict[Future[Any], Any](), 0
+        session.say(f"waiting for {self.engine}")
+        try:
+            self.engine.start(packed(work))
+            while waiting or running:
+                while waiting and len(running) < self.engine.window:
+                    shard = waiting.popleft()
+                    running[self.engine.submit(shard.what, _left(session))] = shard
+                lost = None
+                for future in wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED).done:
+                    try:
+                        found = future.result()
+                    except self.engine.lost as problem:
+                        lost = problem
+                        continue
+                    losses = 0
+                    yield running.pop(future), found
+                if lost is not None:
+                    losses += 1
+                    if losses >= TRIES:
+                        raise RefusedModel(
+                            f"{self.engine}: workers died {losses} times in a row ({lost or type(lost).__name__}), perhaps "
+                            "for want of memory; give fewer of them, or look into their logs"
+                        ) from lost
+                    waiting.extendleft(reversed(running.values()))
+                    running.clear()
+                    self.engine.restart()
+        finally:
+            self.engine.close()
+
+
+def _left(session: Session) -> float | None:
+    """Clocks of two machines have nothing in common: what is left is sent."""
+    return None if session.deadline is None else max(0.0, session.deadline - time.monotonic())
+
+
+@lru_cache(maxsize=2)
+def _work(data: bytes) -> Work:
+    return unpacked(data)
+
+
+@keeps_subnormals
+def perform(data: bytes, what: Any, seconds: float | None) -> Data:
+    """In a worker. The work is unpacked once."""
+    with torch.no_grad():
+        return _work(data)(what, Session(budget=seconds))
