@@ -120,6 +120,9 @@ def local(
     device: o.Device = "cpu",
     seed: o.Seed = 0,
     threads: o.Threads = None,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
+    journal: o.Journal = None,
     quiet: o.Quiet = False,
 ) -> int:
     """Certified local constants: in every cell of a grid, or in balls around data points."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from lipcert.load.model import Model
     from lipcert.network.plane import Plane
+    from lipcert.tasks.task import Session
     from lipcert.terms.query import Box
 
 AUTO = "auto"
@@ -55,6 +56,12 @@ class Typed(SimpleNamespace):
 
         return as_weighted(load(self.model, **self.arguments, progress=progress), *self.weights, self.norms)
 
+    def session(self, progress: Progress, budget: float | None = None) -> Session:
+        from lipcert.tasks.workers import session
+
+        resources = {name: getattr(self, name) for name in ("workers", "scheduler", "journal", "device")}
+        return session(progress, budget, **resources)
+
     @property
     def picture(self) -> Callable[[Report], None] | None:
         if self.plot is None:
@@ -73,7 +80,6 @@ def over_grid(given: Typed) -> Work:
 
     def work(progress: Progress) -> Report:
         from lipcert.tasks import grid as grids
-        from lipcert.tasks.task import Session
 
         loaded = given.load(progress)
         where = read_plane(loaded, given.plane, given.through, given.raw, given.norms)
@@ -84,7 +90,7 @@ def over_grid(given: Typed) -> Work:
         given.shown.update(points=points, labels=labels)
         more = {name: getattr(given, name) for name in ("pairs", "jacobians", "regions", "certificate")}
         asked = grids.GridRequest(box=region, shape=shape, plane=where, **more, **given.question)
-        return grids.grid(loaded, asked, Session(progress, given.budget), given.resume)
+        return grids.grid(loaded, asked, given.session(progress, given.budget), given.resume)
 
     return work
 
@@ -108,7 +114,6 @@ def around_points(given: Typed) -> Work:
     def work(progress: Progress) -> Report:
         from lipcert.load.data import read_data
         from lipcert.tasks import balls as local_balls
-        from lipcert.tasks.task import Session
 
         loaded = given.load(progress)
         path, places = split_places(centres)
@@ -125,7 +130,7 @@ def around_points(given: Typed) -> Work:
             budget=local_balls.BUDGET if given.budget is None else given.budget,
             **given.question,
         )
-        return local_balls.local(loaded, asked, Session(progress), given.resume)
+        return local_balls.local(loaded, asked, given.session(progress), given.resume)
 
     return work
 

@@ -96,6 +96,19 @@ Execution = Annotated[
 Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Where sampling runs.", rich_help_panel=RUN)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=RUN)]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the computation.", rich_help_panel=RUN)]
+MANY = "Many processors, and runs that may be killed"
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Processes of this machine, a thread each.", rich_help_panel=MANY),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="local[:N]|ADDRESS", help="Dask, such as tcp://host:8786.", rich_help_panel=MANY),
+]
+Journal = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Keep what is done; the same command goes on.", rich_help_panel=MANY),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.", rich_help_panel=RUN)]
 
 

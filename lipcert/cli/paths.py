@@ -42,6 +42,7 @@ READS = {
 WRITES = {
     "json": "--json",
     "plot": "--plot",
+    "journal": "--journal",
     "bound.certificate": "--certificate",
     "radius.certificate": "--certificate",
     "local.certificate": "--certificate",

@@ -78,6 +78,9 @@ def radius(
     device: o.Device = "cpu",
     seed: o.Seed = 0,
     threads: o.Threads = None,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
+    journal: o.Journal = None,
     quiet: o.Quiet = False,
 ) -> int:
     """Certified robustness radii of samples, and certified accuracy."""
@@ -87,13 +90,14 @@ def radius(
     question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "seed": seed, "norm": norms}
     question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution), "certificate": certificate}
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
+    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal, "device": where}
     o.check_picture(plot)
 
     def work(progress: Progress) -> Report:
         from lipcert.load import data as files
         from lipcert.load.model import load
         from lipcert.tasks.radius.task import RadiusRequest, radius
-        from lipcert.tasks.task import Session
+        from lipcert.tasks.workers import session
 
         loaded = load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, inputs=loaded.inputs, raw=raw, gaps=True)
@@ -105,7 +109,7 @@ def radius(
             adversarial=adversarial_file(json),
             **question,
         )
-        return radius(loaded, asked, Session(progress), resume)
+        return radius(loaded, asked, session(progress, **resources), resume)
 
     picture = plot and partial(draw, path=plot, title=model.name)
     return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture or None), work)

@@ -36,6 +36,9 @@ def local(
     device: str | Any = "cpu",
     weight_in: Any = None,
     weight_out: Any = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    journal: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Certified constants in the balls of radii `eps`, in `ball_norm`, around the rows of x (k, ...): `report.points`.
@@ -43,12 +46,17 @@ def local(
     `y`: labels, for the report. `indices`: the numbers of the rows there. `budget`: seconds per point and radius;
     `rtol`: brackets closer than this need no further method. `execution`: as of `bound`, in each ball. `weight_in`,
     `weight_out`: as of `bound`; then the balls are |W_in (x' - x)| <= eps, and W_in x has to be a float64 number.
+
+    `workers`: processes of this machine; `scheduler`: "local", "local:N" or the address of a Dask scheduler; `journal`: file
+    that keeps what is done, from which the same call goes on.
     """
     from lipcert.tasks import balls as local_balls
     from lipcert.tasks import given
-    from lipcert.tasks.task import Session
+    from lipcert.tasks.workers import session
 
+    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal}
     with given.python_words():
+        resources["device"] = given.as_device(device)
         read = given.as_model_for(model, x, input_shape)
         samples = given.as_samples(x, read)
         asked = local_balls.BallsRequest(
@@ -67,7 +75,7 @@ def local(
             device=given.as_device(device),
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        return local_balls.local(loaded, asked, Session(progress), resume)
+        return local_balls.local(loaded, asked, session(progress, **resources), resume)
 
 
 def local_grid(
@@ -91,6 +99,9 @@ def local_grid(
     device: str | Any = "cpu",
     weight_in: Any = None,
     weight_out: Any = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    journal: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Certified constants in each cell of a grid over `box`: `report.summary["grid"]`, and `report.plot()`.
@@ -100,11 +111,16 @@ def local_grid(
     batch of 1, unless `input_shape` says another. `regions`: the polygons on which the network is linear, with the norm of
     the Jacobian on each, are `report.summary["regions"]["polygons"]` and `["norms"]`. `certificate`: file from which
     `verify` proves each cell again. `weight_out`: as of `bound`; a grid takes no `weight_in`.
+
+    `workers`: processes of this machine; `scheduler`: "local", "local:N" or the address of a Dask scheduler; `journal`: file
+    that keeps what is done, from which the same call goes on.
     """
     from lipcert.tasks import given, grid
-    from lipcert.tasks.task import Session
+    from lipcert.tasks.workers import session
 
+    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal}
     with given.python_words():
+        resources["device"] = given.as_device(device)
         given.check_box(box)
         example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
         read = given.as_model_for(model, example, input_shape)
@@ -124,7 +140,7 @@ def local_grid(
             device=given.as_device(device),
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        return grid.grid(loaded, asked, Session(progress, given.as_number("budget", budget)), resume)
+        return grid.grid(loaded, asked, session(progress, given.as_number("budget", budget), **resources), resume)
 
 
 def jacobian(

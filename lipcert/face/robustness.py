@@ -32,6 +32,9 @@ def radius(
     certificate: str | Path | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    journal: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Certified robustness radii of samples x (k, ...) with labels y (k,), in the norm of `norm`: `report.points`.
@@ -41,11 +44,15 @@ def radius(
     `attack`: True, or a `lipcert.sampling.attack.Pgd`, beside it, which bounds the radii from above.
     `execution`: "float32", "bfloat16" or "float16": radii that hold for the network executed so, too. `certificate`: file
     from which `verify` proves those radii again that follow from global constants.
+
+    `workers`: processes of this machine; `scheduler`: "local", "local:N" or the address of a Dask scheduler; `journal`: file
+    that keeps what is done, from which the same call goes on.
     """
     from lipcert.tasks import given
     from lipcert.tasks.radius import task as robustness
-    from lipcert.tasks.task import Session
+    from lipcert.tasks.workers import session
 
+    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal}
     with given.python_words():
         loaded = given.as_model_for(model, x, input_shape)
         asked = robustness.RadiusRequest(
@@ -61,4 +68,4 @@ def radius(
             certificate=certificate,
             seed=given.as_seed(seed),
         )
-        return robustness.radius(loaded, asked, Session(progress), resume)
+        return robustness.radius(loaded, asked, session(progress, **resources), resume)

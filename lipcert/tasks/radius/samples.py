@@ -264,7 +264,8 @@ def needed(graph: Graph, x: np.ndarray, y: np.ndarray | None, how: How) -> list[
         return []
     found = margins(graph, points, how.tolerance, executed=how.execution is None)
     some = found[_ahead(found, labels).nonzero()[:, 0]]
-    pairs = {(int(i), int(j)) for i, j in zip(some.first.reshape(-1), some.second.reshape(-1), strict=True)}
+    both = torch.stack([torch.minimum(some.first, some.second), torch.maximum(some.first, some.second)], -1)
+    pairs = {(int(i), int(j)) for i, j in torch.unique(both.reshape(-1, 2), dim=0)}
     return [scope for method in methods for i, j in sorted(pairs) for scope in SCOPES[method](i, j)]
 
 

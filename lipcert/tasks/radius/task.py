@@ -36,7 +36,7 @@ from lipcert.terms.result import Refusal, Result
 
 METHODS = ("pairs", "local", "values", "regions", "global", "sqrt2")
 DEFAULT = ("pairs", "local", "values", "regions")
-BATCH = 250
+BATCH = 25  # of a shard: a matter of seconds
 EXECUTION = (
     "margins are less a bound of the error of a float32 evaluation at the sample; float evaluation elsewhere in the "
     "ball is not covered"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from lipcert.tasks.task import Session
 from lipcert.tasks.workers.stream import Workers
 from lipcert.terms.errors import UsageError
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def workers(count: int | None, scheduler: str | None, device: str = "cpu") -> Workers | None:
+    from lipcert.terms.progress import Progress
+
+
+def chosen(count: int | None, scheduler: str | None, device: str = "cpu") -> Workers | None:
     """`count`: processes here. `scheduler`: "local", "local:N" or an address such as "tcp://host:8786". None, None: this
     process does the work itself."""
     if count is not None and scheduler is not None:
@@ -26,4 +34,17 @@ def workers(count: int | None, scheduler: str | None, device: str = "cpu") -> Wo
     return None
 
 
-__all__ = ["Workers", "workers"]
+def session(
+    progress: Progress | None,
+    budget: float | None = None,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    journal: str | Path | None = None,
+    device: str = "cpu",
+) -> Session:
+    """The resources of a task whose shards `workers` or `scheduler` do."""
+    return Session(progress, budget, chosen(workers, scheduler, device), journal)
+
+
+__all__ = ["Workers", "session"]
