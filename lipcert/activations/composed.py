@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -244,6 +246,11 @@ def _known(lo: Tensor, hi: Tensor, low: Tensor, high: Tensor) -> Pair:
     return torch.where(known, low, -INF), torch.where(known, high, INF)
 
 
+def _always(value: Any, *params: float | Tensor) -> Any:
+    """A function with a name, which can be sent to another process."""
+    return value
+
+
 def composed(expression: Expression, params: Sequence[Tensor] = ()) -> Elementwise:
     """The expression as a row with its parameters bound. Its name spells the function, constants included."""
     functions = Composed(expression)
@@ -259,8 +266,8 @@ def composed(expression: Expression, params: Sequence[Tensor] = ()) -> Elementwi
         parameters={f"c{k}": 0.0 for k in range(len(params))},
         continuous=all(row.continuous for row in rows),
         curvatures_on=functions.curvatures_on if all(row.curvatures_on for row in rows) else None,
-        kinks=lambda *p: (0.0,) if ramps else (),
-        ramps=lambda *p: ramps,
+        kinks=partial(_always, (0.0,) if ramps else ()),
+        ramps=partial(_always, ramps),
     )
     return Elementwise(row, tuple(params))
 

@@ -102,13 +102,9 @@ def radius(
         loaded = load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, inputs=loaded.inputs, raw=raw, gaps=True)
         inside = box or (UNIT if samples.scaled else None)
-        asked = RadiusRequest(
-            x=samples.x[:first],
-            y=None if samples.y is None else samples.y[:first],
-            attack=read_attack(restarts, steps, inside, seed, where) if attack else None,
-            adversarial=adversarial_file(json),
-            **question,
-        )
+        y = None if samples.y is None else samples.y[:first]
+        pgd = read_attack(restarts, steps, inside, seed, where) if attack else None
+        asked = RadiusRequest(x=samples.x[:first], y=y, attack=pgd, adversarial=adversarial_file(json), **question)
         return radius(loaded, asked, session(progress, **resources), resume)
 
     picture = plot and partial(draw, path=plot, title=model.name)

@@ -110,10 +110,8 @@ def local_grid(
     lower values. `plane`: a `lipcert.network.plane.Plane` in which the box lies. A module takes the shape of the box with a
     batch of 1, unless `input_shape` says another. `regions`: the polygons on which the network is linear, with the norm of
     the Jacobian on each, are `report.summary["regions"]["polygons"]` and `["norms"]`. `certificate`: file from which
-    `verify` proves each cell again. `weight_out`: as of `bound`; a grid takes no `weight_in`.
-
-    `workers`: processes of this machine; `scheduler`: "local", "local:N" or the address of a Dask scheduler; `journal`: file
-    that keeps what is done, from which the same call goes on.
+    `verify` proves each cell again. `weight_out`: as of `bound`; a grid takes no `weight_in`. `workers`, `scheduler`,
+    `journal`: as of `local`.
     """
     from lipcert.tasks import given, grid
     from lipcert.tasks.workers import session
@@ -137,7 +135,7 @@ def local_grid(
             regions=regions,
             certificate=certificate,
             seed=given.as_seed(seed),
-            device=given.as_device(device),
+            device=resources["device"],
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
         return grid.grid(loaded, asked, session(progress, given.as_number("budget", budget), **resources), resume)

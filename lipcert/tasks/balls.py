@@ -29,7 +29,7 @@ from lipcert.report.report import Report
 from lipcert.tasks.execution import MOVES, Execution
 from lipcert.tasks.in_balls import InBalls, swept_together, table
 from lipcert.tasks.journal.resume import Earlier, Resumed
-from lipcert.tasks.shards import Data, Shard, Sharded, Stage
+from lipcert.tasks.shards import Data, Phase, Shard, Sharded
 from lipcert.tasks.task import Session, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.progress import Progress
@@ -70,12 +70,12 @@ class Balls(Sharded):
         rows = before.rows("points", by=lambda row: (row["index"], row["eps"]))
         self.rows = [row for row in rows if row["upper"] is not None]  # what has no value yet is tried again
 
-    def stages(self) -> Iterator[Stage]:
+    def phases(self) -> Iterator[Phase]:
         self.whole += _everywhere(self.graph, self.norm, self.budget, self.seed, self.device, self.session.progress)
         proved = [r for r in self.whole if isinstance(r, Bound) and r.rigor == "proved"]
         best = min(proved, key=lambda r: r.value, default=None)
         work = InBalls(self.graph, self.norm, self.asked, self.seed, self.device, self.budget, best, self.execution)
-        yield Stage(work, self.shards())
+        yield Phase(work, self.shards())
 
     def shards(self) -> list[Shard]:
         done = {(row["index"], row["eps"]) for row in self.rows}

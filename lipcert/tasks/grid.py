@@ -29,7 +29,7 @@ from lipcert.tasks.in_cells import InCells
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.journal.seal import Seal
 from lipcert.tasks.pieces import Mosaic, mosaic
-from lipcert.tasks.shards import Data, Shard, Sharded, Stage
+from lipcert.tasks.shards import Data, Phase, Shard, Sharded
 from lipcert.tasks.task import Session, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Box, Norm, Output
@@ -89,14 +89,14 @@ class Grid(Sharded):
     def take(self, before: Resumed) -> None:
         self.values = _resumed(before, len(self.low))
 
-    def stages(self) -> Iterator[Stage]:
+    def phases(self) -> Iterator[Phase]:
         todo = bool((~self.values.done).any())
         if self.drawn or (todo and self.asked["rtol"] > 0 and not self.session.late):
             where, rtol = (self.graph, self.box, self.asked["edges"]), self.asked["rtol"]
             self.mosaic = mosaic(*where, self.norm, rtol, self.session, wanted=self.drawn)
         stretch = (1.0, 1.0) if self.plane is None else self.plane.stretch
         work = InCells(self.graph, self.norm, self.asked, self.device, stretch, self.mosaic)
-        yield Stage(work, self.shards())
+        yield Phase(work, self.shards())
         self.certify()
 
     def shards(self) -> list[Shard]:

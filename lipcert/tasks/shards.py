@@ -33,8 +33,8 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Shards of one kind. What they need of each other is in the work of a later stage."""
+class Phase:
+    """Shards of one kind. What they need of each other is in the work of a later phase."""
 
     work: Work
     shards: Sequence[Shard]
@@ -49,7 +49,7 @@ class Sharded(Task):
     def resumed(self) -> list[str]:
         return [*super().resumed, *self.of_journal]
 
-    def stages(self) -> Iterator[Stage]:
+    def phases(self) -> Iterator[Phase]:
         """One after the other: each is asked for when the shards of the one before are gathered."""
         raise NotImplementedError
 
@@ -60,16 +60,16 @@ class Sharded(Task):
     def steps(self) -> Iterator[None]:
         with Journal.of(self.session.journal, self.question, self.before.seal) as journal:
             taken = 0
-            for stage in self.stages():
+            for phase in self.phases():
                 yield
-                known = [shard for shard in stage.shards if shard.key in journal.known]
+                known = [shard for shard in phase.shards if shard.key in journal.known]
                 for shard in known:
                     self.gather(shard, journal.known[shard.key])
                 taken += len(known)
                 self.of_journal = journal.words(taken)
                 yield
-                todo = [shard for shard in stage.shards if shard.key not in journal.known]
-                for shard, found in self._done(stage.work, todo):
+                todo = [shard for shard in phase.shards if shard.key not in journal.known]
+                for shard, found in self._done(phase.work, todo):
                     journal.add(shard.key, found)
                     self.gather(shard, found)
                     yield

@@ -28,7 +28,7 @@ from lipcert.tasks.radius.margins import read_labels
 from lipcert.tasks.radius.regions import NEEDS_NUMBA, REAL, in_the_way
 from lipcert.tasks.radius.samples import How, OfSamples, needed
 from lipcert.tasks.radius.values import in_the_way as no_values
-from lipcert.tasks.shards import Data, Shard, Sharded, Stage
+from lipcert.tasks.shards import Data, Phase, Shard, Sharded
 from lipcert.tasks.task import Session, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Norm
@@ -68,10 +68,10 @@ class Radii(Sharded):
         self.done = _resumed(before, self.constants, len(self.x))
         self.rows += [row for batch in self.done.values() for row in batch]
 
-    def stages(self) -> Iterator[Stage]:
+    def phases(self) -> Iterator[Phase]:
         if self.session.workers is not None or self.session.journal is not None:
-            yield Stage(OneConstant(self.constants.problem), self.scopes())
-        yield Stage(OfSamples(self.model.graph, self.constants, self.how), self.batches())
+            yield Phase(OneConstant(self.constants.problem), self.scopes())
+        yield Phase(OfSamples(self.model.graph, self.constants, self.how), self.batches())
         self.end()
 
     def scopes(self) -> list[Shard]:
