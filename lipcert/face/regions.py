@@ -116,9 +116,8 @@ def local_grid(
     from lipcert.tasks import given, grid
     from lipcert.tasks.workers import session
 
-    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal}
     with given.python_words():
-        resources["device"] = given.as_device(device)
+        where = {"workers": workers, "scheduler": scheduler, "journal": journal, "device": given.as_device(device)}
         given.check_box(box)
         example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
         read = given.as_model_for(model, example, input_shape)
@@ -135,10 +134,10 @@ def local_grid(
             regions=regions,
             certificate=certificate,
             seed=given.as_seed(seed),
-            device=resources["device"],
+            device=given.as_device(device),
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        return grid.grid(loaded, asked, session(progress, given.as_number("budget", budget), **resources), resume)
+        return grid.grid(loaded, asked, session(progress, given.as_number("budget", budget), **where), resume)
 
 
 def jacobian(
