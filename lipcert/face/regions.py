@@ -117,7 +117,12 @@ def local_grid(
     from lipcert.tasks.workers import session
 
     with given.python_words():
-        where = {"workers": workers, "scheduler": scheduler, "journal": journal, "device": given.as_device(device)}
+        where: dict[str, Any] = {
+            "workers": workers,
+            "scheduler": scheduler,
+            "journal": journal,
+            "device": given.as_device(device),
+        }
         given.check_box(box)
         example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
         read = given.as_model_for(model, example, input_shape)
