@@ -54,9 +54,8 @@ def local(
     from lipcert.tasks import given
     from lipcert.tasks.workers import session
 
-    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal}
     with given.python_words():
-        resources["device"] = given.as_device(device)
+        how = session(progress, None, workers, scheduler, journal, given.as_device(device))
         read = given.as_model_for(model, x, input_shape)
         samples = given.as_samples(x, read)
         asked = local_balls.BallsRequest(
@@ -75,7 +74,7 @@ def local(
             device=given.as_device(device),
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        return local_balls.local(loaded, asked, session(progress, **resources), resume)
+        return local_balls.local(loaded, asked, how, resume)
 
 
 def local_grid(
@@ -117,12 +116,8 @@ def local_grid(
     from lipcert.tasks.workers import session
 
     with given.python_words():
-        where: dict[str, Any] = {
-            "workers": workers,
-            "scheduler": scheduler,
-            "journal": journal,
-            "device": given.as_device(device),
-        }
+        seconds, place = given.as_number("budget", budget), given.as_device(device)
+        how = session(progress, seconds, workers, scheduler, journal, place)
         given.check_box(box)
         example = box.lower.reshape(1, -1) if input_shape is None and box.lower.ndim == 1 else box.lower
         read = given.as_model_for(model, example, input_shape)
@@ -139,10 +134,10 @@ def local_grid(
             regions=regions,
             certificate=certificate,
             seed=given.as_seed(seed),
-            device=given.as_device(device),
+            device=place,
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        return grid.grid(loaded, asked, session(progress, given.as_number("budget", budget), **where), resume)
+        return grid.grid(loaded, asked, how, resume)
 
 
 def jacobian(

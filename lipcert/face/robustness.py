@@ -52,7 +52,6 @@ def radius(
     from lipcert.tasks.radius import task as robustness
     from lipcert.tasks.workers import session
 
-    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal}
     with given.python_words():
         loaded = given.as_model_for(model, x, input_shape)
         asked = robustness.RadiusRequest(
@@ -68,4 +67,4 @@ def radius(
             certificate=certificate,
             seed=given.as_seed(seed),
         )
-        return robustness.radius(loaded, asked, session(progress, **resources), resume)
+        return robustness.radius(loaded, asked, session(progress, None, workers, scheduler, journal), resume)

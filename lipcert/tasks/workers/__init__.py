@@ -37,7 +37,6 @@ def chosen(count: int | None, scheduler: str | None, device: str = "cpu") -> Wor
 def session(
     progress: Progress | None,
     budget: float | None = None,
-    *,
     workers: int | None = None,
     scheduler: str | None = None,
     journal: str | Path | None = None,
