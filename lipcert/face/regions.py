@@ -136,8 +136,7 @@ def local_grid(
             seed=given.as_seed(seed),
             device=place,
         )
-        loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        return grid.grid(loaded, asked, how, resume)
+        return grid.grid(given.as_weighted(read, weight_in, weight_out, given.as_norm(asked.norm)), asked, how, resume)
 
 
 def jacobian(
