@@ -253,7 +253,7 @@ def test_every_row_has_an_oracle_and_its_own_name():
     assert all(row.name == name for name, row in ACTIVATIONS.items())
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
 def test_slopes_values_and_chords_enclose_the_oracle(name, params):
     assert violations(Elementwise(ACTIVATIONS[name], params), ORACLE[name][0]) == []
@@ -284,6 +284,7 @@ EXTREME = [
 ]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "params"), EXTREME)
 def test_extreme_parameters_are_enclosed_or_refused(name, params):
     e = Elementwise(ACTIVATIONS[name], params)
@@ -310,6 +311,7 @@ def shrunk(function, factor: float):
     return on
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     "name", ["relu", "silu", "gelu_erf", "gelu_tanh", "mish", "tanh", "elu", "sin", "exp", "hardswish"]
 )
@@ -479,6 +481,7 @@ def test_points_have_thin_ranges(name, params):
         assert thin(lower, upper, relative).all()
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
 def test_interval_ranges_are_attained(name, params):
     """Both ends are taken, to 1e-6, by the thin range at some point of a fine grid that includes the special points."""

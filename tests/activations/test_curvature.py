@@ -116,6 +116,7 @@ def outside(graph: Graph, cells: Cells, toward: Tensor, dice: torch.Generator) -
     return found
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", [n for n in SMOOTH if n != "exp"])
 def test_gradients_lie_inside(name: str) -> None:
     dice = torch.Generator().manual_seed(1)
@@ -142,6 +143,7 @@ def test_a_sweep_that_forgets_the_bend_is_caught(monkeypatch: pytest.MonkeyPatch
         assert outside(graph, cells, toward, dice) > 0
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("p", ["1", "2", "inf"])
 @pytest.mark.parametrize("name", ["tanh", "gelu_erf", "softplus", "silu"])
 def test_excess_falls_with_the_square_of_the_width(name: str, p: str) -> None:

@@ -77,6 +77,7 @@ def largest(block: Block, size: int, p: str) -> float:
     return max(induced(J.nan_to_num(), p) for J in jacobians(block, x))
 
 
+@pytest.mark.every(2)
 @case
 @pytest.mark.parametrize("p", NORMS)
 def test_constants_hold_for_pairs_and_jacobians(block: Block, size: int, p: str) -> None:
@@ -95,6 +96,7 @@ ATTAINED = {  # name -> norms where the constant is the supremum
 }  # fmt: skip
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("name", "p"), [(n, p) for n, norms in ATTAINED.items() for p in norms.split()])
 def test_constants_are_attained(name: str, p: str) -> None:
     block, size = CASES[name]

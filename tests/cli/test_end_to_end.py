@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import jsonschema
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from forked import Forked
 from torch import nn
 
 import lipcert
 from lipcert.cli.main import main
 
 SCHEMA = json.loads((REPOSITORY / "lipcert" / "report" / "schema" / "lipcert.report-1.json").read_text())
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 QUICK = ("--method", "product", "--method", "absolute", "--method", "sampled")
 TIMED = {"created", "seconds"}
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lipcert", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=400)
+    return forked.lipcert(*arguments)
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ DONE_WHEN = {
 }
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("name", DONE_WHEN)
 def test_the_four_models_of_the_issue(name: str, shared: Path) -> None:
     methods = () if "--method" in DONE_WHEN[name] else QUICK
@@ -214,15 +212,12 @@ def test_interrupted_by_ctrl_c(shared: Path, tmp_path: Path) -> None:
     """SIGINT in the middle of a long run: exit 130, and a valid report of what was proved so far."""
     report = tmp_path / "report.json"
     model = shared / "models" / "mnist_fc_256x2.onnx"
-    command = [sys.executable, "-m", "lipcert", "bound", str(model), "--output", "pairs", "--json", str(report)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    assert process.stderr is not None
-    while not process.stderr.readline().startswith("pairs: "):
-        assert process.poll() is None
+    process = Forked("bound", model, "--output", "pairs", "--json", report)
+    process.until("pairs: ")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    done = process.wait(60)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
     partial = validated(report.read_text())
     assert any("interrupted" in warning for warning in partial["warnings"])
     assert 0 < len(partial["summary"]["pairs"]) < 45

@@ -93,7 +93,7 @@ def test_every_method_of_the_table_is_here() -> None:
     assert tested | NOT_HERE == set(METHODS)
 
 
-@pytest.mark.every(6)
+@pytest.mark.every(10)
 @pytest.mark.parametrize(("family", "seed"), CASES, ids=lambda value: str(value))
 def test_uppers_hold_everywhere(family: str, seed: int) -> None:
     program = FAMILIES[family](seed)
@@ -113,7 +113,7 @@ def box_of(program: Program, seed: int) -> tuple[Tensor, Tensor]:
     return centre - radius, centre + radius
 
 
-@pytest.mark.every(6)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("seed", range(100, 103))
 def test_uppers_hold_on_a_box(family: str, seed: int) -> None:
@@ -121,7 +121,7 @@ def test_uppers_hold_on_a_box(family: str, seed: int) -> None:
     check(program, program.graph(), FAST + DEEPER + LOCAL, norms_of(seed)[1:3], seed, box_of(program, seed))
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_every_row_of_the_table_on_a_box_inside_its_domain(name: str) -> None:
     """Global where the slope has a bound, else `unbounded` with the node; on a box inside the domain always sound."""

@@ -14,7 +14,7 @@ from fuzzing import Broken, Subject, judge, subjects
 from thorough import FULL
 
 KINDS = ("certificate", "data", "external", "gate", "onnx", "policy", "pt", "pt2", "resume")
-SECONDS = 600.0 if FULL else 1.5  # for each kind
+SECONDS = 600.0 if FULL else 0.7  # for each kind
 
 
 @pytest.fixture(scope="module")

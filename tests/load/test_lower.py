@@ -65,6 +65,7 @@ def targets_of(function: Any, shape: tuple[int, ...], constants: tuple) -> set[s
 UNREACHED: dict[str, str] = {}
 
 
+@pytest.mark.slow
 def test_every_rule_has_a_case() -> None:
     seen = set().union(*(targets_of(f, shape, constants) for _, f, shape, constants in CASES))
     seen |= set().union(*(targets_of(f, shape, ()) for _, f, shape, _, _ in REFUSED))

@@ -74,7 +74,7 @@ def test_the_folder_is_known(shared: Path) -> None:
 SLOW = {"basic_pitch_nmp.onnx"}  # half a minute
 
 
-@pytest.mark.every(6)
+@pytest.mark.every(12)
 @pytest.mark.parametrize(
     "row",
     [pytest.param(row, marks=pytest.mark.slow) if row["file"] in SLOW else row for row in rows()],

@@ -169,6 +169,7 @@ def test_outputs_that_nobody_reads_are_no_reason_to_refuse(tmp_path: Path) -> No
         assert lipcert.load(path).output_shape
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("bounds", "constant"),
     [((np.inf, 0.5), 0.5), ((1.0, 0.5), 0.5), ((-np.inf, -np.inf), None), ((-np.inf, np.inf), "identity")],

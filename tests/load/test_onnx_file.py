@@ -75,7 +75,7 @@ def models() -> list[Path]:
     return sorted(folder.glob("*.onnx"))
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("path", models(), ids=lambda p: p.name)
 def test_model_matches_onnxruntime_or_is_refused(path: Path) -> None:
     arguments = ARGUMENTS.get(path.name, {})

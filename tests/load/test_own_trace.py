@@ -39,7 +39,7 @@ def both(module: torch.nn.Module, x: torch.Tensor) -> tuple[str, str]:
 ROWS = list(graphs())
 
 
-@pytest.mark.every(30)
+@pytest.mark.every(90)
 @pytest.mark.parametrize(("row", "opset"), ROWS, ids=[f"{row.op}-{opset}-{k}" for k, (row, opset) in enumerate(ROWS)])
 def test_the_trace_is_the_graph_of_torch_export(row: Case, opset: int, tmp_path: Path) -> None:
     path = tmp_path / "case.onnx"
@@ -96,6 +96,7 @@ class Still(torch.nn.Module):
         return x + y
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", MODULES)
 def test_what_torch_export_gave_is_decomposed_alike(name: str) -> None:
     make, shape = MODULES[name]

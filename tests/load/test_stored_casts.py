@@ -68,6 +68,7 @@ def chain(*types: int, first: str = "w") -> list[onnx.NodeProto]:
     return [*nodes, helper.make_node("MatMul", ["x", names[-1]], ["y"])]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize(
     ("types", "true"),

@@ -182,6 +182,7 @@ class Recurrent(nn.Module):
         return self.lstm(x)[0]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("module", "shape"),
     [

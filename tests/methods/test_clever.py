@@ -23,6 +23,7 @@ def reverse_weibull(end: float, shape: float, scale: float, count: int, seed: in
     return torch.from_numpy(end - scale * random.weibull(shape, count))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("end", [3.0, 3e-5, 3e7])
 @pytest.mark.parametrize("shape", [2.0, 4.0])
 def test_the_end_point_of_a_reverse_weibull_is_found(shape: float, end: float) -> None:

@@ -89,7 +89,7 @@ def test_the_oracle_sees_one_segment_too_few() -> None:
     assert cplip(shorter.graph()).value != pytest.approx(all_segmentations(net, "2"), rel=1e-3)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("make", KINDS)
 def test_never_below_what_is_attained(make: Callable[[int], Net]) -> None:
     for seed in range(5):

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from jsonschema import Draft202012Validator
@@ -447,7 +448,7 @@ def test_proofs_do_not_depend_on_the_order_of_sums(networks: dict, written: Call
 
 
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "lipcert", *arguments], capture_output=True, text=True, check=False)
+    return forked.lipcert(*arguments)
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_proved(name: str) -> None:
     assert (disproof(graph, UNIT) is not None) == on_box
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("name", LIPSCHITZ)
 def test_never_of_a_lipschitz_function(name: str) -> None:
     graph = graph_of(LIPSCHITZ[name], 2, 4)

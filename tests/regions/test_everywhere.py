@@ -52,6 +52,7 @@ def width(corners: np.ndarray) -> float:
     return float(area / max(np.abs(corners).max() ** 2, 1e-30))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])
 @pytest.mark.parametrize("integer", [False, True])
 def test_two_inputs(norm: str, integer: bool) -> None:

@@ -176,6 +176,7 @@ def test_functions_of_onnxruntime_are_as_accurate_as_stated(name: str) -> None:
     assert float((np.abs(found.astype(np.float64) - true) / scale)[known].max()) <= UNITS
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("norm", "reach"), [("2", 0.0), ("2", 0.1), ("inf", 0.1)] if FULL else [("2", 0.1)])
 @pytest.mark.parametrize("name", NETS)
 def test_the_bound_holds_for_what_torch_computes(name: str, norm: str, reach: float) -> None:

@@ -241,6 +241,7 @@ def test_every_activation(name: str) -> None:
         assert violations(graph, cells_of(graph, 25, dice), NORMS[:2], dice, refine=True) == 0
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("region", REGIONS)
 @pytest.mark.parametrize("name", ["relu", "tanh", "leaky_relu"])
 def test_branches_and_every_option(name: str, region: str) -> None:
@@ -342,6 +343,7 @@ def test_vertices_close_a_kink() -> None:
     assert next(iter(at_vertices(graph, slopes, 5).values()))[0].shape[0] == 2 ** int((low != high).sum())
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("p", ["1", "2", "inf"])
 @pytest.mark.parametrize("sizes", [[2, 8, 8, 1], [3, 6, 6, 6, 6, 1]])
 def test_branch_and_linear_do_not_contradict(sizes: list[int], p: str) -> None:

@@ -87,6 +87,7 @@ def test_what_cannot_be_drawn_is_said_before_the_work(monkeypatch: pytest.Monkey
         check_plot("--plot", "a.png")
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("ending", ["png", "svg"])
 @pytest.mark.parametrize("attacked", [None, 0.3])
 def test_accuracy_curves_of_any_number_of_samples(tmp_path: Path, ending: str, attacked: float | None) -> None:

@@ -83,6 +83,7 @@ def test_planted_errors_are_found_out(what: str, monkeypatch: pytest.MonkeyPatch
     assert against_polygons("inf", seed=0)[1] > 0
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("inputs", "norm"), [(1, "2"), (3, "1"), (4, "inf"), (5, "2"), (6, "inf")])
 def test_more_inputs_close_and_no_attack_is_nearer(inputs: int, norm: P) -> None:
     _, model = net(inputs, inputs, 3)

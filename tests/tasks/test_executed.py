@@ -17,6 +17,7 @@ def apart(graph: Graph, x: torch.Tensor) -> torch.Tensor:
     return (graph.to("cpu", torch.float32).evaluate(x.float()).double() - graph.evaluate(x)).abs()
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("seed", range(200 if FULL else 5))
 def test_no_evaluation_errs_by_more(seed: int) -> None:
     graph = random_graph(seed)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import signal
-import subprocess
-import sys
-import time
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -16,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from helpers import f64, random_graph
 from jsonschema import Draft202012Validator
 from nets import KINDS, Layer, Net
@@ -499,14 +496,10 @@ def test_labels_of_a_file_are_never_terminal_codes(tmp_path: Path, capfd: pytest
 
 def test_ctrl_c_leaves_a_report_to_go_on_with(tmp_path: Path) -> None:
     out = tmp_path / "r.json"
-    asked = [sys.executable, "-m", "lipcert", "jacobian", MOONS, "--box=-2:3,-1.5:2", "--json", str(out)]
-    process = subprocess.Popen([*asked, "--samples", "1000000"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert process.stderr is not None
-    start = time.monotonic()
-    while not re.search(rb"jacobian: [1-9]", process.stderr.readline()) and time.monotonic() - start < 60:
-        pass
+    process = Forked("jacobian", MOONS, "--box=-2:3,-1.5:2", "--json", out, "--samples", "1000000")
+    process.until("jacobian: [1-9]")
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(60).returncode == 130
     report = Report.from_dict(json.loads(out.read_text()))
     assert complaints(report) == []
     assert 0 < len(report.points) < 1000000

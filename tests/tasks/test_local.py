@@ -71,6 +71,7 @@ def cells_hold(graph: Graph, report: Report, p: str) -> bool:
 # Grids.
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("p", ["1", "2", "inf"])
 @pytest.mark.parametrize(("name", "n"), [("relu", 1), ("relu", 2), ("tanh", 2), ("gelu_erf", 3)])
 def test_every_cell_holds(name: str, n: int, p: str) -> None:
@@ -196,6 +197,7 @@ def in_ball(x: Tensor, radius: float, p: str, count: int, dice: torch.Generator)
     return x + radius * t / torch.linalg.vector_norm(t, ord=order, dim=1, keepdim=True).clamp(min=1.0) * (1 - 1e-12)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("ball", ["1", "2", "inf"])
 @pytest.mark.parametrize(("name", "n"), [("relu", 2), ("tanh", 3), ("softplus", 20)])
 def test_balls_hold_and_curves_are_monotone(name: str, n: int, ball: str) -> None:

@@ -70,6 +70,7 @@ ACTS = (nn.ReLU, nn.Tanh, nn.LeakyReLU, nn.Sigmoid, nn.GELU)
 NETS, SAMPLES, RESTARTS = (20, 200, 50) if FULL else (5, 60, 16)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("seed", range(NETS))
 def test_no_attack_inside(seed: int) -> None:
     inputs, outputs = 4 + seed % 5, 1 + seed % 4

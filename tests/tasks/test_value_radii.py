@@ -55,7 +55,7 @@ def lost(graph: Graph, x: Tensor, found: Margins, radius: Tensor, norm: P, toler
     return bool((g <= 0).any())
 
 
-@pytest.mark.every(1 if FULL else 3)
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("kind", "outputs", "norm"), CASES)
 def test_nothing_inside_has_lost_its_margin(kind: str, outputs: int, norm: P) -> None:
     graph = network(kind, outputs, 7)
