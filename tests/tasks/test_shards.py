@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -197,11 +199,13 @@ def test_graphs_survive_the_way(shared: Path) -> None:
 
 @dataclass
 class ByHand:
-    """`dask scheduler` and `dask worker`, each a process of its own."""
+    """`dask scheduler` and `dask worker`, each a process of its own, started again when it ends: workers end with their
+    scheduler."""
 
     folder: Path
     port: int = 0
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    ended: bool = False
 
     def __post_init__(self) -> None:
         with socket.socket() as free:
@@ -209,6 +213,14 @@ class ByHand:
             self.port = free.getsockname()[1]
         self.start("scheduler")
         self.start("worker")
+        threading.Thread(target=self.look_after, daemon=True).start()
+
+    def look_after(self) -> None:
+        while not self.ended:
+            for name, process in list(self.processes.items()):
+                if process.poll() is not None and not self.ended:
+                    self.start(name)
+            time.sleep(0.2)
 
     @property
     def address(self) -> str:
@@ -226,20 +238,22 @@ class ByHand:
 
     def kill_a_worker(self, dice: random.Random) -> None:
         """Its nanny starts another."""
-        nanny = psutil.Process(self.processes["worker"].pid)
-        workers = [child for child in nanny.children() if "spawn_main" in " ".join(child.cmdline())]
-        if workers:
-            dice.choice(workers).kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            nanny = psutil.Process(self.processes["worker"].pid)
+            workers = [child for child in nanny.children() if "spawn_main" in " ".join(child.cmdline())]
+            if workers:
+                dice.choice(workers).kill()
 
     def kill_the_scheduler(self) -> None:
         self.processes["scheduler"].kill()
-        self.processes["scheduler"].wait()
-        self.start("scheduler")
 
     def end(self) -> None:
+        self.ended = True
+        time.sleep(0.3)
         for process in self.processes.values():
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
             process.kill()
             process.wait()
 

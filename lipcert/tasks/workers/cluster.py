@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'lipcert[cluster]'"
 CONNECT = 10.0  # seconds
-PATIENCE = 120.0  # seconds for a scheduler that is started again
+PATIENCE = 120.0  # seconds for a scheduler that is started again, and for its workers
 RETRIES = 10  # deaths of workers that one shard survives
 BEYOND = 2  # shards per thread: one at work, one at hand
 
@@ -62,7 +62,12 @@ class Cluster:
             raise UsageError(f"--scheduler {self.address}: cannot be reached: {problem}") from problem
 
     def _send(self) -> None:
-        while not self.client.scheduler_info().get("workers"):
+        end = time.monotonic() + PATIENCE
+        while not self.client.nthreads():
+            if time.monotonic() > end:
+                raise UsageError(
+                    f"--scheduler {self.address}: no worker has joined in {PATIENCE:g} s: start some (dask worker)"
+                )
             time.sleep(0.1)
         [self.sent] = self.client.scatter([self.data], hash=True, broadcast=True)
         self.executor = self.client.get_executor(pure=False, retries=RETRIES, resources=self.resources or None)

@@ -52,15 +52,12 @@ class Workers:
         """As they come back. RefusedModel where workers die again and again."""
         if not shards:
             return
-        waiting, running, losses = deque(shards), dict[Future[Any], Any](), 0
         session.say(f"waiting for {self.engine}")
+        waiting, running, losses = deque(shards), dict[Future[Any], Any](), 0
         try:
-            self.engine.start(packed(work))
+            lost = self._begin(packed(work))
             while waiting or running:
-                while waiting and len(running) < self.engine.window:
-                    shard = waiting.popleft()
-                    running[self.engine.submit(shard.what, _left(session))] = shard
-                lost = None
+                lost = lost or self._send(waiting, running, session)
                 for future in wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED).done:
                     try:
                         found = future.result()
@@ -79,8 +76,28 @@ class Workers:
                     waiting.extendleft(reversed(running.values()))
                     running.clear()
                     self.engine.restart()
+                    lost = None
         finally:
             self.engine.close()
+
+    def _begin(self, work: bytes) -> BaseException | None:
+        try:
+            self.engine.start(work)
+        except self.engine.lost as problem:
+            return problem
+        return None
+
+    def _send(
+        self, waiting: deque[Shard], running: dict[Future[Data], Shard], session: Session
+    ) -> BaseException | None:
+        """As many as the window takes. What was lost on the way is returned; its shard is still waiting."""
+        try:
+            while waiting and len(running) < self.engine.window:
+                running[self.engine.submit(waiting[0].what, _left(session))] = waiting[0]
+                waiting.popleft()
+        except self.engine.lost as problem:
+            return problem
+        return None
 
 
 def _left(session: Session) -> float | None:
