@@ -312,7 +312,7 @@ def _until(client: Forked, journal: Path, count: int, seconds: float = 120.0) ->
     end = time.monotonic() + seconds
     while _shards(journal) < count and client.poll() is None:
         assert time.monotonic() < end
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def check(client: Forked, report: Path, expected: Path, journal: Path) -> None:
