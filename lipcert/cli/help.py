@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from lipcert.cli.defaults import IN_FORCE
+
+
+class Commands(TyperGroup):
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _without_types(self.get_params(ctx))
+        super().format_help(ctx, formatter)
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
 
 
 class Command(TyperCommand):
@@ -19,12 +32,9 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from rich.markup import escape
 
-        parameter: Any
-        for parameter in self.get_params(ctx):
+        for parameter in _without_types(self.get_params(ctx)):
             if getattr(parameter, "help", None):
                 parameter.help = escape(parameter.help)
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""
         for text in ("help", "epilog"):
             setattr(self, text, escape(getattr(self, text) or ""))
         super().format_help(ctx, formatter)

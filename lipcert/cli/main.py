@@ -17,7 +17,7 @@ from lipcert.cli.defaults import IN_FORCE, defaults
 from lipcert.cli.doctor import doctor
 from lipcert.cli.failure import complain, json_target, tell, tell_json
 from lipcert.cli.gate import gate
-from lipcert.cli.help import Command
+from lipcert.cli.help import Command, Commands
 from lipcert.cli.inspect import inspect
 from lipcert.cli.jacobian import jacobian
 from lipcert.cli.layers import layers
@@ -61,6 +61,7 @@ COMMANDS = {
 }
 
 app = typer.Typer(
+    cls=Commands,
     name="lipcert",
     help="Certified Lipschitz constants of trained neural networks.",
     epilog=EXIT_STATUS,
