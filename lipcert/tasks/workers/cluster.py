@@ -55,11 +55,15 @@ class Cluster:
     def _connect(self, seconds: float) -> None:
         from distributed import Client
 
-        where = self.own if self.own is not None else self.address
-        try:
-            self.client = Client(where, timeout=seconds, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as problem:
-            raise UsageError(f"--scheduler {self.address}: cannot be reached: {problem}") from problem
+        where, end = self.own if self.own is not None else self.address, time.monotonic() + seconds
+        while True:
+            try:
+                self.client = Client(where, timeout=seconds, set_as_default=False)
+                return
+            except (OSError, ValueError, TimeoutError) as problem:  # also where a scheduler ends while it answers
+                if isinstance(problem, ValueError) or time.monotonic() > end:
+                    raise UsageError(f"--scheduler {self.address}: cannot be reached: {problem}") from problem
+                time.sleep(0.2)
 
     def _send(self) -> None:
         end = time.monotonic() + PATIENCE
