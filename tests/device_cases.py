@@ -25,6 +25,8 @@ from lipcert.regions.branch_and_bound.branching import Effort, bracket
 from lipcert.regions.cells import Cells
 from lipcert.regions.device import available
 from lipcert.regions.forward.slope import lipschitz_on
+from lipcert.tasks.balls import BallsRequest, local
+from lipcert.tasks.grid import GridRequest, grid
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Box, Norm
 from lipcert.terms.result import Bound
@@ -143,8 +145,8 @@ def test_the_grid_and_the_balls_there(place: str) -> None:
     box = Box(torch.full((1, 2), -1.0).double(), torch.full((1, 2), 1.0).double())
     here, balls = lipcert.local_grid(net, box, (3, 3), rtol=0.01), torch.zeros(2, 1, 2)
     with there(place):
-        far = lipcert.local_grid(net, box, (3, 3), rtol=0.01, device=place)
-        ball = lipcert.local(net, balls, [0.1], methods=["jacobian", "linear", "branch"], device=place)
+        far = grid(net, GridRequest(box=box, shape=(3, 3), rtol=0.01, device=place))
+        ball = local(net, BallsRequest(x=balls, eps=[0.1], methods=["jacobian", "linear", "branch"], device=place))
     assert all(far.summary["grid"]["closed"])
     assert far.upper == pytest.approx(here.upper, rel=0.011)
     for found, known in zip(ball.points, lipcert.local(net, balls, [0.1]).points, strict=True):

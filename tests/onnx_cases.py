@@ -178,6 +178,7 @@ def rows() -> Iterator[Case]:
     for op in ("And", "Or", "Xor"):
         yield case(op, B, np.array([True, True, False]), shape=(2, 3), integral=True)
     yield case("Not", B, shape=(2, 3), integral=True)
+    yield case("IsNaN", f(2, 3), shape=(2, 3), integral=True, low=9)
     yield case("Where", B, X, f(3), shape=(2, 3))
     yield case("Where", B, scalar(2.0), X, shape=(2, 3))
     for axis, flags in ((0, {}), (1, {"exclusive": 1}), (-1, {"reverse": 1}), (2, {"exclusive": 1, "reverse": 1})):

@@ -113,7 +113,7 @@ def test_what_has_no_rule_is_named() -> None:
     built = Builder(1, 4, 0)
     built.attention(0, 1)
     assert in_the_way(built.graph(2)) is None
-    from lipcert.blocks.sort import Sort
+    from lipcert.blocks.radial import Radial
 
-    built.block(Sort(1, 2, 1), len(built.nodes) - 1, size=2)
-    assert "sort" in str(in_the_way(built.graph()))
+    built.block(Radial(1, 2, 1), len(built.nodes) - 1, size=2)
+    assert "norm scaling" in str(in_the_way(built.graph()))
