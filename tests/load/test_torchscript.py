@@ -269,7 +269,45 @@ class Lists(nn.Module):
         return x * float(len(self.seen))
 
 
-@pytest.mark.parametrize("module", [Counts(), Lists()])
+class Words(nn.Module):
+    """10 x at every call but the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.mode = "first"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "first":
+            self.mode = "later"
+            return x
+        return 10 * x
+
+
+class Later(nn.Module):
+    """5 x at every call but the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = torch.jit.Attribute(None, Tensor | None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.kept
+        if kept is None:
+            self.kept = torch.full((4,), 5.0)
+            return x
+        return kept * x
+
+
+class Within(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = Words()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x)
+
+
+@pytest.mark.parametrize("module", [Counts(), Lists(), Words(), Later(), Within()], ids=lambda m: type(m).__name__)
 def test_state_in_attributes(tmp_path, module) -> None:
     with pytest.raises(RefusedModel, match="not a function of its input"):
         read(saved(module, tmp_path / "net.pt"), input_shape=(1, 4))

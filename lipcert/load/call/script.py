@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lipcert.load.call.arguments import Arguments, InputSlot
+from lipcert.load.call.joined import read_state
 from lipcert.load.call.state import with_states
 from lipcert.load.inputs import Declared, InputChoice
-from lipcert.terms.errors import RefusedModel, UsageError
+from lipcert.terms.errors import RefusedModel, UsageError, printable
 
 NUMBERS = {"int": "int64", "float": "float64", "bool": "bool", "number": "float64"}
 _KEYED = "aten::__getitem__"
@@ -34,6 +35,7 @@ def script_call(path: object, module: Any, wanted: InputChoice, dtype: torch.dty
         _walk(module.inlined_graph if not hasattr(module.forward, "inlined_graph") else module.forward.inlined_graph)
     )
     changed = _changed(module)
+    _only_tensors_and_numbers(path, module, changed)
     states = tuple(name for name, kind in changed.items() if kind == "Tensor")
     reader = _Schema(path, wanted, str(dtype).removeprefix("torch."), _compared(nodes), _keys(nodes))
     keywords = {}
@@ -160,6 +162,18 @@ def _changed(module: Any) -> dict[str, str]:
             owner = next(owner.node().inputs())
         found[".".join(words)] = kind
     return {name: kind for name, kind in found.items() if not kind.startswith("__torch__")}
+
+
+def _only_tensors_and_numbers(path: object, module: Any, changed: Mapping[str, str]) -> None:
+    """A text, a list, or what is None at first can be no input, and what a call gives depends on those before it."""
+    for name, kind in changed.items():
+        tensor = kind == "Tensor" and isinstance(read_state(module, name), torch.Tensor)
+        if not tensor and kind not in NUMBERS:
+            raise RefusedModel(
+                f"{path}: forward writes to its own attribute {printable(name)} ({printable(kind)}), so it is not a function of its "
+                "input alone; export a module that takes what it keeps as an input",
+                node=name,
+            )
 
 
 def widths(module: Any) -> list[int]:
