@@ -81,8 +81,7 @@ class _Cover:
             part = slice(start, start + rows)
             swept = how(self.graph, cells[part], unit[part])
             parts.append((swept.centre.mT, swept.radius.mT))
-        C, R = (torch.cat(side) for side in zip(*parts, strict=True))
-        return C, R.nan_to_num(torch.inf, torch.inf)
+        return known(*(torch.cat(side) for side in zip(*parts, strict=True)))
 
     def attain(self, x: Tensor) -> None:
         """At the points x (k, inputs)."""
@@ -109,6 +108,8 @@ class _Cover:
         if m < n or any(not bool(torch.isfinite(R).all()) for _, R in self.found):
             return 0.0
         middle = torch.cat([C for C, _ in self.found]).mean(dim=0)
+        if not bool(torch.isfinite(middle).all()):
+            return 0.0
         U, _, V = torch.linalg.svd(middle, full_matrices=False)
         best = 0.0
         for T in ((U @ V).mT.contiguous(), torch.linalg.pinv(middle)):
@@ -117,6 +118,12 @@ class _Cover:
             if least > 0 and 0 < size < torch.inf:
                 best = max(best, div_down(least, size))
         return best
+
+
+def known(C: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
+    """C +- R, with 0 +- infinity for what has overflowed."""
+    lost = ~torch.isfinite(C) | R.isnan()
+    return torch.where(lost, 0.0, C), torch.where(lost, torch.inf, R)
 
 
 def ends(C: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,16 +140,14 @@ def jacobian_on(graph: Graph, cells: Cells, deadline: float | None) -> JacobianO
     leaves = _Halving(cover, boxes, cells, count == 0).run(deadline) if len(boxes) else 0
     lower, upper = cover.ranges()
     m, n = lower.shape
-    least = min(cover.least(), cover.smallest)
-    gain = (cover.gain(), cover.smallest) if m >= n else (0.0, 0.0)
     return JacobianOnBox(
         moving,
         lower,
         upper,
-        torch.minimum(torch.maximum(cover.low, lower), upper),  # at a kink little is known of a point
-        torch.maximum(torch.minimum(cover.high, upper), lower),
-        (least, cover.smallest),
-        (min(gain), gain[1]),
+        torch.minimum(cover.low, upper),  # at a kink little is known of a point, and `upper` holds there too
+        torch.maximum(cover.high, lower),
+        (cover.least(), cover.smallest),
+        (cover.gain(), cover.smallest) if m >= n else (0.0, 0.0),
         cover.point,
         method,
         count + leaves,
@@ -168,7 +173,7 @@ def _by_pieces(cover: _Cover, cells: Cells, deadline: float | None) -> tuple[Cel
         scale, radius = torch.from_numpy(made.scale), torch.from_numpy(made.radius)
         C = rows[:, :, :-2] / scale  # powers of two
         R = rows[:, :, -1:] / radius / scale * (1 + 16 * EPS)
-        cover.found.append((C, R))
+        cover.found.append(known(C, R))
         middles = torch.from_numpy(found.points(np.stack([piece.corners.mean(axis=0) for piece in exact])))
         x = torch.from_numpy(np.repeat(made.still[None], len(exact), axis=0))
         x[:, cover.moving] = middles
@@ -185,6 +190,10 @@ def _by_pieces(cover: _Cover, cells: Cells, deadline: float | None) -> tuple[Cel
 
 def _attain_of_pieces(cover: _Cover, C: Tensor, x: Tensor, cells: Cells) -> None:
     """At the middles of those pieces where an entry is least or largest, or a singular value the smallest."""
+    finite = torch.isfinite(C).flatten(1).all(dim=1)
+    C, x = C[finite], x[finite]
+    if not len(x):
+        return
     flat = C.flatten(1)
     singular = torch.linalg.svdvals(C)[:, -1]
     few = singular.topk(min(ATTAINED, len(x)), largest=False).indices

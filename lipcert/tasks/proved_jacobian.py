@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lipcert.network.graph import Graph
 from lipcert.regions.enumeration.constant import cells_of
-from lipcert.regions.jacobians import jacobian_on
-from lipcert.terms.errors import UsageError
+from lipcert.regions.jacobians import JacobianOnBox, jacobian_on
+from lipcert.terms.errors import SelfCheckFailed, UsageError
 from lipcert.terms.query import Box
 
 SECONDS = 30.0  # where there is no budget
@@ -22,11 +22,14 @@ def proved_jacobian(graph: Graph, box: Box, deadline: float | None) -> dict[str,
     """Of the inputs `inputs`, those that move. Rows are outputs; null: nothing finite is known."""
     start = time.monotonic()
     m, n = graph.nodes[graph.output].size, graph.nodes[graph.input].size
+    if m * n == 0:
+        raise UsageError(f"--prove: the Jacobian has {m} x {n} entries, and nothing to prove")
     if m * n > ENTRIES:
         raise UsageError(
             f"--prove: the Jacobian has {m:,} x {n:,} entries, more than {ENTRIES:,}; lipcert bound --box bounds its norm"
         )
     found = jacobian_on(graph, cells_of(box), deadline if deadline is not None else start + SECONDS)
+    check(found)
     return {
         "inputs": found.moving.nonzero().flatten().tolist(),
         "lower": _numbers(found.lower),
@@ -39,6 +42,15 @@ def proved_jacobian(graph: Graph, box: Box, deadline: float | None) -> dict[str,
         "cells": found.cells,
         "seconds": time.monotonic() - start,
     }
+
+
+def check(found: JacobianOnBox) -> None:
+    """SelfCheckFailed where what is attained at a point contradicts what is proved of the box."""
+    if bool(((found.lower > found.low) | (found.high > found.upper)).any()):
+        raise SelfCheckFailed("--prove: an entry of the Jacobian at a point lies outside its proved range")
+    for name, (lower, upper) in (("smallest singular value", found.smallest), ("bi-Lipschitz constant", found.gain)):
+        if lower > upper:
+            raise SelfCheckFailed(f"--prove: the {name} is at least {lower:.17g}, and {upper:.17g} is attained")
 
 
 def _numbers(values: Tensor) -> list[list[float | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 
@@ -18,7 +19,8 @@ from lipcert.regions.cells import Cells
 from lipcert.regions.jacobians import jacobian_on
 from lipcert.report.formats.terminal import as_text
 from lipcert.rigor.smallest import gains_along, singular_values_attained, smallest_singular_values
-from lipcert.terms.errors import UsageError
+from lipcert.tasks.proved_jacobian import check
+from lipcert.terms.errors import SelfCheckFailed, UsageError
 
 pytest.importorskip("numba")
 
@@ -200,3 +202,35 @@ def test_an_early_stop_still_holds() -> None:
     j = jacobians(graph, points(cells, 300))
     assert bool(((j >= found.lower) & (j <= found.upper)).all())
     assert float(torch.linalg.svdvals(j)[:, -1].min()) >= found.smallest[0]
+
+
+def test_a_contradiction_is_told_and_not_clamped() -> None:
+    graph, cells = residual(0, nn.ReLU())
+    found = jacobian_on(graph, cells, None)
+    check(found)
+    for planted in (
+        {"lower": found.low + 1e-3},
+        {"upper": found.high - 1e-3},
+        {"smallest": (found.smallest[1] * 1.01, found.smallest[1])},
+        {"gain": (found.gain[1] * 1.01, found.gain[1])},
+    ):
+        with pytest.raises(SelfCheckFailed, match="--prove"):
+            check(dataclasses.replace(found, **planted))
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh()])
+def test_overflow_is_unknown(act: nn.Module) -> None:
+    net = nn.Sequential(nn.Linear(2, 3), act, nn.Linear(3, 2)).double()
+    for layer in (net[0], net[2]):
+        layer.weight.data *= 1e200
+    graph = lipcert.load(net, input_shape=(1, 2)).graph
+    found = jacobian_on(graph, Cells(torch.zeros(1, 2).double(), torch.ones(1, 2).double()), None)
+    check(found)
+    assert found.smallest[0] == found.gain[0] == 0.0
+    assert not bool(torch.isfinite(found.upper - found.lower).any())
+
+
+def test_an_empty_jacobian_is_refused() -> None:
+    model = lipcert.load(nn.Linear(2, 0), input_shape=(1, 2))
+    with pytest.raises(UsageError, match="nothing to prove"):
+        lipcert.jacobian(model, region=lipcert.Box([-1.0, -1.0], [1.0, 1.0]), prove=True)
