@@ -131,7 +131,11 @@ def with_ball(report: Report, model: Model, asked: BoundRequest, session: Sessio
     left = SECONDS if session.deadline is None else min(SECONDS, max(0.0, session.deadline - time.monotonic()))
     if session.progress is not None:
         session.progress("looking for a ball with a bound", None, None)
-    found = ball_with_answer(model, asked, left)
+    try:
+        found = ball_with_answer(model, asked, left)
+    except KeyboardInterrupt as stop:  # of the search alone
+        stop.partial_report = report  # type: ignore[attr-defined]
+        raise
     if found is None:
         return report
     at, eps = found

@@ -99,11 +99,11 @@ def attempt(run: Run, work: Callable[[Progress], Report]) -> tuple[Report, int]:
         return replace(partial, warnings=[*partial.warnings, note]), signals.status(number or signal.SIGINT)
     if isinstance(stop, LipcertError) and stop.exit_code == 2:
         raise stop
-    if stop is not None and out_of_memory(stop) and (known := getattr(stop, "partial_report", None)) is not None:
-        complain(f"{NO_MEMORY_LEFT}; what is known is in the report")
-        return replace(
-            known, warnings=[*known.warnings, f"interrupted: the results are incomplete ({NO_MEMORY_LEFT})"]
-        ), NOTHING
+    if stop is not None and (known := getattr(stop, "partial_report", None)) is not None:
+        said = NO_MEMORY_LEFT if out_of_memory(stop) else str(stop)
+        complain(f"{said}; what is known is in the report")
+        note = f"interrupted: the results are incomplete ({said})"
+        return replace(known, warnings=[*known.warnings, note]), NOTHING
     if isinstance(stop, OSError) and stop.errno in SCARCE:
         raise UnwritableError(f"the system: {reason(stop)}; free some, and start again") from stop
     if report is not None:

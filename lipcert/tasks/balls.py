@@ -58,6 +58,7 @@ class Balls(Sharded):
     execution: Execution | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     whole: list[Result] = field(default_factory=list)  # what holds in every ball
+    had: set[int] = field(default_factory=set)  # points of which an earlier report has some radii
 
     command = "local"
     rows_are = "balls"
@@ -69,6 +70,7 @@ class Balls(Sharded):
     def take(self, before: Resumed) -> None:
         rows = before.rows("points", by=lambda row: (row["index"], row["eps"]))
         self.rows = [row for row in rows if row["upper"] is not None]  # what has no value yet is tried again
+        self.had = {row["index"] for row in self.rows}
 
     def phases(self) -> Iterator[Phase]:
         self.whole += _everywhere(self.graph, self.norm, self.budget, self.seed, self.device, self.session.progress)
@@ -87,6 +89,9 @@ class Balls(Sharded):
             for part in parts
         ]
 
+    def lasts(self, found: Data) -> bool:
+        return all(row["upper"] is not None for rows in found["rows"] for row in rows)
+
     def gather(self, shard: Shard, found: Data) -> None:
         for place, rows in zip(shard.rows, found["rows"], strict=True):
             label = None if self.labels is None else self.labels[place].item()
@@ -95,17 +100,18 @@ class Balls(Sharded):
                 "label": label,
                 "predicted": _predicted(self.model, self.points[place]),
             }
-            self.rows = [row for row in self.rows if row["index"] != self.names[place]]
+            if self.names[place] in self.had:
+                self.rows = [row for row in self.rows if row["index"] != self.names[place]]
             self.rows += [self.before.seal.on(about | row) for row in rows]
         done = len(self.rows) // len(self.asked["radii"])
         rate = done / max(1e-9, self.session.seconds)
         self.session.say(f"points, {rate:.1f} per second", done, len(self.points))
 
     def answer(self) -> dict[str, Any]:
-        complete = len(self.rows) == self.balls
+        complete, place = len(self.rows) == self.balls, {name: k for k, name in enumerate(self.names)}
         return {
             "results": _overall(self.rows, self.balls, self.session.seconds),
-            "points": sorted(self.rows, key=lambda row: (self.names.index(row["index"]), row["eps"])),
+            "points": sorted(self.rows, key=lambda row: (place[row["index"]], row["eps"])),
             "summary": {"local": {**self.asked, "complete": complete, "global": table(self.whole)}} | self.executed(),
             "assumptions": self.model.assumptions
             if self.execution is None

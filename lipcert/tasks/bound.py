@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class BoundTask(Task):
 
     command = "bound"
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None]:
         problem = self.problem.with_resources(self.session.deadline, self.session.progress)
         yield from self.bound(problem)
         if self.ranges:

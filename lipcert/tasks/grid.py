@@ -111,6 +111,9 @@ class Grid(Sharded):
             for block, rows in blocks
         ]
 
+    def lasts(self, found: Data) -> bool:
+        return None not in found["upper"] and (all(found["closed"]) or not self.session.late)
+
     def gather(self, shard: Shard, found: Data) -> None:
         values, block = self.values, torch.tensor(shard.rows)
         for name, absent in (("lower", 0.0), ("upper", math.inf)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,7 @@ class Jacobians(Task):
     def take(self, before: Resumed) -> None:
         self.rows = before.rows("points", by=lambda row: (row["set"], row["index"]))
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None]:
         graph, rows = self.graph, self.rows
         done = {(row["set"], row["index"]) for row in rows}
         for group, first, points in batches(self.sets, done, measured.batch(graph)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ class Layers(Task):
 
     command = "layers"
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None]:
         problem = Problem(self.model.graph, self.norm, progress=self.session.progress)
         found = list(layers_of(self.model.graph))
         for layer in found:

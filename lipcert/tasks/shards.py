@@ -6,7 +6,8 @@ from the journal (`journal/journal.py`): the report does not depend on who did t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,7 +58,11 @@ class Sharded(Task):
         """In any order, each shard once."""
         raise NotImplementedError
 
-    def steps(self) -> Iterator[None]:
+    def lasts(self, found: Data) -> bool:
+        """Whether it is written into the journal; what a spent budget has left open is done again by the next run."""
+        return True
+
+    def steps(self) -> Generator[None]:
         with Journal.of(self.session.journal, self.question, self.before.seal) as journal:
             taken = 0
             for phase in self.phases():
@@ -69,12 +74,14 @@ class Sharded(Task):
                 self.of_journal = journal.words(taken)
                 yield
                 todo = [shard for shard in phase.shards if shard.key not in journal.known]
-                for shard, found in self._done(phase.work, todo):
-                    journal.add(shard.key, found)
-                    self.gather(shard, found)
-                    yield
+                with closing(self._done(phase.work, todo)) as done:
+                    for shard, found in done:
+                        if self.lasts(found):
+                            journal.add(shard.key, found)
+                        self.gather(shard, found)
+                        yield
 
-    def _done(self, work: Work, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Data]]:
+    def _done(self, work: Work, shards: Sequence[Shard]) -> Generator[tuple[Shard, Data]]:
         if self.session.workers is not None:
             yield from self.session.workers.done(work, shards, self.session)
             return

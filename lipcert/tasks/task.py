@@ -8,8 +8,9 @@ Interruption, resuming and progress are here, once; a task is a dataclass with `
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -20,7 +21,7 @@ from lipcert.load.model import Model
 from lipcert.report.report import Report
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.tasks.journal.resume import Earlier, Resumed, resume
-from lipcert.terms.errors import UsageError
+from lipcert.terms.errors import UsageError, WorkersLost
 from lipcert.terms.memory import out_of_memory
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm
@@ -77,7 +78,7 @@ class Task:
     def take(self, before: Resumed) -> None:
         """Rows of an earlier report of the same question."""
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None]:
         """Each leaves an answer that can stand in a report."""
         raise NotImplementedError
 
@@ -109,7 +110,7 @@ class Task:
 class Steps(Protocol):
     """What `finish` needs of a task, also of one that is about many models."""
 
-    def steps(self) -> Iterator[None]: ...
+    def steps(self) -> Generator[None]: ...
 
     def report(self) -> Report: ...
 
@@ -127,14 +128,19 @@ def carry_out(task: Task, session: Session | None = None, earlier: Earlier = Non
 
 @keeps_subnormals
 def finish(task: Steps) -> Report:
-    """All steps, then the report. Interrupted, or out of memory, it raises with the report of what is done as
+    """All steps, then the report. Interrupted, out of memory, or without workers, it raises with the report of what is done as
     `partial_report`."""
     try:
-        with torch.no_grad():
-            for _ in task.steps():
+        with torch.no_grad(), contextlib.closing(task.steps()) as steps:
+            for _ in steps:
                 pass
-    except (KeyboardInterrupt, MemoryError, RuntimeError) as stop:  # torch raises the last where memory ends
-        if isinstance(stop, KeyboardInterrupt) or out_of_memory(stop):
+    except (
+        KeyboardInterrupt,
+        MemoryError,
+        RuntimeError,
+        WorkersLost,
+    ) as stop:  # torch raises the third where memory ends
+        if isinstance(stop, KeyboardInterrupt | WorkersLost) or out_of_memory(stop):
             stop.partial_report = task.report()  # type: ignore[union-attr]
         raise
     return task.report()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +97,7 @@ class Track:
             if row["status"] == "bounded" and row.get("graph") is not None:
                 self.known[row["sha256"], row["graph"]] = {name: row[name] for name in MEASURED}
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None]:
         for one in self.series:
             for step, file in zip(one.steps, one.files, strict=True):
                 self.session.say(f"checkpoint {file.name}", len(self.rows), self.count)

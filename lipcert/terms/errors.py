@@ -55,6 +55,10 @@ class RefusedModel(LipcertError):
         self.unbounded = unbounded
 
 
+class WorkersLost(RefusedModel):
+    """Workers die again and again, or their scheduler is gone: what is known by then stands in the report."""
+
+
 class SelfCheckFailed(LipcertError):
     """Two results of one scope contradict each other (lower > upper). Never clamped, always exit 4."""
 

@@ -64,6 +64,18 @@ def test_nothing_is_suggested_where_nothing_was_found(tmp_path: Path, monkeypatc
     assert "suggestion" not in json.loads(file.read_text())
 
 
+def test_the_report_outlives_a_search_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lipcert.tasks.suggest.ball_with_answer", stopped)
+    file = tmp_path / "r.json"
+    assert run("bound", saved(tmp_path, ("Sign", ["x"])), "--json", file, "--method", "product") == 130
+    report = json.loads(file.read_text())
+    assert [found["method"] for found in report["results"]] == ["product"]
+    assert any("interrupted" in words for words in report["warnings"])
+
+
 def test_a_number_is_a_point_and_a_file_of_that_name_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(read_data("0.5", (1, 3)).x, np.full((1, 1, 3), 0.5))

@@ -6,7 +6,7 @@ A toy of each is added from outside, and works from end to end without a change 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -111,7 +111,7 @@ class CountNodes(Task):
 
     command = "inspect"
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None]:
         for node in self.model.graph.nodes:
             self.session.say("nodes", len(self.counted), None)
             self.counted.append(node.name)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ from forked import Forked
 from thorough import FULL
 
 import lipcert
+from lipcert.cli.run import Run, attempt
 from lipcert.report.report import Report
 from lipcert.tasks.shards import Shard
 from lipcert.tasks.task import Session
 from lipcert.tasks.workers import Workers
 from lipcert.tasks.workers.packing import packed, unpacked
 from lipcert.tasks.workers.processes import Processes
-from lipcert.terms.errors import RefusedModel, UsageError
+from lipcert.terms.errors import RefusedModel, UsageError, WorkersLost
 from lipcert.terms.query import Box
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,10 +115,12 @@ def test_what_is_no_journal_of_this_question(tasks: dict[str, Callable[..., Repo
     tasks["balls"](journal=other)
     text.write_text("a letter, without a line break")
     (tmp_path / "lines").write_text("a letter\nof two lines\n")
+    (tmp_path / "json").write_text('{"schema":"of something else"}')
     for file, words in (
         (other, "another question: its "),
         (text, "not a journal"),
         (tmp_path / "lines", "not a journal"),
+        (tmp_path / "json", "not a journal"),
     ):
         before = file.read_bytes()
         with pytest.raises(UsageError, match=words):
@@ -130,6 +133,31 @@ def test_what_is_no_journal_of_this_question(tasks: dict[str, Callable[..., Repo
     begun = tmp_path / "begun"
     begun.write_bytes(other.read_bytes()[:25])  # a run that was killed while it began
     assert tasks["balls"](journal=begun).upper is not None
+
+
+@pytest.mark.parametrize("name", ["grid", "balls"])
+def test_what_a_spent_budget_left_open_is_done_again(
+    name: str, tasks: dict[str, Callable[..., Report]], tmp_path: Path
+) -> None:
+    journal = tmp_path / "j"
+    given = {"grid": {"budget": 0.0, "rtol": 1e-3}, "balls": {"budget": 0.0, "methods": ["transfer"]}}[name]
+    model = lipcert.load(EXAMPLES / {"grid": "two_moons.onnx", "balls": "digits.onnx"}[name])
+    box = Box(torch.tensor([-2.0, -1.5]), torch.tensor([3.0, 2.0]))
+    with np.load(EXAMPLES / "digits_test.npz") as data:
+        x = data["x"][:3]
+
+    def ask(**more: Any) -> Report:
+        how = given | more | {"journal": journal}
+        return (
+            lipcert.local_grid(model, box, (8, 8), **how) if name == "grid" else lipcert.local(model, x, [0.02], **how)
+        )
+
+    first = ask()
+    assert len(journal.read_bytes().splitlines()) == 1
+    later = ask(budget=60.0)
+    assert later.upper is not None
+    assert first.upper is None or later.upper < first.upper
+    assert len(journal.read_bytes().splitlines()) > 1
 
 
 def test_a_journal_is_of_one_run_at_a_time(tasks: dict[str, Callable[..., Report]], tmp_path: Path) -> None:
@@ -173,6 +201,34 @@ def test_deaths_of_workers(tmp_path: Path) -> None:
         squares(Dies(str(tmp_path / "b"), True), range(2, 3))
     with pytest.raises(UsageError, match="three is refused"):
         squares(Dies(str(tmp_path / "a"), False), range(2, 5))
+
+
+def test_what_is_known_outlives_the_workers(
+    tasks: dict[str, Callable[..., Report]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler is gone for good after the first result."""
+
+    def gone(self: Workers, work: object, shards: Sequence[Shard], session: Session) -> Iterator[Any]:
+        with torch.no_grad():
+            yield shards[0], work(shards[0].what, session)  # type: ignore[operator]
+        raise WorkersLost("the workers of tcp://somewhere: gone")
+
+    monkeypatch.setattr(Workers, "done", gone)
+    monkeypatch.setattr("lipcert.tasks.grid.BLOCK", 256)
+    with pytest.raises(WorkersLost) as stop:
+        tasks["grid"](workers=2)
+    partial = stop.value.partial_report  # type: ignore[attr-defined]
+    assert sum(value is not None for value in partial.summary["grid"]["upper"]) == 256
+    assert partial.upper is None
+    run = Run("local", Path("digits.onnx"), quiet=True)
+
+    def work(_: object) -> Report:
+        raise stop.value
+
+    report, status = attempt(run, work)
+    assert status == 3
+    assert report.summary == partial.summary
+    assert any("gone" in warning for warning in report.warnings)
 
 
 def test_wrong_use(tasks: dict[str, Callable[..., Report]]) -> None:

@@ -20,7 +20,7 @@ from lipcert.terms.files import reason
 from lipcert.terms.question import Question
 
 SCHEMA = "lipcert.journal/1"
-MOST = 1 << 34  # bytes: a journal is read whole
+MOST = 1 << 31  # bytes: a journal is read whole
 
 
 class Journal(AbstractContextManager["Journal"]):
@@ -54,10 +54,10 @@ class Journal(AbstractContextManager["Journal"]):
         self.stream.seek(0)
         if os.fstat(self.stream.fileno()).st_size > MOST:
             raise UsageError(f"{flag}: more than {MOST >> 30} GiB: no journal of lipcert")
-        whole = 0
+        head, whole = _line({"schema": SCHEMA, "question": question.to_dict()}), 0
         for number, line in enumerate(self.stream):
             if not line.endswith(b"\n"):  # of a run that was killed
-                if number == 0 and not b'{"schema":'.startswith(line[:10]):
+                if number == 0 and not head.startswith(line):
                     raise UsageError(f"{flag}: not a journal of lipcert; give another file")
                 break
             if number == 0:
@@ -67,7 +67,7 @@ class Journal(AbstractContextManager["Journal"]):
             whole += len(line)
         self.stream.truncate(whole)
         if whole == 0:
-            self._write({"schema": SCHEMA, "question": question.to_dict()})
+            self._write(head)
 
     def _take(self, line: bytes) -> None:
         row = _json(line)
@@ -79,14 +79,14 @@ class Journal(AbstractContextManager["Journal"]):
     def add(self, key: str, found: Mapping[str, Any]) -> None:
         if self.stream is not None:
             try:
-                self._write(self.seal.on({"shard": key, "found": found}))
+                self._write(_line(self.seal.on({"shard": key, "found": found})))
             except OSError as problem:
                 raise UnwritableError(f"--journal {self.path}: cannot write it: {reason(problem)}") from problem
 
-    def _write(self, row: Mapping[str, Any]) -> None:
+    def _write(self, line: bytes) -> None:
         """In one call, so that a kill leaves a whole line or the beginning of one."""
         assert self.stream is not None
-        self.stream.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n")
+        self.stream.write(line)
         self.stream.flush()
         os.fsync(self.stream.fileno())
 
@@ -119,6 +119,10 @@ def _compare(line: bytes, question: Question, flag: str) -> None:
     found = question.first_difference(theirs)
     if found is not None:
         raise UsageError(f"{flag}: another question: {found}; ask the same question, or give another file")
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
 
 
 def _json(line: bytes) -> dict[str, Any]:

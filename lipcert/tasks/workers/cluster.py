@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
 from lipcert.tasks.workers.stream import perform
-from lipcert.terms.errors import UsageError
+from lipcert.terms.errors import UsageError, WorkersLost
 from lipcert.terms.version import __version__
 
 if TYPE_CHECKING:
@@ -90,9 +90,11 @@ class Cluster:
             try:
                 self._connect(CONNECT)
                 return self._send()
-            except (UsageError, OSError, CancelledError):
+            except (UsageError, OSError, CancelledError) as problem:
                 if time.monotonic() > end:
-                    raise
+                    raise WorkersLost(
+                        f"--scheduler {self.address}: lost, and not found again in {PATIENCE:g} s: {problem}"
+                    ) from problem
                 time.sleep(0.5)
 
     def _hang_up(self) -> None:

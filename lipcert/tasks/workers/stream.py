@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +14,7 @@ import torch
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.tasks.task import Session
 from lipcert.tasks.workers.packing import packed, unpacked
-from lipcert.terms.errors import RefusedModel
+from lipcert.terms.errors import WorkersLost
 
 if TYPE_CHECKING:
     from lipcert.tasks.shards import Data, Shard, Work
@@ -48,8 +48,8 @@ class Workers:
     def __init__(self, engine: Engine):
         self.engine = engine
 
-    def done(self, work: Work, shards: Sequence[Shard], session: Session) -> Iterator[tuple[Shard, Data]]:
-        """As they come back. RefusedModel where workers die again and again."""
+    def done(self, work: Work, shards: Sequence[Shard], session: Session) -> Generator[tuple[Shard, Data]]:
+        """As they come back. WorkersLost where workers die again and again."""
         if not shards:
             return
         session.say(f"waiting for {self.engine}")
@@ -69,7 +69,7 @@ class Workers:
                 if lost is not None:
                     losses += 1
                     if losses >= TRIES:
-                        raise RefusedModel(
+                        raise WorkersLost(
                             f"{self.engine}: workers died {losses} times in a row ({lost or type(lost).__name__}), perhaps "
                             "for want of memory; give fewer of them, or look into their logs"
                         ) from lost
