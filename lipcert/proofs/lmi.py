@@ -114,8 +114,8 @@ def assemble(form: NormalForm, table: Coefficients, multipliers: Sequence[Tensor
     spread = [layer.spread(m) for layer, m in zip(form.layers, multipliers, strict=True)]
     scales = [torch.ones(n, dtype=torch.float64) for n in table.sizes]
     for k, weights in enumerate(spread, start=1):
-        scales[k] = _power_of_two(2 * weights)
-    scales[last] = _power_of_two(torch.full((table.sizes[last],), rho, dtype=torch.float64))
+        scales[k] = power_of_two(2 * weights)
+    scales[last] = power_of_two(torch.full((table.sizes[last],), rho, dtype=torch.float64))
     parts: dict[Key, Tensor] = {}
     sums = [torch.zeros(n, dtype=torch.float64) for n in table.sizes]
 
@@ -187,7 +187,7 @@ def _add_products(put: object, row: dict[int, Enclosure], weights: Tensor, lost:
             put(i, j, value, 0.0, up(error * (1 + 4 * gamma(n + 8)) + 4 * n * TINY))  # type: ignore[operator]
 
 
-def _power_of_two(diagonal: Tensor) -> Tensor:
+def power_of_two(diagonal: Tensor) -> Tensor:
     """Powers of two s with s^2 * diagonal in [1/2, 2]; 1 where the diagonal is not positive. Within 2^-250 .. 2^250."""
     exponent = torch.frexp(diagonal).exponent.double()
     half = torch.clamp(-torch.floor(exponent / 2), -250, 250)
@@ -204,27 +204,35 @@ def prove(form: NormalForm, table: Coefficients, multipliers: Sequence[Tensor], 
     if not rho > 0 or not math.isfinite(rho):
         return math.inf
     blocks = assemble(form, table, multipliers, last, rho)
-    order = elimination_order(len(table.sizes), last)
-    shift = _proposed_shift(blocks, table.sizes)
+    top, value = last_block(blocks, table.sizes, last)
+    if top > 4 and math.isfinite(
+        value
+    ):  # another rho than expected: scale for this one, and the rounding is small beside it
+        return prove(form, table, multipliers, last=last, rho=value) if value > 2 * rho else math.inf
+    return value
+
+
+def last_block(blocks: Blocks, sizes: Sequence[int], last: int) -> tuple[float, float]:
+    """(t, rho): the matrix is positive semidefinite with t >= 0, hence with rho, on its last diagonal block, in scaled units
+    and in those of the network; inf where the proof fails."""
+    order = elimination_order(len(sizes), last)
+    shift = _proposed_shift(blocks, sizes)
     for _ in range(SHIFTS):
         if not shift < 0.5:
-            return math.inf
+            return math.inf, math.inf
         found = eliminate(blocks.parts, order, shift)
         if found is None:
-            return math.inf
+            return math.inf, math.inf
         needed = add_up(found.defect, blocks.error)
         if needed <= shift:
             break
         shift = 2.0 * needed
     else:
-        return math.inf
+        return math.inf, math.inf
     # what is left is rho s^2 I - complement - shift I >= 0, s the (uniform) scale of the last variable
-    scale = float(blocks.scales[last][0]) if table.sizes[last] else 1.0
+    scale = float(blocks.scales[last][0]) if sizes[last] else 1.0
     top = add_up(_eigenvalue_upper(found.complement, shift), shift)
-    if top > 4:  # another rho than expected: scale for this one, and the rounding is again small beside it
-        better = up(top / scale / scale)
-        return prove(form, table, multipliers, last=last, rho=better) if better > 2 * rho else math.inf
-    return up(up(top / scale) / scale) if math.isfinite(top) else math.inf
+    return top, up(up(top / scale) / scale) if math.isfinite(top) else math.inf
 
 
 def elimination_order(count: int, last: int) -> list[int]:

@@ -22,8 +22,9 @@ from lipcert.network.affine import PLAIN, linear_ancestors, pull, push
 from lipcert.proofs.normal_form import Layer, NormalForm
 
 MEMORY = 8  # of the Anderson acceleration
-RIDGE = 1e-10
-LEAST = 1e-150  # norms below it are zero: their squares underflow
+# By type of float: of the Anderson acceleration; norms below are zero, as their squares underflow
+RIDGE = {torch.float64: 1e-10, torch.float32: 1e-6}
+LEAST = {torch.float64: 1e-150, torch.float32: 1e-18}
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Pass:
         """lambda_g = |G_g| / (2 rho_g), (count_k,) per layer."""
         found = []
         for length, radius in zip(self.lengths, self.radii, strict=True):
-            ratio = torch.where(radius > 0, length / radius.clamp(min=LEAST), 0.0)
+            ratio = torch.where(radius > 0, length / radius.clamp(min=LEAST[radius.dtype]), 0.0)
             # v = 0 for every direction (a row of zeros): any large multiplier is free, and zero would not be feasible
             found.append(torch.where((radius > 0) | (length == 0), ratio / 2, 10 * ratio.max()))
         return found
@@ -70,13 +71,14 @@ class Dual:
     form: NormalForm
     rows: int
     seed: int = 0
+    dtype: torch.dtype = torch.float64  # float32 where only proposals are wanted; the graph is given in it
     centre: list[Tensor] = field(init=False)
     half: list[Tensor] = field(init=False)
     square: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.centre = [(layer.low + layer.high) / 2 for layer in self.form.layers]
-        self.half = [(layer.high - layer.low) / 2 for layer in self.form.layers]
+        self.centre = [((layer.low + layer.high) / 2).to(self.dtype) for layer in self.form.layers]
+        self.half = [((layer.high - layer.low) / 2).to(self.dtype) for layer in self.form.layers]
         self.square = [half.square() for half in self.half]
         graph = self.form.graph
         self.sizes = [graph.nodes[graph.input].size, *(layer.size for layer in self.form.layers)]
@@ -87,20 +89,20 @@ class Dual:
 
     def start(self) -> State:
         state = self.blank()
-        torch.randn(state.flat.shape, generator=self.random, dtype=torch.float64, out=state.flat)
+        torch.randn(state.flat.shape, generator=self.random, dtype=self.dtype, out=state.flat)
         return self.unit(state)
 
     def blank(self) -> State:
-        return self.state(torch.empty(self.rows * sum(self.sizes), dtype=torch.float64))
+        return self.state(torch.empty(self.rows * sum(self.sizes), dtype=self.dtype))
 
     def state(self, flat: Tensor) -> State:
         return State.over(flat, self.rows, self.sizes)
 
     def unit(self, state: State) -> State:
         """|Y_0|_F = 1 and |U_g|_F = 1 for every group, in place."""
-        state.y0.div_(state.y0.norm().clamp(min=LEAST))
+        state.y0.div_(state.y0.norm().clamp(min=LEAST[self.dtype]))
         for layer, u in zip(self.form.layers, state.u, strict=True):
-            u.div_(layer.spread(_group_norm(layer, u).clamp(min=LEAST)))
+            u.div_(layer.spread(_group_norm(layer, u).clamp(min=LEAST[self.dtype])))
         return state
 
     def sweep(self, state: State) -> Pass:
@@ -118,7 +120,7 @@ class Dual:
         push(graph, self.affine[-1], signals, PLAIN)
         out = signals.get(graph.output)
         after = self.blank()
-        lengths = [torch.zeros(layer.count, dtype=torch.float64) for layer in layers]
+        lengths = [torch.zeros(layer.count, dtype=self.dtype) for layer in layers]
         if out is None:
             return Pass(0.0, state, lengths, radii)
 
@@ -131,8 +133,8 @@ class Dual:
                 continue
             lengths[k] = _group_norm(layer, g)
             # no gradient, no direction: 0 lies in the ball as well, and the value does not depend on it
-            torch.div(g, layer.spread(lengths[k].clamp(min=LEAST)), out=after.u[k])
-            ratio = lengths[k] / radius.clamp(min=LEAST)  # where the radius is 0, so is v
+            torch.div(g, layer.spread(lengths[k].clamp(min=LEAST[self.dtype])), out=after.u[k])
+            ratio = lengths[k] / radius.clamp(min=LEAST[self.dtype])  # where the radius is 0, so is v
             back = torch.addcmul(self.centre[k] * g, signals[layer.read], layer.spread(ratio) * self.square[k])
             gradients[layer.read] = gradients[layer.read] + back if layer.read in gradients else back
             gradients = pull(graph, self.affine[k], gradients, PLAIN)
@@ -182,7 +184,7 @@ class Anderson:
     def next(self, point: Tensor, image: Tensor) -> Tensor:
         """The next point to try after image = T(point)."""
         residual = image - point
-        self.residual = float(residual.norm() / point.norm().clamp(min=LEAST))
+        self.residual = float(residual.norm() / point.norm().clamp(min=LEAST[point.dtype]))
         if self.last is None:
             self.moves = image.new_zeros(self.memory, image.numel())
             self.steps = image.new_zeros(self.memory, image.numel())
@@ -198,7 +200,7 @@ class Anderson:
             return image.clone()
         kept = min(self.count, self.memory)
         gram = self.gram[:kept, :kept].clone()
-        gram.diagonal().add_(RIDGE * float(gram.trace()))
+        gram.diagonal().add_(RIDGE[gram.dtype] * float(gram.trace()))
         weights, failed = torch.linalg.solve_ex(gram, self.steps[:kept] @ residual)
         if int(failed) != 0:  # all differences are zero
             return image.clone()

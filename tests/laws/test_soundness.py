@@ -33,6 +33,7 @@ from lipcert.methods.eclipse import Eclipse
 from lipcert.methods.jacobian import Jacobian
 from lipcert.methods.linear import LinearBound
 from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.lipsdp_torus import LipsdpTorus
 from lipcert.methods.problem import Method, Problem
 from lipcert.methods.product import ProductBound
 from lipcert.methods.regions import Regions
@@ -47,7 +48,11 @@ FAST: tuple[Method, ...] = (ProductBound(), Absolute())
 LOCAL: tuple[Method, ...] = (Jacobian(), Transfer(), LinearBound(), Regions(seconds=0.5), Branch(seconds=0.3))
 DEEPER: tuple[Method, ...] = (CplipBound(),)
 SWEEPS = 60  # any multipliers give a true bound: soundness does not need the optimum
-SDP: tuple[Method, ...] = (Eclipse(), *(Lipsdp(kind, sweeps=SWEEPS) for kind in ("neuron", "channel", "layer")))
+SDP: tuple[Method, ...] = (
+    Eclipse(),
+    *(Lipsdp(kind, sweeps=SWEEPS) for kind in ("neuron", "channel", "layer")),
+    LipsdpTorus(sweeps=SWEEPS),
+)
 SLACK = 1 - 1e-9  # against the rounding of the oracle's own norms
 
 SEEDS = {name: len(ACTIVATIONS) if name == "table" else 17 for name in FAMILIES}

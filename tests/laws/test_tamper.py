@@ -62,6 +62,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     torch.manual_seed(1)
     mlp = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3))
     conv = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+    maps = nn.Sequential(
+        nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4), nn.ReLU(), nn.Linear(4, 3)
+    )
     head = nn.Sequential(nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 3), nn.Softmax(-1))
     units = {"mean": [0.5, -0.25], "std": [0.25, 0.3]}
     asked: dict[str, tuple[nn.Module, dict[str, Any], dict[str, Any]]] = {
@@ -72,6 +75,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         "conv cplip": (conv, units, {"methods": ["cplip"], "norm": "2->inf"}),
         "mlp absolute": (mlp, {}, {"methods": ["absolute"], "norm": "inf"}),
         "conv lipsdp": (conv, units, {"methods": ["lipsdp-layer"], "output": "1"}),
+        "maps torus": (maps, units, {"methods": ["lipsdp-torus"]}),
         "conv product": (conv, units, {"methods": ["product"], "norm": "inf"}),
         "head lipsdp": (head, {}, {"methods": ["lipsdp"]}),
         "head product": (head, {}, {"methods": ["product"]}),
@@ -79,7 +83,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     folder = tmp_path_factory.mktemp("genuine")
     found = {}
     for name, (module, options, question) in asked.items():
-        shape = (1, 2, 4, 4) if module is conv else (1, 4)
+        shape = (1, 2, 4, 4) if module in (conv, maps) else (1, 4)
         model = load(module, input_shape=shape, **options)
         file = folder / name
         if question["methods"] == ["cplip"]:
@@ -315,6 +319,10 @@ def forged(case: Case, rng: random.Random) -> dict[str, Any]:
         fields["proof"]["rho"] *= rng.choice([1.0, 1.0, 0.5, 3.0, 1e10, 1e-10])
         fields["proof"]["last"] = rng.choice(["input", "output"])
         fields["proof"]["grouping"] = rng.choice(["neuron", "channel", "layer"])
+    if kind == "torus":
+        fields = with_rows(fields, bent(rows(fields), rng))
+        fields["proof"]["rho"] *= rng.choice([1.0, 1.0, 0.5, 3.0, 1e10, 1e-10])
+        fields["proof"]["maps"] = rng.choice([1, 1, 1, 0, 2])
     if kind in ("chain", "cplip"):
         fields = bent_constants(fields, rng)
     if kind == "cplip" and rng.random() < 0.3:

@@ -8,8 +8,11 @@ from lipcert.proofs.kinds.chain import Chain
 from lipcert.proofs.kinds.cplip import Cplip
 from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.kinds.nonnegative import Nonnegative
+from lipcert.proofs.kinds.torus import Torus
 from lipcert.proofs.kinds.tree import CutTree
 
-PROOFS: dict[str, type[Proof]] = {kind.kind: kind for kind in (Lmi, Chain, Cplip, Nonnegative, CellList, CutTree)}
+PROOFS: dict[str, type[Proof]] = {
+    kind.kind: kind for kind in (Lmi, Torus, Chain, Cplip, Nonnegative, CellList, CutTree)
+}
 
-__all__ = ["PROOFS", "CellList", "Chain", "Cplip", "CutTree", "Lmi", "Nonnegative", "Proof"]
+__all__ = ["PROOFS", "CellList", "Chain", "Cplip", "CutTree", "Lmi", "Nonnegative", "Proof", "Torus"]

@@ -1,0 +1,325 @@
+"""Proof of the LipSDP inequality on a torus, frequency by frequency (MATH section 12).
+
+On the torus every kernel is circular, so the unitary Fourier transform splits the inequality (lmi.py, with s_x = 1 and
+s_y = rho): a kernel of stride s couples frequency g of what it writes with the prod(s) frequencies f = g mod N of what it
+reads, by prod(s)^(-1/2) H(f), H(f) = sum_t w_t e^{2 pi i f t / N}. Maps are eliminated from the finest to the coarsest:
+each frequency has one parent on a coarser torus, so all blocks stay as small as channels, and every frequency of the
+coarsest torus is a family of its own. A dense layer behind the maps reads all frequencies; each family leaves it
+
+    T_w = the computed Schur complement + c I,     M_w with T_w on the diagonal of the dense part  >=  0,
+
+and what remains, M_dense - sum of T_w >= 0, is an ordinary proof of lmi.py.
+
+Each family is proved as there: any factors L give M_w - c I = L L* + R, so that c >= ||E|| + ||R|| does, E the rounding and
+the enclosures of the coefficients and of the Fourier transform. Neither Cholesky nor the triangular solves are trusted.
+Products of complex matrices are formed as real ones of twice the length, |fl(X* Y) - X* Y| <= sqrt(2) gamma_2k |X|* |Y|.
+
+Trusted by `lipcert verify`; it imports no solver and no bound method.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.operators.torus_norm import PHASE, phases
+from lipcert.proofs.kernels import Shape
+from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, last_block, power_of_two
+from lipcert.proofs.normal_form import NormalForm
+from lipcert.proofs.torus_form import TorusForm
+from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
+
+WIDEST = 1 << 13  # entries of one signal in a chunk of families: the rounding of their sums grows with its square
+SHIFTS = 4
+LEAST, MOST = 2.0**-200, 2.0**200  # of multipliers, slopes and rho: factors of coefficients neither over- nor underflow
+VANISHING = 2.0**-960  # more than all that underflows in one family: 2^60 products, each less than TINY
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """Row signal k reads column signal j: taps (c_k, c_j, T), scaled, at places (T, axes) of j's torus. k >= sites: flat."""
+
+    k: int
+    j: int
+    taps: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TorusInequality:
+    """The inequality of a form: diagonal blocks of the sites, couplings, ||E|| beside the flat part, and that part."""
+
+    form: TorusForm
+    diagonals: tuple[Tensor, ...]
+    couplings: tuple[Coupling, ...]
+    error: float
+    dense: Blocks
+    sizes: tuple[int, ...]  # of the flat part: nothing, its layers, the output
+
+
+def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusInequality:
+    """`multipliers`: of the sites but the input, then of the flat layers. `rho`: expected, for scaling only."""
+    maps, flat = multipliers[: len(form.sites) - 1], multipliers[len(form.sites) - 1 :]
+    sizes = (0, *(layer.size for layer in form.flat), form.outputs)
+    inner = [{j + 1: m for (kind, j), m in row.items() if kind == "flat"} for row in form.rows]
+    normal = NormalForm(form.graph, form.flat)
+    dense = assemble(normal, Coefficients(sizes, ({}, *inner)), flat, len(sizes) - 1, rho)
+    weights = [torch.full((form.sites[0].channels,), 0.5, dtype=torch.float64), *maps]
+    scales = [power_of_two(2 * w) for w in weights]
+    sums = [torch.zeros_like(w) for w in weights] + [torch.zeros(n, dtype=torch.float64) for n in sizes[1:]]
+    couplings = []
+
+    def put(
+        k: int, j: int, row: Tensor, taps: Tensor, radius: Tensor | None, places: Tensor, entries: tuple[int, int]
+    ) -> None:
+        """-diag(row) taps diag(scale of j) / sqrt(entries[0]); at most entries[1] columns of one row are coupled by it.
+        `row` carries one rounding, the factor four more."""
+        factor = -row[:, None] * scales[j][None, :] / math.sqrt(entries[0])
+        value = factor[:, :, None] * taps
+        size, n = sum_up(value.abs(), 2), taps.shape[2]
+        wrong = 2 * (gamma(n + 8) + PHASE) * (1 + 16 * EPS) * size + 2 * n * TINY
+        if radius is not None:
+            wrong = wrong + (1 + 1e-6) * sum_up(factor.abs()[:, :, None] * radius, 2)
+        wrong = up(wrong * (1 + 1e-12))
+        sums[k] = add_up(sums[k], entries[1] * sum_up(wrong, 1) * (1 + 4 * EPS))
+        sums[j] = add_up(sums[j], sum_up(wrong, 0))
+        couplings.append(Coupling(k, j, value, places))
+
+    for k, site in enumerate(form.sites):
+        for j, kernel in site.rows.items():
+            aliases = math.prod(kernel.stride)
+            row = (site.low + site.high) * (weights[k] * scales[k])  # one of the slopes is zero
+            radius = None if kernel.radius is None else kernel.radius.flatten(2)
+            put(k, j, row, kernel.weight.flatten(2), radius, boxed(kernel.taps, kernel.start), (aliases, aliases))
+    for at, entries in enumerate(form.rows):
+        k = len(form.sites) + at
+        scale = dense.scales[at + 1]
+        for (kind, j), matrix in entries.items():
+            if kind == "flat":
+                continue
+            row = scale
+            if at < len(form.flat):
+                layer = form.flat[at]
+                row = (layer.low + layer.high) * (layer.spread(flat[at]) * scale)
+            site, all_ = form.sites[j], math.prod(form.torus(j))
+            shape = (matrix.centre.shape[0], site.channels, -1)
+            radius = None if matrix.radius is None else matrix.radius.reshape(shape)
+            places = boxed(site.window, (0,) * len(site.window))
+            put(k, j, row, matrix.centre.reshape(shape), radius, places, (all_, all_))
+    diagonals = tuple(2 * w * s * s for w, s in zip(weights, scales, strict=True))
+    error = max((float(s.max()) for s in sums if s.numel()), default=0.0)
+    return TorusInequality(form, diagonals, tuple(couplings), error, dense, sizes)
+
+
+def boxed(shape: Shape, start: Shape) -> Tensor:
+    """(T, axes): the places of a box, the last axis fastest."""
+    return torch.tensor(list(itertools.product(*map(range, shape)))).reshape(-1, len(shape)) + torch.tensor(start)
+
+
+@keeps_subnormals
+def prove(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> float:
+    """Proved upper value of L^2 for these multipliers of s_x = 1, `inf` where the proof fails. `rho`: the expected value."""
+    numbers = [torch.tensor([rho], dtype=torch.float64), *multipliers]
+    slopes = [t.abs() for s in form.sites for t in (s.low, s.high)]
+    slopes += [t.abs() for layer in form.flat for t in (layer.low, layer.high)]
+    small = any(bool(((t > 0) & (t < LEAST)).any() or (t > MOST).any()) for t in slopes)
+    if small or not all(bool(((m >= LEAST) & (m <= MOST)).all()) for m in numbers):
+        return math.inf
+    problem = scaled(form, multipliers, rho)
+    if not math.isfinite(problem.error):
+        return math.inf
+    parts = dict(problem.dense.parts)
+    total: dict[Key, Tensor] = {}
+    slack = problem.dense.error
+    for frequencies, weight in chunks(problem):
+        found = family(problem, frequencies)
+        if found is None:
+            return math.inf
+        complements, shift = found
+        slack = add_up(slack, mul_up(weight, shift))
+        for key, block in complements.items():
+            total[key] = total.get(key, torch.zeros(())) + weight * block
+            slack = add_up(slack, mul_up(4 * EPS, float(total[key].norm())))  # of the sum, and of a mean in `eliminate`
+    for key, block in total.items():
+        parts[key] = parts[key] + block if key in parts else block
+        slack = add_up(slack, mul_up(2 * EPS, float(parts[key].norm())))
+    dense = Blocks(parts, slack, problem.dense.scales)
+    top, value = last_block(dense, problem.sizes, len(problem.sizes) - 1)
+    if top > 4 and math.isfinite(value):
+        return prove(form, multipliers, value) if value > 2 * rho else math.inf
+    return value
+
+
+def chunks(problem: TorusInequality) -> Iterator[tuple[Tensor, float]]:
+    """The frequencies of the coarsest torus, some (b, axes) at a time, with their weight: those of a conjugate pair count
+    twice. They are real together: the dense part's vectors are real, and the imaginary part of T_w is antisymmetric."""
+    form = problem.form
+    largest = max(s.channels * math.prod(s.level) for s in form.sites)
+    some = max(1, WIDEST // largest)
+    alone, pairs = [], []
+    for w in itertools.product(*map(range, form.coarse)):
+        mirror = tuple(-f % g for f, g in zip(w, form.coarse, strict=True))
+        if w == mirror:
+            alone.append(w)
+        elif w < mirror:
+            pairs.append(w)
+    for frequencies, weight in ((alone, 1.0), (pairs, 2.0)):
+        for start in range(0, len(frequencies), some):
+            yield torch.tensor(frequencies[start : start + some]), weight
+
+
+def family(problem: TorusInequality, coarse: Tensor) -> tuple[dict[Key, Tensor], float] | None:
+    """Real parts of minus the Schur complements on the dense part, and c; None where no factor is found."""
+    blocks = Families(problem, coarse)
+    shift = 2.0 * (blocks.expected() + problem.error)
+    for _ in range(SHIFTS):
+        if not shift < 0.25:
+            return None
+        found = blocks.eliminate(shift)
+        if found is None:
+            return None
+        complements, defect = found
+        needed = add_up(defect, problem.error)
+        if needed <= shift:
+            return complements, shift
+        shift = 2.0 * needed
+    return None
+
+
+class Families:
+    """The blocks of some families: (F_j, n_k, n_j) complex for signals k after j, F_j frequencies of j, as stored."""
+
+    def __init__(self, problem: TorusInequality, coarse: Tensor):
+        self.problem, form = problem, problem.form
+        self.sites = len(form.sites)
+        self.levels = [site.level for site in form.sites]
+        self.order = sorted(range(self.sites), key=lambda j: (-math.prod(self.levels[j]), j))
+        self.count = len(coarse)
+        self.parts: dict[Key, Tensor] = {}
+        frequencies = [self._frequencies(form.coarse, coarse, level) for level in self.levels]
+        for j, diagonal in enumerate(problem.diagonals):
+            block = torch.diag(diagonal).to(torch.complex128)
+            self.parts[j, j] = block.expand(len(frequencies[j]), -1, -1)
+        for c in problem.couplings:
+            self.parts[c.k, c.j] = symbols(c, frequencies[c.j], form.torus(c.j))
+
+    @staticmethod
+    def _frequencies(sizes: Shape, coarse: Tensor, level: Shape) -> Tensor:
+        """(b * prod(level), axes): w + coarse * a."""
+        a = boxed(level, (0,) * len(level)) * torch.tensor(sizes)
+        return (coarse[:, None, :] + a[None, :, :]).reshape(-1, len(level))
+
+    def children(self, j: int, k: int) -> Tensor:
+        """(F_k, r): the frequencies of site j that meet in each one of signal k; all in one where k is flat."""
+        fine = self.levels[j]
+        total = self.count * math.prod(fine)
+        if k >= self.sites:
+            return torch.arange(total)[None, :]
+        coarse = self.levels[k]
+        a = boxed(fine, (0,) * len(fine)) % torch.tensor(coarse)
+        place = torch.zeros(len(a), dtype=torch.int64)
+        for d, size in enumerate(coarse):
+            place = place * size + a[:, d]
+        parent = (torch.arange(self.count)[:, None] * math.prod(coarse) + place[None, :]).flatten()
+        return parent.argsort(stable=True).reshape(self.count * math.prod(coarse), -1)
+
+    def expected(self) -> float:
+        """About the defect of `eliminate`: the rounding of its products, where all frequencies meet. A proposal."""
+        widths = [self.parts[j, j].shape[0] * self.parts[j, j].shape[1] for j in range(self.sites)]
+        meeting = widths[self.order[-1]] if len(self.problem.sizes) > 2 or self.problem.form.outputs else max(widths)
+        return 1.5 * gamma(2 * meeting + 8) * 1.5 * meeting + len(widths) * 8e-15 * max(w for w in widths) ** 0.5
+
+    def eliminate(self, shift: float) -> tuple[dict[Key, Tensor], float] | None:
+        """Block Cholesky of the families - shift I, and ||R|| (lmi.eliminate, with frequencies that meet)."""
+        work = dict(self.parts)
+        defect = VANISHING
+        for at, v in enumerate(self.order):
+            pivot = work.pop((v, v)).clone()
+            n = pivot.shape[1]
+            pivot.imag.diagonal(dim1=1, dim2=2).zero_()
+            pivot.real.diagonal(dim1=1, dim2=2).sub_(shift)
+            L, info = torch.linalg.cholesky_ex(pivot)
+            if bool((info != 0).any()):
+                return None
+            defect = add_up(defect, mul_up(float(pivot.real.diagonal(dim1=1, dim2=2).abs().amax()), EPS))
+            difference = (product(L.mH, L.mH) - pivot).tril()
+            defect = add_up(defect, sqrt_up(mul_up(2.0, most(squares(difference)))))
+            later = [w for w in (*self.order[at + 1 :], *self._flat()) if (w, v) in work]
+            coupled: dict[int, Tensor] = {}
+            mass = squares(L)
+            for w in later:
+                side = work.pop((w, v)).mH
+                X = torch.linalg.solve_triangular(L, side, upper=False)
+                wrong = squares(product(L.mH, X) - side)
+                defect = add_up(defect, sqrt_up(most(wrong[self.children(v, w)].sum(1))))
+                mass = mass + squares(X)
+                coupled[w] = X
+            meet = self.children(v, later[-1]) if later else torch.arange(len(mass))[:, None]
+            inner = 2 * meet.shape[1] * n
+            defect = add_up(defect, mul_up(1.5 * gamma(inner + 8), most(mass[meet].sum(1))))
+            for j in coupled:
+                groups = self.children(v, j)
+                right = gathered(coupled[j], groups)
+                for i in coupled:
+                    if later.index(i) < later.index(j):
+                        continue
+                    new = -product(right if i == j else gathered(coupled[i], groups), right)
+                    new = work[i, j] + new if (i, j) in work else new
+                    work[i, j] = new
+                    size = squares(new)[self.children(j, i)].sum(1) if j < self.sites else squares(new)
+                    defect = add_up(defect, mul_up(EPS, sqrt_up(most(size))))
+            if not math.isfinite(defect):
+                return None
+        left = {}
+        for (i, j), block in work.items():
+            block = block[0].real
+            left[i - self.sites + 1, j - self.sites + 1] = 0.5 * (block + block.T) if i == j else block
+        return left, defect
+
+    def _flat(self) -> range:
+        return range(self.sites, self.sites + len(self.problem.sizes) - 1)
+
+
+def symbols(c: Coupling, frequencies: Tensor, torus: Shape) -> Tensor:
+    """(F, n_k, n_j) complex: sum over t of taps_t e^{2 pi i f t / N}, each phase within PHASE."""
+    cos = torch.ones(len(frequencies), len(c.places), dtype=torch.float64)
+    sin = torch.zeros_like(cos)
+    for d, size in enumerate(torus):
+        turn = torch.remainder(frequencies[:, None, d] * c.places[None, :, d], size)
+        cs, sn = (table[turn] for table in phases(size))
+        cos, sin = cos * cs - sin * sn, cos * sn + sin * cs
+    flat = c.taps.reshape(-1, c.taps.shape[2]).T
+    shape = (len(frequencies), *c.taps.shape[:2])
+    return torch.complex((cos @ flat).reshape(shape), (sin @ flat).reshape(shape))
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left* right of complex (b, k, m) and (b, k, n), as one real product of length 2 k."""
+    a = torch.cat([left.real, left.imag], 1)
+    b = torch.cat(
+        [torch.cat([right.real, right.imag], 1), torch.cat([right.imag, -right.real], 1)], 2
+    )  # conj(x) y = x_r y_r + x_i y_i + i (x_r y_i - x_i y_r)
+    both = a.mT @ b
+    n = right.shape[2]
+    return torch.complex(both[:, :, :n].contiguous(), both[:, :, n:].contiguous())
+
+
+def gathered(X: Tensor, groups: Tensor) -> Tensor:
+    """(F, n, m) -> (parents, r n, m): the rows of all frequencies that meet."""
+    return X[groups.flatten()].reshape(groups.shape[0], groups.shape[1] * X.shape[1], X.shape[2])
+
+
+def squares(t: Tensor) -> Tensor:
+    """(F,) sums of |entries|^2: those of fewer than 2^30 entries err by less than 2^-20 of themselves, see `most`."""
+    flat = torch.view_as_real(t.resolve_conj().contiguous()).reshape(t.shape[0], 1, -1)
+    return (flat @ flat.mT).flatten()
+
+
+def most(values: Tensor) -> float:
+    """An upper value of the largest of such sums, also where up to 2^20 of them were added."""
+    return mul_up(float(values.amax()), 1 + 2.0**-19) if values.numel() else 0.0

@@ -1,0 +1,223 @@
+"""A network as a chain of feature maps and a dense tail: what is proved on a torus (MATH section 12).
+
+Signal 0 is the input; then the activations that lie on maps; behind them, `flat`, everything else. A map of window n lies
+on a torus of coarse * level >= n entries per axis, where every kernel becomes circular. Conditions, checked exactly:
+
+    a kernel of stride s leads from level l to level l / s, and l is divisible by every coarser level
+    no read outside the window of a map comes round to its inside                        (Kernel.wraps)
+    slopes [a, b] of an activation that reads a map, with a <= 0 <= b                    (widened, where a > 0)
+
+Then increments of the network, continued by zeros, are increments on the torus: inside the windows all signals agree, and
+outside z = 0, so that (z - a v)(z - b v) = a b v^2 <= 0: the torus's quadratic form is not above that of the network.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.network.affine import Path, linear_ancestors
+from lipcert.network.graph import Enclosure, Graph, Linear, Nonlinear
+from lipcert.operators.linear import Conv
+from lipcert.proofs.kernels import Kernel, NotAMap, Shape, kernels
+from lipcert.proofs.normal_form import Layer, constraint, without_maxima
+from lipcert.terms.errors import RefusedModel
+
+DENSE_ENTRIES = 6e7  # of the matrices of the flat part, with their enclosures: 1 GB
+LARGEST_TORUS = 4  # times the window: a network that needs more has no use of this method
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A signal on maps. `level`: entries of its torus per entry of the coarsest. `rows`: kernels by site that it reads;
+    `low`, `high` (channels,): slopes. The input has neither."""
+
+    node: int
+    channels: int
+    window: Shape
+    level: Shape
+    rows: Mapping[int, Kernel]
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TorusForm:
+    """`flat`: the layers behind the maps; `rows[k]`: the matrices of flat layer k (the last: of the output) by what it
+    reads: ("site", j), window entries in order, or ("flat", j). `coarse`: entries of the coarsest torus per axis."""
+
+    graph: Graph
+    sites: tuple[Site, ...]
+    flat: tuple[Layer, ...]
+    rows: tuple[Mapping[tuple[str, int], Enclosure], ...]
+    coarse: Shape
+    outputs: int
+
+    def torus(self, j: int) -> Shape:
+        return tuple(g * s for g, s in zip(self.coarse, self.sites[j].level, strict=True))
+
+    @property
+    def counts(self) -> list[int]:
+        """Multipliers of each layer: one per channel, then one per group of the flat layers."""
+        return [site.channels for site in self.sites[1:]] + [layer.count for layer in self.flat]
+
+    @property
+    def neurons(self) -> int:
+        return sum(s.channels * math.prod(s.window) for s in self.sites[1:]) + sum(layer.size for layer in self.flat)
+
+
+def torus_form(graph: Graph, maps: int | None = None) -> TorusForm:
+    """`maps`: at most so many activations, the first, lie on maps. Raises RefusedModel with the node that has no place."""
+    graph = without_maxima(graph)
+    empty = next((node.name for node in graph.nodes if node.size == 0), None)
+    if empty is not None:
+        raise RefusedModel(f"{empty} is empty", node=empty)
+    shapes: dict[int, Shape] = {graph.input: _input_shape(graph)}
+    rows: dict[int, dict[int, Kernel]] = {}
+    flat: list[int] = []
+    why: dict[int, NotAMap] = {}
+    for i in graph.nonlinear:
+        node = graph.nodes[i]
+        assert isinstance(node.what, Nonlinear)
+        try:
+            if maps is not None and len(rows) >= maps:
+                raise NotAMap(node.name, f"{node.name} comes after the maps")
+            if not isinstance(node.what.block, Pointwise):
+                raise NotAMap(node.name, f"{node.what.block.label} at {node.name} does not act entry by entry")
+            found = kernels(graph, shapes, node.parents[0])
+            if not found:
+                raise NotAMap(node.name, f"{node.name} reads nothing that moves")
+            shape = next(iter(found.values())).shape
+            if any(kernel.shape != shape for kernel in found.values()) or math.prod(shape) != node.size:
+                raise NotAMap(node.name, f"{node.name} reads maps of different shapes")
+            rows[i], shapes[i] = found, shape
+        except NotAMap as reason:
+            flat.append(i)
+            why[i] = reason
+    if not rows:
+        fault = why[flat[0]] if flat else NotAMap("", "there is no activation between its convolutions")
+        raise RefusedModel(f"no activation lies on feature maps: {fault.reason}", node=fault.node or None)
+    return _assembled(graph, shapes, rows, flat, why)
+
+
+def _input_shape(graph: Graph) -> Shape:
+    shape = graph.input_shape
+    if len(shape) >= 3 and shape[0] == 1:
+        return tuple(shape[1:])
+    for node in graph.nodes:
+        if isinstance(node.what, Linear) and isinstance(node.what.operator, Conv):
+            g = node.what.operator.geometry
+            channels = node.what.operator.weight.shape[1] * g.groups
+            if channels * math.prod(g.in_shape) == graph.nodes[graph.input].size:
+                return (channels, *g.in_shape)
+    raise RefusedModel("the input is no feature map", node=graph.nodes[graph.input].name)
+
+
+def _assembled(
+    graph: Graph,
+    shapes: dict[int, Shape],
+    rows: dict[int, dict[int, Kernel]],
+    flat: list[int],
+    why: dict[int, NotAMap],
+) -> TorusForm:
+    order = [graph.input, *rows]
+    place = {node: j for j, node in enumerate(order)}
+    levels = _levels(graph, order, rows)
+    sites = []
+    for node in order:
+        channels, window = shapes[node][0], shapes[node][1:]
+        low = high = torch.zeros(channels, dtype=torch.float64)
+        if node != graph.input:
+            found = constraint(graph, node, "layer", None)
+            low = found.low.reshape(channels, -1).amin(1).clamp(max=0.0)
+            high = found.high.reshape(channels, -1).amax(1).clamp(min=0.0)
+            _refuse_both_signs(graph, node, low, high)
+        reads = {place[source]: kernel for source, kernel in rows.get(node, {}).items()}
+        sites.append(Site(node, channels, window, levels[node], reads, low, high))
+    layers, table = _flat_part(graph, place, flat, why)
+    coarse = _coarse(graph, sites)
+    return TorusForm(graph, tuple(sites), tuple(layers), tuple(table), coarse, graph.nodes[graph.output].size)
+
+
+def _refuse_both_signs(graph: Graph, node: int, low: Tensor, high: Tensor) -> None:
+    if bool(((low < 0) & (high > 0)).any()):
+        name = graph.nodes[node].name
+        raise RefusedModel(f"{name} has slopes of both signs, which this method does not take on maps", node=name)
+
+
+def _levels(graph: Graph, order: Sequence[int], rows: dict[int, dict[int, Kernel]]) -> dict[int, Shape]:
+    """Entries of each torus per entry of the coarsest."""
+    axes = len(next(iter(next(iter(rows.values())).values())).stride)
+    strides = {graph.input: (1,) * axes}
+    for node in order[1:]:
+        found = {tuple(a * b for a, b in zip(strides[j], k.stride, strict=True)) for j, k in rows[node].items()}
+        if len(found) > 1:
+            name = graph.nodes[node].name
+            raise RefusedModel(f"{name} reads maps whose strides do not agree", node=name)
+        strides[node] = found.pop()
+    most = tuple(math.lcm(*(strides[node][d] for node in order)) for d in range(axes))
+    levels = {node: tuple(m // s for m, s in zip(most, strides[node], strict=True)) for node in order}
+    ranked = sorted(set(levels.values()), key=math.prod)
+    for coarse, fine in itertools.pairwise(ranked):
+        if any(f % c for c, f in zip(coarse, fine, strict=True)):
+            raise RefusedModel(f"resolutions {coarse} and {fine} are not multiples of each other")
+    return levels
+
+
+def _coarse(graph: Graph, sites: Sequence[Site]) -> Shape:
+    """The smallest torus of the claim, axis by axis."""
+    found = []
+    for d in range(len(sites[0].window)):
+        least = max(-(-site.window[d] // site.level[d]) for site in sites)
+        for size in range(least, LARGEST_TORUS * least + 8):
+            if not any(kernel.wraps(d, size * sites[j].level[d]) for site in sites for j, kernel in site.rows.items()):
+                found.append(size)
+                break
+        else:
+            raise RefusedModel("its kernels are much longer than its maps")
+    return tuple(found)
+
+
+def _flat_part(
+    graph: Graph, place: Mapping[int, int], flat: Sequence[int], why: Mapping[int, NotAMap]
+) -> tuple[list[Layer], list[dict[tuple[str, int], Enclosure]]]:
+    """Layers with the slopes of single neurons, and all matrices; those that read maps have a = 0 or b = 0."""
+    number = {node: k for k, node in enumerate(flat)}
+    layers: list[Layer] = []
+    table: list[dict[tuple[str, int], Enclosure]] = []
+    budget = DENSE_ENTRIES
+    for node in (*flat, None):
+        read = graph.output if node is None else graph.nodes[node].parents[0]
+        row: dict[tuple[str, int], Enclosure] = {}
+        for source in linear_ancestors(graph, read)[0]:
+            budget -= graph.nodes[source].size * graph.nodes[read].size
+            if budget < 0:
+                fault = why.get(node) if node is not None else None
+                name = fault.node if fault else graph.nodes[read].name
+                reason = fault.reason if fault else "the output is too large a map"
+                raise RefusedModel(f"{reason}; without it, matrices would be too large", node=name)
+            key = ("site", place[source]) if source in place else ("flat", number[source])
+            row[key] = _matrix(graph, source, read)
+        table.append(row)
+        if node is None:
+            break
+        found = constraint(graph, node, "neuron", None)
+        low, high = found.low, found.high
+        if any(kind == "site" for kind, _ in row):
+            low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+            _refuse_both_signs(graph, node, low, high)
+        groups = torch.unique(found.groups, return_inverse=True)[1]
+        layers.append(Layer(node, read, low, high, groups, int(groups.max()) + 1))
+    return layers, table
+
+
+def _matrix(graph: Graph, source: int, read: int) -> Enclosure:
+    if source == read:
+        return Enclosure(torch.eye(graph.nodes[source].size, dtype=torch.float64))
+    return Path(graph, source, read).dense()

@@ -1,0 +1,180 @@
+"""Multipliers for the proof on a torus: dual sweeps (sweep.py) on the network whose convolutions are circular.
+
+Its LipSDP optimum is that of proofs/torus.py, so the dual value measures the gap of the proof. Nothing here is trusted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lipcert.network.graph import Add, Graph, Input, Linear, Node, Nonlinear, What
+from lipcert.operators.conv_norm import ConvGeometry
+from lipcert.operators.linear import Conv, Dense, Select
+from lipcert.proofs.kernels import Kernel, Shape
+from lipcert.proofs.normal_form import Increment, Layer, NormalForm
+from lipcert.proofs.torus import prove
+from lipcert.proofs.torus_form import TorusForm
+from lipcert.sdp.multipliers import positive
+from lipcert.sdp.sweep import Anderson, Dual, Pass
+
+Say = Callable[[str, float | None, float | None], None]
+MARGINS = (3e-4, 3e-3, 2e-2, 0.1, 0.3)  # of the repair, per layer; the last ones are for sweeps that were stopped early
+FEW = 8  # float32 where a sweep touches more than 2^FEW MB
+
+
+def circular_network(form: TorusForm) -> NormalForm:
+    """The network on the torus as a graph: what a dense LipSDP of it would take. Float64."""
+    nodes: list[Node] = []
+
+    def put(what: What, parents: tuple[int, ...], size: int, name: str) -> int:
+        nodes.append(Node(what, parents, size, (size,), name))
+        return len(nodes) - 1
+
+    def total(parts: list[int], size: int, name: str) -> int:
+        return parts[0] if len(parts) == 1 else put(Add(), tuple(parts), size, name)
+
+    sizes = [site.channels * math.prod(form.torus(j)) for j, site in enumerate(form.sites)]
+    place = [put(Input(), (), sizes[0], "x")]
+    layers: list[Layer] = []
+    for k, site in enumerate(form.sites[1:], start=1):
+        name, parts = form.graph.nodes[site.node].name, []
+        for j, kernel in site.rows.items():
+            pad, conv = circular(kernel, form.torus(j))
+            wide = put(Linear(pad), (place[j],), pad.out_size, name)
+            parts.append(put(Linear(conv), (wide,), sizes[k], name))
+        read = total(parts, sizes[k], name)
+        place.append(put(Nonlinear(Increment(sizes[k], name)), (read,), sizes[k], name))
+        low, high, groups = (
+            t[:, None].expand(-1, sizes[k] // site.channels).reshape(-1)
+            for t in (site.low, site.high, torch.arange(site.channels))
+        )
+        layers.append(Layer(place[-1], read, low, high, groups, site.channels))
+    behind: list[int] = []
+    for at, row in enumerate(form.rows):
+        size = form.flat[at].size if at < len(form.flat) else form.outputs
+        parts = []
+        for (kind, j), matrix in row.items():
+            source = place[j] if kind == "site" else behind[j]
+            if kind == "site":
+                window = inside(form, j)
+                source = put(Linear(window), (source,), window.out_size, "window")
+            parts.append(put(Linear(Dense(matrix.centre[None])), (source,), size, "matrix"))
+        read = total(parts, size, "dense")
+        if at < len(form.flat):
+            layer = form.flat[at]
+            behind.append(put(Nonlinear(Increment(size, "dense")), (read,), size, "dense"))
+            layers.append(Layer(behind[-1], read, layer.low, layer.high, layer.groups, layer.count))
+    return NormalForm(Graph(tuple(nodes), read, 0), tuple(layers), "channel")
+
+
+def circular(kernel: Kernel, torus: Shape) -> tuple[Select, Conv]:
+    """The kernel on a torus: what it reads laid out with repetitions, and a convolution without padding."""
+    outputs = [n // s for n, s in zip(torus, kernel.stride, strict=True)]
+    lengths = [s * (m - 1) + t for s, m, t in zip(kernel.stride, outputs, kernel.taps, strict=True)]
+    index = torch.arange(kernel.weight.shape[1])
+    for n, length, start in zip(torus, lengths, kernel.start, strict=True):
+        index = index[..., None] * n + torch.remainder(torch.arange(length) + start, n)
+    size = kernel.weight.shape[1] * math.prod(torus)
+    geometry = ConvGeometry(tuple(lengths), kernel.stride, ((0, 0),) * len(torus), (1,) * len(torus))
+    return Select(index.reshape(-1), size), Conv(kernel.weight, geometry)
+
+
+def inside(form: TorusForm, j: int) -> Select:
+    """The window of a site, of its torus."""
+    index = torch.arange(form.sites[j].channels)
+    for n, window in zip(form.torus(j), form.sites[j].window, strict=True):
+        index = index[..., None] * n + torch.arange(window)
+    return Select(index.reshape(-1), form.sites[j].channels * math.prod(form.torus(j)))
+
+
+@dataclass
+class Searched:
+    """`multipliers` of s_x = 1 and `rho` prove the value again; empty where nothing was proved."""
+
+    proved: float = math.inf  # L
+    dual: float = 0.0  # a lower value of the optimum, from the sweeps: floating point
+    sweeps: int = 0
+    proofs: int = 0
+    multipliers: list[Tensor] = field(default_factory=list)
+    rho: float = 1.0
+
+
+def search(form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Say) -> Searched:
+    """Sweeps until the value settles, then a proof with the gentlest margin that stands; again until the gap is closed."""
+    with torch.no_grad():
+        return _search(form, tolerance, sweeps, seed, deadline, say)
+
+
+def _search(form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Say) -> Searched:
+    normal = circular_network(form)
+    size = sum(node.size for node in normal.graph.nodes)
+    rows = 16 if size < 2e5 else 12
+    small = size * rows < 2**20
+    dtype = torch.float64 if small else torch.float32
+    normal = normal if small else NormalForm(normal.graph.to("cpu", dtype), normal.layers, normal.grouping)
+    dual, anderson, found = Dual(normal, rows, seed, dtype), Anderson(), Searched()
+    state = dual.start()
+    fallback, history = None, [0.0]
+    newest: Pass | None = None
+    aim, overdue = 0.1 * tolerance, 40
+    late = lambda: deadline is not None and time.monotonic() > deadline  # noqa: E731
+    while found.sweeps < sweeps and not late():
+        swept = dual.sweep(state)
+        found.sweeps += 1
+        if not math.isfinite(swept.value) or swept.value <= 0:
+            break
+        if fallback is not None and swept.value < history[-1] * (1 - 1e-7):
+            anderson.forget()
+            state, fallback = fallback, None
+            continue
+        history.append(swept.value)
+        newest, fallback = swept, swept.after
+        found.dual = max(found.dual, math.sqrt(swept.value))
+        state = dual.unit(dual.state(anderson.next(state.flat, swept.after.flat)))
+        say("lipsdp-torus", found.sweeps, None)
+        still = len(history) > 8 and history[-1] <= history[-8] * (1 + aim)
+        if still or found.sweeps >= overdue:
+            _certify(form, found, swept, tolerance)
+            if found.dual > 0 and found.proved <= found.dual * (1 + tolerance):
+                break
+            aim, overdue = aim / 4, found.sweeps * 2
+    if newest is not None and not found.multipliers:
+        _certify(form, found, newest, tolerance)
+    return found
+
+
+def _certify(form: TorusForm, found: Searched, swept: Pass, tolerance: float) -> None:
+    """Multipliers of layer k lowered by (1 + margin)^(2 k - 1): then every pivot has room, from the input on."""
+    raw = [m.double() for m in positive([m.double() for m in swept.multipliers])]
+    depth = _depths(form)
+    for margin in MARGINS:
+        if (1 + margin) ** max(depth) >= found.proved / found.dual:
+            return  # would not improve
+        lowered = [m / swept.value / (1 + margin) ** (2 * d - 1) for m, d in zip(raw, depth, strict=True)]
+        expected = swept.value * (1 + margin) ** (2 * max(depth))
+        value = prove(form, lowered, expected)
+        found.proofs += 1
+        if value < found.proved**2:
+            found.proved = math.nextafter(math.sqrt(value), math.inf)
+            found.multipliers, found.rho = lowered, expected
+            if margin <= tolerance:
+                return
+        if math.isfinite(value):
+            return
+
+
+def _depths(form: TorusForm) -> list[int]:
+    """How many layers lie at most between the input and this one, itself included."""
+    sites = [0]
+    for site in form.sites[1:]:
+        sites.append(1 + max(sites[j] for j in site.rows))
+    flat: list[int] = []
+    for row in form.rows[:-1]:
+        flat.append(1 + max((sites[j] if kind == "site" else flat[j] for kind, j in row), default=0))
+    return sites[1:] + flat

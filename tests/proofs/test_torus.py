@@ -1,0 +1,370 @@
+"""LipSDP on a torus: its kernels, its families of frequencies and its values against slow and obvious ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lipcert.activations import ACTIVATIONS, Elementwise
+from lipcert.blocks.pointwise import Pointwise
+from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.lipsdp_torus import LipsdpTorus
+from lipcert.methods.problem import Problem
+from lipcert.network.affine import Path
+from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, What
+from lipcert.operators.conv_norm import ConvGeometry
+from lipcert.operators.linear import Conv, Dense, Operator, Scale, Select
+from lipcert.proofs import lmi, torus
+from lipcert.proofs.kernels import NotAMap, kernels
+from lipcert.proofs.kinds import Torus
+from lipcert.proofs.normal_form import normal_form
+from lipcert.proofs.torus_form import TorusForm, torus_form
+from lipcert.sdp.torus import circular, circular_network, inside, search
+from lipcert.terms.errors import CertificateRejected, RefusedModel
+from lipcert.terms.query import Norm
+from lipcert.terms.result import Bound, Refusal
+
+SLOPES = ("relu", "tanh", "leaky_relu", "sigmoid")
+
+
+class Build:
+    """A graph, operator by operator; maps as (channels, *window)."""
+
+    def __init__(self, shape: tuple[int, ...], seed: int):
+        self.how, self.shapes = random.Random(seed), [shape]
+        self.torch = torch.Generator().manual_seed(seed)
+        self.nodes = [Node(Input(), (), math.prod(shape), (1, *shape), "x")]
+
+    def normal(self, *shape: int) -> Tensor:
+        fan = math.prod(shape[1:]) or 1
+        return torch.randn(shape, generator=self.torch, dtype=torch.float64) * math.sqrt(2 / fan)
+
+    def put(self, what: What, parents: tuple[int, ...], shape: tuple[int, ...], name: str) -> int:
+        self.nodes.append(Node(what, parents, math.prod(shape), (1, *shape), f"{name} {len(self.nodes)}"))
+        self.shapes.append(shape)
+        return len(self.nodes) - 1
+
+    def conv(self, at: int, channels: int, k: int, stride: int = 1, padding: int | None = None, groups: int = 1, dilation: int = 1) -> int:  # fmt: skip
+        c, *window = self.shapes[at]
+        p = dilation * (k - 1) // 2 if padding is None else padding
+        axes = len(window)
+        geometry = ConvGeometry(tuple(window), (stride,) * axes, ((p, p),) * axes, (dilation,) * axes, groups)
+        operator = Conv(self.normal(channels, c // groups, *(k,) * axes), geometry)
+        return self.put(Linear(operator), (at,), (channels, *operator.out_shape), "conv")
+
+    def act(self, at: int, row: str = "relu") -> int:
+        size = math.prod(self.shapes[at])
+        elementwise = Elementwise(ACTIVATIONS[row], tuple(ACTIVATIONS[row].parameters.values()))
+        return self.put(Nonlinear(Pointwise(elementwise, size)), (at,), self.shapes[at], row)
+
+    def linear(self, operator: Operator, at: int, shape: tuple[int, ...], name: str = "linear") -> int:
+        return self.put(Linear(operator), (at,), shape, name)
+
+    def dense(self, at: int, rows: int) -> int:
+        return self.linear(Dense(self.normal(rows, math.prod(self.shapes[at]))[None]), at, (rows,), "dense")
+
+    def add(self, *parents: int) -> int:
+        return self.put(Add(), parents, self.shapes[parents[0]], "add")
+
+    def norm(self, at: int) -> int:
+        """A folded BatchNorm, negative factors included, with an enclosure."""
+        c, *window = self.shapes[at]
+        factor = self.normal(c)[:, None].expand(c, math.prod(window)).reshape(-1)
+        return self.linear(Scale(factor.contiguous(), factor.abs() * 1e-12), at, self.shapes[at], "scale")
+
+    def graph(self) -> Graph:
+        return Graph(tuple(self.nodes), len(self.nodes) - 1)
+
+
+def random_net(seed: int) -> Graph:
+    """1 to 3 stages of convolutions in one or two dimensions, strides, groups, dilation, residual blocks; a head."""
+    how = random.Random(seed)
+    axes = how.choice([1, 2, 2])
+    window = tuple(how.randint(4, 7) if axes == 2 else how.randint(5, 12) for _ in range(axes))
+    net = Build((how.randint(1, 2), *window), seed)
+    at = 0
+    for _ in range(how.randint(1, 3)):
+        stride = how.choice([1, 1, 2])
+        kind = how.choice(["plain", "norm", "residual", "projection", "depthwise", "dilated"])
+        row, before = how.choice(SLOPES), at
+        if kind == "depthwise" and net.shapes[at][0] > 1:
+            at = net.act(net.conv(at, net.shapes[at][0], 3, stride, groups=net.shapes[at][0]), row)
+            at = net.act(net.conv(at, 3, 1), row)
+        elif kind == "dilated" and min(net.shapes[at][1:]) > 3:
+            at = net.act(net.conv(at, 2, 3, 1, dilation=2), row)
+        elif kind == "residual":
+            inner = net.act(net.conv(at, 2, 3), row)
+            at = net.act(net.add(net.conv(inner, net.shapes[at][0], 3), before), row)
+        elif kind == "projection":
+            inner = net.act(net.conv(at, 2, 3, stride), row)
+            at = net.act(net.add(net.conv(inner, 3, 3), net.conv(before, 3, 1, stride)), row)
+        else:
+            k = min(how.choice([1, 2, 3]), *net.shapes[at][1:])
+            at = net.conv(at, how.randint(1, 4), k, stride, how.choice([0, 1]))
+            at = net.act(net.norm(at) if kind == "norm" else at, row)
+    head = how.choice(["flat", "flat", "pool", "two"])
+    if head == "pool":
+        c, *rest = net.shapes[at]
+        n = math.prod(rest)
+        at = net.linear(Dense(torch.full((1, 1, n), 1 / n, dtype=torch.float64), outer=c), at, (c,), "mean")
+    if head == "two":
+        at = net.act(net.dense(at, 4))
+    net.dense(at, 3)
+    return net.graph()
+
+
+def value(method: Any, graph: Graph) -> Bound:
+    with torch.no_grad():
+        found = method.run(Problem(graph, Norm()))
+    assert isinstance(found, Bound), found
+    assert found.rigor == "proved"
+    return found
+
+
+def attained(graph: Graph, seed: int) -> float:
+    """Largest Jacobian norm at a few points."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(6, graph.nodes[graph.input].size, generator=generator, dtype=torch.float64) * 2
+    jacobians = (torch.autograd.functional.jacobian(lambda u: graph.evaluate(u[None])[0], x) for x in points)
+    return max(float(torch.linalg.matrix_norm(J, 2)) for J in jacobians)
+
+
+@pytest.mark.every(8)
+@pytest.mark.parametrize("seed", range(120))
+def test_the_torus_is_above_the_padded_network_and_both_above_what_is_attained(seed: int) -> None:
+    graph = random_net(seed)
+    found = value(LipsdpTorus(), graph)
+    padded = value(Lipsdp("channel"), graph)
+    widened = any(graph.nodes[i].what.block.label == "leaky_relu" for i in graph.nonlinear)  # type: ignore[union-attr]
+    assert found.value >= padded.details["dual"] * (1 - 1e-9)
+    assert found.value >= found.details["dual"] * (1 - 1e-9)
+    assert found.details["gap"] < (0.1 if widened else 0.02)
+    assert found.value >= attained(graph, seed) * (1 - 1e-12)
+
+
+def dense_torus(form: TorusForm, multipliers: list[Tensor], rho: float) -> float:
+    """The same inequality as one matrix of all positions of the torus."""
+    normal = circular_network(form)
+    return lmi.prove(normal, lmi.coefficients(normal), multipliers, last=len(normal.layers) + 1, rho=rho)
+
+
+def found_for(seed: int) -> tuple[TorusForm, Any]:
+    form = torus_form(random_net(seed))
+    return form, search(form, 1e-3, 200, 0, None, lambda *_: None)
+
+
+@pytest.mark.every(6)
+@pytest.mark.parametrize("seed", range(60))
+def test_the_families_are_one_dense_problem(seed: int) -> None:
+    form, found = found_for(seed)
+    whole = dense_torus(form, found.multipliers, found.rho)
+    assert torus.prove(form, found.multipliers, found.rho) == pytest.approx(whole, rel=1e-8)
+    raised = [m * 3 for m in found.multipliers]  # far from the optimum, the two still agree, also that nothing is shown
+    whole, families = (f(form, raised, found.rho) for f in (dense_torus, torus.prove))
+    assert families == pytest.approx(whole, rel=1e-7)
+
+
+@pytest.mark.parametrize("mutant", ["sign", "aliases", "weight"])
+def test_the_dense_problem_would_see_an_error(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = map(torus_form, map(random_net, range(20)))
+    form = next(f for f in forms if len({site.level for site in f.sites}) > 1 and math.prod(f.coarse) > 4)
+    found = search(form, 1e-3, 200, 0, None, lambda *_: None)
+    assert found.multipliers
+    whole = dense_torus(form, found.multipliers, found.rho)
+    if mutant == "sign":
+        right = torus.symbols
+        monkeypatch.setattr(torus, "symbols", lambda c, f, n: right(replace(c, places=c.places.abs()), f, n))
+    if mutant == "aliases":
+        right_children = torus.Families.children
+        monkeypatch.setattr(
+            torus.Families, "children", lambda s, j, k: right_children(s, j, k).roll(1, 0) if k < s.sites else right_children(s, j, k)
+        )  # fmt: skip
+    if mutant == "weight":
+        right_chunks = torus.chunks
+        monkeypatch.setattr(torus, "chunks", lambda problem: ((f, 1.0) for f, _ in right_chunks(problem)))
+    assert torus.prove(form, found.multipliers, found.rho) != pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("routine", ["cholesky_ex", "solve_triangular"])
+def test_no_factor_is_trusted(routine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routines that are off by 1e-6 can only raise the value."""
+    form, found = found_for(5)
+    right = torus.prove(form, found.multipliers, found.rho)
+    honest = getattr(torch.linalg, routine)
+
+    def wrong(*args: Any, **options: Any) -> Any:
+        answer = honest(*args, **options)
+        off = lambda t: t * (1 - 1e-6)  # noqa: E731
+        return (off(answer[0]), answer[1]) if isinstance(answer, tuple) else off(answer)
+
+    monkeypatch.setattr(torch.linalg, routine, wrong)
+    assert torus.prove(form, found.multipliers, found.rho) > right * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kernels_are_the_linear_parts(seed: int) -> None:
+    """On the torus of the form and with zeros outside the window, each kernel does what the part of the graph does."""
+    form = torus_form(random_net(seed))
+    generator = torch.Generator().manual_seed(seed)
+    for k, site in enumerate(form.sites):
+        for j, kernel in site.rows.items():
+            read = form.graph.nodes[site.node].parents[0]
+            x = torch.randn(2, form.graph.nodes[form.sites[j].node].size, generator=generator, dtype=torch.float64)
+            there = Path(form.graph, form.sites[j].node, read).mv(x)
+            pad, conv = circular(kernel, form.torus(j))
+            around = inside(form, k).mv(conv.mv(pad.mv(inside(form, j).rmv(x))))
+            assert torch.allclose(there, around, rtol=1e-12, atol=1e-12)
+    smaller = tuple(g - 1 for g in form.coarse)
+    least = all(g * s >= n for site in form.sites for g, s, n in zip(smaller, site.level, site.window, strict=True))
+    wraps = any(
+        kernel.wraps(d, smaller[d] * form.sites[j].level[d])
+        for site in form.sites
+        for j, kernel in site.rows.items()
+        for d in range(len(smaller))
+    )
+    assert wraps or not least  # no smaller torus would do
+
+
+def two_in_a_row(first: int, second: int, act: bool = False) -> Graph:
+    net = Build((2, 6, 6), 1)
+    at = net.act(net.conv(0, 2, 3))
+    at = net.conv(at, 3, first)
+    at = net.conv(net.act(at) if act else at, 2, second)
+    net.dense(net.act(at), 2)
+    return net.graph()
+
+
+def test_a_convolution_that_reads_the_padding_of_another_is_no_kernel() -> None:
+    graph = two_in_a_row(3, 3)
+    shapes = {0: (2, 6, 6), 2: (2, 6, 6)}
+    with pytest.raises(NotAMap, match="conv 4 reads the padding") as caught:
+        kernels(graph, shapes, 4)
+    assert caught.value.node == "conv 4"
+    form = torus_form(graph)  # small enough: what follows is dense
+    assert (len(form.sites), len(form.flat)) == (2, 1)
+    value(LipsdpTorus(), graph)
+
+
+def test_what_is_too_large_to_be_dense_is_refused_with_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lipcert.proofs.torus_form.DENSE_ENTRIES", 200.0)
+    found = LipsdpTorus().run(Problem(two_in_a_row(3, 3), Norm()))
+    assert isinstance(found, Refusal)
+    assert found.node == "conv 4"
+    assert "no activation lies between" in found.reason
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1), (1, 1)])
+def test_pointwise_convolutions_join_their_neighbour(first: int, second: int) -> None:
+    graph = two_in_a_row(first, second)
+    form = torus_form(graph)
+    assert (len(form.sites), len(form.flat)) == (3, 0)
+    (kernel,) = form.sites[2].rows.values()
+    assert kernel.taps == (max(first, second),) * 2
+    assert value(LipsdpTorus(), graph).value >= value(Lipsdp("channel"), graph).details["dual"]
+
+
+def test_selections_pools_and_concatenations_are_kernels() -> None:
+    net = Build((2, 6, 6), 4)
+    at = net.act(net.conv(0, 2, 3))
+    picked = torch.arange(72).reshape(2, 6, 6)[:, ::2, ::2].flip(0)  # every second entry, channels exchanged
+    half = net.linear(Select(picked.reshape(-1), 72), at, (2, 3, 3), "pick")
+    pool = torch.zeros(3, 6, dtype=torch.float64)
+    for o in range(3):
+        pool[o, 2 * o : 2 * o + 2] = 0.5
+    rows = net.linear(Dense(pool[None], outer=2, inner=6), at, (2, 3, 6), "pool rows")
+    mean = net.linear(Dense(pool[None], outer=6), rows, (2, 3, 3), "pool columns")
+    both = net.put(Concat(), (half, mean), (4, 3, 3), "concat")
+    net.dense(net.act(net.conv(both, 2, 3)), 2)
+    graph = net.graph()
+    form = torus_form(graph)
+    assert [site.channels for site in form.sites] == [2, 2, 2]
+    x = torch.randn(3, 72, dtype=torch.float64)
+    pad, conv = circular(form.sites[2].rows[1], form.torus(1))
+    around = inside(form, 2).mv(conv.mv(pad.mv(inside(form, 1).rmv(x))))
+    assert torch.allclose(around, Path(graph, 2, 7).mv(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("why", "node"), [("signs", "silu"), ("flat", None), ("empty", "conv")])
+def test_refusals(why: str, node: str | None) -> None:
+    net = Build((2, 4, 4), 0)
+    if why == "signs":
+        net.dense(net.act(net.conv(0, 2, 3), "silu"), 2)
+    elif why == "flat":
+        net.dense(net.act(net.dense(0, 4)), 2)
+    else:
+        net.dense(net.act(net.conv(0, 2, 5, padding=0)), 2)
+    found = LipsdpTorus().run(Problem(net.graph(), Norm()))
+    assert isinstance(found, Refusal)
+    assert found.status == "refused"
+    assert node is None or (found.node or "").startswith(node)
+
+
+# Certificates.
+
+
+def proof_of(seed: int) -> tuple[Graph, Torus, float]:
+    graph = random_net(seed)
+    found = value(LipsdpTorus(), graph)
+    assert isinstance(found.proof, Torus)
+    return graph, found.proof, found.value
+
+
+def test_a_certificate_proves_again_what_it_claims() -> None:
+    graph, proof, claim = proof_of(7)
+    again = Torus.read("x", json.loads(json.dumps(proof.fields())), False)
+    assert again.multipliers == proof.multipliers
+    assert again.prove(graph, Norm()) <= claim * (1 + 1e-12)
+    assert any("torus" in line for line in proof.steps(graph, Norm()))
+
+
+def test_other_multipliers_show_no_less_than_is_attained() -> None:
+    graph, proof, _ = proof_of(7)
+    least, refused = attained(graph, 7), 0
+    how = random.Random(0)
+    for _ in range(60):
+        bent = tuple(tuple(v * how.choice([0.1, 0.5, 1, 1, 2, 10]) for v in row) for row in proof.multipliers)
+        shown = replace(proof, multipliers=bent, rho=proof.rho * how.choice([1, 1e-6, 1e6])).prove(graph, Norm())
+        assert shown >= least
+        refused += math.isinf(shown)
+    assert 0 < refused < 60
+
+
+def test_proofs_of_another_form_are_rejected() -> None:
+    graph, proof, _ = proof_of(7)
+    for wrong, place in (
+        (replace(proof, maps=proof.maps + 1), "proof.maps"),
+        (replace(proof, multipliers=proof.multipliers[:-1]), "proof.multipliers"),
+        (replace(proof, multipliers=(*proof.multipliers[:-1], proof.multipliers[-1][:-1])), "proof.multipliers"),
+    ):
+        with pytest.raises(CertificateRejected) as caught:
+            wrong.prove(graph, Norm())
+        assert caught.value.place == place
+    with pytest.raises(CertificateRejected):
+        proof.prove(graph, Norm("1", "1"))
+
+
+def test_padded_values_agree_where_nothing_is_padded() -> None:
+    """A convolution of one tap: the torus is the network, channel multipliers the same problem."""
+    net = Build((2, 3, 3), 2)
+    at = net.act(net.conv(net.act(net.conv(0, 3, 1)), 3, 1))
+    net.dense(at, 2)
+    graph = net.graph()
+    form = torus_form(graph)
+    assert form.coarse == (3, 3)
+    found = value(LipsdpTorus(tolerance=1e-6), graph)
+    assert found.details["dual"] == pytest.approx(value(Lipsdp("channel"), graph).value, rel=1e-5)
+    assert normal_form(graph, "channel").neurons == form.neurons
+
+
+def test_models_without_maps_name_a_node() -> None:
+    net = Build((2, 4, 4), 0)
+    net.dense(0, 3)
+    with pytest.raises(RefusedModel, match="feature maps"):
+        torus_form(net.graph())
