@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lipcert.rigor.rounding import EPS
+from lipcert.rigor.rounding import EPS, mul_up, sqrt_up
 from lipcert.terms.query import P
 
 Range = tuple[Tensor, Tensor]
+ORDER: dict[P, int] = {"1": 0, "2": 1, "inf": 2}  # norms fall
 SLACK = 16 * EPS  # relative error granted to one exp, log, sqrt or division
 
 
@@ -46,6 +47,12 @@ class Block:
 
     def lipschitz(self, p: P, ranges: tuple[Range, ...] | None = None) -> tuple[float, ...]:
         raise NotImplementedError
+
+    def between(self, p: P, q: P) -> tuple[float, ...]:
+        """Constants of `||dz||_q <= sum_j k_j ||du_j||_p` over the whole space, inf where none is known. For p <= q the l_p
+        norm is the larger one: those of l_q hold."""
+        same = self.lipschitz(q)
+        return same if ORDER[p] <= ORDER[q] else (math.inf,) * len(same)
 
     def values_on(self, *u: Range) -> Range:
         raise NotImplementedError
@@ -80,6 +87,18 @@ class Axis(Block):
     def function(self, u: Tensor) -> Tensor:
         """On (r, outer, n, inner), along dim 2."""
         raise NotImplementedError
+
+    def group(self, p: P, q: P) -> float | None:
+        """The constant of one group from l_p to l_q, None where it is not known."""
+        return None
+
+    def between(self, p: P, q: P) -> tuple[float, ...]:
+        """Blocks side by side, of one constant k: k times the norm of the identity of their number."""
+        one = self.group(p, q)
+        if one is None:
+            return super().between(p, q)
+        copies, steps = float(self.outer * self.inner), ORDER[p] - ORDER[q]
+        return (mul_up(one, {1: sqrt_up(copies), 2: copies}[steps]) if steps > 0 else one,)
 
     def _range(self, lower: Tensor, upper: Tensor) -> Range:
         raise NotImplementedError

@@ -24,7 +24,11 @@ class Norm2(Axis):
         return torch.linalg.vector_norm(u, dim=2)
 
     def lipschitz(self, p: P, ranges: tuple[Range, ...] | None = None) -> tuple[float, ...]:
-        return (sqrt_up(float(self.n)) if p == "inf" and self.n > 1 else 1.0,)
+        return (self.group(p, p),)
+
+    def group(self, p: P, q: P) -> float:
+        """Onto one number: the dual norm of the gradient, whatever q."""
+        return sqrt_up(float(self.n)) if p == "inf" and self.n > 1 else 1.0
 
     def _range(self, lower: Tensor, upper: Tensor) -> Range:
         inside = (lower <= 0) & (upper >= 0)

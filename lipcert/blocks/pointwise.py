@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import Elementwise
-from lipcert.blocks.base import Block, Range
+from lipcert.blocks.base import ORDER, Block, Range
+from lipcert.rigor.rounding import norm_up
 from lipcert.terms.query import P
 
 
@@ -61,6 +62,13 @@ class Pointwise(Block):
 
     def lipschitz(self, p: P, ranges: tuple[Range, ...] | None = None) -> tuple[float, ...]:
         return (float(self.largest_slopes(ranges).max()) if self.size else 0.0,)
+
+    def between(self, p: P, q: P) -> tuple[float, ...]:
+        """A diagonal matrix D: max |D_ii| for p <= q, else the l2 norm (2 -> 1, inf -> 2) or the sum (inf -> 1) of them."""
+        steps = ORDER[p] - ORDER[q]
+        if steps <= 0 or not self.size:
+            return self.lipschitz(p)
+        return (float(norm_up(self.largest_slopes(), "2" if steps == 1 else "1")),)
 
     def values_on(self, u: Range) -> Range:  # type: ignore[override]
         return self.activation.values_on(*u)

@@ -25,6 +25,12 @@ class Sort(Axis):
     def function(self, u: Tensor) -> Tensor:
         return torch.sort(u, dim=2, descending=self.descending).values
 
+    @property
+    def windows(self) -> Tensor:
+        """The entries one of which each output is, (size, n)."""
+        groups = torch.arange(self.outer * self.n * self.inner).reshape(self.outer, self.n, self.inner).transpose(1, 2)
+        return groups[:, None].expand(-1, self.n, -1, -1).reshape(-1, self.n)
+
     def lipschitz(self, p: P, ranges: tuple[Range, ...] | None = None) -> tuple[float, ...]:
         return (1.0,)
 

@@ -115,15 +115,15 @@ def _constants(layer: NamedLayer, problem: Problem) -> dict[str, Any]:
         assert layer.node is not None
         node = problem.graph.nodes[layer.node]
         assert isinstance(node.what, Nonlinear)
-        slopes = node.what.block.lipschitz(p) if p == q else (math.nan,)
-        upper, lower = max(slopes), None
+        block = node.what.block
+        upper, lower = max(block.lipschitz(p) if p == q else block.between(p, q)), None
         status, reason = "bounded", None
-        if p != q:
-            upper, status, reason = None, "refused", "a nonlinearity has one norm for input and output"
+        if p != q and upper == math.inf > max(block.lipschitz(q)):
+            upper, status, reason = None, "refused", f"its constant from l{p} to l{q} is not known"
     if upper is not None and not math.isfinite(upper):
-        block = problem.graph.nodes[layer.node].what.block if layer.node is not None else None  # type: ignore[union-attr]
-        upper, status = None, "unbounded" if block is not None and surely_infinite(block) else "refused"
-        reason = block.reason if block is not None else "overflows float64"
+        found = problem.graph.nodes[layer.node].what.block if layer.node is not None else None  # type: ignore[union-attr]
+        upper, status = None, "unbounded" if found is not None and surely_infinite(found) else "refused"
+        reason = found.reason if found is not None else "overflows float64"
     return {"upper": upper, "lower": lower, "rigor": "proved", "status": status, "reason": reason}
 
 

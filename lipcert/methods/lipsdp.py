@@ -16,7 +16,8 @@ from lipcert.network.affine import Path
 from lipcert.network.intervals import interval_ranges
 from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, MEMORY_ENTRIES, coefficients, entries
-from lipcert.proofs.normal_form import GROUPINGS, NormalForm, normal_form, without_maxima
+from lipcert.proofs.maxima import without_maxima
+from lipcert.proofs.normal_form import GROUPINGS, NormalForm, normal_form
 from lipcert.sdp.solve import Settings, solve
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.result import Bound, Refusal, Result, Side

@@ -1,7 +1,7 @@
 """The inequalities that `product` chains: the constant of one signal from those of the signals it is made of.
 
     affine part   ||change of A u + B w||_r <= sum over sources of min_s ||A||_{s->r} c_s     (or node by node)
-    block         ||change of phi(u, ..)||_r <= sum over parents of (l_r constant of phi in it) c_r
+    block         ||change of phi(u, ..)||_r <= sum over parents of min_s (s -> r constant of phi in it) c_s
 
 Signals come in topological order; their constants are with respect to the input, in its norm p. Trusted by
 `lipcert verify`, which takes the constants of the earlier signals from the certificate.
@@ -97,6 +97,13 @@ def block_slopes(
 
 
 def _through_block(graph: Graph, i: int, known: dict[int, Constants], r: P, ranges: Ranges, on_region: bool) -> float:
-    parents = [known[parent][r] for parent in graph.nodes[i].parents]
-    slopes = block_slopes(graph, i, r, ranges, on_region, tuple(c > 0 for c in parents))
-    return total(times(slope, c) for slope, c in zip(slopes, parents, strict=True))
+    """The least of the ways from each norm in which the parents are known to l_r."""
+    node = graph.nodes[i]
+    assert isinstance(node.what, Nonlinear)
+    found = []
+    for s in known[graph.input]:
+        parents = [known[parent][s] for parent in node.parents]
+        moving = tuple(c > 0 for c in parents)
+        slopes = node.what.block.between(s, r) if s != r else block_slopes(graph, i, r, ranges, on_region, moving)
+        found.append(total(times(slope, c) for slope, c in zip(slopes, parents, strict=True)))
+    return min(found)

@@ -24,6 +24,7 @@ from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.radial import Radial
 from lipcert.blocks.selection import Selection
 from lipcert.blocks.softmax import LogSumExp, Softmax
+from lipcert.blocks.sort import Sort
 from lipcert.network.graph import (
     Add,
     Concat,
@@ -213,7 +214,7 @@ def _block(block: Block, args: list[Powers]) -> Powers:
             return _sum(products)
         case Softmax():
             return {0.0: _pair(*_softmax(block, args[0]))}
-        case Selection():
+        case Selection() | Sort():
             return _chosen(block, args[0])
         case Normalise() | Radial():
             return {0.0: _pair(*block.values_on(_range(args[0])))}
@@ -245,8 +246,8 @@ def _softmax(block: Softmax, u: Powers) -> tuple[Tensor, Tensor]:
     return low.reshape(1, -1), high.reshape(1, -1)
 
 
-def _chosen(block: Selection, u: Powers) -> Powers:
-    """A maximum is a convex combination of its window; with a lone entry, that entry."""
+def _chosen(block: Selection | Sort, u: Powers) -> Powers:
+    """A maximum, as every entry of a sorted group, is a convex combination of its window; with a lone entry, that entry."""
     out: Powers = {}
     for p, c in u.items():
         low = high = None

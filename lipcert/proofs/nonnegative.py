@@ -17,6 +17,7 @@ from torch import Tensor
 from lipcert.blocks.base import Block
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.selection import Selection
+from lipcert.blocks.sort import Sort
 from lipcert.network.affine import PULL, PUSH, UPWARD
 from lipcert.network.graph import Add, Concat, Graph, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, backward, forward
@@ -32,7 +33,7 @@ def obstacle(graph: Graph, ranges: Ranges, on_region: bool = False) -> tuple[int
     """The first node that has no such operator: (node, whether it is unbounded, reason)."""
     for i in graph.nonlinear:
         block = block_of(graph, i)
-        if not isinstance(block, Pointwise | Selection):
+        if not isinstance(block, Pointwise | Selection | Sort):
             return i, False, f"{block.label} at {graph.nodes[i].name} is not elementwise"
         if isinstance(block, Pointwise) and not bool(torch.isfinite(largest_slopes(graph, i, ranges, on_region)).all()):
             return i, True, f"{block.label} at {graph.nodes[i].name}: {block.reason}"
@@ -84,10 +85,10 @@ def _extreme(network: NonnegativeNetwork, p: P, q: P) -> float | None:
 
 
 class NonnegativeNetwork:
-    """M of a network of elementwise activations and selections.
+    """M of a network of elementwise activations, selections and sorts.
 
     `take_largest`: only ||M 1|| is asked for (linf at the input), where a maximum is at most the largest entry of its
-    window; else a maximum counts the sum of its window.
+    window; else a maximum counts the sum of its window. So does every entry of a sorted group.
     """
 
     def __init__(self, graph: Graph, ranges: Ranges, on_region: bool, take_largest: bool):
@@ -116,25 +117,26 @@ class NonnegativeNetwork:
     def block(self, i: int, u: Tensor) -> Tensor:
         if i in self.slopes:
             return _times_up(self.slopes[i], u)
-        block: Selection = block_of(self.graph, i)  # type: ignore[assignment]
+        block: Selection | Sort = block_of(self.graph, i)  # type: ignore[assignment]
         return _windows(block, u, torch.maximum if self.take_largest else lambda a, b: up(a + b))
 
     def block_adjoint(self, i: int, z: Tensor) -> Tensor:
         if i in self.slopes:
             return _times_up(self.slopes[i], z)
-        block: Selection = block_of(self.graph, i)  # type: ignore[assignment]
-        out = z.new_zeros(z.shape[0], block.in_size)
+        block: Selection | Sort = block_of(self.graph, i)  # type: ignore[assignment]
+        out = z.new_zeros(z.shape[0], self.graph.nodes[self.graph.nodes[i].parents[0]].size)
         for column in block.windows.T:
             kept = column >= 0
             out.index_add_(1, column[kept], z[:, kept])
-        return up(out * (1 + 2 * gamma(block.overlap + 4)))
+        overlap = block.n if isinstance(block, Sort) else block.overlap
+        return up(out * (1 + 2 * gamma(overlap + 4)))
 
 
 def _times_up(slope: Tensor, u: Tensor) -> Tensor:
     return torch.where((slope == 0) | (u == 0), 0.0, up(slope * u))
 
 
-def _windows(block: Selection, u: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _windows(block: Selection | Sort, u: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     total: Tensor | None = None
     for column in block.windows.T:
         entry = torch.where(column >= 0, u.index_select(1, column.clamp(min=0)), 0.0)

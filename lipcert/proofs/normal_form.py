@@ -4,7 +4,7 @@
     sum over a group g of (z - a v)(b v - z) >= 0                  one multiplier per group
 
 A neuron with slopes in [a, b] satisfies the constraint alone; neurons of one group share a multiplier (MATH 4b), and a
-block (softmax, sort) satisfies it as a block only. Maxima are rewritten: max(u, w) = w + relu(u - w).
+block (softmax, sort) satisfies it as a block only. Maxima and sorts of two are rewritten with relu: maxima.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from lipcert.blocks.base import Axis, Block, Range
 from lipcert.blocks.pointwise import Pointwise
-from lipcert.blocks.selection import Selection
 from lipcert.network.graph import Add, Graph, Linear, Node, Nonlinear, Offset, What
 from lipcert.network.idle import idle
 from lipcert.operators.linear import Scale, Select
+from lipcert.proofs.maxima import without_maxima
 from lipcert.terms.errors import RefusedModel
 
 GROUPINGS = ("neuron", "channel", "layer")
@@ -71,60 +71,6 @@ class NormalForm:
     @property
     def multipliers(self) -> int:
         return sum(layer.count for layer in self.layers)
-
-
-def without_maxima(graph: Graph) -> Graph:
-    """The same function with every Selection written as a tournament of max(u, w) = w + relu(u - w)."""
-    if not any(isinstance(graph.nodes[i].what.block, Selection) for i in graph.nonlinear):  # type: ignore[union-attr]
-        return graph
-    from lipcert.activations import ACTIVATIONS, Elementwise
-
-    relu = Elementwise(ACTIVATIONS["relu"], ())
-    nodes: list[Node] = []
-    place: list[int] = []
-
-    def put(what: What, parents: tuple[int, ...], size: int, name: str) -> int:
-        nodes.append(Node(what, parents, size, (size,), name))
-        return len(nodes) - 1
-
-    for node in graph.nodes:
-        parents = tuple(place[p] for p in node.parents)
-        if not (isinstance(node.what, Nonlinear) and isinstance(node.what.block, Selection)):
-            nodes.append(Node(node.what, parents, node.size, node.shape, node.name))
-            place.append(len(nodes) - 1)
-            continue
-        block = node.what.block
-        n, sign = node.size, -1.0 if block.minimum else 1.0
-        columns = _filled(block.windows)
-        entries = [put(Linear(Select(c, block.in_size)), parents, n, node.name) for c in columns]
-        if block.minimum:
-            entries = [put(Linear(Scale(-torch.ones(n, dtype=torch.float64))), (e,), n, node.name) for e in entries]
-        minus = Scale(-torch.ones(n, dtype=torch.float64))
-        while len(entries) > 1:
-            pairs = list(zip(entries[::2], entries[1::2], strict=False))
-            rest = entries[len(pairs) * 2 :]
-            joined = []
-            for u, w in pairs:
-                difference = put(Add(), (u, put(Linear(minus), (w,), n, node.name)), n, node.name)
-                positive = put(Nonlinear(Pointwise(relu, n)), (difference,), n, node.name)
-                joined.append(put(Add(), (w, positive), n, node.name))
-            entries = joined + rest
-        last = entries[0]
-        if sign < 0:
-            last = put(Linear(minus), (last,), n, node.name)
-        place.append(last)
-    return Graph(tuple(nodes), place[graph.output], place[graph.input])
-
-
-def _filled(windows: Tensor) -> list[Tensor]:
-    """Columns of a window table with absent entries replaced by a present one of the same row (a maximum is the same)."""
-    present = windows.gather(1, (windows >= 0).int().argmax(dim=1, keepdim=True))
-    table = torch.where(windows >= 0, windows, present)
-    unique: list[Tensor] = []
-    for column in table.T:
-        if not any(torch.equal(column, other) for other in unique):
-            unique.append(column.contiguous())
-    return unique
 
 
 @dataclass(frozen=True, eq=False)

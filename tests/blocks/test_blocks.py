@@ -306,3 +306,52 @@ def test_wide_windows_are_taken_in_parts(at_once: int, minimum: bool, monkeypatc
     block = Selection(windows, 200, minimum)
     assert torch.equal(block(u), best)
     assert torch.equal(block(u[:0]), best[:0])
+
+
+# From one norm to another.
+
+MIXED = [(p, q) for p in NORMS for q in NORMS if p != q]
+EXACT = ("relu", "silu", "softmax", "softmax 2", "log_softmax", "log_softmax 2", "logsumexp", "norm2", "norm2 of one")
+MIXED_EXACT = [(name, p, q) for name in EXACT for p, q in MIXED]
+
+
+def between(J: torch.Tensor, p: str, q: str) -> float:
+    """||J||_{p->q} by its extreme points: columns of l1, signs of linf; to linf and l1 from l2 by rows and signs."""
+    n, m = J.shape[1], J.shape[0]
+    if p == "1":
+        return float(torch.linalg.vector_norm(J, ORDER[q], dim=0).max())
+    if p == "inf":
+        signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=n)), dtype=torch.float64)
+        return float(torch.linalg.vector_norm(signs @ J.T, ORDER[q], dim=1).max())
+    if q == "inf":
+        return float(torch.linalg.vector_norm(J, dim=1).max())
+    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=m)), dtype=torch.float64)
+    return float(torch.linalg.vector_norm(signs @ J, dim=1).max())
+
+
+def largest_between(block: Block, size: int, p: str, q: str) -> float:
+    halves = [torch.zeros(size), torch.tensor([0.0, 0.0, -60.0, -60.0] * 2)[:size]]
+    near = torch.tensor([0.0, 0.0, -60.0, 0.0, -60.0, 0.0] * 2)[:size]
+    x = torch.cat([points(size), torch.stack([*halves, near, torch.ones(size) * 1.5]).double()]) + f64(1, size) * 1e-9
+    return max(between(J.nan_to_num(), p, q) for J in jacobians(block, x))
+
+
+@pytest.mark.every(7)
+@pytest.mark.parametrize(("name", "p", "q"), [(name, p, q) for name in CASES for p, q in MIXED])
+def test_constants_between_norms_hold(name: str, p: str, q: str) -> None:
+    block, size = CASES[name]
+    (bound,) = block.between(p, q)  # type: ignore[arg-type]
+    assert largest_between(block, size, p, q) <= bound * (1 + 1e-9)
+
+
+@pytest.mark.every(7)
+@pytest.mark.parametrize(("name", "p", "q"), MIXED_EXACT)
+def test_constants_between_norms_are_attained(name: str, p: str, q: str) -> None:
+    block, size = CASES[name]
+    (bound,) = block.between(p, q)  # type: ignore[arg-type]
+    assert largest_between(block, size, p, q) >= bound * (1 - (1e-6 if name != "silu" else 0.2))
+
+
+def test_a_constant_between_norms_that_is_too_small_is_noticed() -> None:
+    assert largest_between(Softmax(1, 3, 1), 3, "inf", "1") > 0.99
+    assert largest_between(LogSoftmax(1, 4, 1), 4, "2", "1") > 3.4

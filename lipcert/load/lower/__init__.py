@@ -27,6 +27,7 @@ from lipcert.load.lower.folding import HARMLESS, LIMIT, fold
 from lipcert.load.lower.layout import LAYOUT
 from lipcert.load.lower.nonlinear import NONLINEAR
 from lipcert.load.lower.normalisations import with_norms, with_radials, with_variances
+from lipcert.load.lower.pairs import with_pairs
 from lipcert.load.lower.rewrite import tidied, troubled
 from lipcert.load.lower.signals import Unread
 from lipcert.network.graph import Graph
@@ -84,8 +85,9 @@ def lower(
 
 
 def simplified(graph: Graph) -> Graph:
-    """An equal graph in which expressions of one signal are rows and normalisations are blocks. Graphs that have finite
-    slopes everywhere stay as they are."""
+    """An equal graph in which maxima and minima of the same entries are one block, expressions of one signal are rows and
+    normalisations are blocks. But for the first, graphs that have finite slopes everywhere stay as they are."""
+    graph = with_pairs(graph)
     return with_radials(fused(with_norms(tidied(with_variances(tidied(graph)))))) if troubled(graph) else graph
 
 

@@ -16,8 +16,8 @@ from lipcert.activations import ACTIVATIONS, Elementwise
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.sort import Sort
 from lipcert.network.graph import Add, Graph, Linear, Node, Nonlinear, Offset, What
-from lipcert.operators.linear import Scale, Select
-from lipcert.proofs.normal_form import without_maxima
+from lipcert.operators.linear import Scale
+from lipcert.proofs.maxima import compared, without_maxima
 from lipcert.terms.errors import RefusedModel
 
 LONGEST = 16  # entries to sort
@@ -99,23 +99,8 @@ class _Rewriter:
             if not first.numel():
                 continue
             low, high = (second, first) if block.descending else (first, second)
-            u = self._compare(node, u, low, high)
+            u = compared(self.put, u, node, low, high)
         return u
-
-    def _compare(self, node: Node, u: int, low: Tensor, high: Tensor) -> int:
-        """(u_low, u_high) <- (min, max): with d = relu(u_low - u_high) they are u_low - d and u_high + d."""
-        k, name, size = low.numel(), node.name, node.size
-        a = self.put(Linear(Select(low, size)), (u,), k, name)
-        b = self.put(Linear(Select(high, size)), (u,), k, name)
-        minus = self.put(Linear(Scale(-torch.ones(k, dtype=torch.float64))), (b,), k, name)
-        gap = self.put(Add(), (a, minus), k, name)
-        d = self.put(Nonlinear(Pointwise(self.relu, k)), (gap,), k, name)
-        spread = torch.full((size,), -1)
-        spread[low], spread[high] = torch.arange(k), torch.arange(k)
-        sign = torch.ones(size, dtype=torch.float64)
-        sign[low] = -1.0
-        there = self.put(Linear(Select(spread, k)), (d,), size, name)
-        return self.put(Add(), (u, self.put(Linear(Scale(sign)), (there,), size, name)), size, name)
 
 
 def hinged(graph: Graph) -> Graph:

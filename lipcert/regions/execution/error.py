@@ -21,6 +21,7 @@ from lipcert.blocks.base import Range
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.selection import Selection
+from lipcert.blocks.sort import Sort
 from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator
@@ -223,6 +224,8 @@ def _moved(node: Node, total: list[Tensor], wide: list[Range]) -> Tensor:
         return torch.minimum(steep, (most - least).nan_to_num(math.inf, math.inf)) * WIDEN
     if isinstance(block, Selection):  # |max u - max v| <= max |u - v| over the same entries
         return changed(block, minimum=False)(total[0])
+    if isinstance(block, Sort):
+        return total[0][:, block.windows].amax(dim=2)
     if isinstance(block, Product | MatMul):  # |(a + s)(b + t) - a b| <= |a + s| |t| + |s| |b|
         first, second = (torch.maximum(low.abs(), high.abs()) for low, high in wide)
         return (block(first, total[1]) + block(total[0], second)).nan_to_num(math.inf, math.inf) * WIDEN

@@ -19,7 +19,7 @@ from torch import Tensor
 from lipcert.activations import ACTIVATIONS, Elementwise
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Concat, Graph, Node, Nonlinear, Offset, What
-from lipcert.proofs.normal_form import without_maxima
+from lipcert.proofs.maxima import without_maxima
 from lipcert.regions.enumeration.hinges import CORNER
 from lipcert.regions.enumeration.program import affine_part
 from lipcert.terms.errors import RefusedModel
