@@ -6,7 +6,6 @@ factorisation each. The value is what lmi.prove says of them.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,13 +14,10 @@ from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.problem import L2, Method, Problem
 from lipcert.network.affine import Path
 from lipcert.proofs.kinds.lmi import Lmi
-from lipcert.proofs.lmi import INPUT, coefficients, prove
+from lipcert.proofs.lmi import INPUT, coefficients
 from lipcert.rigor.rounding import sqrt_up
-from lipcert.sdp.mirror import mirrored_closed_form
-from lipcert.sdp.multipliers import closed_form
+from lipcert.sdp.closed import proved_closed_form
 from lipcert.terms.result import Bound, Refusal, Result, Side
-
-PADS = (1e-12, 1e-9, 1e-6, 1e-3)  # relative additions to the multipliers, until the factorisation succeeds
 
 
 @dataclass(frozen=True)
@@ -46,28 +42,10 @@ class Eclipse(Method):
             proof = Lmi.of(self.name, form, INPUT, value**2, [])
             return Bound(self.name, self.side, "proved", value, time.perf_counter() - begin, proof=proof)
         table = coefficients(form)
-        output = len(form.layers) + 1
-        best: tuple[float, str, list, int] | None = None
-        # each in the scaling in which its own elimination starts: s_y = 1 from the output, s_x = 1 from the input
-        for start, last, found in (
-            ("output", INPUT, closed_form(form, table)),
-            ("input", output, mirrored_closed_form(form, table)),
-        ):
-            problem.check_time()
-            if not found.multipliers or not 0 < found.rho < math.inf:
-                continue
-            for pad in PADS:
-                sign = 1 if last == INPUT else -1
-                multipliers = [m * (1 + pad) ** sign for m in found.multipliers]
-                rho = prove(form, table, multipliers, last=last, rho=found.rho)
-                if math.isfinite(rho):
-                    if best is None or rho < best[0]:
-                        best = rho, start, multipliers, last
-                    break
+        best = proved_closed_form(form, table, problem.check_time)
         seconds = time.perf_counter() - begin
         if best is None:
             return Refusal(self.name, self.side, "refused", "its multipliers could not be proved", None, seconds)
-        rho, start, multipliers, last = best
-        proof = Lmi.of(self.name, form, last, rho, multipliers)
-        details = {"from": start, "neurons": form.neurons}
-        return Bound(self.name, self.side, "proved", sqrt_up(rho), seconds, None, details, proof)
+        proof = Lmi.of(self.name, form, best.last, best.rho, best.multipliers)
+        details = {"from": best.start, "neurons": form.neurons}
+        return Bound(self.name, self.side, "proved", sqrt_up(best.rho), seconds, None, details, proof)

@@ -71,6 +71,7 @@ class Lipsdp(Method):
             "dual": info.dual,
             "gap": info.gap if info.dual > 0 else None,
             "sweeps": info.sweeps,
+            "newton": info.newton,
             "proofs": info.proofs,
             "source": info.source,
         }

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from lipcert.proofs.lmi import INPUT, Coefficients, last_variable, prove
 from lipcert.proofs.normal_form import NormalForm
-from lipcert.rigor.rounding import EPS
-from lipcert.sdp.multipliers import closed_form, depths, inflated, positive, restored
+from lipcert.rigor.rounding import EPS, sqrt_up
+from lipcert.sdp.closed import proved_closed_form
+from lipcert.sdp.interior import interior
+from lipcert.sdp.multipliers import depths, inflated, positive, restored
 from lipcert.sdp.sweep import Anderson, Dual, Pass
 
 Say = Callable[[str, float | None, float | None], None]
@@ -30,7 +32,8 @@ class Info:
     proofs: int = 0
     dual: float = 0.0  # sqrt of the best dual value: a lower bound of the LipSDP optimum
     proved: float = math.inf  # L
-    source: str = "none"  # which multipliers were proved: "sweep" or "closed form"
+    newton: int = 0  # steps of the interior point method
+    source: str = "none"  # which multipliers were proved: "interior", "sweep" or "closed form"
     rows: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"sweeps": 0.0, "proofs": 0.0})
 
@@ -85,7 +88,7 @@ class Solver:
         say: Say,
     ):
         self.form, self.table, self.settings, self.deadline, self.say = form, table, settings, deadline, say
-        self.last = last_variable(form)
+        self.last = self.proved_last = last_variable(form)
         self.levels = depths(form, table)
         self.chain = all(len(table.rows[k]) <= 1 for k in range(1, len(table.sizes)))
         self.info = Info(rows=16 if form.neurons <= 600 else 32)
@@ -94,6 +97,33 @@ class Solver:
 
     def run(self) -> Solution:
         wanted = self.settings.wanted(self.form.neurons)
+        if not self.through_the_interior(wanted):
+            self.sweep(wanted)
+        return Solution(self.info, self.best, self.proved_last)
+
+    def through_the_interior(self, wanted: float) -> bool:
+        """Deep narrow chains, by Newton's method. False: it is none, or the gap is not closed."""
+        start = time.perf_counter()
+        aim = wanted / 4 if self.form.neurons <= 600 else max(wanted / 4, 2e-5)
+        found = interior(self.form, self.table, aim, self.settings.seed, self.out_of_time)
+        if found is None:
+            return False
+        self.info.seconds["interior"] = time.perf_counter() - start
+        self.info.newton = found.steps
+        self.info.dual = max(self.info.dual, math.sqrt(max(found.dual, 0.0)))
+        least = 40 * EPS * sum(self.table.sizes) ** 2
+        for eta in (
+            least,
+            100 * least,
+            1e4 * least,
+        ):  # for the rounding of the proof: they are strictly feasible by little
+            grown = inflated(found.multipliers, self.levels, eta, from_output=True)
+            rho = found.rho * (1 + eta) ** (2 * max(self.levels))
+            if self.attempt(self.anchored(grown, rho), rho, "interior"):
+                break
+        return self.info.gap <= max(wanted * 1.01, 1e-4)
+
+    def sweep(self, wanted: float) -> None:
         dual = Dual(self.form, self.info.rows, self.settings.seed)
         anderson = Anderson()
         state = dual.start()
@@ -132,7 +162,6 @@ class Solver:
             newest = swept
         if self.info.gap > 1e-4:
             self.fall_back(newest.multipliers if newest else [], history[-1] if history else 0.0)
-        return Solution(self.info, self.best, self.last)
 
     def out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
@@ -193,6 +222,7 @@ class Solver:
         constant = math.nextafter(math.sqrt(proved), math.inf)
         if constant < self.info.proved:
             self.info.proved, self.best, self.info.source = constant, multipliers, source
+            self.proved_last = self.last
         return True
 
     def fall_back(self, newest: Sequence[Tensor], value: float) -> None:
@@ -204,10 +234,11 @@ class Solver:
         for delta in (1e-5, 1e-3, 1e-2, 0.1):
             if newest and self.proofs_left > 1 and self.info.gap > 1e-4:
                 self.restore(newest, delta)
-        self.proofs_left = max(self.proofs_left, 1)
-        safe = closed_form(self.form, self.table)
-        if safe.multipliers and 0 < safe.rho < self.info.proved**2:
-            self.attempt(self.anchored(positive(safe.multipliers), safe.rho), safe.rho, "closed form")
+        safe = proved_closed_form(self.form, self.table, below=self.info.proved**2)
+        if safe is not None and safe.rho < self.info.proved**2:
+            self.info.proofs += 1
+            self.info.proved, self.info.source = sqrt_up(safe.rho), "closed form"
+            self.best, self.proved_last = safe.multipliers, safe.last
 
 
 def factorisation_flops(table: Coefficients) -> float:
