@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
+from lipcert.blocks.base import Block
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.selection import Selection
 from lipcert.blocks.sort import Sort
@@ -22,20 +23,25 @@ RELU = Elementwise(ACTIVATIONS["relu"], ())
 Put = Callable[[What, tuple[int, ...], int, str], int]  # appends a node: what, parents, size, name
 
 
-def without_maxima(graph: Graph) -> Graph:
-    """The same function with every Selection written as a tournament of maxima of two, and every Sort of two as one gap."""
-    if not any(_rewritten(node) for node in graph.nodes):
+def without_maxima(graph: Graph, kept: Callable[[Block], bool] | None = None, maps: bool = False) -> Graph:
+    """The same function with every Selection written as a tournament of maxima of two, and every Sort of two as one gap; but
+    for blocks that are `kept`. `maps`: what is as large as the node has its shape (and would share multipliers by it)."""
+
+    def rewritten(node: Node) -> bool:
+        return _rewritten(node) and not (kept is not None and kept(node.what.block))  # type: ignore[union-attr]
+
+    if not any(rewritten(node) for node in graph.nodes):
         return graph
     nodes: list[Node] = []
     place: list[int] = []
 
     def put(what: What, parents: tuple[int, ...], size: int, name: str) -> int:
-        nodes.append(Node(what, parents, size, (size,), name))
+        nodes.append(Node(what, parents, size, node.shape if maps and size == node.size else (size,), name))
         return len(nodes) - 1
 
     for node in graph.nodes:
         parents = tuple(place[p] for p in node.parents)
-        if not _rewritten(node):
+        if not rewritten(node):
             nodes.append(Node(node.what, parents, node.size, node.shape, node.name))
             place.append(len(nodes) - 1)
         elif isinstance(block := node.what.block, Sort):  # type: ignore[union-attr]

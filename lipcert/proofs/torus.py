@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 
 from lipcert.operators.torus_norm import PHASE, phases
-from lipcert.proofs.kernels import Shape
+from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, last_block, power_of_two
 from lipcert.proofs.normal_form import NormalForm
+from lipcert.proofs.pools import Windows
 from lipcert.proofs.torus_form import TorusForm
 from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
 
@@ -52,11 +53,13 @@ class Coupling:
 
 @dataclass(frozen=True, eq=False)
 class TorusInequality:
-    """The inequality of a form: diagonal blocks of the sites, couplings, ||E|| beside the flat part, and that part."""
+    """The inequality of a form: diagonal blocks of the sites, couplings, ||E|| beside the flat part, and that part.
+    `squares`: by site j, what is taken off its block as C* C (pools)."""
 
     form: TorusForm
     diagonals: tuple[Tensor, ...]
     couplings: tuple[Coupling, ...]
+    squares: tuple[Coupling, ...]
     error: float
     dense: Blocks
     sizes: tuple[int, ...]  # of the flat part: nothing, its layers, the output
@@ -72,30 +75,30 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
     weights = [torch.full((form.sites[0].channels,), 0.5, dtype=torch.float64), *maps]
     scales = [power_of_two(2 * w) for w in weights]
     sums = [torch.zeros_like(w) for w in weights] + [torch.zeros(n, dtype=torch.float64) for n in sizes[1:]]
-    couplings = []
+    couplings: list[Coupling] = []
+    squares: list[Coupling] = []
+    pooled = 0.0
 
-    def put(
-        k: int, j: int, row: Tensor, taps: Tensor, radius: Tensor | None, places: Tensor, entries: tuple[int, int]
-    ) -> None:
-        """-diag(row) taps diag(scale of j) / sqrt(entries[0]); at most entries[1] columns of one row are coupled by it.
-        `row` carries one rounding, the factor four more."""
-        factor = -row[:, None] * scales[j][None, :] / math.sqrt(entries[0])
-        value = factor[:, :, None] * taps
-        size, n = sum_up(value.abs(), 2), taps.shape[2]
-        wrong = 2 * (gamma(n + 8) + PHASE) * (1 + 16 * EPS) * size + 2 * n * TINY
-        if radius is not None:
-            wrong = wrong + (1 + 1e-6) * sum_up(factor.abs()[:, :, None] * radius, 2)
-        wrong = up(wrong * (1 + 1e-12))
-        sums[k] = add_up(sums[k], entries[1] * sum_up(wrong, 1) * (1 + 4 * EPS))
+    def put(k: int, j: int, row: Tensor, taps: Tensor, radius: Tensor | None, places: Tensor, meet: int) -> None:
+        """-diag(row) taps diag(scale of j) / sqrt(meet); so many columns of one row are coupled by it, at most."""
+        value, _, wrong = factored(-row[:, None] * scales[j][None, :] / math.sqrt(meet), taps, radius)
+        sums[k] = add_up(sums[k], meet * sum_up(wrong, 1) * (1 + 4 * EPS))
         sums[j] = add_up(sums[j], sum_up(wrong, 0))
         couplings.append(Coupling(k, j, value, places))
 
     for k, site in enumerate(form.sites):
+        if site.pool is not None:
+            ((j, kernel),) = site.rows.items()
+            row = (2 * weights[k]).sqrt() * site.high
+            found, wrong = _squares_of(kernel, site.pool, row, scales[j], (k, j))
+            squares += found
+            pooled = add_up(pooled, wrong)
+            continue
         for j, kernel in site.rows.items():
             aliases = math.prod(kernel.stride)
             row = (site.low + site.high) * (weights[k] * scales[k])  # one of the slopes is zero
             radius = None if kernel.radius is None else kernel.radius.flatten(2)
-            put(k, j, row, kernel.weight.flatten(2), radius, boxed(kernel.taps, kernel.start), (aliases, aliases))
+            put(k, j, row, kernel.weight.flatten(2), radius, boxed(kernel.taps, kernel.start), aliases)
     for at, entries in enumerate(form.rows):
         k = len(form.sites) + at
         scale = dense.scales[at + 1]
@@ -110,10 +113,41 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
             shape = (matrix.centre.shape[0], site.channels, -1)
             radius = None if matrix.radius is None else matrix.radius.reshape(shape)
             places = boxed(site.window, (0,) * len(site.window))
-            put(k, j, row, matrix.centre.reshape(shape), radius, places, (all_, all_))
+            put(k, j, row, matrix.centre.reshape(shape), radius, places, all_)
     diagonals = tuple(2 * w * s * s for w, s in zip(weights, scales, strict=True))
-    error = max((float(s.max()) for s in sums if s.numel()), default=0.0)
-    return TorusInequality(form, diagonals, tuple(couplings), error, dense, sizes)
+    error = add_up(max((float(s.max()) for s in sums if s.numel()), default=0.0), pooled)
+    return TorusInequality(form, diagonals, tuple(couplings), tuple(squares), error, dense, sizes)
+
+
+def factored(factor: Tensor, taps: Tensor, radius: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The taps times a factor of at most eight roundings; the sums of their absolute values; and by how much |sum of
+    taps e^{i ..}| may be wrong when it is formed, by one entry each."""
+    value = factor[:, :, None] * taps
+    mass, n = sum_up(value.abs(), 2), taps.shape[2]
+    wrong = 2 * (gamma(n + 16) + PHASE) * (1 + 16 * EPS) * mass + 2 * n * TINY
+    if radius is not None:
+        wrong = wrong + (1 + 1e-6) * sum_up(factor.abs()[:, :, None] * radius, 2)
+    return value, mass, up(wrong * (1 + 1e-12))
+
+
+def _squares_of(
+    kernel: Kernel, pool: Windows, row: Tensor, column: Tensor, at: tuple[int, int]
+) -> tuple[list[Coupling], float]:
+    """C of the C* C that a pool takes off its source, one for each entry of a window, and what all of it may be wrong by:
+    of C + D the square is off by |D| (2 |C| + |D|), that of the product by gamma |C|^2, in Frobenius norms of absolute sums."""
+    found = []
+    size = slack = 0.0
+    taps, radius = kernel.weight.flatten(2), None if kernel.radius is None else kernel.radius.flatten(2)
+    for start, stride in pool.shifts(kernel):
+        aliases = math.prod(stride)
+        value, mass, wrong = factored(row[:, None] * column[None, :] / math.sqrt(aliases), taps, radius)
+        size = add_up(size, mul_up(aliases, float(sum_up((mass * mass).flatten())) * (1 + 1e-12)))
+        slack = add_up(slack, mul_up(aliases, float(sum_up((wrong * wrong).flatten())) * (1 + 1e-12)))
+        found.append(Coupling(*at, value, boxed(kernel.taps, start)))
+    off, whole = sqrt_up(slack), mul_up(sqrt_up(size), 1 + 1e-6)
+    inner = 2 * len(found) * len(row) + 8
+    rounding = mul_up(1.5 * gamma(inner) + 4 * EPS, mul_up(whole, whole)) + 4 * EPS * len(column) * math.prod(stride)
+    return found, up(add_up(mul_up(off, 2 * whole + off), rounding) * (1 + 1e-12))
 
 
 def boxed(shape: Shape, start: Shape) -> Tensor:
@@ -197,16 +231,30 @@ class Families:
     def __init__(self, problem: TorusInequality, coarse: Tensor):
         self.problem, form = problem, problem.form
         self.sites = len(form.sites)
-        self.levels = [site.level for site in form.sites]
+        self.levels = [site.fold for site in form.sites]
         self.order = sorted(range(self.sites), key=lambda j: (-math.prod(self.levels[j]), j))
         self.count = len(coarse)
         self.parts: dict[Key, Tensor] = {}
-        frequencies = [self._frequencies(form.coarse, coarse, level) for level in self.levels]
-        for j, diagonal in enumerate(problem.diagonals):
-            block = torch.diag(diagonal).to(torch.complex128)
-            self.parts[j, j] = block.expand(len(frequencies[j]), -1, -1)
+        frequencies = [self._frequencies(form.coarse, coarse, site.level) for site in form.sites]
+
+        def folded(c: Coupling) -> Tensor:
+            """(F, n_k, r n_j): the frequencies of site j that are kept together side by side."""
+            block = symbols(c, frequencies[c.j], form.torus(c.j))
+            site = form.sites[c.j]
+            if site.fold == site.level:
+                return block
+            groups = self.meeting(site.level, site.fold)
+            return block[groups].permute(0, 2, 1, 3).reshape(len(groups), block.shape[1], -1)
+
+        for j, (diagonal, site) in enumerate(zip(problem.diagonals, form.sites, strict=True)):
+            r = math.prod(site.level) // math.prod(site.fold)
+            block = torch.diag(diagonal.repeat(r)).to(torch.complex128)
+            self.parts[j, j] = block.expand(len(coarse) * math.prod(site.fold), -1, -1)
         for c in problem.couplings:
-            self.parts[c.k, c.j] = symbols(c, frequencies[c.j], form.torus(c.j))
+            self.parts[c.k, c.j] = folded(c)
+        for j in {c.j for c in problem.squares}:
+            C = torch.cat([folded(c) for c in problem.squares if c.j == j], 1)
+            self.parts[j, j] = self.parts[j, j] - product(C, C)
 
     @staticmethod
     def _frequencies(sizes: Shape, coarse: Tensor, level: Shape) -> Tensor:
@@ -216,11 +264,12 @@ class Families:
 
     def children(self, j: int, k: int) -> Tensor:
         """(F_k, r): the frequencies of site j that meet in each one of signal k; all in one where k is flat."""
-        fine = self.levels[j]
-        total = self.count * math.prod(fine)
         if k >= self.sites:
-            return torch.arange(total)[None, :]
-        coarse = self.levels[k]
+            return torch.arange(self.count * math.prod(self.levels[j]))[None, :]
+        return self.meeting(self.levels[j], self.levels[k])
+
+    def meeting(self, fine: Shape, coarse: Shape) -> Tensor:
+        """(F, r): the frequencies of a torus that meet in each one of a coarser one."""
         a = boxed(fine, (0,) * len(fine)) % torch.tensor(coarse)
         place = torch.zeros(len(a), dtype=torch.int64)
         for d, size in enumerate(coarse):

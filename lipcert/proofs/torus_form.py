@@ -9,6 +9,8 @@ on a torus of coarse * level >= n entries per axis, where every kernel becomes c
 
 Then increments of the network, continued by zeros, are increments on the torus: inside the windows all signals agree, and
 outside z = 0, so that (z - a v)(z - b v) = a b v^2 <= 0: the torus's quadratic form is not above that of the network.
+Overlapping maxima are one constraint with what they read (pools.py), with a = -h and b = h: on the torus it has more
+terms v^2, all with the same sign.
 """
 
 from __future__ import annotations
@@ -17,16 +19,21 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lipcert.blocks.base import Block
 from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.selection import Selection
 from lipcert.network.affine import Path, linear_ancestors
 from lipcert.network.graph import Enclosure, Graph, Linear, Nonlinear
 from lipcert.operators.linear import Conv
 from lipcert.proofs.kernels import Kernel, NotAMap, Shape, kernels
-from lipcert.proofs.normal_form import Layer, constraint, without_maxima
+from lipcert.proofs.maxima import without_maxima
+from lipcert.proofs.normal_form import Layer, constraint
+from lipcert.proofs.pools import Windows, before_pool, overlapping, windows_of
 from lipcert.terms.errors import RefusedModel
 
 DENSE_ENTRIES = 6e7  # of the matrices of the flat part, with their enclosures: 1 GB
@@ -35,8 +42,9 @@ LARGEST_TORUS = 4  # times the window: a network that needs more has no use of t
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A signal on maps. `level`: entries of its torus per entry of the coarsest. `rows`: kernels by site that it reads;
-    `low`, `high` (channels,): slopes. The input has neither."""
+    """A signal on maps. `level`: entries of its torus per entry of the coarsest; `fold`: of the torus on which its frequencies
+    are kept together, coarser where maxima are taken of it. `rows`: kernels by site that it reads; `low`, `high` (channels,):
+    slopes. The input has neither. `pool`: it is a maximum over windows of what the one kernel gives."""
 
     node: int
     channels: int
@@ -45,6 +53,8 @@ class Site:
     rows: Mapping[int, Kernel]
     low: Tensor
     high: Tensor
+    fold: Shape
+    pool: Windows | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +84,19 @@ class TorusForm:
 
 def torus_form(graph: Graph, maps: int | None = None) -> TorusForm:
     """`maps`: at most so many activations, the first, lie on maps. Raises RefusedModel with the node that has no place."""
-    graph = without_maxima(graph)
+    if any(_kept(graph.nodes[i].what.block) for i in graph.nonlinear):  # type: ignore[union-attr]
+        try:
+            return _form(without_maxima(graph, _kept, maps=True), maps)
+        except RefusedModel:
+            pass  # without windows on maps
+    return _form(without_maxima(graph, maps=True), maps)
+
+
+def _kept(block: Block) -> bool:
+    return isinstance(block, Selection) and overlapping(block)
+
+
+def _form(graph: Graph, maps: int | None) -> TorusForm:
     empty = next((node.name for node in graph.nodes if node.size == 0), None)
     if empty is not None:
         raise RefusedModel(f"{empty} is empty", node=empty)
@@ -82,9 +104,17 @@ def torus_form(graph: Graph, maps: int | None = None) -> TorusForm:
     rows: dict[int, dict[int, Kernel]] = {}
     flat: list[int] = []
     why: dict[int, NotAMap] = {}
+    pools: dict[int, tuple[Windows, Tensor]] = {}
+    kept = [i for i in graph.nonlinear if _kept(graph.nodes[i].what.block)]  # type: ignore[union-attr]
+    merged = {graph.nodes[i].parents[0] for i in kept if before_pool(graph, i)[1].dim()}
     for i in graph.nonlinear:
         node = graph.nodes[i]
         assert isinstance(node.what, Nonlinear)
+        if i in merged:
+            continue
+        if i in kept:
+            rows[i], shapes[i], *pools[i] = _pooled(graph, shapes, i, maps is not None and len(rows) >= maps)  # type: ignore[assignment]
+            continue
         try:
             if maps is not None and len(rows) >= maps:
                 raise NotAMap(node.name, f"{node.name} comes after the maps")
@@ -103,7 +133,25 @@ def torus_form(graph: Graph, maps: int | None = None) -> TorusForm:
     if not rows:
         fault = why[flat[0]] if flat else NotAMap("", "there is no activation between its convolutions")
         raise RefusedModel(f"no activation lies on feature maps: {fault.reason}", node=fault.node or None)
-    return _assembled(graph, shapes, rows, flat, why)
+    return _assembled(graph, shapes, rows, flat, why, pools)
+
+
+def _pooled(
+    graph: Graph, shapes: dict[int, Shape], i: int, late: bool
+) -> tuple[dict[int, Kernel], Shape, Windows, Tensor]:
+    node = graph.nodes[i]
+    block: Any = node.what.block  # type: ignore[union-attr]
+    read, slopes = before_pool(graph, i)
+    try:
+        found = kernels(graph, shapes, read)
+    except NotAMap as fault:
+        raise RefusedModel(fault.reason, node=fault.node) from fault
+    shape = next(iter(found.values())).shape if len(found) == 1 else ()
+    out = tuple(node.shape[1:])
+    windows = windows_of(block, shape, out) if shape and not late else None
+    if windows is None:
+        raise RefusedModel(f"{node.name} takes no maxima over windows of one map", node=node.name)
+    return found, out, windows, slopes.expand(math.prod(shape)).reshape(shape[0], -1).amax(1)
 
 
 def _input_shape(graph: Graph) -> Shape:
@@ -125,21 +173,26 @@ def _assembled(
     rows: dict[int, dict[int, Kernel]],
     flat: list[int],
     why: dict[int, NotAMap],
+    pools: dict[int, Any],
 ) -> TorusForm:
     order = [graph.input, *rows]
     place = {node: j for j, node in enumerate(order)}
-    levels = _levels(graph, order, rows)
+    levels = _levels(graph, order, rows, pools)
+    folds = _folds(graph, levels, rows, pools)
     sites = []
     for node in order:
         channels, window = shapes[node][0], shapes[node][1:]
         low = high = torch.zeros(channels, dtype=torch.float64)
-        if node != graph.input:
+        windows, largest = pools.get(node, (None, None))
+        if windows is not None:
+            low, high = -largest, largest
+        elif node != graph.input:
             found = constraint(graph, node, "layer", None)
             low = found.low.reshape(channels, -1).amin(1).clamp(max=0.0)
             high = found.high.reshape(channels, -1).amax(1).clamp(min=0.0)
             _refuse_both_signs(graph, node, low, high)
         reads = {place[source]: kernel for source, kernel in rows.get(node, {}).items()}
-        sites.append(Site(node, channels, window, levels[node], reads, low, high))
+        sites.append(Site(node, channels, window, levels[node], reads, low, high, folds[node], windows))
     layers, table = _flat_part(graph, place, flat, why)
     coarse = _coarse(graph, sites)
     return TorusForm(graph, tuple(sites), tuple(layers), tuple(table), coarse, graph.nodes[graph.output].size)
@@ -151,12 +204,37 @@ def _refuse_both_signs(graph: Graph, node: int, low: Tensor, high: Tensor) -> No
         raise RefusedModel(f"{name} has slopes of both signs, which this method does not take on maps", node=name)
 
 
-def _levels(graph: Graph, order: Sequence[int], rows: dict[int, dict[int, Kernel]]) -> dict[int, Shape]:
+def _folds(
+    graph: Graph, levels: Mapping[int, Shape], rows: dict[int, dict[int, Kernel]], pools: Mapping[int, Any]
+) -> dict[int, Shape]:
+    """Squares of what a pool reads join all frequencies that meet in it."""
+    folds = dict(levels)
+    for node in pools:
+        (source,) = rows[node]
+        if folds[source] != levels[source]:
+            name = graph.nodes[node].name
+            raise RefusedModel(f"{name} takes maxima of a signal of which others are taken", node=name)
+        folds[source] = levels[node]
+    for node, row in rows.items():
+        for source in row:
+            if any(f % c for f, c in zip(folds[source], folds[node], strict=True)):
+                name = graph.nodes[node].name
+                raise RefusedModel(f"{name} reads a finer signal than maxima are taken of", node=name)
+    return folds
+
+
+def _levels(
+    graph: Graph, order: Sequence[int], rows: dict[int, dict[int, Kernel]], pools: Mapping[int, Any]
+) -> dict[int, Shape]:
     """Entries of each torus per entry of the coarsest."""
     axes = len(next(iter(next(iter(rows.values())).values())).stride)
     strides = {graph.input: (1,) * axes}
     for node in order[1:]:
-        found = {tuple(a * b for a, b in zip(strides[j], k.stride, strict=True)) for j, k in rows[node].items()}
+        windows = pools[node][0].stride if node in pools else (1,) * axes
+        found = {
+            tuple(a * b * c for a, b, c in zip(strides[j], k.stride, windows, strict=True))
+            for j, k in rows[node].items()
+        }
         if len(found) > 1:
             name = graph.nodes[node].name
             raise RefusedModel(f"{name} reads maps whose strides do not agree", node=name)
@@ -175,6 +253,9 @@ def _coarse(graph: Graph, sites: Sequence[Site]) -> Shape:
     found = []
     for d in range(len(sites[0].window)):
         least = max(-(-site.window[d] // site.level[d]) for site in sites)
+        for site in sites:  # what is read fits, also where it is no site itself
+            for j, kernel in site.rows.items():
+                least = max(least, -(-kernel.after[d] * kernel.stride[d] // sites[j].level[d]))
         for size in range(least, LARGEST_TORUS * least + 8):
             if not any(kernel.wraps(d, size * sites[j].level[d]) for site in sites for j, kernel in site.rows.items()):
                 found.append(size)

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lipcert.network.graph import Add, Graph, Input, Linear, Node, Nonlinear, What
 from lipcert.operators.conv_norm import ConvGeometry
-from lipcert.operators.linear import Conv, Dense, Select
+from lipcert.operators.linear import Conv, Dense, Scale, Select
 from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.normal_form import Increment, Layer, NormalForm
 from lipcert.proofs.torus import prove
 from lipcert.proofs.torus_form import TorusForm
 from lipcert.sdp.multipliers import positive
-from lipcert.sdp.sweep import Anderson, Dual, Pass
+from lipcert.sdp.sweep import MEMORY, Anderson, Dual, Pass
 
 Say = Callable[[str, float | None, float | None], None]
 MARGINS = (3e-4, 3e-3, 2e-2, 0.1, 0.3)  # of the repair, per layer; the last ones are for sweeps that were stopped early
@@ -47,7 +47,12 @@ def circular_network(form: TorusForm) -> NormalForm:
         for j, kernel in site.rows.items():
             pad, conv = circular(kernel, form.torus(j))
             wide = put(Linear(pad), (place[j],), pad.out_size, name)
-            parts.append(put(Linear(conv), (wide,), sizes[k], name))
+            parts.append(put(Linear(conv), (wide,), conv.out_size, name))
+        if site.pool is not None:
+            layers.append(_pooled(form, k, parts[0], put))
+            first = Select(_corner(site.channels, layers[-1].size // site.channels, form.torus(k)), layers[-1].size)
+            place.append(put(Linear(first), (layers[-1].node,), sizes[k], name))
+            continue
         read = total(parts, sizes[k], name)
         place.append(put(Nonlinear(Increment(sizes[k], name)), (read,), sizes[k], name))
         low, high, groups = (
@@ -71,6 +76,25 @@ def circular_network(form: TorusForm) -> NormalForm:
             behind.append(put(Nonlinear(Increment(size, "dense")), (read,), size, "dense"))
             layers.append(Layer(behind[-1], read, layer.low, layer.high, layer.groups, layer.count))
     return NormalForm(Graph(tuple(nodes), read, 0), tuple(layers), "channel")
+
+
+def _pooled(form: TorusForm, k: int, read: int, put: Callable[..., int]) -> Layer:
+    """Maxima as a ball about 0: as many directions as there are entries of v, each counted as often as it is in a window.
+    All but as many as there are maxima are free of effect (`_corner`)."""
+    site = form.sites[k]
+    assert site.pool is not None
+    torus = tuple(n * s for n, s in zip(form.torus(k), site.pool.stride, strict=True))
+    weights = site.pool.counts(torus).sqrt().expand(site.channels, *torus).reshape(-1)
+    size, name = weights.numel(), form.graph.nodes[site.node].name
+    counted = put(Linear(Scale(weights.contiguous())), (read,), size, name)
+    node = put(Nonlinear(Increment(size, name)), (counted,), size, name)
+    spread = lambda t: t[:, None].expand(-1, size // site.channels).reshape(-1)  # noqa: E731
+    return Layer(node, counted, spread(site.low), spread(site.high), spread(torch.arange(site.channels)), site.channels)
+
+
+def _corner(channels: int, entries: int, torus: Shape) -> Tensor:
+    """The first entries of each channel, as many as there are maxima."""
+    return (torch.arange(channels)[:, None] * entries + torch.arange(math.prod(torus))[None, :]).reshape(-1)
 
 
 def circular(kernel: Kernel, torus: Shape) -> tuple[Select, Conv]:
@@ -114,11 +138,12 @@ def search(form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: 
 def _search(form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Say) -> Searched:
     normal = circular_network(form)
     size = sum(node.size for node in normal.graph.nodes)
-    rows = 16 if size < 2e5 else 12
+    rows = 16 if size < 2e5 else 12 if size < 5e6 else 8
     small = size * rows < 2**20
     dtype = torch.float64 if small else torch.float32
     normal = normal if small else NormalForm(normal.graph.to("cpu", dtype), normal.layers, normal.grouping)
-    dual, anderson, found = Dual(normal, rows, seed, dtype), Anderson(), Searched()
+    dual, found = Dual(normal, rows, seed, dtype), Searched()
+    anderson = Anderson(MEMORY if small else 4)
     state = dual.start()
     fallback, history = None, [0.0]
     newest: Pass | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lipcert.activations import ACTIVATIONS, Elementwise
 from lipcert.blocks.pointwise import Pointwise
+from lipcert.blocks.selection import Selection
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.lipsdp_torus import LipsdpTorus
 from lipcert.methods.problem import Problem
@@ -25,6 +27,7 @@ from lipcert.proofs import lmi, torus
 from lipcert.proofs.kernels import NotAMap, kernels
 from lipcert.proofs.kinds import Torus
 from lipcert.proofs.normal_form import normal_form
+from lipcert.proofs.pools import before_pool
 from lipcert.proofs.torus_form import TorusForm, torus_form
 from lipcert.sdp.torus import circular, circular_network, inside, search
 from lipcert.terms.errors import CertificateRejected, RefusedModel
@@ -78,6 +81,19 @@ class Build:
         c, *window = self.shapes[at]
         factor = self.normal(c)[:, None].expand(c, math.prod(window)).reshape(-1)
         return self.linear(Scale(factor.contiguous(), factor.abs() * 1e-12), at, self.shapes[at], "scale")
+
+    def pool(self, at: int, k: int, stride: int, padding: int) -> int:
+        """Maxima over windows, absent entries -1."""
+        c, *window = self.shapes[at]
+        entries = torch.arange(c * math.prod(window), dtype=torch.float64).reshape(1, c, *window)
+        padded = torch.nn.functional.pad(entries, [padding, padding] * len(window), value=-1.0)
+        out = [(n + 2 * padding - k) // stride + 1 for n in window]
+        columns = []
+        for o in itertools.product(range(k), repeat=len(window)):
+            steps = (slice(a, a + stride * (m - 1) + 1, stride) for a, m in zip(o, out, strict=True))
+            columns.append(padded[(slice(None), slice(None), *steps)].reshape(-1))  # type: ignore[index]
+        block = Selection(torch.stack(columns, 1).long(), c * math.prod(window))
+        return self.put(Nonlinear(block), (at,), (c, *out), "pool")
 
     def graph(self) -> Graph:
         return Graph(tuple(self.nodes), len(self.nodes) - 1)
@@ -361,6 +377,63 @@ def test_padded_values_agree_where_nothing_is_padded() -> None:
     found = value(LipsdpTorus(tolerance=1e-6), graph)
     assert found.details["dual"] == pytest.approx(value(Lipsdp("channel"), graph).value, rel=1e-5)
     assert normal_form(graph, "channel").neurons == form.neurons
+
+
+def pooled(seed: int) -> Graph:
+    """A convolution, an activation or none, overlapping or padded maxima, and another convolution."""
+    net = Build([(2, 6, 6), (1, 9), (2, 5, 7)][seed % 3], seed)
+    at = net.conv(0, 3, 3, 2 if seed % 4 == 1 else 1)
+    at = net.act(at, SLOPES[seed % 4]) if seed % 5 else at
+    at = net.pool(at, *[(3, 2, 1), (3, 1, 1), (2, 1, 0), (3, 2, 0)][seed % 4])
+    at = net.act(net.conv(at, 2, 3))
+    net.dense(at, 3)
+    return net.graph()
+
+
+@pytest.mark.every(4)
+@pytest.mark.parametrize("seed", range(24))
+def test_overlapping_maxima_are_one_constraint(seed: int) -> None:
+    graph = pooled(seed)
+    form = torus_form(graph)
+    assert [site.pool is not None for site in form.sites] == [False, True, False]
+    found = search(form, 1e-3, 300, 0, None, lambda *_: None)
+    whole = dense_torus(form, found.multipliers, found.rho)
+    assert torus.prove(form, found.multipliers, found.rho) == pytest.approx(whole, rel=1e-8)
+    assert found.proved <= found.dual * 1.01
+    assert found.proved >= attained(graph, seed)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_windows_cover_the_maxima(seed: int) -> None:
+    """The sum of squares that a pool may move by, written out window by window."""
+    graph = pooled(seed)
+    form = torus_form(graph)
+    site, (kernel,) = form.sites[1], form.sites[1].rows.values()
+    assert site.pool is not None
+    read, slopes = before_pool(form.graph, site.node)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, form.graph.nodes[0].size, generator=generator, dtype=torch.float64)
+    v = Path(form.graph, 0, read).mv(x)[0] * slopes
+    block = form.graph.nodes[site.node].what.block  # type: ignore[union-attr]
+    assert isinstance(block, Selection)
+    real = torch.where(block.windows >= 0, v[block.windows.clamp(min=0)] ** 2, 0.0).reshape(site.channels, -1).sum(1)
+    pad, conv = circular(kernel, form.torus(0))
+    around = conv.mv(pad.mv(inside(form, 0).rmv(x)))[0].reshape(site.channels, -1)
+    torus_v = tuple(n * s for n, s in zip(form.torus(1), site.pool.stride, strict=True))
+    claimed = (site.high[:, None] ** 2 * around**2 * site.pool.counts(torus_v).reshape(1, -1)).sum(1)
+    assert bool((claimed >= real * (1 - 1e-12)).all())
+    fewer = replace(site.pool, size=(1,) * len(site.pool.size)).counts(torus_v)
+    assert bool((site.high[:, None] ** 2 * around**2 * fewer.reshape(1, -1)).sum() < real.sum())  # it would be seen
+
+
+def test_maxima_that_are_no_windows_of_a_map_are_written_out() -> None:
+    """Pools of one signal twice: the form of two constraints does not exist, that of differences does."""
+    net = Build((1, 6, 6), 0)
+    at = net.act(net.conv(0, 2, 3))
+    both = net.add(net.pool(at, 3, 1, 1), net.pool(at, 3, 1, 1))
+    net.dense(net.act(net.conv(both, 2, 3)), 2)
+    found = value(LipsdpTorus(), net.graph())
+    assert found.value >= attained(net.graph(), 0)
 
 
 def test_models_without_maps_name_a_node() -> None:
