@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from lipcert.methods.problem import L2, REGION, SPACE, Cost, Method, Problem
+from lipcert.methods.settled import best_ranges
 from lipcert.network.affine import Path
-from lipcert.network.intervals import interval_ranges
 from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, MEMORY_ENTRIES, coefficients, entries
 from lipcert.proofs.maxima import without_maxima
@@ -84,7 +84,7 @@ class Lipsdp(Method):
         wanted = ["neuron", "channel", "layer"] if self.multipliers == "mixed" else [self.multipliers]
         assert all(grouping in GROUPINGS for grouping in wanted)
         try:
-            ranges = None if problem.region is None else interval_ranges(without_maxima(problem.graph), problem.region)
+            ranges = None if problem.region is None else best_ranges(without_maxima(problem.graph), problem.region)
             form = normal_form(problem.graph, wanted[0], ranges)
             need = entries(form)
         except RefusedModel as error:
