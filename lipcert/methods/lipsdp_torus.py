@@ -13,11 +13,22 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from lipcert.methods.problem import L2, SPACE, Cost, Method, Problem
+from lipcert.network.graph import Graph, Linear
+from lipcert.operators.linear import Conv
 from lipcert.proofs.kinds.torus import Torus
 from lipcert.proofs.torus_form import TorusForm, torus_form
 from lipcert.sdp.torus import search
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.result import Bound, Refusal, Result, Side
+
+# Neurons between which it runs unasked: below, LipSDP of every position is tighter and quick; above, it takes minutes.
+FROM, UNTIL = 4_000, 300_000
+
+
+def worth_asking(graph: Graph) -> bool:
+    """Whether it runs unasked: a convolutional network of a size for it."""
+    maps = any(isinstance(node.what, Linear) and isinstance(node.what.operator, Conv) for node in graph.nodes)
+    return maps and FROM <= graph.neurons <= UNTIL
 
 
 @dataclass(frozen=True)

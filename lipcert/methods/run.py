@@ -12,6 +12,7 @@ import torch
 from lipcert.methods import METHODS
 from lipcert.methods.failures import RAISED, why
 from lipcert.methods.ladders import usual
+from lipcert.methods.lipsdp_torus import worth_asking
 from lipcert.methods.problem import Method, OutOfTime, Problem
 from lipcert.network.graph import Graph
 from lipcert.rigor.rounding import keeps_subnormals
@@ -28,8 +29,8 @@ def choose(
     options: Mapping[str, str | None] | None = None,
     graph: Graph | None = None,
 ) -> list[Method]:
-    """The named methods in the order of the table; without names the usual ones, and `regions` on the whole space where it
-    applies to `graph`, which has few inputs.
+    """The named methods in the order of the table; without names the usual ones, and on the whole space what the size of
+    `graph` calls for: `regions` where it applies and inputs are few, `lipsdp-torus` for convolutional networks.
 
     `options`: values of fields that a method offers as `choices`, by name; None: as it is.
     """
@@ -40,6 +41,8 @@ def choose(
     exact = METHODS["regions"]
     if not names and region is None and graph is not None and graph.nodes[graph.input].size <= FEW:
         wanted = [*wanted, *([] if exact.refuses(Problem(graph, Norm())) else ["regions"])]
+    if not names and region is None and graph is not None and worth_asking(graph):
+        wanted = [*wanted, "lipsdp-torus"]
     chosen = {name: method for name, method in METHODS.items() if name in wanted}
     for option, value in (options or {}).items():
         if value is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
-from lipcert.methods import METHODS
+import lipcert
+from lipcert.methods import METHODS, lipsdp_torus
 from lipcert.methods.ladders import everywhere, formulas, groups, on_a_ball, usual
 from lipcert.methods.problem import REGION, Method
 from lipcert.methods.run import choose
@@ -19,6 +21,17 @@ def test_the_ladders() -> None:
     assert on_a_ball() == ["jacobian", "transfer", "linear", "regions", "lipsdp", "branch"]
     assert groups(Norm("2", "2")) == [["lipsdp"], ["product", "absolute", "cplip"]]
     assert groups(Norm("1", "1")) == groups(Norm("inf", "inf")) == [formulas()]
+
+
+def test_large_convolutional_networks_are_put_on_a_torus(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = lipcert.load(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()), input_shape=(1, 1, 6, 6)).graph
+    assert "lipsdp-torus" not in [m.name for m in choose(None, None, None, graph)]
+    monkeypatch.setattr(lipsdp_torus, "FROM", graph.neurons)
+    names = [m.name for m in choose(None, None, None, graph)]
+    assert names.index("sampled") < names.index("lipsdp-torus") < names.index("lipsdp")  # the dear ones last
+    assert "lipsdp-torus" not in [m.name for m in choose(["product"], None, None, graph)]
+    monkeypatch.setattr(lipsdp_torus, "UNTIL", graph.neurons - 1)
+    assert "lipsdp-torus" not in [m.name for m in choose(None, None, None, graph)]
 
 
 def test_what_a_method_says_is_of_this_world() -> None:

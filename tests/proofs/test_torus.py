@@ -441,3 +441,17 @@ def test_models_without_maps_name_a_node() -> None:
     net.dense(0, 3)
     with pytest.raises(RefusedModel, match="feature maps"):
         torus_form(net.graph())
+
+
+def test_other_maxima_are_differences_of_maps() -> None:
+    """2 x 2 windows side by side: three more activations, all on maps, of which a convolution reads a combination."""
+    net = Build((2, 8, 8), 3)
+    at = net.pool(net.act(net.conv(0, 3, 3)), 2, 2, 0)
+    net.dense(net.act(net.conv(at, 2, 3)), 3)
+    graph = net.graph()
+    form = torus_form(graph)
+    assert ([site.channels for site in form.sites], form.flat) == ([2, 3, 3, 3, 3, 2], ())
+    found = search(form, 1e-3, 300, 0, None, lambda *_: None)
+    whole = dense_torus(form, found.multipliers, found.rho)
+    assert torus.prove(form, found.multipliers, found.rho) == pytest.approx(whole, rel=1e-8)
+    assert found.proved >= value(Lipsdp("neuron"), graph).details["dual"] * (1 - 1e-9)
