@@ -156,7 +156,7 @@ def attained(graph: Graph, seed: int) -> float:
 @pytest.mark.parametrize("seed", range(120))
 def test_the_torus_is_above_the_padded_network_and_both_above_what_is_attained(seed: int) -> None:
     graph = random_net(seed)
-    found = value(LipsdpTorus(), graph)
+    found = value(LipsdpTorus(dense=0), graph)
     padded = value(Lipsdp("channel"), graph)
     widened = any(graph.nodes[i].what.block.label == "leaky_relu" for i in graph.nonlinear)  # type: ignore[union-attr]
     assert found.value >= padded.details["dual"] * (1 - 1e-9)
@@ -283,7 +283,7 @@ def test_pointwise_convolutions_join_their_neighbour(first: int, second: int) ->
     assert (len(form.sites), len(form.flat)) == (3, 0)
     (kernel,) = form.sites[2].rows.values()
     assert kernel.taps == (max(first, second),) * 2
-    assert value(LipsdpTorus(), graph).value >= value(Lipsdp("channel"), graph).details["dual"]
+    assert value(LipsdpTorus(dense=0), graph).value >= value(Lipsdp("channel"), graph).details["dual"]
 
 
 def test_selections_pools_and_concatenations_are_kernels() -> None:
@@ -374,7 +374,7 @@ def test_padded_values_agree_where_nothing_is_padded() -> None:
     graph = net.graph()
     form = torus_form(graph)
     assert form.coarse == (3, 3)
-    found = value(LipsdpTorus(tolerance=1e-6), graph)
+    found = value(LipsdpTorus(tolerance=1e-6, dense=0), graph)
     assert found.details["dual"] == pytest.approx(value(Lipsdp("channel"), graph).value, rel=1e-5)
     assert normal_form(graph, "channel").neurons == form.neurons
 
@@ -434,6 +434,22 @@ def test_maxima_that_are_no_windows_of_a_map_are_written_out() -> None:
     net.dense(net.act(net.conv(both, 2, 3)), 2)
     found = value(LipsdpTorus(), net.graph())
     assert found.value >= attained(net.graph(), 0)
+
+
+@pytest.mark.every(4)
+@pytest.mark.parametrize("seed", range(24))
+def test_a_dense_tail_is_between_the_torus_and_the_neurons(seed: int) -> None:
+    """Neurons that are not on maps lose no padding, and have a multiplier each."""
+    graph = random_net(seed)
+    form = torus_form(graph)
+    if len(form.sites) < 3:
+        return
+    whole, tail = (value(LipsdpTorus(dense=n), graph) for n in (0, 3500))
+    assert whole.details["dense_neurons"] <= tail.details["dense_neurons"]
+    assert tail.value <= whole.value
+    assert tail.value >= value(Lipsdp("neuron"), graph).details["dual"] * (1 - 1e-9)
+    assert tail.proof is not None
+    assert tail.proof.prove(graph, Norm()) <= tail.value * (1 + 1e-12)
 
 
 def test_models_without_maps_name_a_node() -> None:
