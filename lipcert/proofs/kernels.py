@@ -249,7 +249,8 @@ def _of_matrix(operator: Dense, shape: Shape) -> Kernel | None:
     for d in range(1, len(shape)):
         if (operator.outer, n, operator.inner) == (math.prod(shape[:d]), shape[d], math.prod(shape[d + 1 :])) and m > 1:
             row = _shifted_row(operator.weight[0])
-            if row is None:
+            beside = operator.radius is not None and bool((operator.radius[operator.weight == 0] != 0).any())
+            if row is None or beside:  # what is off the taps must be zero, and known to be
                 return None
             taps, start, stride = row
             lengths = tuple(len(taps) if e == d else 1 for e in range(1, len(shape)))

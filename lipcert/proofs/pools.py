@@ -63,9 +63,10 @@ def windows_of(block: Selection, shape: Shape, out: Shape) -> Windows | None:
         ends = []
         for stride in range(1, max(2, 2 * -(-shape[d] // out[d]))):
             shift = places[d] - stride * at[d]
-            ends.append((int(shift.max() - shift.min()) + 1, stride, int(shift.min())))
+            off = abs(stride - shape[d] / out[d])  # of equal sizes the one that looks like this pool
+            ends.append((int(shift.max() - shift.min()) + 1, off, stride, int(shift.min())))
         found.append(min(ends))
-    sizes, strides, starts = zip(*found, strict=True)
+    sizes, _, strides, starts = zip(*found, strict=True)
     return Windows(starts, strides, sizes)
 
 

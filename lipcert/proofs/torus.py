@@ -32,7 +32,7 @@ from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, last_block, power_of_two
 from lipcert.proofs.normal_form import NormalForm
 from lipcert.proofs.pools import Windows
-from lipcert.proofs.torus_form import TorusForm
+from lipcert.proofs.torus_form import Site, TorusForm
 from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
 
 WIDEST = 1 << 13  # entries of one signal in a chunk of families: the rounding of their sums grows with its square
@@ -237,13 +237,12 @@ class Families:
         self.parts: dict[Key, Tensor] = {}
         frequencies = [self._frequencies(form.coarse, coarse, site.level) for site in form.sites]
 
-        def folded(c: Coupling) -> Tensor:
-            """(F, n_k, r n_j): the frequencies of site j that are kept together side by side."""
+        def folded(c: Coupling, rows: bool = True) -> Tensor:
+            """(F, r_k n_k, r_j n_j): the frequencies of a site that are kept together side by side; `rows`: of site k too."""
             block = symbols(c, frequencies[c.j], form.torus(c.j))
-            site = form.sites[c.j]
-            if site.fold == site.level:
-                return block
-            groups = self.meeting(site.level, site.fold)
+            if rows and c.k < self.sites:
+                block = self.spread(block, form.sites[c.j].level, form.sites[c.k])
+            groups = self.meeting(form.sites[c.j].level, form.sites[c.j].fold)
             return block[groups].permute(0, 2, 1, 3).reshape(len(groups), block.shape[1], -1)
 
         for j, (diagonal, site) in enumerate(zip(problem.diagonals, form.sites, strict=True)):
@@ -253,7 +252,7 @@ class Families:
         for c in problem.couplings:
             self.parts[c.k, c.j] = folded(c)
         for j in {c.j for c in problem.squares}:
-            C = torch.cat([folded(c) for c in problem.squares if c.j == j], 1)
+            C = torch.cat([folded(c, rows=False) for c in problem.squares if c.j == j], 1)
             self.parts[j, j] = self.parts[j, j] - product(C, C)
 
     @staticmethod
@@ -267,6 +266,19 @@ class Families:
         if k >= self.sites:
             return torch.arange(self.count * math.prod(self.levels[j]))[None, :]
         return self.meeting(self.levels[j], self.levels[k])
+
+    def spread(self, block: Tensor, fine: Shape, site: Site) -> Tensor:
+        """Rows (F, n, m), one for each frequency of a finer torus, among all frequencies of the site that are kept together."""
+        kept = self.meeting(site.level, site.fold)
+        if kept.shape[1] == 1:
+            return block
+        above = self.meeting(fine, site.level)
+        slot, parent = torch.empty(kept.numel(), dtype=torch.int64), torch.empty(above.numel(), dtype=torch.int64)
+        slot[kept] = torch.arange(kept.shape[1]).expand_as(kept)
+        parent[above] = torch.arange(len(above))[:, None].expand_as(above)
+        wide = block.new_zeros(len(block), kept.shape[1], *block.shape[1:])
+        wide[torch.arange(len(block)), slot[parent]] = block
+        return wide.flatten(1, 2)
 
     def meeting(self, fine: Shape, coarse: Shape) -> Tensor:
         """(F, r): the frequencies of a torus that meet in each one of a coarser one."""
@@ -318,7 +330,9 @@ class Families:
                     if later.index(i) < later.index(j):
                         continue
                     new = -product(right if i == j else gathered(coupled[i], groups), right)
-                    new = work[i, j] + new if (i, j) in work else new
+                    if (i, j) in work:
+                        assert work[i, j].shape == new.shape
+                        new = work[i, j] + new
                     work[i, j] = new
                     size = squares(new)[self.children(j, i)].sum(1) if j < self.sites else squares(new)
                     defect = add_up(defect, mul_up(EPS, sqrt_up(most(size))))

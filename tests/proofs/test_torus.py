@@ -403,6 +403,26 @@ def test_overlapping_maxima_are_one_constraint(seed: int) -> None:
     assert found.proved >= attained(graph, seed)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["after a map", "two", "finer"])
+def test_maxima_of_what_reads_another_map(kind: str, channels: int) -> None:
+    """The map before the pool keeps several frequencies together, and is read and written as one of its own."""
+    net = Build((1, 8) if kind == "two" else (1, 6, 4), channels)
+    at = net.act(net.conv(0, channels, 3, 2 if kind == "finer" else 1))
+    if kind == "two":
+        at = net.pool(at, 3, 2, 1)
+    at = net.pool(net.act(net.conv(at, channels, 3)), 3, 2, 1)
+    net.dense(net.act(net.conv(at, channels, 3)), 2)
+    graph = net.graph()
+    form = torus_form(graph)
+    assert sum(site.pool is not None for site in form.sites) == (2 if kind == "two" else 1)
+    assert any(site.fold != site.level for site in form.sites[1:])
+    found = search(form, 1e-3, 300, 0, None, lambda *_: None)
+    whole = dense_torus(form, found.multipliers, found.rho)
+    assert torus.prove(form, found.multipliers, found.rho) == pytest.approx(whole, rel=1e-8)
+    assert attained(graph, 0) <= found.proved <= found.dual * 1.02
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_windows_cover_the_maxima(seed: int) -> None:
     """The sum of squares that a pool may move by, written out window by window."""
