@@ -12,6 +12,7 @@ from lipcert.methods.linear import LinearBound
 from lipcert.methods.lipsdp import Lipsdp, LipsdpLayer
 from lipcert.methods.lipsdp_cvxpy import LipsdpCvxpy
 from lipcert.methods.lipsdp_network import LipsdpNetwork
+from lipcert.methods.lipsdp_norms import LipsdpNorms
 from lipcert.methods.lipsdp_torus import LipsdpTorus
 from lipcert.methods.problem import Method, OutOfTime, Problem
 from lipcert.methods.product import ProductBound
@@ -30,6 +31,7 @@ METHODS: dict[str, Method] = {
         LipsdpTorus(),
         LipsdpLayer(),
         Lipsdp(),
+        LipsdpNorms(),
         Jacobian(),
         Transfer(),
         LinearBound(),

@@ -7,15 +7,16 @@ from lipcert.methods.problem import Cost, Method
 from lipcert.terms.query import Norm
 
 
-def usual(on_a_region: bool) -> dict[str, Method]:
-    """Of `bound`: those made for the space, and on a region those made for regions as well."""
+def usual(on_a_region: bool, norm: Norm | None = None) -> dict[str, Method]:
+    """Of `bound`: those made for the space, and on a region those made for regions as well; extra ones where they take `norm`."""
     wanted = {"space", "region"} if on_a_region else {"space"}
-    return {name: method for name, method in METHODS.items() if not method.on_request and method.where & wanted}
+    made = {name: method for name, method in METHODS.items() if not method.on_request and method.where & wanted}
+    return {name: m for name, m in made.items() if not m.extra or (norm is not None and m.takes(norm))}
 
 
 def everywhere() -> list[str]:
     """Upper values over the whole space, cheap first: each holds in every ball. What another method refines is left out."""
-    return [m.name for m in _uppers() if "space" in m.where and m.refined_by is None]
+    return [m.name for m in _uppers() if "space" in m.where and m.refined_by is None and not m.extra]
 
 
 def on_a_ball() -> list[str]:

@@ -99,6 +99,7 @@ class Method(Protocol):
     norms: ClassVar[frozenset[tuple[P, P]] | None] = None  # None: all
     cost: ClassVar[Cost] = Cost.FORMULA
     on_request: ClassVar[bool] = False  # runs only where it is named
+    extra: ClassVar[bool] = False  # unasked in `bound` alone, and there in norms that it takes
     refined_by: ClassVar[str | None] = None  # a method whose value is never above this one's, but for rounding
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})  # fields that the command line sets: values
 

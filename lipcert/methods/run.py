@@ -28,6 +28,7 @@ def choose(
     region: Region = None,
     options: Mapping[str, str | None] | None = None,
     graph: Graph | None = None,
+    norm: Norm | None = None,
 ) -> list[Method]:
     """The named methods in the order of the table; without names the usual ones, and on the whole space what the size of
     `graph` calls for: `regions` where it applies and inputs are few, `lipsdp-torus` for convolutional networks.
@@ -37,7 +38,7 @@ def choose(
     unknown = [name for name in names or () if name not in METHODS]
     if unknown:
         raise UsageError(f"--method {unknown[0]}: methods are {', '.join(METHODS)}")
-    wanted = names or usual(region is not None)
+    wanted = names or usual(region is not None, norm)
     exact = METHODS["regions"]
     if not names and region is None and graph is not None and graph.nodes[graph.input].size <= FEW:
         wanted = [*wanted, *([] if exact.refuses(Problem(graph, Norm())) else ["regions"])]

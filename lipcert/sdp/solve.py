@@ -104,7 +104,8 @@ class Solver:
     def through_the_interior(self, wanted: float) -> bool:
         """Deep narrow chains, by Newton's method. False: it is none, or the gap is not closed."""
         start = time.perf_counter()
-        aim = wanted / 4 if self.form.neurons <= 600 else max(wanted / 4, 2e-5)
+        neurons = self.form.neurons  # each step is one Cholesky of as many rows
+        aim = wanted / 4 if neurons <= 300 else max(wanted / 4, 5e-6 if neurons <= 600 else 4e-5)
         found = interior(self.form, self.table, aim, self.settings.seed, self.out_of_time)
         if found is None:
             return False

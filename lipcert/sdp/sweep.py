@@ -52,6 +52,8 @@ class Pass:
     after: State
     lengths: list[Tensor]
     radii: list[Tensor]
+    out: Tensor | None = None  # Y_out, and the gradient at Y_0
+    at_input: Tensor | None = None
 
     @property
     def multipliers(self) -> list[Tensor]:
@@ -100,10 +102,18 @@ class Dual:
 
     def unit(self, state: State) -> State:
         """|Y_0|_F = 1 and |U_g|_F = 1 for every group, in place."""
-        state.y0.div_(state.y0.norm().clamp(min=LEAST[self.dtype]))
+        state.y0.div_(self.input_size(state.y0).clamp(min=LEAST[self.dtype]))
         for layer, u in zip(self.form.layers, state.u, strict=True):
             u.div_(layer.spread(_group_norm(layer, u).clamp(min=LEAST[self.dtype])))
         return state
+
+    def input_size(self, y0: Tensor) -> Tensor:
+        """What is 1 of Y_0: |Y_0|_F."""
+        return y0.norm()
+
+    def output_value(self, out: Tensor) -> tuple[float, Tensor]:
+        """The value and half its gradient: ||Y_out||^2."""
+        return float(out.square().sum()), out
 
     def sweep(self, state: State) -> Pass:
         """Forward with the state's directions, backward with new ones."""
@@ -124,7 +134,8 @@ class Dual:
         if out is None:
             return Pass(0.0, state, lengths, radii)
 
-        gradients = pull(graph, self.affine[-1], {graph.output: out}, PLAIN)
+        value, ascent = self.output_value(out)
+        gradients = pull(graph, self.affine[-1], {graph.output: ascent}, PLAIN)
         for k in range(len(layers) - 1, -1, -1):
             layer, radius = layers[k], radii[k]
             g = gradients.pop(layer.node, None)
@@ -142,8 +153,8 @@ class Dual:
         if at_input is None or not bool(at_input.any()):
             after.y0.copy_(state.y0)
         else:
-            torch.div(at_input, at_input.norm(), out=after.y0)
-        return Pass(float(out.square().sum()), after, lengths, radii)
+            torch.div(at_input, self.input_size(at_input).clamp(min=LEAST[self.dtype]), out=after.y0)
+        return Pass(value, after, lengths, radii, out, at_input)
 
 
 def _group_norm(layer: Layer, t: Tensor, weights: Tensor | None = None) -> Tensor:

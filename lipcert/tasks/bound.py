@@ -166,7 +166,8 @@ def bound(
     asked = asked or BoundRequest()
     norm, functional = Norm.parse(asked.norm), Output.parse(asked.output)
     region = checked_region(asked.region, model.graph)
-    chosen = choose(asked.methods, region, {"multipliers": asked.multipliers, "solver": asked.solver}, model.graph)
+    settings = {"multipliers": asked.multipliers, "solver": asked.solver}
+    chosen = choose(asked.methods, region, settings, model.graph, norm)
     _check_asked(model, asked, region, functional, resume)
     where = describe(region)
     question = model.question("bound", norm, where, str(functional), asked.options(region, chosen, functional))

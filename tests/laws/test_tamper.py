@@ -76,6 +76,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         "mlp absolute": (mlp, {}, {"methods": ["absolute"], "norm": "inf"}),
         "conv lipsdp": (conv, units, {"methods": ["lipsdp-layer"], "output": "1"}),
         "maps torus": (maps, units, {"methods": ["lipsdp-torus"]}),
+        "mlp weighted": (mlp, {}, {"methods": ["lipsdp-norms"], "norm": "inf->1"}),
         "conv product": (conv, units, {"methods": ["product"], "norm": "inf"}),
         "head lipsdp": (head, {}, {"methods": ["lipsdp"]}),
         "head product": (head, {}, {"methods": ["product"]}),
@@ -323,6 +324,15 @@ def forged(case: Case, rng: random.Random) -> dict[str, Any]:
         fields = with_rows(fields, bent(rows(fields), rng))
         fields["proof"]["rho"] *= rng.choice([1.0, 1.0, 0.5, 3.0, 1e10, 1e-10])
         fields["proof"]["maps"] = rng.choice([1, 1, 1, 0, 2])
+    if kind == "weighted":
+        fields = copy.deepcopy(fields)
+        for k, part in enumerate(fields["proof"]["parts"]):
+            made = with_rows({"proof": part}, bent(rows({"proof": part}), rng))["proof"]
+            made["input_weights"] = rng.choice(
+                [part["input_weights"], part["input_weights"], part["output_weights"], None]
+            )
+            made["rho"] *= rng.choice([1.0, 1.0, 0.5, 3.0, 1e10, 1e-10])
+            fields["proof"]["parts"][k] = made
     if kind in ("chain", "cplip"):
         fields = bent_constants(fields, rng)
     if kind == "cplip" and rng.random() < 0.3:

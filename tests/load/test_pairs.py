@@ -134,6 +134,7 @@ def value(method: str, graph: Graph, p: str = "2") -> float:
     return found.value
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_is_one_sort_and_1_lipschitz(name: str) -> None:
     function = PAIRS[name]
@@ -148,6 +149,7 @@ def test_a_pair_is_one_sort_and_1_lipschitz(name: str) -> None:
         assert 2 <= value("absolute", graph, "2") <= 2 + 1e-6
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ABSOLUTE)
 def test_a_maximum_of_opposites_is_an_absolute_value(name: str) -> None:
     graph = graph_of(ABSOLUTE[name], 8)
@@ -156,6 +158,7 @@ def test_a_maximum_of_opposites_is_an_absolute_value(name: str) -> None:
     assert value("product", graph) <= 1 + 1e-12
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", MISSED)
 def test_what_resembles_a_pair_is_none(name: str) -> None:
     graph = graph_of(MISSED[name], 8)

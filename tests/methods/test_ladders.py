@@ -17,6 +17,8 @@ from lipcert.terms.query import Norm
 def test_the_ladders() -> None:
     assert list(usual(on_a_region=False)) == ["product", "absolute", "cplip", "sampled", "lipsdp-layer", "lipsdp"]
     assert list(usual(on_a_region=True))[6:] == ["jacobian", "transfer", "linear", "regions", "branch"]
+    assert list(usual(False, Norm("2", "2"))) == list(usual(False))
+    assert list(usual(False, Norm("inf", "inf")))[6:] == ["lipsdp-norms"]
     assert everywhere() == ["product", "absolute", "cplip", "lipsdp"]
     assert on_a_ball() == ["jacobian", "transfer", "linear", "regions", "lipsdp", "branch"]
     assert groups(Norm("2", "2")) == [["lipsdp"], ["product", "absolute", "cplip"]]
