@@ -335,6 +335,7 @@ ZOO = {
     "spectral_norm": (warmed(parametrizations.spectral_norm(nn.Linear(4, 3)), 2, 4), (1, 4)),
     "batchnorm": (warmed(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), 4, 3, 6, 6), (1, 3, 6, 6)),
     "instance norm": (warmed(nn.InstanceNorm2d(3, affine=True, track_running_stats=True), 4, 3, 6, 6), (1, 3, 6, 6)),
+    "instance norm of the sample": (nn.Sequential(nn.Conv2d(3, 2, 1), nn.InstanceNorm2d(2)), (1, 3, 4, 4)),
     "lstm": (Recurrent(), (1, 3, 4)),
     "gru": (Gated(), (1, 3, 4)),
     "detach": (Detached(), (1, 4)),

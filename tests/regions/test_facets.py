@@ -74,6 +74,23 @@ def test_an_early_stop_leaves_a_bracket() -> None:
     assert sampled(graph, cells, Norm("inf", "inf"), 500) <= found.upper
 
 
+def test_dear_norms_are_taken_at_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """inf -> 2 of 16 inputs: 2^15 sign vectors each."""
+    right, points = tree.probe, []
+
+    def counted(net: object, memory: object, at: np.ndarray, values: np.ndarray) -> None:
+        points.append(len(at))
+        right(net, memory, at, values)
+
+    monkeypatch.setattr(tree, "probe", counted)
+    graph, cells = many(0, 16)
+    answer(graph, cells, Norm("inf", "2"), 0.1)
+    assert sum(points) < 100
+    points.clear()
+    answer(graph, cells, Norm("2", "2"), 0.1)
+    assert sum(points) > 1024
+
+
 def test_more_than_sixteen_inputs_are_refused_with_the_count() -> None:
     graph, cells = many(0, 17)
     with pytest.raises(RefusedModel, match=r"17 inputs move.*at most 16"):

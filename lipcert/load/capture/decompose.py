@@ -102,7 +102,7 @@ def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool
     return aten.leaky_relu.default(x, (lower + upper) / 2)  # as ATen does in eval mode, in float64
 
 
-def _lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
+def _lerp(start: Tensor, end: Tensor, weight: Any) -> Tensor:
     return start + weight * (end - start)
 
 
@@ -120,6 +120,8 @@ def _inverse(a: Tensor) -> Tensor:
 
 def _batch_norm(x: Tensor, *rest: Any) -> Any:
     *statistics, training, momentum, eps = rest
+    if training and statistics[2:] == [None, None]:  # as torch.instance_norm calls it
+        return aten._native_batch_norm_legit.no_stats(x, *statistics[:2], True, momentum, eps)
     if training:
         return NotImplemented
     return aten._native_batch_norm_legit_no_training.default(x, *statistics, momentum, eps)
@@ -131,6 +133,7 @@ OWN: dict[Operator, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.rrelu.default: _rrelu,
     aten.lerp.Scalar: _lerp,
+    aten.lerp.Tensor: _lerp,
     aten.copy.default: _copy,
     # without torch's check for singular matrices, which is a side effect: the lowering proves that there is an inverse
     aten.linalg_solve.default: _solve,

@@ -25,6 +25,7 @@ from lipcert.load.lower.decisions import Decision
 from lipcert.load.lower.expressions import fused
 from lipcert.load.lower.folding import HARMLESS, LIMIT, fold
 from lipcert.load.lower.layout import LAYOUT
+from lipcert.load.lower.mixtures import with_mixtures
 from lipcert.load.lower.nonlinear import NONLINEAR
 from lipcert.load.lower.normalisations import with_norms, with_radials, with_variances
 from lipcert.load.lower.pairs import with_pairs
@@ -88,7 +89,9 @@ def simplified(graph: Graph) -> Graph:
     """An equal graph in which maxima and minima of the same entries are one block, expressions of one signal are rows and
     normalisations are blocks. But for the first, graphs that have finite slopes everywhere stay as they are."""
     graph = with_pairs(graph)
-    return with_radials(fused(with_norms(tidied(with_variances(tidied(graph)))))) if troubled(graph) else graph
+    if not troubled(graph):
+        return graph
+    return with_radials(fused(with_norms(tidied(with_mixtures(with_variances(tidied(graph)))))))
 
 
 def node_names(program: ExportedProgram | FlatProgram, labels: Mapping[str, str]) -> dict[FxNode, str]:

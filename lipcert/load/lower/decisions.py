@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from lipcert.load.lower.builder import Builder, Signal, broadcast
-from lipcert.load.lower.recognise import exact_constant, read
+from lipcert.load.lower.recognise import exact_constant, is_far_softplus, read
 from lipcert.load.lower.signals import pointwise, product
 from lipcert.rigor import constants
 from lipcert.rigor.constants import constant
@@ -70,11 +70,12 @@ def chosen(b: Builder, condition: Decision, x: Any, y: Any) -> Signal:
     if condition.gap is not None and (slope := _bend(b, condition.gap, x, y)) is not None:
         bent = b.scale(pointwise(b, condition.gap, "relu"), exact_constant(slope))
         return _plus(b, bent, y if isinstance(y, Signal) else constant(y))
+    if _is_softplus(b, condition.gap, x, y):
+        return y
     step, x, y = broadcast(b, [Signal(condition.node, condition.shape), x, y])
     if not isinstance(x, Signal) and not isinstance(y, Signal):
         return b.offset(b.scale(step, constants.subtract(x, y)), y)
-    gap = _difference(b, x, y)
-    return _plus(b, product(b, step, gap), y)
+    return _plus(b, product(b, step, _difference(b, x, y)), y)
 
 
 def _bend(b: Builder, gap: Signal, x: Any, y: Any) -> Fraction | None:
@@ -94,6 +95,12 @@ def _bend(b: Builder, gap: Signal, x: Any, y: Any) -> Fraction | None:
             sides.append((Fraction(0), Fraction(float(number.centre))))
     slope, shift = sides[0][0] - sides[1][0], sides[0][1] - sides[1][1]
     return slope / at.scale if at.scale != 0 and shift * at.scale == slope * at.shift else None
+
+
+def _is_softplus(b: Builder, gap: Signal | None, x: Any, y: Any) -> bool:
+    if gap is None or not isinstance(x, Signal) or not isinstance(y, Signal) or not gap.shape == x.shape == y.shape:
+        return False
+    return is_far_softplus(b.nodes, gap.node, x.node, y.node)
 
 
 def _difference(b: Builder, x: Any, y: Any) -> Signal:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lipcert.activations.saturating import DEVICE
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Add, Linear, Node, Nonlinear, Offset, What
 from lipcert.operators.linear import Scale
@@ -98,6 +99,27 @@ def _multiples(nodes: list[Node], i: int) -> Iterator[tuple[int, Fraction]]:
         if factor is None or factor == 0:
             return
         i, scale = nodes[i].parents[0], scale * factor
+
+
+def is_far_softplus(nodes: list[Node], gap: int, x: int, y: int) -> bool:
+    """Whether y = s softplus(z) + t, x = s z + t, and gap > 0 exactly where beta z > c for some c >= 20: then the choice of
+    x there is softplus as torch evaluates it, and as its exporters spell it (see the row)."""
+    soft = read(nodes, y)
+    if soft.act is None or soft.act.label != "softplus":
+        return False
+    beta, threshold = soft.act.activation.params
+    if not (isinstance(beta, float) and isinstance(threshold, float) and beta > 0 and threshold >= DEVICE):
+        return False
+    root = read(nodes, soft.node, activations=False).node
+    z, line, side = (read(nodes, i, root, activations=False) for i in (soft.node, x, gap))
+    if line.node != root or side.node != root or side.scale * z.scale <= 0:
+        return False
+    corner = z.shift - z.scale * side.shift / side.scale
+    return (
+        line.scale == soft.scale * z.scale
+        and line.shift == soft.scale * z.shift + soft.shift
+        and Fraction(beta) * corner >= Fraction(DEVICE)
+    )
 
 
 def exact_constant(value: Fraction) -> Constant:

@@ -123,6 +123,15 @@ def largest(matrices, vectors, rows, n, p, q, squarings):  # type: ignore[no-unt
     return value
 
 
+def patterns(rows: int, n: int, p: int, q: int) -> int:
+    """Sign vectors that `largest` goes through."""
+    if rows == 1 or n == 1 or q == 0 or p == 1 or (p, q) == (2, 2):
+        return 1
+    if p == 0:
+        return 1 << (n - 1)
+    return 1 << (rows - 1) if rows <= FEW else 1
+
+
 @compiled
 def _over_signs(centre, radius, image, turned, rows, n, q):  # type: ignore[no-untyped-def]
     """max ||A s||_q over sign vectors s with s_0 = 1; A (rows, n), or `turned` its transpose. `image` (rows,) to work with."""

@@ -21,11 +21,13 @@ from lipcert.regions.enumeration.net import BEST, CLOSED, INVERSE, NORMS, OFF, S
 from lipcert.regions.enumeration.program import INPUTS, HingeLayer, Program
 from lipcert.regions.enumeration.roots import box, corner, simplices
 from lipcert.regions.enumeration.search import probe, search
+from lipcert.regions.enumeration.sizes import patterns
 from lipcert.terms.query import Norm
 
 ROUND = 16  # cells searched between two looks at the best value: the same on any number of threads
 FIRST, MOST = 128, 4096  # cells of one search, at first and later
 CLIMBS = 12
+CHEAP = 2**8  # sign vectors of a norm that are nothing beside the rest
 SAMPLED = 24  # questions
 
 
@@ -94,7 +96,9 @@ class Tree:
         self.closed = least.copy()
         self.heap: list[tuple[float, int, Cell]] = []
         self.made = 0
-        self.budget = min(FIRST, self.most)
+        self.share = CHEAP / max(CHEAP, self._patterns())
+        self.most = max(1, int(self.most * self.share))
+        self.budget = max(1, min(int(FIRST * self.share), self.most))
         if self.asks != SIGNS:
             self._sample()
         few = self.net.n <= INPUTS
@@ -116,15 +120,21 @@ class Tree:
         shapes = simplices(self.program) if self.cross else [alone(self.program)]
         return [start(s.x, s.mask, s.live, s.places, s.facets, s.box, u.copy()) for s in shapes]
 
+    def _patterns(self) -> int:
+        """Sign vectors of one norm, over all questions: what a cell costs beside its geometry."""
+        if self.asks != NORMS:
+            return 1
+        return int(sum(patterns(int(rows), self.net.n, self.net.p, self.net.q) for rows in np.diff(self.net.question)))
+
     def _sample(self) -> None:
         """Floating norms at random points, and around the best of them; drawn into the ball where that is the region."""
         n, radius = self.net.n, self.program.radius
         dice = np.random.default_rng(0)
-        points = dice.uniform(-1, 1, (1024, n)) * radius
+        points = dice.uniform(-1, 1, (max(16, int(1024 * self.share)), n)) * radius
         self._probe(points)
         for turn in range(CLIMBS):
             for question in range(min(SAMPLED, len(self.closed))):
-                step = dice.normal(size=(128, n)) * radius * 0.5 ** (1 + turn)
+                step = dice.normal(size=(max(1, int(128 * self.share)), n)) * radius * 0.5 ** (1 + turn)
                 within = dice.uniform(1 - 1e-6, 1.0, step.shape)  # where the box or the ball is cut off kinks may meet
                 self._probe(np.clip(self.found.witness[question] + step, -radius, radius) * within)
 
