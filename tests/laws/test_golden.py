@@ -23,6 +23,8 @@ def rtol(where: str) -> float:
     """What another processor may change: sums in another order, and where a search or a program stops."""
     if "lipsdp" in where or "certificate" in where:
         return 1e-3
+    if where.startswith("/bound") and "sampled" in where:  # ascent over the whole space ends on another hill
+        return 1e-1
     return 1e-2 if "sampled" in where or "lower" in where else 1e-7
 
 
