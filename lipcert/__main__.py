@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from lipcert.cli import signals
+from lipcert.terms import clock
 
 if __name__ == "__main__":
     signals.install()
+
+
+clock.program_began()
 
 
 def main() -> None:

@@ -31,7 +31,6 @@ Method = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="Only this method; may be repeated (default all).")
 ]
 OutputOption = Annotated[str, typer.Option(metavar="vector|I|I-J|pairs|each", help="Output functional.")]
-Budget = Annotated[float | None, typer.Option(metavar="SECONDS", help="Stop after this time.")]
 MaxUpper = Annotated[float | None, typer.Option(metavar="X", help="Gate: exit 1 unless upper <= X is proved.")]
 Certificate = Annotated[
     str | None, typer.Option(metavar="FILE", help="Write what `lipcert verify` needs to prove upper again.")
@@ -67,7 +66,7 @@ def bound(
     norm_out: o.NormOut = None,
     method: Method = None,
     output: OutputOption = "vector",
-    budget: Budget = None,
+    budget: o.BudgetEach = None,
     max_upper: MaxUpper = None,
     certificate: Certificate = None,
     multipliers: Multipliers = None,
@@ -115,11 +114,11 @@ def bound(
 
         loaded = as_weighted(load(path, **arguments, progress=progress), *weights, norms)
         asked = BoundRequest(region=read_region(loaded, box, at, eps, ball_norm), **question)
-        report = replace(bound(loaded, asked, session := Session(progress, budget), resume), max_upper=max_upper)
+        report = replace(bound(loaded, asked, session := Session(progress), resume), max_upper=max_upper)
         return report if several(model) else with_ball(report, loaded, asked, session)
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}
-    return execute_each(Run("bound", model[0], json, quiet, threads, asked), model, work)
+    return execute_each(Run("bound", model[0], json, quiet, threads, asked, budget=budget), model, work)
 
 
 def with_ball(report: Report, model: Model, asked: BoundRequest, session: Session) -> Report:

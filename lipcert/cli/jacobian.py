@@ -38,9 +38,6 @@ Prove = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
-Budget = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Of --prove (default 30).", rich_help_panel=WHERE)
-]
 Around = Annotated[
     float | None,
     typer.Option(metavar="SIGMA", help="Also at the data with Gaussian noise.", rich_help_panel=WHERE),
@@ -63,7 +60,7 @@ def jacobian(
     box: Box = None,
     samples: Samples = None,
     prove: Prove = False,
-    budget: Budget = None,
+    budget: o.Budget = None,
     around: Around = None,
     between: Between = False,
     per_class: PerClass = False,
@@ -108,11 +105,11 @@ def jacobian(
         region = parse_region(loaded, box=box)
         count = samples or measure.SAMPLES
         question = measure.JacobianRequest(**_points(loaded, data, raw), region=region, samples=count, **more)
-        return measure.jacobian(loaded, question, Session(progress, budget), resume)
+        return measure.jacobian(loaded, question, Session(progress), resume)
 
     asked = {"norm": norms, "region": {"kind": "box", "lower": None, "upper": None, "asked": box}} if box else {}
     picture = None if plot is None else partial(draw, path=plot)
-    return execute(Run("jacobian", model, json, quiet, threads, asked or {"norm": norms}, picture), work)
+    return execute(Run("jacobian", model, json, quiet, threads, asked or {"norm": norms}, picture, budget), work)
 
 
 def _check(data: str | None, box: str | None, samples: int | None, around: float | None) -> None:

@@ -26,11 +26,13 @@ def layers(
     std: o.Std = None,
     reader: o.Reader = "own",
     json: o.Json = None,
+    budget: o.BudgetEach = None,
     seed: o.Seed = 0,
     threads: o.Threads = None,
     quiet: o.Quiet = False,
 ) -> int:
     """The Lipschitz constant of each layer."""
+    o.check_not_negative("--budget", budget)
     norms = o.read_norm(norm, norm_in, norm_out)
     weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
@@ -43,4 +45,5 @@ def layers(
         loaded = as_weighted(load(path, **arguments, progress=progress), *weights, norms)
         return layers(loaded, norm=norms, progress=progress)
 
-    return execute_each(Run("layers", model[0], json, quiet, threads, {"norm": norms}), model, work)
+    run = Run("layers", model[0], json, quiet, threads, {"norm": norms}, budget=budget)
+    return execute_each(run, model, work)

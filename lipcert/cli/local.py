@@ -69,8 +69,9 @@ Method = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="Of the ladder; may be repeated.", rich_help_panel=AT)
 ]
 Rtol = Annotated[float, typer.Option(metavar="R", help="Close brackets to this; 0: one sweep per cell.")]
-Budget = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Of the grid; with --at of each ball (default 1).")
+Each = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="For each ball, then no further method (default 1).", rich_help_panel=AT),
 ]
 OutputOption = Annotated[str, typer.Option(metavar="vector|I|I-J", help="Output functional.")]
 Resume = Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")]
@@ -98,7 +99,8 @@ def local(
     first: First = None,
     method: Method = None,
     rtol: Rtol = 0.01,
-    budget: Budget = None,
+    each: Each = None,
+    budget: o.Budget = None,
     output: OutputOption = "vector",
     execution: o.Execution = None,
     certificate: Certificate = None,
@@ -131,7 +133,7 @@ def local(
         raise UsageError("local: say where: give --grid (with --box or --data), or --at DATA with --eps")
     work = over_grid(given) if grid is not None else around_points(given)
     asked = {"norm": given.norms, "output": given.functional}
-    return execute(Run("local", model, json, quiet, threads, asked, given.picture), work)
+    return execute(Run("local", model, json, quiet, threads, asked, given.picture, budget), work)
 
 
 def bare_grid(arguments: Sequence[str]) -> list[str]:

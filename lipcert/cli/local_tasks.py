@@ -35,6 +35,7 @@ class Typed(SimpleNamespace):
         super().__init__(**typed)
         o.check_not_negative("--rtol", self.rtol)
         o.check_not_negative("--budget", self.budget)
+        o.check_not_negative("--each", self.each)
         self.norms = o.read_norm(self.norm, self.norm_in, self.norm_out)
         self.functional = str(Output.parse(self.output))
         names = self.input_shape, self.input_name, self.fix, self.output_name
@@ -56,11 +57,11 @@ class Typed(SimpleNamespace):
 
         return as_weighted(load(self.model, **self.arguments, progress=progress), *self.weights, self.norms)
 
-    def session(self, progress: Progress, budget: float | None = None) -> Session:
+    def session(self, progress: Progress) -> Session:
         from lipcert.tasks.workers import session
 
         resources = {name: getattr(self, name) for name in ("workers", "scheduler", "journal", "device")}
-        return session(progress, budget, **resources)
+        return session(progress, **resources)
 
     @property
     def picture(self) -> Callable[[Report], None] | None:
@@ -70,7 +71,9 @@ class Typed(SimpleNamespace):
 
 
 def over_grid(given: Typed) -> Work:
-    _refuse_others("--grid", {"--eps": given.eps, "--first": given.first, "--method": given.method})
+    _refuse_others(
+        "--grid", {"--eps": given.eps, "--first": given.first, "--each": given.each, "--method": given.method}
+    )
     shape, spans = read_grid(given.grid), _three(given.through)
     if given.box is None and given.data is None and not spans:
         raise UsageError("--grid: of which box? give --box LO:HI[,LO:HI...], or --data DATA to take its range")
@@ -90,7 +93,7 @@ def over_grid(given: Typed) -> Work:
         given.shown.update(points=points, labels=labels)
         more = {name: getattr(given, name) for name in ("pairs", "jacobians", "regions", "certificate")}
         asked = grids.GridRequest(box=region, shape=shape, plane=where, **more, **given.question)
-        return grids.grid(loaded, asked, given.session(progress, given.budget), given.resume)
+        return grids.grid(loaded, asked, given.session(progress), given.resume)
 
     return work
 
@@ -127,7 +130,7 @@ def around_points(given: Typed) -> Work:
             y=None if found.y is None else found.y[rows],
             indices=rows,
             methods=given.method or None,
-            budget=local_balls.BUDGET if given.budget is None else given.budget,
+            each=local_balls.EACH if given.each is None else given.each,
             **given.question,
         )
         return local_balls.local(loaded, asked, given.session(progress), given.resume)

@@ -8,6 +8,7 @@ others are asked all the same. The exit status is the worst of all: 4, then 2, 3
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,8 @@ def _execute(run: Run, files: Sequence[Path], work: Work) -> int:
     signals.now(Moment.LATER)
     try:
         for place, file in enumerate(files):
-            report, status = _one(replace(run, model=file), f"{place + 1} of {len(files)}", work, unread)
+            mine = replace(run, model=file, began=run.began if place == 0 else time.monotonic())
+            report, status = _one(mine, f"{place + 1} of {len(files)}", work, unread)
             found.asked.append((_light(report), status))
             if status > 128 or signals.waiting():
                 found.remaining = [str(left) for left in files[place + 1 :]]

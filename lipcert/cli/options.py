@@ -93,6 +93,12 @@ Execution = Annotated[
         help="Cover this execution too (default: real arithmetic).",
     ),
 ]
+BUDGET = "Seconds for the command, reading the model included; what is proved by then is kept."
+Budget = Annotated[float | None, typer.Option(metavar="SECONDS", help=BUDGET, rich_help_panel=RUN)]
+BudgetEach = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help=BUDGET.replace("the command", "each model"), rich_help_panel=RUN),
+]
 Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Where sampling runs.", rich_help_panel=RUN)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=RUN)]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the computation.", rich_help_panel=RUN)]

@@ -81,9 +81,11 @@ def radius(
     workers: o.Workers = None,
     scheduler: o.Scheduler = None,
     journal: o.Journal = None,
+    budget: o.Budget = None,
     quiet: o.Quiet = False,
 ) -> int:
     """Certified robustness radii of samples, and certified accuracy."""
+    o.check_not_negative("--budget", budget)
     norms = o.read_norm(norm, None, None)
     box = read_clip(clip)
     where = o.read_device(device)
@@ -108,7 +110,7 @@ def radius(
         return radius(loaded, asked, session(progress, **resources), resume)
 
     picture = plot and partial(draw, path=plot, title=model.name)
-    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture or None), work)
+    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture or None, budget), work)
 
 
 def draw(report: Report, path: str, title: str) -> None:

@@ -23,6 +23,7 @@ from lipcert.cli.progress import Progress, ShownProgress
 from lipcert.cli.signals import Moment
 from lipcert.report.report import Report
 from lipcert.report.to_json import for_stdout, pieces, write_atomically
+from lipcert.terms.clock import OutOfTime, began, until
 from lipcert.terms.errors import LipcertError, RefusedModel, UnwritableError
 from lipcert.terms.files import reason
 from lipcert.terms.memory import out_of_memory
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 NOTHING, INTERNAL_ERROR = 3, 4
 FAILED_TO_WRITE = 2
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EAGAIN)  # disk, files, processes
+SPENT = "the budget was spent before there was any result: raise --budget, which reading the model counts for too"
 NO_MEMORY_LEFT = "out of memory"
 NO_MEMORY = "out of memory while the model was read or prepared; give a smaller model or more memory"
 
@@ -43,6 +45,7 @@ class Run:
     """What every command has: its name, the model file, and the common flags.
 
     `asked`: norm, output, max_upper as far as known, for the report of a model that could not be treated.
+    `budget`: seconds from `began` on, in which the work, reading the model included, has to end.
     `picture`: draws what `work` has found, after its report is written.
     """
 
@@ -53,6 +56,8 @@ class Run:
     threads: int | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
     picture: Callable[[Report], None] | None = None
+    budget: float | None = None
+    began: float = field(default_factory=began)
 
 
 def execute(run: Run, work: Callable[[Progress], Report]) -> int:
@@ -85,7 +90,8 @@ def attempt(run: Run, work: Callable[[Progress], Report]) -> tuple[Report, int]:
         try:
             signals.now(Moment.RAISED)
             set_threads(run.threads)
-            report = work(progress)
+            with until(None if run.budget is None else run.began + run.budget):
+                report = work(progress)
             signals.now(Moment.LATER)
         except BaseException as error:
             signals.now(Moment.LATER)
@@ -97,6 +103,9 @@ def attempt(run: Run, work: Callable[[Progress], Report]) -> tuple[Report, int]:
         partial = getattr(stop, "partial_report", None) or report or failed(run, f"{word} before any result", "timeout")
         note = "interrupted: the results are incomplete" + ("" if word == "interrupted" else f" ({word})")
         return replace(partial, warnings=[*partial.warnings, note]), signals.status(number or signal.SIGINT)
+    if isinstance(stop, OutOfTime):
+        complain(SPENT)
+        return failed(run, SPENT, "timeout"), NOTHING
     if isinstance(stop, LipcertError) and stop.exit_code == 2:
         raise stop
     if stop is not None and (known := getattr(stop, "partial_report", None)) is not None:

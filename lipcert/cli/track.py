@@ -23,7 +23,6 @@ Method = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="May be repeated (default product, sampled, lipsdp)."),
 ]
-Budget = Annotated[float | None, typer.Option(metavar="SECONDS", help="Of the methods, for each checkpoint.")]
 Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Everything against the step, as .png or .svg.")]
 Resume = Annotated[str | None, typer.Option(metavar="REPORT", help="Go on: checkpoints in it are not measured again.")]
 
@@ -34,7 +33,7 @@ def track(
     first: First = 200,
     raw: Raw = False,
     method: Method = None,
-    budget: Budget = None,
+    budget: o.BudgetEach = None,
     plot: Plot = None,
     resume: Resume = None,
     norm: o.NormBoth = None,

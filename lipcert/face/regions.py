@@ -29,7 +29,8 @@ def local(
     indices: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
     rtol: float = 0.01,
-    budget: float = 1.0,
+    each: float = 1.0,
+    budget: float | None = None,
     execution: str | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
@@ -43,8 +44,8 @@ def local(
 ) -> Report:
     """Certified constants in the balls of radii `eps`, in `ball_norm`, around the rows of x (k, ...): `report.points`.
 
-    `y`: labels, for the report. `indices`: the numbers of the rows there. `budget`: seconds per point and radius;
-    `rtol`: brackets closer than this need no further method. `execution`: as of `bound`, in each ball. `weight_in`,
+    `y`: labels, for the report. `indices`: the numbers of the rows there. `each`: seconds for each ball, after which
+    no further method is begun; `budget`: for all; `rtol`: brackets closer than this need no further method. `execution`: as of `bound`, in each ball. `weight_in`,
     `weight_out`: as of `bound`; then the balls are |W_in (x' - x)| <= eps, and W_in x has to be a float64 number.
 
     `workers`: processes of this machine; `scheduler`: "local", "local:N" or the address of a Dask scheduler; `journal`: file
@@ -55,7 +56,7 @@ def local(
     from lipcert.tasks.workers import session
 
     with given.python_words():
-        how = session(progress, None, workers, scheduler, journal, given.as_device(device))
+        how = session(progress, given.as_number("budget", budget), workers, scheduler, journal, given.as_device(device))
         read = given.as_model_for(model, x, input_shape)
         samples = given.as_samples(x, read)
         asked = local_balls.BallsRequest(
@@ -68,7 +69,7 @@ def local(
             indices=given.as_indices(indices, samples),
             methods=given.as_methods(methods),
             rtol=given.as_relative(rtol),
-            budget=given.as_seconds(budget),
+            each=given.as_seconds(each),
             execution=execution,
             seed=given.as_seed(seed),
             device=given.as_device(device),

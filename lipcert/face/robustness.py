@@ -35,6 +35,7 @@ def radius(
     workers: int | None = None,
     scheduler: str | None = None,
     journal: str | Path | None = None,
+    budget: float | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Certified robustness radii of samples x (k, ...) with labels y (k,), in the norm of `norm`: `report.points`.
@@ -45,7 +46,7 @@ def radius(
     `execution`: "float32", "bfloat16" or "float16": radii that hold for the network executed so, too. `certificate`: file
     from which `verify` proves those radii again that follow from global constants.
 
-    `workers`: processes of this machine; `scheduler`: "local", "local:N" or the address of a Dask scheduler; `journal`: file
+    `budget`: seconds; samples for which there is no time have no row. `workers`: processes of this machine; `scheduler`: "local", "local:N" or the address of a Dask scheduler; `journal`: file
     that keeps what is done, from which the same call goes on.
     """
     from lipcert.tasks import given
@@ -67,4 +68,6 @@ def radius(
             certificate=certificate,
             seed=given.as_seed(seed),
         )
-        return robustness.radius(loaded, asked, session(progress, None, workers, scheduler, journal), resume)
+        return robustness.radius(
+            loaded, asked, session(progress, given.as_number("budget", budget), workers, scheduler, journal), resume
+        )

@@ -14,7 +14,7 @@ from lipcert.methods.lipsdp_cvxpy import LipsdpCvxpy
 from lipcert.methods.lipsdp_network import LipsdpNetwork
 from lipcert.methods.lipsdp_norms import LipsdpNorms
 from lipcert.methods.lipsdp_torus import LipsdpTorus
-from lipcert.methods.problem import Method, OutOfTime, Problem
+from lipcert.methods.problem import Method, Problem
 from lipcert.methods.product import ProductBound
 from lipcert.methods.regions import Regions
 from lipcert.methods.sampled import Sampled
@@ -45,4 +45,4 @@ METHODS: dict[str, Method] = {
     )
 }
 
-__all__ = ["METHODS", "Method", "OutOfTime", "Problem"]
+__all__ = ["METHODS", "Method", "Problem"]

@@ -19,6 +19,7 @@ from lipcert.network.graph import Graph
 from lipcert.proofs.chain import Infinite, links, start
 from lipcert.proofs.kinds.cplip import Cplip
 from lipcert.proofs.segments import cost, cut, passable, segment_link
+from lipcert.terms.clock import OutOfTime, tick
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 
@@ -56,6 +57,9 @@ class CplipBound(Method):
                     if best is None or value < best[0]:
                         best = value, span, passed, segments, known
                 break
+        except OutOfTime:
+            if best is None:
+                raise
         except Infinite as found:
             why = missing(problem, found.reason, graph.nodes[found.node].name)
             return Refusal(self.name, self.side, *why, time.perf_counter() - begin)
@@ -80,7 +84,7 @@ class CplipBound(Method):
         known = start(segments, problem.norm)
         order = links(segments)
         for done, i in enumerate(order):
-            problem.check_time()
+            tick()
             problem.say(self.name, done, len(order))
             known[i] = segment_link(segments, i, known)
         return known

@@ -7,7 +7,7 @@ The value is what lmi.prove says of the multipliers; the dual value only measure
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from lipcert.proofs.lmi import INPUT, MEMORY_ENTRIES, coefficients, entries
 from lipcert.proofs.maxima import without_maxima
 from lipcert.proofs.normal_form import GROUPINGS, NormalForm, normal_form
 from lipcert.sdp.solve import Settings, solve
+from lipcert.terms.clock import OutOfTime
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
@@ -34,6 +35,7 @@ class Lipsdp(Method):
     name: str = "lipsdp"
 
     side: ClassVar[Side] = "upper"
+    refines: ClassVar[str | None] = "lipsdp-layer"  # what an earlier method proved holds here too
     where = SPACE | REGION
     norms = L2
     cost = Cost.PROGRAM
@@ -53,11 +55,18 @@ class Lipsdp(Method):
             value = Path(graph, graph.input, graph.output).norm_upper("2", "2")
             proof = Lmi.of(self.name, form, INPUT, value**2, [])
             return Bound(self.name, self.side, "proved", value, time.perf_counter() - start, proof=proof)
-        table = coefficients(form)
+        coarser = self.coarser(problem)
         settings = Settings(self.tolerance, self.sweeps, problem.seed)
-        solution = solve(form, table, settings, problem.deadline, problem.say)
+        try:
+            solution = solve(form, coefficients(form), settings, problem.deadline, problem.say)
+        except OutOfTime:  # in the coefficients
+            if coarser is None:
+                raise
+            return replace(coarser, seconds=time.perf_counter() - start)
         seconds = time.perf_counter() - start
         info = solution.info
+        if coarser is not None and coarser.value < info.proved:
+            return replace(coarser, seconds=seconds)
         if not solution.multipliers:
             late = problem.deadline is not None and time.monotonic() >= problem.deadline
             status = "timeout" if late else "refused"
@@ -77,6 +86,15 @@ class Lipsdp(Method):
         }
         proof = Lmi.of(self.name, form, solution.last, info.proved**2, solution.multipliers)
         return Bound(self.name, self.side, "proved", info.proved, seconds, None, details, proof)
+
+    def coarser(self, problem: Problem) -> Bound | None:
+        """What is proved with one multiplier per layer, as a value of this method: they are among those that it chooses
+        from, so that it is never above, wherever it is cut off."""
+        for result in problem.known:
+            if self.refines == result.method and isinstance(result, Bound) and isinstance(result.proof, Lmi):
+                details = {**result.details, "source": result.method}
+                return replace(result, method=self.name, details=details, proof=replace(result.proof, method=self.name))
+        return None
 
     def form(self, problem: Problem) -> NormalForm | Refusal:
         if (problem.norm.input, problem.norm.output) != ("2", "2"):
@@ -107,3 +125,4 @@ class LipsdpLayer(Lipsdp):
     cost = Cost.SWEEPS
     choices = MappingProxyType({})
     refined_by = "lipsdp"
+    refines = None

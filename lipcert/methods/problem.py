@@ -14,14 +14,10 @@ from lipcert.blocks.base import Range
 from lipcert.network.graph import Graph
 from lipcert.network.intervals import interval_ranges
 from lipcert.proofs.disproof import disproof
+from lipcert.terms.clock import OutOfTime
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm, Output, P, Region
 from lipcert.terms.result import Refusal, Result, Side
-
-
-class OutOfTime(Exception):
-    """The budget is spent; `methods.run` turns it into a Refusal with status timeout."""
-
 
 Where = Literal["space", "region"]  # for what a method is made: a bound made for the space holds on regions too
 SPACE: frozenset[Where] = frozenset({"space"})
@@ -61,6 +57,7 @@ class Problem:
         return replace(self, deadline=deadline, progress=progress, known=[], aside=[])
 
     def check_time(self) -> None:
+        """For what gives nothing before it is done: `methods.run` turns it into a Refusal with status timeout."""
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise OutOfTime
 

@@ -13,9 +13,10 @@ from lipcert.methods import METHODS
 from lipcert.methods.failures import RAISED, why
 from lipcert.methods.ladders import usual
 from lipcert.methods.lipsdp_torus import worth_asking
-from lipcert.methods.problem import Method, OutOfTime, Problem
+from lipcert.methods.problem import Method, Problem
 from lipcert.network.graph import Graph
 from lipcert.rigor.rounding import keeps_subnormals
+from lipcert.terms.clock import OutOfTime, until
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Norm, Output, Region
 from lipcert.terms.result import Refusal, Result
@@ -64,13 +65,13 @@ def run(method: Method, problem: Problem) -> Result:
     """One method on one problem. A spent budget, no memory and NaN on the way are Refusals: the others go on."""
     start = time.perf_counter()
     try:
-        problem.check_time()
+        if method.side == "upper":  # a spent budget leaves a lower value, as far as the grace reaches
+            problem.check_time()
         problem.say(method.name)
-        with torch.no_grad():
+        with torch.no_grad(), until(problem.deadline):
             return method.run(problem)
     except OutOfTime:
-        seconds = time.perf_counter() - start
-        return Refusal(method.name, method.side, "timeout", "the budget was spent: raise --budget", None, seconds)
+        return _timeout(method, time.perf_counter() - start)
     except RAISED as error:
         reason = why(error)
         if reason is None:
@@ -78,12 +79,26 @@ def run(method: Method, problem: Problem) -> Result:
         return Refusal(method.name, method.side, "refused", reason, None, time.perf_counter() - start)
 
 
+def refused_or_run(method: Method, problem: Problem) -> Result:
+    """As `run`, but what a method refuses by itself is asked first. No exception ends a ladder for want of time."""
+    try:
+        return method.refuses(problem) or run(method, problem)
+    except OutOfTime:
+        return _timeout(method, 0.0)
+
+
+def _timeout(method: Method, seconds: float) -> Refusal:
+    return Refusal(method.name, method.side, "timeout", "the budget was spent: raise --budget", None, seconds)
+
+
 @keeps_subnormals
 def run_together(method: Method, problem: Problem, outputs: Sequence[Output]) -> list[list[Result]] | None:
     """As `run`, of all outputs in one search; None: the method has none, or it failed."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), until(problem.deadline):
             return method.run_together(problem, outputs)
+    except OutOfTime:
+        return None
     except RAISED as error:
         if why(error) is None:
             raise

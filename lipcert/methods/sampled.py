@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from lipcert.methods.problem import REGION, SPACE, Cost, Method, Problem
 from lipcert.network.graph import Enclosure
 from lipcert.rigor.rounding import add_up, div_down, norm_down, norm_up
 from lipcert.sampling.directions import ascent, best_directions, differences, dual_ascent, flops, size, unit
+from lipcert.terms.clock import OutOfTime, halfway, late, until
 from lipcert.terms.query import Ball, Box, Region
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
@@ -56,7 +58,8 @@ class Sampled(Method):
         if graph.nodes[graph.input].size == 0 or graph.nodes[graph.output].size == 0:
             return Bound(self.name, self.side, "sampled", 0.0, time.perf_counter() - start)
         search = Search(problem, self.points, self.rounds)
-        x, v = search.run()
+        with until(halfway(problem.deadline)):  # the rest is for the proof of what is found
+            x, v = search.run()
         value, pair = certify(problem, x, v)
         seconds = time.perf_counter() - start
         if pair is None:  # constant as far as rounding lets us see; 0 is a lower bound of any constant
@@ -97,18 +100,20 @@ class Search:
     def run(self) -> tuple[Tensor, Tensor]:
         """Best points and directions, (k, input_size) each, float64 on the CPU, best first."""
         x = self._fresh(self.batch)
-        v, value = self._directions(x, None)
-        for done in range(1, self.rounds + 1):
-            self.done = done
-            if self.problem.deadline is not None and time.monotonic() > self.problem.deadline:
-                break
-            self.problem.say("sampled", self.done, self.rounds)
-            if self.done == self.rounds:
-                break
-            x, v, value = self._round(x, v, value)
-        best = value.argsort(descending=True)[:4]
-        x, v = x[best].double().cpu(), v[best].double().cpu()
-        return self._polish(x, v)
+        v, value = self._normal(*x.shape), x.new_zeros(x.shape[0])  # a pair is a lower value in any direction
+        try:
+            v, value = self._directions(x, None)
+            for done in range(1, self.rounds + 1):
+                self.done = done
+                if late():
+                    break
+                self.problem.say("sampled", self.done, self.rounds)
+                if self.done == self.rounds:
+                    break
+                x, v, value = self._round(x, v, value)
+            return self._polish(*_best(x, v, value))
+        except OutOfTime:
+            return _best(x, v, value)
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.random, dtype=torch.float64).to(self.like)
@@ -243,6 +248,11 @@ class Search:
         return torch.cat([x, x]), torch.cat([torch.stack(found), v])
 
 
+def _best(x: Tensor, v: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    best = value.argsort(descending=True)[:4]
+    return x[best].double().cpu(), v[best].double().cpu()
+
+
 def _basis(y: Tensor, j: int) -> Tensor:
     one = torch.zeros_like(y)
     one[:, j] = 1.0
@@ -320,21 +330,33 @@ def certify(problem: Problem, x: Tensor, v: Tensor) -> tuple[float, tuple[Tensor
     steps = STEPS if cost < 1e9 else STEPS[1::2]
     rows = range(x.shape[0]) if cost < 1e9 else range(1)
     pairs = [_pair(x[i : i + 1], h * reach[i : i + 1] * v[i : i + 1], problem.region) for i in rows for h in steps]
-    guesses = []
+    best: tuple[float, tuple[Tensor, Tensor] | None] = 0.0, None
+    try:
+        for k in _ranked(problem, pairs)[: 8 if cost < 1e9 else 2]:
+            problem.say("sampled: certifying")
+            value = quotient(problem, *pairs[k])
+            if value > best[0]:
+                best = value, (pairs[k][0][0], pairs[k][1][0])
+            if late():
+                break
+    except OutOfTime:
+        if best[1] is None:
+            raise
+    return best
+
+
+def _ranked(problem: Problem, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[int]:
+    """Their places, largest floating quotient first; of those for which there was time."""
+    guesses: list[float] = []
     for a, b in pairs:
+        if guesses and late():
+            break
         fa, fb = problem.graph.evaluate(a), problem.graph.evaluate(b)
         noise = 1e-13 * float(size(fa, problem.norm.output)[0])
         apart = float(size(a - b, problem.norm.input)[0])
         gap = float(size(fa - fb, problem.norm.output)[0]) - noise
         guesses.append(gap / apart if apart > 0 and gap == gap else 0.0)
-    order = sorted(range(len(pairs)), key=lambda k: -guesses[k])
-    best, pair = 0.0, None
-    for k in order[: 8 if cost < 1e9 else 2]:
-        problem.say("sampled: certifying")
-        value = quotient(problem, *pairs[k])
-        if value > best:
-            best, pair = value, (pairs[k][0][0], pairs[k][1][0])
-    return best, pair
+    return sorted(range(len(guesses)), key=lambda k: -guesses[k])
 
 
 def _pair(x: Tensor, step: Tensor, region: Region) -> tuple[Tensor, Tensor]:

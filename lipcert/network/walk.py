@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lipcert.terms.clock import tick
 from lipcert.terms.errors import RefusedModel
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def forward(
         arguments = [values.get(parent) for parent in node.parents]
         if arguments and all(argument is None for argument in arguments):
             continue
+        tick()
         found = _rule(rules, node)(Visit(graph, i, node, state, values), *arguments)
         if found is not None:
             values[i] = found
@@ -90,6 +92,7 @@ def backward(
     for i in reversed(order):
         if i not in waiting:
             continue
+        tick()
         step = Visit(graph, i, graph.nodes[i], state, waiting)
         pieces = _rule(rules, step.node)(step, total(step, waiting.pop(i)))
         for parent, piece in zip(step.node.parents, pieces, strict=True):

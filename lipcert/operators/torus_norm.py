@@ -25,6 +25,7 @@ from torch import Tensor
 
 from lipcert.rigor.psd import LADDER, Hermitian, eigenvalues_below, frobenius_upper, propose, row_sum_upper
 from lipcert.rigor.rounding import TINY, add_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up
+from lipcert.terms.clock import tick
 
 CHUNK = 1 << 23  # complex entries of the Gram symbol held at once (128 MB, and two or three temporaries)
 # e^{i a} of one axis is off by less than 2^-48: the angle 2 pi q / M, |q| <= M/2, carries three roundings (at most
@@ -132,6 +133,7 @@ def gram_symbols(R: Tensor, lags: Tensor, axes: tuple[Taps, ...], coarse: Tensor
     flat = R.reshape(L, -1)
     tables = [phases(size) for size in sizes]
     for start in range(0, total, chunk):
+        tick()
         index = torch.arange(start, min(start + chunk, total))
         cos, sin = torch.ones(len(index), L, dtype=torch.float64), torch.zeros(len(index), L, dtype=torch.float64)
         for d in reversed(range(len(sizes))):

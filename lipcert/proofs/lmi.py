@@ -32,6 +32,7 @@ from lipcert.network.graph import Enclosure, Graph
 from lipcert.proofs.normal_form import NormalForm
 from lipcert.rigor.psd import Hermitian, eigenvalues_below, propose
 from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, mul_up, sqrt_up, up
+from lipcert.terms.clock import tick
 
 MEMORY_ENTRIES = 6e8  # of all blocks together: 5 GB
 BLOCK = 128  # rows of a residual or of a symmetric update formed at once: skips the zero half
@@ -270,6 +271,7 @@ def eliminate(parts: dict[Key, Tensor], order: Sequence[int], shift: float) -> E
     work = dict(parts)
     defect = 0.0
     for place, v in enumerate(order[:-1]):
+        tick()
         pivot = work.pop((v, v))
         sides = {w: work.pop(key) for w in order[place + 1 :] if (key := (max(v, w), min(v, w))) in work}
         if pivot.shape[0] == 0:
@@ -311,6 +313,7 @@ def residual_upper(factor: Tensor, right: Tensor, target: Tensor, symmetric: boo
     The rounding of the product itself is left to the caller. |a - b| <= |fl(a - b)| (1 + u)."""
     n, total = factor.shape[0], 0.0
     for start in range(0, n, BLOCK):
+        tick()
         end = min(start + BLOCK, n)
         columns = slice(0, end if symmetric else right.shape[1])
         difference = (factor[start:end, :end] @ right[:end, columns]).sub_(target[start:end, columns])
@@ -328,6 +331,7 @@ def _update(old: Tensor | None, left: Tensor, right: Tensor, symmetric: bool) ->
     n = left.shape[1]
     new = torch.zeros(n, n, dtype=torch.float64) if old is None else old.clone()
     for start in range(0, n, BLOCK):
+        tick()
         end = min(start + BLOCK, n)
         new[start:end, :end] -= left[:, start:end].T @ right[:, :end]
     return new
@@ -367,6 +371,7 @@ def leading_eigenvalue(matrix: Tensor) -> float:
     block = torch.randn(matrix.shape[0], 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     value = 0.0
     for _ in range(60):
+        tick()
         block, _r = torch.linalg.qr(matrix @ block)
         value = float(torch.linalg.eigvalsh(block.T @ (matrix @ block))[-1])
     return value

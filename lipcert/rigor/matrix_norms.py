@@ -32,6 +32,7 @@ from lipcert.rigor.rounding import (
     sqrt_up,
     sum_up,
 )
+from lipcert.terms.clock import tick
 from lipcert.terms.query import P
 
 SIGNS = 12  # 2^11 vectors: all of them up to this many entries
@@ -159,6 +160,7 @@ def _gram(B: Tensor) -> tuple[Tensor, Tensor]:
     chunk = m if m < 1024 else 256
     G, rows, trace = B.new_zeros(b, n, n), B.new_zeros(b, n), B.new_zeros(b)
     for start in range(0, m, chunk):
+        tick()
         part = B[:, start : start + chunk]
         G += part.mT @ part
         size = part.abs()

@@ -30,6 +30,7 @@ from lipcert.rigor.rounding import (
     sqrt_up,
     sum_up,
 )
+from lipcert.terms.clock import tick
 
 # Relative distance between the proposed largest eigenvalue and t. The first is close to what eigvalsh can err by.
 LADDER = (1e-10, 1e-9, 1e-8, 1e-6)
@@ -70,6 +71,7 @@ def largest_eigenvalue_upper(G: Hermitian) -> Tensor:
     index = todo.nonzero().flatten()
     proposed = propose(G.pick(index))
     for inflation in LADDER:
+        tick()
         proved = eigenvalues_below(G.pick(index), proposed * (1 + inflation))
         value[index] = torch.minimum(value[index], proved)
         open_ = torch.isinf(proved)
@@ -117,6 +119,7 @@ def _squares(t: Tensor) -> Tensor:
 
 
 def _below(G: Hermitian, t: Tensor) -> Tensor:
+    tick()
     n = G.re.shape[-1]
     # Where t I - G >= 0 no entry of it exceeds the largest diagonal entry; elsewhere the factor fails anyway.
     scale = power_of_two_scale(torch.maximum(G.re.diagonal(dim1=1, dim2=2).abs().amax(1), t.abs()))
@@ -153,6 +156,7 @@ def _defect(M: Hermitian, L: Tensor) -> Tensor:
         factors = [wide, turned.reshape(b, n, 2 * n)]
     row_sums = L.new_zeros(b, n, dtype=torch.float64)
     for start in range(0, n, BLOCK):
+        tick()
         end = min(start + BLOCK, n)
         right = wide[:, :end, : width * end].mT  # L is zero beyond
         for factor, target in zip(factors, M.parts(), strict=True):

@@ -27,6 +27,7 @@ import numpy as np
 
 from lipcert.sandbox.confine import confine, die_with_parent
 from lipcert.sandbox.wire import NotData, pack, unpack
+from lipcert.terms import clock
 from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError, UsageError, printable
 
 Answer = Callable[..., Any]
@@ -165,10 +166,11 @@ class Child:
         found = np.empty(size, np.uint8).data  # pages are taken as bytes arrive, not as they are announced
         view = found
         while view:
+            clock.tick()
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            if not select.select([self.reader], [], [], min(left, STILL))[0]:
+            if not select.select([self.reader], [], [], max(0.0, min(left, STILL, clock.left())))[0]:
                 self._look_alive()
                 continue
             got = os.readv(self.reader, [view[: 1 << 20]])
@@ -288,6 +290,7 @@ def _live(
 
 
 def _leave_parent() -> None:
+    clock.forget()  # the parent ends it
     faulthandler.disable()  # it would write a crash of the model's code to our terminal
     os.setsid()  # Ctrl-C reaches the parent only, which then kills the child
     die_with_parent(signal.SIGKILL)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lipcert.proofs.lmi import INPUT, Coefficients
 from lipcert.proofs.normal_form import NormalForm
+from lipcert.terms.clock import tick
 
 
 @dataclass
@@ -32,6 +33,7 @@ def restored(form: NormalForm, table: Coefficients, shape: Sequence[Tensor], del
     cost = _CostToGo(form, table)
     found: list[Tensor] = [torch.empty(0)] * len(form.layers)
     for k in range(len(form.layers), INPUT, -1):
+        tick()
         layer = form.layers[k - 1]
         weights = layer.spread(shape[k - 1])
         tau = 1.0
@@ -56,6 +58,7 @@ def closed_form(form: NormalForm, table: Coefficients) -> Restored:
     cost = _CostToGo(form, table)
     found: list[Tensor] = [torch.empty(0)] * len(form.layers)
     for k in range(len(form.layers), INPUT, -1):
+        tick()
         layer = form.layers[k - 1]
         here = cost.diagonal(k)
         weight = 0.0 if here is None else _largest(here) * (1 + 1e-9)
@@ -142,6 +145,7 @@ def lanczos(apply: Callable[[Tensor], Tensor], n: int, steps: int = 120) -> floa
     basis /= basis.norm()
     images: list[Tensor] = []
     for _ in range(min(steps, n)):
+        tick()
         images.append(apply(basis[:, -1:]))
         fresh = images[-1] - basis @ (basis.T @ images[-1])
         fresh = fresh - basis @ (basis.T @ fresh)

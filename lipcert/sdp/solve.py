@@ -5,6 +5,7 @@ sweep until the value settles -> repair the multipliers -> prove them (lmi.prove
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from lipcert.sdp.closed import proved_closed_form
 from lipcert.sdp.interior import interior
 from lipcert.sdp.multipliers import depths, inflated, positive, restored
 from lipcert.sdp.sweep import Anderson, Dual, Pass
+from lipcert.terms.clock import OutOfTime
 
 Say = Callable[[str, float | None, float | None], None]
 
@@ -96,6 +98,11 @@ class Solver:
         self.proofs_left = int(max(3, settings.work / factorisation_flops(table)))
 
     def run(self) -> Solution:
+        with contextlib.suppress(OutOfTime):  # in a sweep, a repair or a proof: what was proved before stands
+            self.search()
+        return Solution(self.info, self.best, self.last)
+
+    def search(self) -> None:
         wanted = self.settings.wanted(self.form.neurons)
         if not self.through_the_interior(wanted):
             self.sweep(wanted)

@@ -29,14 +29,15 @@ from lipcert.report.report import Report
 from lipcert.tasks.execution import MOVES, Execution
 from lipcert.tasks.in_balls import InBalls, swept_together, table
 from lipcert.tasks.journal.resume import Earlier, Resumed
-from lipcert.tasks.shards import Data, Phase, Shard, Sharded
+from lipcert.tasks.shards import CUT, Data, Phase, Shard, Sharded
 from lipcert.tasks.task import Session, carry_out
+from lipcert.terms.clock import halfway
 from lipcert.terms.errors import UsageError
-from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm, Output, P
 from lipcert.terms.result import Bound, Refusal, Result
 
-BUDGET = 1.0  # seconds per point and radius beyond which no further method of the ladder is begun
+EACH = 1.0  # seconds of a ball beyond which no further method of the ladder is begun
+EVERYWHERE = 10  # balls: whose time the whole space may take, but no more than half of a budget
 TOGETHER = 32  # points of a shard where the balls of a radius are swept at once
 APART = 1  # where each ball is a matter of seconds
 WORST = ("unbounded", "timeout", "refused")  # which of several refusals is that of all balls together
@@ -54,7 +55,7 @@ class Balls(Sharded):
     asked: dict[str, Any]
     seed: int
     device: str
-    budget: float
+    each: float
     execution: Execution | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     whole: list[Result] = field(default_factory=list)  # what holds in every ball
@@ -69,14 +70,18 @@ class Balls(Sharded):
 
     def take(self, before: Resumed) -> None:
         rows = before.rows("points", by=lambda row: (row["index"], row["eps"]))
-        self.rows = [row for row in rows if row["upper"] is not None]  # what has no value yet is tried again
+        # what has no value yet, or was cut short, is tried again
+        self.rows = [row for row in rows if row["upper"] is not None and not row.get(CUT)]
         self.had = {row["index"] for row in self.rows}
 
     def phases(self) -> Iterator[Phase]:
-        self.whole += _everywhere(self.graph, self.norm, self.budget, self.seed, self.device, self.session.progress)
+        ends = (time.monotonic() + EVERYWHERE * self.each, halfway(self.session.deadline))
+        end = min(end for end in ends if end is not None)
+        problem = Problem(self.graph, self.norm, None, self.seed, self.device, end, self.session.progress)
+        self.whole += _everywhere(problem)
         proved = [r for r in self.whole if isinstance(r, Bound) and r.rigor == "proved"]
         best = min(proved, key=lambda r: r.value, default=None)
-        work = InBalls(self.graph, self.norm, self.asked, self.seed, self.device, self.budget, best, self.execution)
+        work = InBalls(self.graph, self.norm, self.asked, self.seed, self.device, self.each, best, self.execution)
         yield Phase(work, self.shards())
 
     def shards(self) -> list[Shard]:
@@ -93,7 +98,7 @@ class Balls(Sharded):
         return all(row["upper"] is not None for rows in found["rows"] for row in rows)
 
     def gather(self, shard: Shard, found: Data) -> None:
-        for place, rows in zip(shard.rows, found["rows"], strict=True):
+        for place, rows in zip(shard.rows, found["rows"], strict=not found.get(CUT)):
             label = None if self.labels is None else self.labels[place].item()
             about = {
                 "index": self.names[place],
@@ -132,7 +137,7 @@ class BallsRequest:
     """What is asked in the balls of each radius `eps` around each row of `x` (k, *input_shape).
 
     `indices`: the numbers of the rows in the report (default: counted from 0). `methods`: None: those made for regions,
-    cheap first. `budget`: seconds per point and radius. `rtol`: brackets closer than this need no further method.
+    cheap first. `each`: seconds for each ball. `rtol`: brackets closer than this need no further method.
     `execution`: "float32" ..: a proved bound of what an execution errs in each ball.
     """
 
@@ -145,7 +150,7 @@ class BallsRequest:
     indices: Sequence[int] | None = None
     methods: Sequence[str] | None = None
     rtol: float = 0.01
-    budget: float = BUDGET
+    each: float = EACH
     execution: str | None = None
     seed: int = 0
     device: str = "cpu"
@@ -187,7 +192,7 @@ def local(model: Model, request: BallsRequest, session: Session | None = None, r
         asked=asked,
         seed=request.seed,
         device=device,
-        budget=request.budget,
+        each=request.each,
         execution=Execution.of(model, request.execution, functional),
     )
     return carry_out(task, session, resume)
@@ -226,11 +231,8 @@ def _predicted(model: Model, x: Tensor) -> int | None:
     return int(y.argmax()) if y.shape[1] > 1 else None
 
 
-def _everywhere(
-    graph: Graph, norm: Norm, budget: float, seed: int, device: str, progress: Progress | None
-) -> list[Result]:
-    """What holds in every ball, as far as it comes within ten budgets."""
-    problem = Problem(graph, norm, None, seed, device, time.monotonic() + 10 * budget, progress)
+def _everywhere(problem: Problem) -> list[Result]:
+    """What holds in every ball."""
     found = []
     for name in everywhere():
         found.append(run(METHODS[name], problem))

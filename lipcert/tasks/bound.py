@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.pairs import Pairs, bound_pairs, methods_asked, resumed
 from lipcert.tasks.ranges import check_region, output_intervals
 from lipcert.tasks.task import Session, Task, carry_out
+from lipcert.terms.clock import halfway
 from lipcert.terms.errors import UsageError
 from lipcert.terms.memory import out_of_memory
 from lipcert.terms.query import Norm, Output, Region
@@ -56,8 +57,10 @@ class BoundTask(Task):
             self.results, self.warnings = self.certified(self.certificate)
 
     def bound(self, problem: Problem) -> Iterator[None]:
-        for method in self.methods:
-            for result in (run(method, problem), *problem.aside):
+        for method in in_time(self.methods, problem.deadline):
+            end = share(method, problem.deadline)
+            mine = problem if end == problem.deadline else replace(problem, deadline=end)
+            for result in (run(method, mine), *problem.aside):
                 self.results.append(result)
                 problem.known.append(result)
                 tell(problem.progress, result)
@@ -93,6 +96,16 @@ class BoundTask(Task):
             "summary": {"execution": summary},
             "assumptions": self.execution.assumptions(self.model.assumptions, MOVES),
         }
+
+
+def in_time(methods: Sequence[Method], deadline: float | None) -> Sequence[Method]:
+    """With a deadline the lower values first: a dear upper value must not leave them no time."""
+    return methods if deadline is None else sorted(methods, key=lambda method: method.side != "lower")
+
+
+def share(method: Method, deadline: float | None) -> float | None:
+    """Half of the time at most for a lower value."""
+    return halfway(deadline) if method.side == "lower" else deadline
 
 
 @dataclass(eq=False, kw_only=True)

@@ -198,10 +198,10 @@ def as_relative(rtol: Any) -> float:
     return found
 
 
-def as_seconds(budget: Any) -> float:
-    found = as_number("budget", budget)
+def as_seconds(each: Any) -> float:
+    found = as_number("each", each)
     if found is None:
-        raise UsageError("budget: seconds for each ball, a number")
+        raise UsageError("each: seconds for each ball, a number")
     return found
 
 

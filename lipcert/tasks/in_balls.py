@@ -5,9 +5,10 @@ A ball holds the smaller ones around its centre: upper values are carried down, 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +19,17 @@ from torch import Tensor
 from lipcert.methods import METHODS
 from lipcert.methods.jacobian import too_wide
 from lipcert.methods.problem import Problem
-from lipcert.methods.run import run
+from lipcert.methods.run import refused_or_run
 from lipcert.network.graph import Graph
 from lipcert.regions.cells import Cells
 from lipcert.regions.forward.directions import directions, norms_below
 from lipcert.regions.forward.slope import lipschitz_on, sweep
 from lipcert.sampling.pairs import jacobian_norms, largest_jacobians
 from lipcert.tasks.execution import Execution
-from lipcert.tasks.shards import Data
+from lipcert.tasks.shards import CUT, Data
 from lipcert.tasks.task import Session
+from lipcert.terms import clock
+from lipcert.terms.clock import OutOfTime, late, until
 from lipcert.terms.query import Ball, Norm
 from lipcert.terms.result import Bound, Refusal, Result
 
@@ -40,29 +43,38 @@ def swept_together(graph: Graph, methods: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class InBalls:
-    """What is done around some points (b, n): {"rows": for each of them the rows of its radii}. `best`: the least value
-    that holds everywhere."""
+    """What is done around some points (b, n): {"rows": for each of them the rows of its radii}, or for the first of them
+    where the time ends. `each`: seconds for each ball. `best`: the least value that holds everywhere."""
 
     graph: Graph
     norm: Norm
     asked: dict[str, Any]
     seed: int
     device: str
-    budget: float
+    each: float
     best: Bound | None
     execution: Execution | None
 
     def __call__(self, what: np.ndarray, session: Session) -> Data:
         points = torch.from_numpy(what)
         swept = self.swept(points)
-        rows = []
+        rows: list[list[dict[str, Any]]] = []
         for k, x in enumerate(points):
             session.say("points", k, len(points))
-            found = _Ladder(self, x).curve(self.asked["radii"], [at[k] for at in swept])
-            if self.execution is not None:
-                found = [row | {"error": self.error(x, row["eps"])} for row in found]
-            rows.append(found)
-        return {"rows": rows}
+            try:
+                found = self.rows(x, [at[k] for at in swept])
+            except OutOfTime:
+                if not rows:
+                    raise
+                return {"rows": rows, CUT: True}
+            rows.append([row | {CUT: True} for row in found] if late() else found)
+        return {"rows": rows, CUT: True} if late() else {"rows": rows}
+
+    def rows(self, x: Tensor, swept: Sequence[Result | None]) -> list[dict[str, Any]]:
+        found = _Ladder(self, x).curve(self.asked["radii"], swept)
+        if self.execution is not None:
+            found = [row | {"error": self.error(x, row["eps"])} for row in found]
+        return found
 
     def swept(self, points: Tensor) -> list[list[Result | None]]:
         """Per radius and point: `jacobian` of many balls at once. None leaves it to the ladder."""
@@ -86,7 +98,7 @@ class InBalls:
 
 
 class _Ladder:
-    """One point: the methods in turn on each ball, largest first, until the bracket is closed or the budget spent."""
+    """One point: the methods in turn on each ball, largest first, until the bracket is closed or its time spent."""
 
     def __init__(self, task: InBalls, x: Tensor):
         self.task, self.graph, self.x, self.norm = task, task.graph, x, task.norm
@@ -98,7 +110,7 @@ class _Ladder:
         lowers = []
         lower = 0.0
         for radius in radii:
-            lower = max(lower, self._lower(radius))
+            lower = max(lower, self._attained(radius))
             lowers.append(lower)
         rows: list[dict[str, Any]] = []
         upper, method = math.inf, None
@@ -128,7 +140,7 @@ class _Ladder:
         results: list[Result] = [] if known is None else [known]
         if isinstance(known, Bound):
             upper = min(upper, known.value)
-        deadline = time.monotonic() + self.task.budget
+        deadline = self._end()
         region = Ball(self.x.reshape(self.graph.input_shape), radius, self.ball_norm)
         problem = Problem(self.graph, self.norm, region, self.task.seed, self.task.device, deadline, rtol=self.rtol)
         for name in self.methods:
@@ -136,7 +148,7 @@ class _Ladder:
                 continue
             if upper <= lower * (1 + self.rtol):
                 break
-            result = METHODS[name].refuses(problem) or run(METHODS[name], problem)
+            result = refused_or_run(METHODS[name], problem)
             results.append(result)
             problem.known.append(result)
             for aside in problem.aside:
@@ -147,22 +159,36 @@ class _Ladder:
                 upper = min(upper, result.value)
         return results, lower
 
-    def _lower(self, radius: float) -> float:
-        """Attained inside the ball: Jacobians at the point and at others in the box that it holds."""
+    def _end(self) -> float:
+        ends = (time.monotonic() + self.task.each, clock.deadline())
+        return min(end for end in ends if end is not None)
+
+    def _attained(self, radius: float) -> float:
+        """Attained inside the ball, at the point and then at others of the box that it holds, as far as there is time."""
+        best = 0.0
+        with contextlib.suppress(OutOfTime), until(self._end()):
+            for value in self._lowers(radius):
+                best = max(best, value)
+                if late():
+                    break
+        return best
+
+    def _lowers(self, radius: float) -> Iterator[float]:
         n = self.x.numel()
         half = radius * {"inf": 1.0, "2": n**-0.5, "1": 1 / n}[self.ball_norm] * (1 - 1e-12)
         low, high = (torch.nextafter(self.x + s * half, self.x)[None] for s in (-1, 1))
         if bool((low < high).any()):
-            found = largest_jacobians(self.graph, low, high, SAMPLES, self.norm, seed=self.task.seed)
-            found = found.better(jacobian_norms(self.graph, self.x[None], self.norm, lower=low, upper=high))
-            if float(found.value) > 0:
-                return float(found.value)
+            at = float(jacobian_norms(self.graph, self.x[None], self.norm, lower=low, upper=high).value)
+            yield at
+            others = largest_jacobians(self.graph, low, high, SAMPLES, self.norm, seed=self.task.seed)
+            yield float(others.value)
+            if max(at, float(others.value)) > 0:
+                return
         cells = Cells(self.x[None], torch.zeros_like(self.x)[None])
-        if too_wide(self.graph) is not None:
-            return 0.0
-        chosen = directions(self.graph, cells, self.norm)
-        swept = sweep(self.graph, cells, chosen.toward)
-        return float(norms_below(swept.centre, swept.radius, chosen.toward, self.norm))
+        if too_wide(self.graph) is None:
+            chosen = directions(self.graph, cells, self.norm)
+            swept = sweep(self.graph, cells, chosen.toward)
+            yield float(norms_below(swept.centre, swept.radius, chosen.toward, self.norm))
 
 
 def _upper(name: str, value: float, seconds: float) -> Result:

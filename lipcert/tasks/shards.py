@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 from lipcert.tasks.journal.journal import Journal
 from lipcert.tasks.task import Session, Task
+from lipcert.terms.clock import whole
 
 Data = dict[str, Any]
+CUT = "cut"  # of what a shard gives: the budget cut it short
 
 
 class Work(Protocol):
@@ -69,17 +71,21 @@ class Sharded(Task):
                 yield
                 known = [shard for shard in phase.shards if shard.key in journal.known]
                 for shard in known:
-                    self.gather(shard, journal.known[shard.key])
+                    self._take(shard, journal.known[shard.key])
                 taken += len(known)
                 self.of_journal = journal.words(taken)
                 yield
                 todo = [shard for shard in phase.shards if shard.key not in journal.known]
                 with closing(self._done(phase.work, todo)) as done:
                     for shard, found in done:
-                        if self.lasts(found):
+                        if self.lasts(found) and not found.get(CUT):
                             journal.add(shard.key, found)
-                        self.gather(shard, found)
+                        self._take(shard, found)
                         yield
+
+    def _take(self, shard: Shard, found: Data) -> None:
+        with whole():
+            self.gather(shard, found)
 
     def _done(self, work: Work, shards: Sequence[Shard]) -> Generator[tuple[Shard, Data]]:
         if self.session.workers is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -21,6 +21,8 @@ from lipcert.load.model import Model
 from lipcert.report.report import Report
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.tasks.journal.resume import Earlier, Resumed, resume
+from lipcert.terms import clock
+from lipcert.terms.clock import OutOfTime, until, whole
 from lipcert.terms.errors import UsageError, WorkersLost
 from lipcert.terms.memory import out_of_memory
 from lipcert.terms.progress import Progress
@@ -29,6 +31,9 @@ from lipcert.terms.question import Question
 
 if TYPE_CHECKING:
     from lipcert.tasks.workers.stream import Workers
+
+
+SPENT = "the budget was spent: what was known by then is here; raise --budget for more"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +49,10 @@ class Session:
 
     @property
     def deadline(self) -> float | None:
-        """As `time.monotonic()` counts."""
-        return None if self.budget is None else self.start + self.budget
+        """As `time.monotonic()` counts; no later than that of what is around it (`terms/clock.py`)."""
+        own = None if self.budget is None else self.start + self.budget
+        ends = [end for end in (own, clock.deadline()) if end is not None]
+        return min(ends, default=None)
 
     @property
     def seconds(self) -> float:
@@ -110,6 +117,8 @@ class Task:
 class Steps(Protocol):
     """What `finish` needs of a task, also of one that is about many models."""
 
+    session: Session
+
     def steps(self) -> Generator[None]: ...
 
     def report(self) -> Report: ...
@@ -128,12 +137,16 @@ def carry_out(task: Task, session: Session | None = None, earlier: Earlier = Non
 
 @keeps_subnormals
 def finish(task: Steps) -> Report:
-    """All steps, then the report. Interrupted, out of memory, or without workers, it raises with the report of what is done as
-    `partial_report`."""
+    """All steps, or those for which there is time, then the report. Interrupted, out of memory, or without workers, it
+    raises with the report of what is done as `partial_report`."""
     try:
-        with torch.no_grad(), contextlib.closing(task.steps()) as steps:
+        with torch.no_grad(), until(task.session.deadline), contextlib.closing(task.steps()) as steps:
             for _ in steps:
                 pass
+    except OutOfTime:
+        with whole():
+            report = task.report()
+        return replace(report, warnings=[*report.warnings, SPENT])
     except (
         KeyboardInterrupt,
         MemoryError,
@@ -143,4 +156,5 @@ def finish(task: Steps) -> Report:
         if isinstance(stop, KeyboardInterrupt | WorkersLost) or out_of_memory(stop):
             stop.partial_report = task.report()  # type: ignore[union-attr]
         raise
-    return task.report()
+    with whole():
+        return task.report()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.journal.resume import resume as taken_from
 from lipcert.tasks.layers import layers
 from lipcert.tasks.task import Session, finish
+from lipcert.terms.clock import OutOfTime, until
 from lipcert.terms.errors import LipcertError, RefusedModel, UsageError
 from lipcert.terms.printable import plain
 from lipcert.terms.query import Norm
@@ -35,7 +37,7 @@ QUANTILES = {"low": "0.05", "median": "0.5", "high": "0.95"}
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrackRequest:
     """The same is asked of every checkpoint: layer constants, `methods` and, with data `x` (k, *input_shape), Jacobian
-    statistics. `y` (k,): labels, for the accuracy. `budget`: seconds of the methods. `reading`: arguments of `load`."""
+    statistics. `y` (k,): labels, for the accuracy. `budget`: seconds for each checkpoint, reading it included. `reading`: arguments of `load`."""
 
     norm: Norm
     methods: Sequence[str] = METHODS
@@ -103,11 +105,18 @@ class Track:
                 self.session.say(f"checkpoint {file.name}", len(self.rows), self.count)
                 place = {"series": one.name, "step": step, "path": str(file)}
                 try:
-                    found = self.measure(file, load(file, seed=self.asked.seed, **self.asked.reading))
+                    with until(self.end()):
+                        found = self.measure(file, load(file, seed=self.asked.seed, **self.asked.reading))
                 except LipcertError as problem:
                     found = _failed(problem)
+                except OutOfTime:
+                    found = NO_TIME
                 self.rows.append(self.before.seal.on(place | {"sha256": _sha256(file)} | found))
                 yield
+
+    def end(self) -> float | None:
+        """Of the checkpoint that is begun now."""
+        return None if self.asked.budget is None else time.monotonic() + self.asked.budget
 
     def measure(self, file: Path, model: Model) -> dict[str, Any]:
         self.shapes |= {name: model.info[name] for name in self.shapes}
@@ -165,7 +174,7 @@ def _sha256(file: Path) -> str | None:
 
 def measured(model: Model, asked: TrackRequest) -> dict[str, Any]:
     norm, x, y, seed = asked.norm, asked.x, asked.y, asked.seed
-    found = bound(model, BoundRequest(norm=norm, methods=asked.methods, seed=seed), Session(budget=asked.budget))
+    found = bound(model, BoundRequest(norm=norm, methods=asked.methods, seed=seed), Session())
     rows = layers(model, norm=norm).layers
     why = next((r for r in found.results if isinstance(r, Refusal) and r.side == "upper"), None)
     row = {
@@ -185,9 +194,11 @@ def measured(model: Model, asked: TrackRequest) -> dict[str, Any]:
     return row
 
 
-def _jacobian(found: Report) -> dict[str, Any]:
-    """Of the spectral norms at the data: measurements, no bounds."""
+def _jacobian(found: Report) -> dict[str, Any] | None:
+    """Of the spectral norms at the data: measurements, no bounds. None where there was no time for all."""
     summary = found.summary["jacobian"]
+    if not summary["complete"]:
+        return None
     (group,) = summary["sets"]
     row = group["statistics"]["spectral"]
     quantiles = {word: row["quantiles"].get(key) for word, key in QUANTILES.items()}
@@ -209,13 +220,23 @@ def _failed(problem: LipcertError) -> dict[str, Any]:
     return {"status": status, "reason": str(problem), **nothing, "methods": {}, "layers": [], "self_check": True}
 
 
+NO_TIME: dict[str, Any] = {
+    **dict.fromkeys(("lower", "upper", "jacobian", "accuracy")),
+    "status": "timeout",
+    "reason": "the budget was spent: raise --budget",
+    "methods": {},
+    "layers": [],
+    "self_check": True,
+}
+
+
 def _nothing_bounded(rows: Sequence[dict[str, Any]]) -> list[Result]:
     """Where no checkpoint has an upper value: why the first has none (exit 3)."""
     if not rows or any(row["upper"] is not None for row in rows):
         return []
     first = rows[0]
-    status: Literal["unbounded", "refused"] = "unbounded" if first["status"] == "unbounded" else "refused"
-    return [Refusal("track", "upper", status, f"{first['path']}: {first['reason'] or 'no upper value'}")]
+    told = first["status"] if first["status"] in ("unbounded", "timeout") else "refused"
+    return [Refusal("track", "upper", told, f"{first['path']}: {first['reason'] or 'no upper value'}")]  # type: ignore[arg-type]
 
 
 __all__ = ["METHODS", "track"]

@@ -34,6 +34,7 @@ from lipcert.load.lower.signals import Unread
 from lipcert.network.graph import Graph
 from lipcert.rigor.arithmetic import folding as executed_in  # `folding` is a file of this room
 from lipcert.rigor.constants import Constant
+from lipcert.terms.clock import tick
 from lipcert.terms.errors import RefusedModel
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def lower(
     values: dict[FxNode, Any] = {}
     builder: Builder | None = None
     for node in program.graph.nodes:
+        tick()
         if node.op == "placeholder":
             if node.name in stored:
                 values[node] = _stored(node.name, stored[node.name])

@@ -23,6 +23,7 @@ from lipcert.regions.forward.slope import Sweep, rows_per_chunk, sweep
 from lipcert.regions.forward.telescope import is_deep, pays, telescoped
 from lipcert.regions.forward.vertices import elementwise_only, unsettled, vertex_norms
 from lipcert.rigor.rounding import norm_down
+from lipcert.terms.clock import OutOfTime
 from lipcert.terms.query import Norm
 
 BATCH = {"cpu": 512, "cuda": 2**15}  # leaves to halve in a round
@@ -91,9 +92,12 @@ def bracket(
     with proving_on(device):
         known = [None if side is None else side.to(device) for side in (lower, upper)]
         search = _Search(graph.on(device), regions.to(device), norm, effort, *known)
-        while search.round():
-            if report is not None:
-                report(search.upper().cpu(), search.lower.cpu())
+        try:
+            while search.round():
+                if report is not None:
+                    report(search.upper().cpu(), search.lower.cpu())
+        except OutOfTime:
+            pass
         return search.result()
 
 
@@ -155,7 +159,12 @@ class _Search:
         children = children[self._meets(children)]
         self.made += len(children)
         cells = replace(Cells.boxes(children.low, children.high), free=self.free[children.root])
-        self._settle(self._bounded(children, cells), self.open)
+        try:
+            bounded = self._bounded(children, cells)
+        except OutOfTime:  # their parents stand for them
+            self.open = self.open + parents
+            raise
+        self._settle(bounded, self.open)
         return True
 
     def _settle(self, new: Leaves, old: Leaves | None = None) -> None:

@@ -19,6 +19,7 @@ from lipcert.rigor.rounding import add_up, mul_up
 from lipcert.tasks.certify import least_with_proof
 from lipcert.tasks.radius.margins import name
 from lipcert.tasks.task import Session
+from lipcert.terms.clock import OutOfTime, late
 from lipcert.terms.query import Norm, Output
 from lipcert.terms.result import Bound, Refusal
 
@@ -77,6 +78,8 @@ class Constants:
         for group in groups:
             for method in choose(group):
                 problem.known.append(run(method, problem))
+            if late():
+                raise OutOfTime  # half a search must not be taken for the constant, here or in a later run
             bounds = [r for r in problem.known if isinstance(r, Bound) and r.rigor == "proved"]
             if bounds:
                 best = min(bounds, key=lambda bound: bound.value)
