@@ -45,7 +45,7 @@ class Session:
     budget: float | None = None
     workers: Workers | None = None
     journal: str | Path | None = None
-    start: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def deadline(self) -> float | None:

@@ -304,7 +304,7 @@ def test_live_progress_closes_the_interval() -> None:
 
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])
 def test_bound_of_the_shipped_model(typed: Callable[..., Ran], norm: str) -> None:
-    ran = typed("bound", MOONS, "--norm", norm, "--json", "-", "--quiet", "--budget", "3")
+    ran = typed("bound", MOONS, "--norm", norm, "--json", "-", "--quiet", "--budget", "20")
     data = json.loads(ran.out)
     assert list(Draft202012Validator(SCHEMA).iter_errors(data)) == []
     assert (ran.status, data["status"], data["norm"]["input"]) == (0, "bounded", norm)
@@ -382,7 +382,7 @@ def test_in_the_shell(tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     ran = shell(
-        "bound", MOONS, "--norm", "inf", "--budget", "3", "--json", str(file), "--threads", "1", env=environment
+        "bound", MOONS, "--norm", "inf", "--budget", "20", "--json", str(file), "--threads", "1", env=environment
     )
     assert ran.status == 0, ran.err
     assert ran.out.isascii()

@@ -84,7 +84,7 @@ def test_signatures_are_spelled_out(name: str) -> None:
         below.pop("reading", None)
     wanted = {"model" if key == "path_or_module" else key for key in below}
     assert wanted - set(face) == set()
-    of_session = {"budget"} if name in ("bound", "local_grid", "jacobian") else set()
+    of_session = {"budget"} if name in ("bound", "local", "local_grid", "jacobian", "radius") else set()
     of_session |= {"workers", "scheduler", "journal"} if name in ("local", "local_grid", "radius") else set()
     assert set(face) - wanted <= ONLY_HERE | of_session | (READING if name == "track" else set())
     for key in wanted & set(face) - OTHER_DEFAULTS - {"model", "samples", *(("norm",) if name == "track" else ())}:
@@ -94,7 +94,7 @@ def test_signatures_are_spelled_out(name: str) -> None:
 
 def test_defaults_that_are_written_twice() -> None:
     assert reflection.signature(lipcert.jacobian).parameters["samples"].default == measure.SAMPLES
-    assert reflection.signature(lipcert.local).parameters["budget"].default == local_balls.BUDGET
+    assert reflection.signature(lipcert.local).parameters["each"].default == local_balls.EACH
     assert tuple(reflection.signature(lipcert.track).parameters["methods"].default) == tracking.METHODS
 
 
@@ -299,7 +299,7 @@ CALLED_WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "device": (lambda n, m: lipcert.bound(m, device="mps"), "devices are cpu and cuda"),
     "budget": (lambda n, m: lipcert.bound(m, budget=-1), "budget: a finite number from 0"),
     "budget of words": (lambda n, m: lipcert.local(m, X, 0.1, budget="1"), "budget: a finite number"),
-    "no budget": (lambda n, m: lipcert.local(m, X, 0.1, budget=None), "budget: seconds"),
+    "no time": (lambda n, m: lipcert.local(m, X, 0.1, each=None), "each: seconds"),
     "seed": (lambda n, m: lipcert.bound(m, seed="a"), "seed: a whole number"),
     "rtol": (lambda n, m: lipcert.bound(m, rtol=-1), "rtol: a finite number"),
     "around": (lambda n, m: lipcert.jacobian(m, X, around="a"), "around: a finite number"),

@@ -206,7 +206,7 @@ def test_balls_hold_and_curves_are_monotone(name: str, n: int, ball: str) -> Non
     x = torch.randn(3, n, generator=dice, dtype=torch.float64)
     radii = [0.3, 0.0, 0.01]
     for p in ("2", "inf"):
-        report = local(model_of(graph), x, radii, ball_norm=ball, norm=p, budget=0.02)  # type: ignore[arg-type]
+        report = local(model_of(graph), x, radii, ball_norm=ball, norm=p, each=0.02)  # type: ignore[arg-type]
         checked(report)
         assert report.exit_code == 0
         assert len(report.points) == 9

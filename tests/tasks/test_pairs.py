@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,9 @@ def test_planted_row_of_another_pair_is_found_out(model: lipcert.Model, monkeypa
     assert any(one.lower > row["upper"] * (1 + 1e-6) or row["lower"] > one.upper * (1 + 1e-6) for row, one in rows)
 
 
-def test_a_small_budget_leaves_brackets_of_pairs(shared: object) -> None:
+def test_a_small_budget_leaves_brackets_of_pairs(shared: object, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
+    monkeypatch.setattr(time, "monotonic", time.process_time)  # what others do here counts for nobody
     model = lipcert.load(f"{shared}/models/acasxu_run2a_1_1.onnx")
     x = torch.full(model.input_shape, 0.1, dtype=torch.float64)
     region = lipcert.Box(x - 0.2, x + 0.2)

@@ -57,7 +57,7 @@ def tasks() -> dict[str, Callable[..., Report]]:
     box = Box(torch.tensor([-2.0, -1.5]), torch.tensor([3.0, 2.0]))
     return {
         "grid": lambda **how: lipcert.local_grid(moons, box, (32, 32), rtol=0.1, pairs=4, **how),
-        "balls": lambda **how: lipcert.local(digits, x[:3], [0.02, 0.1], methods=["jacobian"], budget=60, **how),
+        "balls": lambda **how: lipcert.local(digits, x[:3], [0.02, 0.1], methods=["jacobian"], each=60, **how),
         "radius": lambda **how: lipcert.radius(digits, x, y, methods=["global", "local"], eps=[0.1], **how),
     }
 
@@ -325,7 +325,7 @@ def test_kills_at_any_moment(cluster: ByHand, tmp_path: Path) -> None:
     """Client, workers and scheduler, in the middle of the work; the same command, started again, gives the report of a run
     that nobody disturbed, and nothing is done twice."""
     ask = ("local", EXAMPLES / "digits.onnx", "--at", EXAMPLES / "digits_test.npz", "--first", SHARDS, "--threads", "1")
-    ask += ("--eps", "0.01,0.03,0.1", "--method", "linear", "--budget", "60")
+    ask += ("--eps", "0.01,0.03,0.1", "--method", "linear", "--each", "60")
     expected = Forked(*ask, "--json", tmp_path / "expected.json").wait()
     assert expected.returncode == 0, expected.stderr
     report, journal = tmp_path / "r.json", tmp_path / "j"
