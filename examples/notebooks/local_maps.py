@@ -72,7 +72,7 @@ maps["gradient penalty"].to_frame().nlargest(5, "upper")
 # Balls of growing radius: values grow from the norm of the gradient to the constant of the whole space.
 
 # %%
-balls = lipcert.local(nets["no penalty"], x[::80], eps=[0.01, 0.05, 0.2], budget=0.5)
+balls = lipcert.local(nets["no penalty"], x[::80], eps=[0.01, 0.05, 0.2], each=0.5)
 balls.plot()
 balls.to_frame()[["index", "eps", "lower", "upper", "method"]].head(6)
 

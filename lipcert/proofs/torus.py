@@ -34,6 +34,7 @@ from lipcert.proofs.normal_form import NormalForm
 from lipcert.proofs.pools import Windows
 from lipcert.proofs.torus_form import Site, TorusForm
 from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
+from lipcert.terms.clock import tick
 
 WIDEST = 1 << 13  # entries of one signal in a chunk of families: the rounding of their sums grows with its square
 SHIFTS = 4
@@ -171,6 +172,7 @@ def prove(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> float:
     total: dict[Key, Tensor] = {}
     slack = problem.dense.error
     for frequencies, weight in chunks(problem):
+        tick()
         found = family(problem, frequencies)
         if found is None:
             return math.inf
@@ -300,6 +302,7 @@ class Families:
         work = dict(self.parts)
         defect = VANISHING
         for at, v in enumerate(self.order):
+            tick()
             pivot = work.pop((v, v)).clone()
             n = pivot.shape[1]
             pivot.imag.diagonal(dim1=1, dim2=2).zero_()

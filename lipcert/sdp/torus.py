@@ -5,6 +5,7 @@ Its LipSDP optimum is that of proofs/torus.py, so the dual value measures the ga
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from lipcert.proofs.torus import prove
 from lipcert.proofs.torus_form import TorusForm
 from lipcert.sdp.multipliers import positive
 from lipcert.sdp.sweep import MEMORY, Anderson, Dual, Pass
+from lipcert.terms.clock import OutOfTime
 
 Say = Callable[[str, float | None, float | None], None]
 MARGINS = (3e-4, 3e-3, 2e-2, 0.1, 0.3)  # of the repair, per layer; the last ones are for sweeps that were stopped early
@@ -131,18 +133,22 @@ class Searched:
 
 def search(form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Say) -> Searched:
     """Sweeps until the value settles, then a proof with the gentlest margin that stands; again until the gap is closed."""
-    with torch.no_grad():
-        return _search(form, tolerance, sweeps, seed, deadline, say)
+    found = Searched()
+    with torch.no_grad(), contextlib.suppress(OutOfTime):  # in a sweep or a proof: what was proved before stands
+        _search(found, form, tolerance, sweeps, seed, deadline, say)
+    return found
 
 
-def _search(form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Say) -> Searched:
+def _search(
+    found: Searched, form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Say
+) -> None:
     normal = circular_network(form)
     size = sum(node.size for node in normal.graph.nodes)
     rows = 16 if size < 2e5 else 12 if size < 5e6 else 8
     small = size * rows < 2**20
     dtype = torch.float64 if small else torch.float32
     normal = normal if small else NormalForm(normal.graph.to("cpu", dtype), normal.layers, normal.grouping)
-    dual, found = Dual(normal, rows, seed, dtype), Searched()
+    dual = Dual(normal, rows, seed, dtype)
     anderson = Anderson(MEMORY if small else 4)
     state = dual.start()
     fallback, history = None, [0.0]
@@ -171,7 +177,6 @@ def _search(form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline:
             aim, overdue = aim / 4, found.sweeps * 2
     if newest is not None and not found.multipliers:
         _certify(form, found, newest, tolerance)
-    return found
 
 
 def _certify(form: TorusForm, found: Searched, swept: Pass, tolerance: float) -> None:

@@ -154,7 +154,8 @@ def finish(task: Steps) -> Report:
         WorkersLost,
     ) as stop:  # torch raises the third where memory ends
         if isinstance(stop, KeyboardInterrupt | WorkersLost) or out_of_memory(stop):
-            stop.partial_report = task.report()  # type: ignore[union-attr]
+            with whole():
+                stop.partial_report = task.report()  # type: ignore[union-attr]
         raise
     with whole():
         return task.report()

@@ -80,7 +80,7 @@ class Cluster:
     def window(self) -> int:
         return max(1, BEYOND * sum(self.client.nthreads().values()))
 
-    def submit(self, what: Any, seconds: float | None) -> Future[Data]:
+    def submit(self, what: Any, seconds: float | None) -> Future[Data | None]:
         return self.executor.submit(perform, self.sent, what, seconds)
 
     def restart(self) -> None:

@@ -42,12 +42,12 @@ class Processes:
         context.set_forkserver_preload(list(PRELOADED))
         self.pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin, initargs=(work,))
 
-    def submit(self, what: Any, seconds: float | None) -> Future[Data]:
+    def submit(self, what: Any, seconds: float | None) -> Future[Data | None]:
         assert self.pool is not None
         try:
             return self.pool.submit(_perform, what, seconds)
         except BrokenProcessPool as problem:  # found out between two results
-            lost: Future[Data] = Future()
+            lost: Future[Data | None] = Future()
             lost.set_exception(problem)
             return lost
 
@@ -82,5 +82,5 @@ def _end_with_the_client() -> None:
         os._exit(1)
 
 
-def _perform(what: Any, seconds: float | None) -> Data:
+def _perform(what: Any, seconds: float | None) -> Data | None:
     return perform(_given, what, seconds)

@@ -14,11 +14,13 @@ import torch
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.tasks.task import Session
 from lipcert.tasks.workers.packing import packed, unpacked
+from lipcert.terms.clock import OutOfTime, late, tick, until
 from lipcert.terms.errors import WorkersLost
 
 if TYPE_CHECKING:
     from lipcert.tasks.shards import Data, Shard, Work
 
+SHARE = 0.9  # of the time that is left, for a worker
 PAUSE = 0.2  # seconds: how long a signal waits
 TRIES = 5  # losses of workers one after another, with nothing done between them
 
@@ -34,7 +36,7 @@ class Engine(Protocol):
 
     def start(self, work: bytes) -> None: ...
 
-    def submit(self, what: Any, seconds: float | None) -> Future[Data]: ...
+    def submit(self, what: Any, seconds: float | None) -> Future[Data | None]: ...
 
     def restart(self) -> None:
         """After a loss: new workers, or a new way to them, with the same work."""
@@ -53,10 +55,11 @@ class Workers:
         if not shards:
             return
         session.say(f"waiting for {self.engine}")
-        waiting, running, losses = deque(shards), dict[Future[Any], Any](), 0
+        waiting, running, losses, cut = deque(shards), dict[Future[Any], Any](), 0, False
         try:
             lost = self._begin(packed(work))
-            while waiting or running:
+            while (waiting and not late()) or running:
+                tick()
                 lost = lost or self._send(waiting, running, session)
                 for future in wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED).done:
                     try:
@@ -65,7 +68,10 @@ class Workers:
                         lost = problem
                         continue
                     losses = 0
-                    yield running.pop(future), found
+                    shard = running.pop(future)
+                    if found is not None:
+                        yield shard, found
+                    cut = cut or found is None
                 if lost is not None:
                     losses += 1
                     if losses >= TRIES:
@@ -79,6 +85,8 @@ class Workers:
                     lost = None
         finally:
             self.engine.close()
+        if waiting or cut:
+            raise OutOfTime
 
     def _begin(self, work: bytes) -> BaseException | None:
         try:
@@ -88,11 +96,11 @@ class Workers:
         return None
 
     def _send(
-        self, waiting: deque[Shard], running: dict[Future[Data], Shard], session: Session
+        self, waiting: deque[Shard], running: dict[Future[Data | None], Shard], session: Session
     ) -> BaseException | None:
         """As many as the window takes. What was lost on the way is returned; its shard is still waiting."""
         try:
-            while waiting and len(running) < self.engine.window:
+            while waiting and len(running) < self.engine.window and not late():
                 running[self.engine.submit(waiting[0].what, _left(session))] = waiting[0]
                 waiting.popleft()
         except self.engine.lost as problem:
@@ -101,8 +109,8 @@ class Workers:
 
 
 def _left(session: Session) -> float | None:
-    """Clocks of two machines have nothing in common: what is left is sent."""
-    return None if session.deadline is None else max(0.0, session.deadline - time.monotonic())
+    """Clocks of two machines have nothing in common: what is left is sent, but for the way back."""
+    return None if session.deadline is None else max(0.0, SHARE * (session.deadline - time.monotonic()))
 
 
 @lru_cache(maxsize=2)
@@ -111,7 +119,11 @@ def _work(data: bytes) -> Work:
 
 
 @keeps_subnormals
-def perform(data: bytes, what: Any, seconds: float | None) -> Data:
-    """In a worker. The work is unpacked once."""
-    with torch.no_grad():
-        return _work(data)(what, Session(budget=seconds))
+def perform(data: bytes, what: Any, seconds: float | None) -> Data | None:
+    """In a worker. The work is unpacked once. None: there was no time."""
+    session = Session(budget=seconds)
+    try:
+        with torch.no_grad(), until(session.deadline):
+            return _work(data)(what, session)
+    except OutOfTime:
+        return None
