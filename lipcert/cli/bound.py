@@ -67,6 +67,7 @@ def bound(
     method: Method = None,
     output: OutputOption = "vector",
     budget: o.BudgetEach = None,
+    memory: o.Memory = None,
     max_upper: MaxUpper = None,
     certificate: Certificate = None,
     multipliers: Multipliers = None,
@@ -95,7 +96,13 @@ def bound(
     quiet: o.Quiet = False,
 ) -> int:
     """A certified interval lower <= L <= upper for the Lipschitz constant, of one model or of many."""
-    for flag, number in (("--budget", budget), ("--max-upper", max_upper), ("--eps", eps), ("--rtol", rtol)):
+    for flag, number in (
+        ("--memory", memory),
+        ("--budget", budget),
+        ("--max-upper", max_upper),
+        ("--eps", eps),
+        ("--rtol", rtol),
+    ):
         o.check_not_negative(flag, number)
     norms, functional = o.read_norm(norm, norm_in, norm_out), str(Output.parse(output))
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
@@ -118,7 +125,7 @@ def bound(
         return report if several(model) else with_ball(report, loaded, asked, session)
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}
-    return execute_each(Run("bound", model[0], json, quiet, threads, asked, budget=budget), model, work)
+    return execute_each(Run("bound", model[0], json, quiet, threads, asked, budget=budget, memory=memory), model, work)
 
 
 def with_ball(report: Report, model: Model, asked: BoundRequest, session: Session) -> Report:

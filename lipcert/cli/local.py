@@ -101,6 +101,7 @@ def local(
     rtol: Rtol = 0.01,
     each: Each = None,
     budget: o.Budget = None,
+    memory: o.Memory = None,
     output: OutputOption = "vector",
     execution: o.Execution = None,
     certificate: Certificate = None,
@@ -133,7 +134,7 @@ def local(
         raise UsageError("local: say where: give --grid (with --box or --data), or --at DATA with --eps")
     work = over_grid(given) if grid is not None else around_points(given)
     asked = {"norm": given.norms, "output": given.functional}
-    return execute(Run("local", model, json, quiet, threads, asked, given.picture, budget), work)
+    return execute(Run("local", model, json, quiet, threads, asked, given.picture, budget, memory), work)
 
 
 def bare_grid(arguments: Sequence[str]) -> list[str]:

@@ -99,6 +99,10 @@ BudgetEach = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help=BUDGET.replace("the command", "each model"), rich_help_panel=RUN),
 ]
+Memory = Annotated[
+    float | None,
+    typer.Option(metavar="GIB", help="That dense blocks of a method may take (default 4).", rich_help_panel=RUN),
+]
 Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Where sampling runs.", rich_help_panel=RUN)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=RUN)]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the computation.", rich_help_panel=RUN)]

@@ -82,10 +82,12 @@ def radius(
     scheduler: o.Scheduler = None,
     journal: o.Journal = None,
     budget: o.Budget = None,
+    memory: o.Memory = None,
     quiet: o.Quiet = False,
 ) -> int:
     """Certified robustness radii of samples, and certified accuracy."""
     o.check_not_negative("--budget", budget)
+    o.check_not_negative("--memory", memory)
     norms = o.read_norm(norm, None, None)
     box = read_clip(clip)
     where = o.read_device(device)
@@ -110,7 +112,7 @@ def radius(
         return radius(loaded, asked, session(progress, **resources), resume)
 
     picture = plot and partial(draw, path=plot, title=model.name)
-    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture or None, budget), work)
+    return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture or None, budget, memory), work)
 
 
 def draw(report: Report, path: str, title: str) -> None:

@@ -26,7 +26,7 @@ from lipcert.report.to_json import for_stdout, pieces, write_atomically
 from lipcert.terms.clock import OutOfTime, began, until
 from lipcert.terms.errors import LipcertError, RefusedModel, UnwritableError
 from lipcert.terms.files import reason
-from lipcert.terms.memory import out_of_memory
+from lipcert.terms.memory import out_of_memory, within
 from lipcert.terms.version import __version__
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Run:
 
     `asked`: norm, output, max_upper as far as known, for the report of a model that could not be treated.
     `budget`: seconds from `began` on, in which the work, reading the model included, has to end.
+    `memory`: GiB that dense blocks may take.
     `picture`: draws what `work` has found, after its report is written.
     """
 
@@ -57,6 +58,7 @@ class Run:
     asked: Mapping[str, Any] = field(default_factory=dict)
     picture: Callable[[Report], None] | None = None
     budget: float | None = None
+    memory: float | None = None
     began: float = field(default_factory=began)
 
 
@@ -90,7 +92,7 @@ def attempt(run: Run, work: Callable[[Progress], Report]) -> tuple[Report, int]:
         try:
             signals.now(Moment.RAISED)
             set_threads(run.threads)
-            with until(None if run.budget is None else run.began + run.budget):
+            with until(None if run.budget is None else run.began + run.budget), within(run.memory):
                 report = work(progress)
             signals.now(Moment.LATER)
         except BaseException as error:

@@ -17,6 +17,7 @@ from lipcert.regions.device import proving_on
 from lipcert.regions.forward.slope import directions, norms_above, sweep
 from lipcert.regions.forward.telescope import is_chain, telescoped
 from lipcert.regions.forward.vertices import elementwise_only, unsettled, vertex_norms
+from lipcert.terms.memory import GIGABYTES, allowed, share
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 ENTRIES = 60_000_000  # of the widest stack: 0.5 GB, and a few of them live at once
@@ -79,7 +80,11 @@ def too_wide(graph: Graph) -> str | None:
     n = graph.nodes[graph.input].size
     rows = 2 * n + 2
     cost = sum(_flops(graph))
-    if rows * max(node.size for node in graph.nodes) > ENTRIES or 2 * rows * cost > WORK:
+    stack = rows * max(node.size for node in graph.nodes)
+    if stack > ENTRIES * share():
+        need = GIGABYTES * stack / ENTRIES
+        return f"{n} inputs are one row of slopes each, which take about {need:.3g} GiB, over the {allowed():g} of --memory"
+    if 2 * rows * cost > WORK:
         return f"{n} inputs are one row of slopes each, too many for a network of this size"
     return None
 

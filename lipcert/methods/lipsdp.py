@@ -15,12 +15,13 @@ from lipcert.methods.problem import L2, REGION, SPACE, Cost, Method, Problem
 from lipcert.methods.settled import best_ranges
 from lipcert.network.affine import Path
 from lipcert.proofs.kinds.lmi import Lmi
-from lipcert.proofs.lmi import INPUT, MEMORY_ENTRIES, coefficients, entries
+from lipcert.proofs.lmi import INPUT, coefficients, entries
 from lipcert.proofs.maxima import without_maxima
 from lipcert.proofs.normal_form import GROUPINGS, NormalForm, normal_form
 from lipcert.sdp.solve import Settings, solve
 from lipcert.terms.clock import OutOfTime
 from lipcert.terms.errors import RefusedModel
+from lipcert.terms.memory import too_much
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 
@@ -107,10 +108,8 @@ class Lipsdp(Method):
             need = entries(form)
         except RefusedModel as error:
             return Refusal(self.name, self.side, "refused", str(error), error.node)
-        if need > MEMORY_ENTRIES:
-            gigabytes = need * 8 / 2**30
-            reason = f"{form.neurons} neurons need {gigabytes:.0f} GiB of dense blocks, over the limit of {MEMORY_ENTRIES * 8 / 2**30:.0f}"
-            return Refusal(self.name, self.side, "refused", reason)
+        if (missing := too_much(need)) is not None:
+            return Refusal(self.name, self.side, "refused", f"{form.neurons} neurons need {missing}")
         return form
 
 

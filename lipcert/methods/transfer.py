@@ -17,6 +17,7 @@ from lipcert.regions.cells import Cells
 from lipcert.regions.transfer.constant import constant_on
 from lipcert.regions.transfer.deviations import RULES
 from lipcert.terms.errors import RefusedModel
+from lipcert.terms.memory import GIGABYTES, allowed, share
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 ENTRIES = 60_000_000  # of the identity over the inputs, carried through the widest signal
@@ -66,7 +67,11 @@ def obstacle(graph: Graph) -> tuple[str | None, str] | None:
         if type(node.what.block) not in RULES or node.what.block.steps:
             return node.name, f"no expansion of {node.what.block.label} about a centre is known (node {node.name})"
     size = max(node.size for node in graph.nodes)
-    if graph.nodes[graph.input].size * size > ENTRIES or graph.neurons > NEURONS:
+    matrix = graph.nodes[graph.input].size * size
+    if matrix > ENTRIES * share():
+        need = GIGABYTES * matrix / ENTRIES
+        return None, f"its dense transfer matrices take about {need:.3g} GiB, over the {allowed():g} of --memory"
+    if graph.neurons > NEURONS:
         return None, f"{graph.neurons} neurons, {size} in a signal: too many for dense transfer matrices"
     return None
 

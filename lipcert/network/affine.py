@@ -35,6 +35,7 @@ from lipcert.operators.linear import Adjoint, Dense, Operator, Scale, Select
 from lipcert.rigor.matrix_norms import matrix_norm_upper
 from lipcert.rigor.rounding import TINY, gamma, sqrt_up, up
 from lipcert.terms.clock import late
+from lipcert.terms.memory import share
 from lipcert.terms.query import P
 
 DENSE_FLOPS = 4e10  # about two seconds of one core: above this a part keeps its structured bound
@@ -261,7 +262,10 @@ class Path:
 
     def affordable(self) -> bool:
         small, large = sorted((self.in_size, self.out_size))
-        return small * large <= DENSE_ENTRIES and small * (self.flops * 4 + small * large) <= DENSE_FLOPS
+        return (
+            small * large <= DENSE_ENTRIES * min(1.0, share())
+            and small * (self.flops * 4 + small * large) <= DENSE_FLOPS
+        )
 
     def norm_upper(self, p: P, q: P) -> float:
         """Proved upper bound of ||A_kj||_{p->q}: the least of the structured and (where affordable, and there is time) the

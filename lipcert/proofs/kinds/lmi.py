@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lipcert.proofs.kinds.base import NORMS, Proof
 from lipcert.terms.errors import CertificateRejected, RefusedModel
+from lipcert.terms.memory import allowed
 from lipcert.terms.query import Norm
 from lipcert.terms.strict import count_of, float_of, list_of, one_of, record, reject
 
@@ -116,7 +117,7 @@ class Lmi(Proof):
             )
         if not form.layers:  # affine
             return Path(form.graph, form.graph.input, form.graph.output).norm_upper("2", "2")
-        if entries(form) > MEMORY_ENTRIES:
+        if entries(form) > max(MEMORY_ENTRIES, allowed() * 2**27):
             raise CertificateRejected("proof.kind", f"{form.neurons} neurons are too many for one matrix inequality")
         last = self.block(len(form.layers))
         return sqrt_up(prove(form, coefficients(form), self.tensors, last=last, rho=self.rho))

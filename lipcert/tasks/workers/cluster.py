@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
 from lipcert.tasks.workers.stream import perform
+from lipcert.terms.clock import left, tick
 from lipcert.terms.errors import UsageError, WorkersLost
 from lipcert.terms.version import __version__
 
@@ -57,8 +58,9 @@ class Cluster:
 
         where, end = self.own if self.own is not None else self.address, time.monotonic() + seconds
         while True:
+            tick()
             try:
-                self.client = Client(where, timeout=seconds, set_as_default=False)
+                self.client = Client(where, timeout=min(seconds, left()), set_as_default=False)
                 return
             except (OSError, ValueError, TimeoutError) as problem:  # also where a scheduler ends while it answers
                 if isinstance(problem, ValueError) or time.monotonic() > end:
@@ -68,6 +70,7 @@ class Cluster:
     def _send(self) -> None:
         end = time.monotonic() + PATIENCE
         while not self.client.nthreads():
+            tick()
             if time.monotonic() > end:
                 raise UsageError(
                     f"--scheduler {self.address}: no worker has joined in {PATIENCE:g} s: start some (dask worker)"
@@ -86,6 +89,7 @@ class Cluster:
     def restart(self) -> None:
         end = time.monotonic() + PATIENCE
         while True:
+            tick()
             self._hang_up()
             try:
                 self._connect(CONNECT)

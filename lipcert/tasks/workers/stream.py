@@ -16,6 +16,7 @@ from lipcert.tasks.task import Session
 from lipcert.tasks.workers.packing import packed, unpacked
 from lipcert.terms.clock import OutOfTime, late, tick, until
 from lipcert.terms.errors import WorkersLost
+from lipcert.terms.memory import allowed, within
 
 if TYPE_CHECKING:
     from lipcert.tasks.shards import Data, Shard, Work
@@ -57,7 +58,7 @@ class Workers:
         session.say(f"waiting for {self.engine}")
         waiting, running, losses, cut = deque(shards), dict[Future[Any], Any](), 0, False
         try:
-            lost = self._begin(packed(work))
+            lost = self._begin(packed((work, allowed())))
             while (waiting and not late()) or running:
                 tick()
                 lost = lost or self._send(waiting, running, session)
@@ -114,7 +115,7 @@ def _left(session: Session) -> float | None:
 
 
 @lru_cache(maxsize=2)
-def _work(data: bytes) -> Work:
+def _work(data: bytes) -> tuple[Work, float]:
     return unpacked(data)
 
 
@@ -122,8 +123,9 @@ def _work(data: bytes) -> Work:
 def perform(data: bytes, what: Any, seconds: float | None) -> Data | None:
     """In a worker. The work is unpacked once. None: there was no time."""
     session = Session(budget=seconds)
+    work, gigabytes = _work(data)
     try:
-        with torch.no_grad(), until(session.deadline):
-            return _work(data)(what, session)
+        with torch.no_grad(), until(session.deadline), within(gigabytes):
+            return work(what, session)
     except OutOfTime:
         return None
