@@ -61,6 +61,9 @@ def jacobian(
     samples: Samples = None,
     prove: Prove = False,
     budget: o.Budget = None,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
+    journal: o.Journal = None,
     around: Around = None,
     between: Between = False,
     per_class: PerClass = False,
@@ -94,18 +97,19 @@ def jacobian(
     more: dict[str, Any] = {"around": around, "between": between, "per_class": per_class, "laplacian": laplacian}
     more |= {"from_node": from_node, "to_node": to_node, "norm": norms}
     more |= {"prove": prove, "seed": seed, "device": o.read_device(device)}
+    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal, "device": device}
 
     def work(progress: Progress) -> Report:
         from lipcert.load.data import parse_region
         from lipcert.load.model import load
         from lipcert.tasks import jacobian as measure
-        from lipcert.tasks.task import Session
+        from lipcert.tasks.workers import session
 
         loaded = load(model, **arguments, progress=progress)
         region = parse_region(loaded, box=box)
         count = samples or measure.SAMPLES
         question = measure.JacobianRequest(**_points(loaded, data, raw), region=region, samples=count, **more)
-        return measure.jacobian(loaded, question, Session(progress), resume)
+        return measure.jacobian(loaded, question, session(progress, **resources), resume)
 
     asked = {"norm": norms, "region": {"kind": "box", "lower": None, "upper": None, "asked": box}} if box else {}
     picture = None if plot is None else partial(draw, path=plot)

@@ -160,6 +160,9 @@ def jacobian(
     resume: str | Path | Report | None = None,
     seed: int = 0,
     device: str | Any = "cpu",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    journal: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Statistics of Jacobian norms at the data x (k, ...), or at `samples` random points of the box `region`.
@@ -173,7 +176,7 @@ def jacobian(
     """
     from lipcert.tasks import given
     from lipcert.tasks import jacobian as measure
-    from lipcert.tasks.task import Session
+    from lipcert.tasks.workers import session
 
     with given.python_words():
         loaded = given.as_model(model, None, input_shape) if x is None else given.as_model_for(model, x, input_shape)
@@ -193,4 +196,6 @@ def jacobian(
             seed=given.as_seed(seed),
             device=given.as_device(device),
         )
-        return measure.jacobian(loaded, asked, Session(progress, given.as_number("budget", budget)), resume)
+        seconds, place = given.as_number("budget", budget), given.as_device(device)
+        how = session(progress, seconds, workers, scheduler, journal, place)
+        return measure.jacobian(loaded, asked, how, resume)

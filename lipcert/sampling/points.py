@@ -68,8 +68,8 @@ def _random(draw: Callable[..., Tensor], i: int, j: int, n: int, seed: int, stre
     return rows
 
 
-def batches(sets: Sequence[Points], done: set[tuple[str, int]], step: int) -> Iterator[tuple[Points, int, Tensor]]:
-    """What is still to be measured: (set, first index, points), at most `step` at once."""
+def batches(sets: Sequence[Points], done: set[tuple[str, int]], step: int) -> Iterator[tuple[Points, int, int]]:
+    """What is still to be measured: (set, first index, the one after the last), at most `step` at once."""
     for group in sets:
         i = 0
         while i < group.count:
@@ -79,5 +79,5 @@ def batches(sets: Sequence[Points], done: set[tuple[str, int]], step: int) -> It
             j = i + 1
             while j < min(i + step, group.count) and (group.name, j) not in done:
                 j += 1
-            yield group, i, group.at(i, j)
+            yield group, i, j
             i = j

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,8 @@ from lipcert.sampling.pairs import jacobian_norms
 from lipcert.sampling.points import Points, batches, point_sets
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.proved_jacobian import proved_jacobian
-from lipcert.tasks.task import Session, Task, carry_out
+from lipcert.tasks.shards import Data, Phase, Shard, Sharded
+from lipcert.tasks.task import Session, carry_out
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Box, Norm, Region
 from lipcert.terms.result import Bound, Result
@@ -36,13 +37,14 @@ AT_POINTS = (
     "singular values below about 1e-15 of the largest are rounding"
 )
 MOST = 1_000_000  # points: a report has a row for each, about 1 kB of memory
+TOGETHER = 256  # points of a shard, whoever does it: rounding goes with it
 WORST = 4  # points whose Jacobian norm is attained by a pair of points
 SAMPLES = 1000  # of a box
 QUANTITY = {"2": "spectral", "1": "l1", "inf": "linf"}
 
 
 @dataclass(eq=False, kw_only=True)
-class Jacobians(Task):
+class Jacobians(Sharded):
     """`graph`: the part of the network between two signals, or all of it (`whole`). `sets`: the points; `asked`: as in the
     report. `classes_of`: data and labels whose class graphs are measured in every layer."""
 
@@ -71,49 +73,50 @@ class Jacobians(Task):
     def take(self, before: Resumed) -> None:
         self.rows = before.rows("points", by=lambda row: (row["set"], row["index"]))
 
-    def steps(self) -> Generator[None]:
-        graph, rows = self.graph, self.rows
-        done = {(row["set"], row["index"]) for row in rows}
-        for group, first, points in batches(self.sets, done, measured.batch(graph)):
-            self.session.say("jacobian", len(rows), self.count)
-            rows += [self.before.seal.on(row) for row in _measure(graph, self.device, group, first, points)]
-            self.blind += points[measured.blind(graph, points)]
-            yield
-        rows.sort(key=lambda row: ([s.name for s in self.sets].index(row["set"]), row["index"]))
+    def phases(self) -> Iterator[Phase]:
+        done = {(row["set"], row["index"]) for row in self.rows}
+        step = min(measured.batch(self.graph), TOGETHER)
+        yield Phase(AtPoints(self.graph, self.device), [Batch(*b) for b in batches(self.sets, done, step)])
         self.session.say("the largest one, as a pair of points")
-        self.lowers += _attained(graph, self.sets, rows, self.norm, self.box, self.session.seconds)
-        yield
+        self.lowers += _attained(self.graph, self.sets, self.ordered(), self.norm, self.box, self.session.seconds)
         if self.prove:
             assert isinstance(self.box, Box)
             self.session.say("proved on the box")
-            self.proved = proved_jacobian(graph, self.box, self.session.deadline)
-            yield
+            self.proved = proved_jacobian(self.graph, self.box, self.session.deadline)
         if self.classes_of is not None:
-            yield from self.measure_classes(*self.classes_of)
+            self.measure_classes(*self.classes_of)
 
-    def measure_classes(self, inputs: Tensor, labels: np.ndarray) -> Iterator[None]:
+    def gather(self, shard: Shard, found: Data) -> None:
+        self.rows += [self.before.seal.on(row) for row in found["rows"]]
+        self.blind += [torch.tensor(x, dtype=torch.float64) for x in found["blind"]]
+        self.session.say("jacobian", len(self.rows), self.count)
+
+    def ordered(self) -> list[dict[str, Any]]:
+        place = {group.name: k for k, group in enumerate(self.sets)}
+        return sorted(self.rows, key=lambda row: (place[row["set"]], row["index"]))
+
+    def measure_classes(self, inputs: Tensor, labels: np.ndarray) -> None:
         graph = self.graph
         for layer in layers(graph):
             self.session.say(f"class graph of {graph.nodes[layer].name}")
             features = _features(prefix(graph, layer), inputs[: most_samples(graph.nodes[layer].size)])
             found = smoothness(features, labels[: len(features)])
             self.classes.append({"layer": graph.nodes[layer].name, **found})
-            yield
 
     def answer(self) -> dict[str, Any]:
-        graph = self.graph
+        graph, rows = self.graph, self.ordered()
         found: dict[str, Any] = {
             **self.asked,
-            "complete": len(self.rows) == self.count,
+            "complete": len(rows) == self.count,
             "size": [graph.nodes[graph.input].size, graph.nodes[graph.output].size],
             "quantities": measured.meaning(graph),
-            "sets": [_statistics(s, self.rows, self.per_class) for s in self.sets],
+            "sets": [_statistics(s, rows, self.per_class) for s in self.sets],
         }
         found |= {} if self.proved is None else {"proved": self.proved}
         of_classes = {} if self.classes_of is None else {"laplacian": self.classes}
         return {
             "results": list(self.lowers) if self.whole else [],
-            "points": list(self.rows),
+            "points": rows,
             "summary": {"jacobian": found, **of_classes},
             "assumptions": [*self.model.assumptions, AT_POINTS],
             "warnings": [*self.model.warnings, *_steps(graph), *_blind(graph, self.blind), *self.resumed],
@@ -242,17 +245,41 @@ def _features(graph: Graph, x: Tensor) -> Tensor:
 # Rows.
 
 
-def _measure(graph: Graph, device: torch.device, group: Points, first: int, x: Tensor) -> list[dict[str, Any]]:
-    moved = graph.on(device)
-    norms = {name: values.cpu().tolist() for name, values in measured.norms_at(moved, x.to(device)).items()}
-    classes = moved.nodes[moved.output].size > 1
-    predicted = moved.evaluate(x.to(device)).argmax(dim=1).tolist() if classes else [None] * len(x)
-    rows = []
-    for k in range(len(x)):
-        label = None if group.labels is None else group.labels[first + k].item()
-        values = {name: _known(column[k]) for name, column in norms.items()}
-        rows.append({"set": group.name, "index": first + k, "label": label, "predicted": predicted[k], **values})
-    return rows
+class Batch(Shard):
+    """Points `first` to `end` of one set. They are drawn when they are wanted: a million of them need not be there at once."""
+
+    def __init__(self, group: Points, first: int, end: int):
+        object.__setattr__(self, "key", f"{group.name} {first}-{end - 1}")
+        object.__setattr__(self, "rows", range(first, end))
+        object.__setattr__(self, "group", group)
+
+    @property
+    def what(self) -> tuple[str, int, list[Any], np.ndarray]:
+        group: Points = self.group  # type: ignore[attr-defined]
+        first, end = self.rows[0], self.rows[-1] + 1
+        labels = [None] * (end - first) if group.labels is None else group.labels[first:end].tolist()
+        return group.name, first, labels, group.at(first, end).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class AtPoints:
+    """{"rows": of the report, without seals, "blind": points where automatic differentiation says nothing}."""
+
+    graph: Graph
+    device: torch.device
+
+    def __call__(self, what: tuple[str, int, list[Any], np.ndarray], session: Session) -> Data:
+        name, first, labels, points = what
+        x = torch.from_numpy(points)
+        moved = self.graph.on(self.device)
+        norms = {q: values.cpu().tolist() for q, values in measured.norms_at(moved, x.to(self.device)).items()}
+        classes = moved.nodes[moved.output].size > 1
+        predicted = moved.evaluate(x.to(self.device)).argmax(dim=1).tolist() if classes else [None] * len(x)
+        rows = []
+        for k in range(len(x)):
+            values = {q: _known(column[k]) for q, column in norms.items()}
+            rows.append({"set": name, "index": first + k, "label": labels[k], "predicted": predicted[k], **values})
+        return {"rows": rows, "blind": x[measured.blind(self.graph, x)].tolist()}
 
 
 def _known(value: float) -> float | None:

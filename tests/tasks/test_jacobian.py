@@ -217,7 +217,7 @@ def test_where_the_points_lie() -> None:
 def test_batches_leave_out_what_is_done() -> None:
     sets = point_sets(f64(20, 2), None, None, 0, 1.0, False, seed=0)
     done = {("data", 3), ("data", 4), ("around", 0), ("around", 19)}
-    met = [(g.name, first + k) for g, first, points in batches(sets, done, 4) for k in range(len(points))]
+    met = [(g.name, k) for g, first, end in batches(sets, done, 4) for k in range(first, end)]
     assert len(met) == len(set(met)) == 36
     assert not done & set(met)
 
