@@ -68,6 +68,9 @@ def bound(
     output: OutputOption = "vector",
     budget: o.BudgetEach = None,
     memory: o.Memory = None,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
+    journal: o.Journal = None,
     max_upper: MaxUpper = None,
     certificate: Certificate = None,
     multipliers: Multipliers = None,
@@ -111,18 +114,20 @@ def bound(
     question |= {"methods": method or None, "multipliers": multipliers, "solver": solver, "certificate": certificate}
     question |= {"device": o.read_device(device), "execution": o.read_execution(execution)}
     region = asked_region(box, at, eps, ball_norm)
-    check_single(model, certificate=certificate, resume=resume)
+    check_single(model, certificate=certificate, resume=resume, journal=journal)
+    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal, "device": device}
 
     def work(path: Path, progress: Progress) -> Report:
         from lipcert.load.model import load
         from lipcert.tasks.bound import BoundRequest, bound
         from lipcert.tasks.given import as_weighted
-        from lipcert.tasks.task import Session
+        from lipcert.tasks.workers import session
 
         loaded = as_weighted(load(path, **arguments, progress=progress), *weights, norms)
         asked = BoundRequest(region=read_region(loaded, box, at, eps, ball_norm), **question)
-        report = replace(bound(loaded, asked, session := Session(progress), resume), max_upper=max_upper)
-        return report if several(model) else with_ball(report, loaded, asked, session)
+        how = session(progress, **resources)
+        report = replace(bound(loaded, asked, how, resume), max_upper=max_upper)
+        return report if several(model) else with_ball(report, loaded, asked, how)
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}
     return execute_each(Run("bound", model[0], json, quiet, threads, asked, budget=budget, memory=memory), model, work)

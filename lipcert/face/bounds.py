@@ -37,6 +37,9 @@ def bound(
     weight_in: Any = None,
     weight_out: Any = None,
     ranges: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    journal: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Certified interval `report.lower <= L <= report.upper` in the norms p -> q of `norm` ("1", "2", "inf", "1->2").
@@ -48,7 +51,7 @@ def bound(
     `execution`: "float32", "bfloat16" or "float16": `report.summary["execution"]` has a proved bound of what an execution
     in it errs on the region. `ranges`: on a region, intervals of the outputs as well, in `report.summary["range"]`.
 
-    `weight_in`, `weight_out`: weights of the norms, |W_out (f(x) - f(x'))| <= L |W_in (x - x')|: one number, one for each
+    `workers`, `scheduler`, `journal`: of output "pairs", as of `local`. `weight_in`, `weight_out`: weights of the norms, |W_out (f(x) - f(x'))| <= L |W_in (x - x')|: one number, one for each
     entry, or in l2 an invertible matrix.
 
     `upper` is proved in real arithmetic for the stored weights, or None: then `report.status` says unbounded or refused,
@@ -56,7 +59,7 @@ def bound(
     """
     from lipcert.tasks import given
     from lipcert.tasks.bound import BoundRequest, bound
-    from lipcert.tasks.task import Session
+    from lipcert.tasks.workers import session
 
     with given.python_words():
         read = given.as_model(model, example, input_shape)
@@ -75,7 +78,9 @@ def bound(
             ranges=ranges,
         )
         loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        return bound(loaded, asked, Session(progress, given.as_number("budget", budget)), resume)
+        seconds, place = given.as_number("budget", budget), given.as_device(device)
+        how = session(progress, seconds, workers, scheduler, journal, place)
+        return bound(loaded, asked, how, resume)
 
 
 def layers(

@@ -100,13 +100,12 @@ class Solver:
     def run(self) -> Solution:
         with contextlib.suppress(OutOfTime):  # in a sweep, a repair or a proof: what was proved before stands
             self.search()
-        return Solution(self.info, self.best, self.last)
+        return Solution(self.info, self.best, self.proved_last)
 
     def search(self) -> None:
         wanted = self.settings.wanted(self.form.neurons)
         if not self.through_the_interior(wanted):
             self.sweep(wanted)
-        return Solution(self.info, self.best, self.proved_last)
 
     def through_the_interior(self, wanted: float) -> bool:
         """Deep narrow chains, by Newton's method. False: it is none, or the gap is not closed."""

@@ -20,8 +20,19 @@ from lipcert.tasks.certify import certify, check_scope
 from lipcert.tasks.certify_several import certify_outputs, certify_region
 from lipcert.tasks.execution import MOVES, Execution, on_region
 from lipcert.tasks.journal.resume import Earlier, Resumed
-from lipcert.tasks.pairs import Pairs, bound_pairs, methods_asked, resumed
+from lipcert.tasks.pairs import (
+    OfAll,
+    OfPair,
+    Pairs,
+    bound_pairs,
+    for_all,
+    methods_asked,
+    results_of,
+    resumed,
+    scopes_of,
+)
 from lipcert.tasks.ranges import check_region, output_intervals
+from lipcert.tasks.shards import Data, Phase, Shard, Sharded
 from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.clock import halfway
 from lipcert.terms.errors import UsageError
@@ -109,24 +120,46 @@ def share(method: Method, deadline: float | None) -> float | None:
 
 
 @dataclass(eq=False, kw_only=True)
-class PairsTask(BoundTask):
+class PairsTask(BoundTask, Sharded):
     """Every difference of two logits, or every logit; the results are the largest of each method."""
 
     pairs: Pairs = field(init=False)
+    together: dict[str, dict[str, Any]] = field(default_factory=dict)  # by method and pair: of one search for all
 
     @property
     def resumed(self) -> list[str]:
-        return self.before.words(f"{self.pairs.word}s")
+        return [*self.before.words(f"{self.pairs.word}s"), *self.of_journal]
 
     def take(self, before: Resumed) -> None:
         self.pairs = resumed(before, Output.parse(self.output))
 
     def bound(self, problem: Problem) -> Iterator[None]:
-        for _ in bound_pairs(problem, self.methods, self.pairs):
-            yield
+        if self.session.workers is None and self.session.journal is None:
+            for _ in bound_pairs(problem, self.methods, self.pairs):
+                yield
+        else:
+            yield from Sharded.steps(self)
+            self.pairs.sort(scopes_of(problem, self.pairs))
         self.results += self.pairs.largest(self.methods, problem)
         for result in self.results:
             tell(problem.progress, result)
+
+    def phases(self) -> Iterator[Phase]:
+        todo = [scope for scope in scopes_of(self.problem, self.pairs) if str(scope) not in self.pairs.found]
+        many = for_all(self.methods) if todo else []
+        yield Phase(OfAll(self.problem, many, todo), [Shard(f"{m.name} of all", m.name) for m in many])
+        known = {pair: {} for pair in map(str, todo)}  # type: dict[str, dict[str, Any]]
+        for method, found in self.together.items():
+            for pair, rows in found.items():
+                known[pair][method] = rows
+        yield Phase(OfPair(self.problem, self.methods), [Shard(pair, (pair, rows)) for pair, rows in known.items()])
+
+    def gather(self, shard: Shard, found: Data) -> None:
+        if "of" in found:
+            self.together[found["method"]] = found["of"]
+        else:
+            self.pairs.add(shard.key, results_of(found))
+            self.session.say(f"{self.pairs.word}s", len(self.pairs.rows))
 
     def certificate_to(self, path: str | Path) -> tuple[list[Result], list[str]]:
         return self.results, certify_outputs(path, self.pairs.found, self.model, self.norm)
@@ -182,6 +215,7 @@ def bound(
     settings = {"multipliers": asked.multipliers, "solver": asked.solver}
     chosen = choose(asked.methods, region, settings, model.graph, norm)
     _check_asked(model, asked, region, functional, resume)
+    _check_session(asked, session, functional)
     where = describe(region)
     question = model.question("bound", norm, where, str(functional), asked.options(region, chosen, functional))
     inside = region if model.weights is None else model.weights.region(region)
@@ -209,6 +243,17 @@ def _check_asked(model: Model, asked: BoundRequest, region: Region, functional: 
     _check_weights(model, {"--certificate": asked.certificate is not None, "--range": asked.ranges})
     if resume is not None and not functional.many:
         raise UsageError("--resume: only --output pairs and --output each can be resumed")
+
+
+def _check_session(asked: BoundRequest, session: Session | None, functional: Output) -> None:
+    if session is None or (session.workers is None and session.journal is None):
+        return
+    if not functional.many:
+        raise UsageError("--workers, --scheduler, --journal: they are for --output pairs and --output each")
+    if asked.certificate is not None:
+        raise UsageError(
+            "--certificate: proofs stay where they are made; leave out --workers, --scheduler and --journal"
+        )
 
 
 def _check_weights(model: Model, asked: Mapping[str, bool]) -> None:

@@ -13,7 +13,10 @@ from lipcert.methods.run import run, run_together
 from lipcert.network.edit import functionals, with_output
 from lipcert.tasks.journal.resume import Resumed
 from lipcert.tasks.journal.seal import Seal
+from lipcert.tasks.shards import CUT
+from lipcert.tasks.task import Session
 from lipcert.terms.errors import UsageError
+from lipcert.terms.printable import plain
 from lipcert.terms.query import Output
 from lipcert.terms.result import Bound, Refusal, Result
 
@@ -39,6 +42,12 @@ class Pairs:
         lowers = [r.value for r in results if isinstance(r, Bound) and r.side == "lower"]
         row = {self.word: pair, "upper": min(uppers, default=None), "lower": max(lowers, default=None)}
         self.rows.append(self.seal.on(row | {"results": [_short(result) for result in results]}))
+
+    def sort(self, scopes: Sequence[Output]) -> None:
+        """In the order of the scopes, whoever was done first."""
+        place = {str(scope): k for k, scope in enumerate(scopes)}
+        self.rows.sort(key=lambda row: place[row[self.word]])
+        self.found = {pair: self.found[pair] for pair in sorted(self.found, key=place.__getitem__)}
 
     @property
     def word(self) -> str:
@@ -75,11 +84,7 @@ class Pairs:
 
 def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> Iterator[None]:
     """Fills `pairs`, one in each step; what is there already is not computed again."""
-    scopes, words = functionals(problem.graph, pairs.output), f"{pairs.word}s"
-    if not scopes or len(scopes) > MAX_PAIRS:
-        raise UsageError(
-            f"--output {pairs.output}: the model has {len(scopes)} {words}; lipcert takes 1 to {MAX_PAIRS}"
-        )
+    scopes, words = scopes_of(problem, pairs), f"{pairs.word}s"
     together = _Together(problem, [scope for scope in scopes if str(scope) not in pairs.found])
     for scope in scopes:
         if str(scope) not in pairs.found:
@@ -89,6 +94,16 @@ def bound_pairs(problem: Problem, methods: Sequence[Method], pairs: Pairs) -> It
             pairs.add(str(scope), one.known + one.aside)
         problem.say(words, len(pairs.rows), len(scopes))
         yield
+
+
+def scopes_of(problem: Problem, pairs: Pairs) -> Sequence[Output]:
+    scopes = functionals(problem.graph, pairs.output)
+    if not scopes or len(scopes) > MAX_PAIRS:
+        words = f"{pairs.word}s"
+        raise UsageError(
+            f"--output {pairs.output}: the model has {len(scopes)} {words}; lipcert takes 1 to {MAX_PAIRS}"
+        )
+    return scopes
 
 
 @dataclass
@@ -114,6 +129,63 @@ class _Together:
         whole = replace(self.problem, deadline=end, known=[], aside=[])
         found = run_together(method, whole, self.scopes)
         return {} if found is None else dict(zip(map(str, self.scopes), found, strict=True))
+
+
+def for_all(methods: Sequence[Method]) -> list[Method]:
+    """Those that may answer for all pairs in one search."""
+    return [method for method in methods if type(method).run_together is not Method.run_together]
+
+
+@dataclass(frozen=True, eq=False)
+class OfAll:
+    """Work of a shard (`tasks/shards.py`): one method for all `scopes`, {"method", "of": results by scope}."""
+
+    problem: Problem
+    methods: Sequence[Method]
+    scopes: Sequence[Output]
+
+    def __call__(self, what: str, session: Session) -> dict[str, Any]:
+        whole = self.problem.with_resources(session.deadline, session.progress)
+        [method] = [method for method in self.methods if method.name == what]
+        found = _Together(whole, self.scopes)._of_all(method)
+        return {"method": what, "of": {scope: [_written(r) for r in rows] for scope, rows in found.items()}}
+
+
+@dataclass(frozen=True, eq=False)
+class OfPair:
+    """Work of a shard: all methods for one pair, {"results"}. Told are its name, and what is known of it from `OfAll`."""
+
+    problem: Problem
+    methods: Sequence[Method]
+
+    def __call__(self, what: tuple[str, dict[str, list[Any]]], session: Session) -> dict[str, Any]:
+        pair, known = what
+        one = _on_pair(self.problem.with_resources(session.deadline, session.progress), Output.parse(pair))
+        for method in self.methods:
+            if method.name in known:
+                found, *aside = map(_read, known[method.name])
+                one.aside.extend(aside)
+            else:
+                found = run(method, one)
+            one.known.append(found)
+        late = any(isinstance(r, Refusal) and r.status == "timeout" for r in one.known)
+        return {"results": [_written(r) for r in one.known + one.aside]} | ({CUT: True} if late else {})
+
+
+def results_of(found: Mapping[str, Any]) -> list[Result]:
+    return [_read(row) for row in found["results"]]
+
+
+def _written(result: Result) -> dict[str, Any]:
+    """As JSON data, without what only a certificate needs."""
+    names: tuple[str, ...] = ("method", "side", "rigor", "value", "seconds", "witness", "details")
+    names = names if isinstance(result, Bound) else ("method", "side", "status", "reason", "node", "seconds")
+    found: dict[str, Any] = plain({name: getattr(result, name) for name in names})
+    return found
+
+
+def _read(row: Mapping[str, Any]) -> Result:
+    return Bound(**row) if "value" in row else Refusal(**row)
 
 
 def _on_pair(problem: Problem, scope: Output) -> Problem:

@@ -86,7 +86,7 @@ def test_signatures_are_spelled_out(name: str) -> None:
     assert wanted - set(face) == set()
     of_session = {"budget"} if name in ("bound", "local", "local_grid", "jacobian", "radius") else set()
     of_session |= (
-        {"workers", "scheduler", "journal"} if name in ("local", "local_grid", "radius", "jacobian") else set()
+        {"workers", "scheduler", "journal"} if name in ("bound", "local", "local_grid", "radius", "jacobian") else set()
     )
     assert set(face) - wanted <= ONLY_HERE | of_session | (READING if name == "track" else set())
     for key in wanted & set(face) - OTHER_DEFAULTS - {"model", "samples", *(("norm",) if name == "track" else ())}:

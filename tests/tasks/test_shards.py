@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import random
@@ -49,6 +50,9 @@ def timeless(value: Any) -> Any:
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
+REGIONS = ["product", *(["regions"] if importlib.util.find_spec("numba") else ["branch"])]
+
+
 @pytest.fixture(scope="module")
 def tasks() -> dict[str, Callable[..., Report]]:
     with np.load(EXAMPLES / "digits_test.npz") as data:
@@ -59,10 +63,13 @@ def tasks() -> dict[str, Callable[..., Report]]:
         "grid": lambda **how: lipcert.local_grid(moons, box, (32, 32), rtol=0.1, pairs=4, **how),
         "balls": lambda **how: lipcert.local(digits, x[:3], [0.02, 0.1], methods=["jacobian"], each=60, **how),
         "radius": lambda **how: lipcert.radius(digits, x, y, methods=["global", "local"], eps=[0.1], **how),
+        "jacobian": lambda **how: lipcert.jacobian(digits, x, around=0.1, **how),
+        "pairs": lambda **how: lipcert.bound(digits, output="each", methods=["product", "sampled"], **how),
+        "regions of pairs": lambda **how: lipcert.bound(moons, region=box, output="each", methods=REGIONS, **how),
     }
 
 
-@pytest.mark.parametrize("name", ["grid", "balls", "radius"])
+@pytest.mark.parametrize("name", ["grid", "balls", "radius", "jacobian", "pairs", "regions of pairs"])
 def test_one_report_whoever_does_the_work(
     name: str, tasks: dict[str, Callable[..., Report]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +248,13 @@ def test_wrong_use(tasks: dict[str, Callable[..., Report]]) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             tasks["balls"](**how)
+
+
+def test_shards_of_bound_are_those_of_outputs(tasks: dict[str, Callable[..., Report]], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="for output pairs"):
+        lipcert.bound(lipcert.load(EXAMPLES / "two_moons.onnx"), workers=2)
+    with pytest.raises(UsageError, match="proofs stay"):
+        tasks["pairs"](journal=tmp_path / "j", certificate=tmp_path / "c")
 
 
 def test_graphs_survive_the_way(shared: Path) -> None:
