@@ -17,7 +17,7 @@ from lipcert.cli.run import Run
 from lipcert.cli.typed import TYPED
 from lipcert.report.report import Report
 from lipcert.terms.errors import UsageError
-from lipcert.terms.query import Output, Region
+from lipcert.terms.query import Norm, Output, Region
 
 if TYPE_CHECKING:
     from lipcert.load.model import Model
@@ -99,38 +99,36 @@ def bound(
     quiet: o.Quiet = False,
 ) -> int:
     """A certified interval lower <= L <= upper for the Lipschitz constant, of one model or of many."""
-    for flag, number in (
-        ("--memory", memory),
-        ("--budget", budget),
-        ("--max-upper", max_upper),
-        ("--eps", eps),
-        ("--rtol", rtol),
-    ):
-        o.check_not_negative(flag, number)
+    o.check_none_negative(memory=memory, budget=budget, max_upper=max_upper, eps=eps, rtol=rtol)
     norms, functional = o.read_norm(norm, norm_in, norm_out), str(Output.parse(output))
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
-    weights = o.read_weight("--weight-in", weight_in), o.read_weight("--weight-out", weight_out)
     question: dict[str, Any] = {"norm": norms, "output": functional, "rtol": rtol, "seed": seed, "ranges": ranges}
     question |= {"methods": method or None, "multipliers": multipliers, "solver": solver, "certificate": certificate}
     question |= {"device": o.read_device(device), "execution": o.read_execution(execution)}
     region = asked_region(box, at, eps, ball_norm)
     check_single(model, certificate=certificate, resume=resume, journal=journal)
-    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal, "device": device}
 
     def work(path: Path, progress: Progress) -> Report:
-        from lipcert.load.model import load
         from lipcert.tasks.bound import BoundRequest, bound
-        from lipcert.tasks.given import as_weighted
-        from lipcert.tasks.workers import session
 
-        loaded = as_weighted(load(path, **arguments, progress=progress), *weights, norms)
+        loaded = weighted(path, arguments, (weight_in, weight_out), norms, progress)
         asked = BoundRequest(region=read_region(loaded, box, at, eps, ball_norm), **question)
-        how = session(progress, **resources)
+        how = o.session_of(progress, workers, scheduler, journal, device)
         report = replace(bound(loaded, asked, how, resume), max_upper=max_upper)
         return report if several(model) else with_ball(report, loaded, asked, how)
 
     asked = {"norm": norms, "output": functional, "region": region, "max_upper": max_upper}
     return execute_each(Run("bound", model[0], json, quiet, threads, asked, budget=budget, memory=memory), model, work)
+
+
+def weighted(
+    path: Path, arguments: dict[str, Any], typed: tuple[str | None, str | None], norms: Norm, progress: Progress
+) -> Model:
+    from lipcert.load.model import load
+    from lipcert.tasks.given import as_weighted
+
+    weights = o.read_weight("--weight-in", typed[0]), o.read_weight("--weight-out", typed[1])
+    return as_weighted(load(path, **arguments, progress=progress), *weights, norms)
 
 
 def with_ball(report: Report, model: Model, asked: BoundRequest, session: Session) -> Report:

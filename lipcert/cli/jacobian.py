@@ -97,19 +97,18 @@ def jacobian(
     more: dict[str, Any] = {"around": around, "between": between, "per_class": per_class, "laplacian": laplacian}
     more |= {"from_node": from_node, "to_node": to_node, "norm": norms}
     more |= {"prove": prove, "seed": seed, "device": o.read_device(device)}
-    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal, "device": device}
 
     def work(progress: Progress) -> Report:
         from lipcert.load.data import parse_region
         from lipcert.load.model import load
         from lipcert.tasks import jacobian as measure
-        from lipcert.tasks.workers import session
 
         loaded = load(model, **arguments, progress=progress)
         region = parse_region(loaded, box=box)
         count = samples or measure.SAMPLES
         question = measure.JacobianRequest(**_points(loaded, data, raw), region=region, samples=count, **more)
-        return measure.jacobian(loaded, question, session(progress, **resources), resume)
+        how = o.session_of(progress, workers, scheduler, journal, device)
+        return measure.jacobian(loaded, question, how, resume)
 
     asked = {"norm": norms, "region": {"kind": "box", "lower": None, "upper": None, "asked": box}} if box else {}
     picture = None if plot is None else partial(draw, path=plot)

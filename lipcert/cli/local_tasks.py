@@ -33,10 +33,7 @@ class Typed(SimpleNamespace):
 
     def __init__(self, **typed: Any) -> None:
         super().__init__(**typed)
-        o.check_not_negative("--rtol", self.rtol)
-        o.check_not_negative("--budget", self.budget)
-        o.check_not_negative("--each", self.each)
-        o.check_not_negative("--memory", self.memory)
+        o.check_none_negative(rtol=self.rtol, budget=self.budget, each=self.each, memory=self.memory)
         self.norms = o.read_norm(self.norm, self.norm_in, self.norm_out)
         self.functional = str(Output.parse(self.output))
         names = self.input_shape, self.input_name, self.fix, self.output_name

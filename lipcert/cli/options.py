@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import NORMS, Norm
+
+if TYPE_CHECKING:
+    from lipcert.tasks.task import Session
+    from lipcert.terms.progress import Progress
 
 MODEL = "Reading the model"
 RUN = "Running"
@@ -266,6 +270,21 @@ def read_weight(flag: str, text: str | None) -> Any:
 def check_not_negative(flag: str, number: float | None) -> None:
     if number is not None and not (isfinite(number) and number >= 0):
         raise UsageError(f"{flag} {number}: write a finite number, zero or more")
+
+
+def check_none_negative(**numbers: float | None) -> None:
+    """Options by their names."""
+    for name, number in numbers.items():
+        check_not_negative(f"--{name.replace('_', '-')}", number)
+
+
+def session_of(
+    progress: Progress, workers: int | None, scheduler: str | None, journal: str | None, device: str
+) -> Session:
+    """The budget is that of the command (`cli/run.py`)."""
+    from lipcert.tasks.workers import session
+
+    return session(progress, None, workers, scheduler, journal, device)
 
 
 def read_device(text: str) -> str:

@@ -86,22 +86,19 @@ def radius(
     quiet: o.Quiet = False,
 ) -> int:
     """Certified robustness radii of samples, and certified accuracy."""
-    o.check_not_negative("--budget", budget)
-    o.check_not_negative("--memory", memory)
+    o.check_none_negative(budget=budget, memory=memory)
     norms = o.read_norm(norm, None, None)
     box = read_clip(clip)
     where = o.read_device(device)
     question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "seed": seed, "norm": norms}
     question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution), "certificate": certificate}
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
-    resources: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "journal": journal, "device": where}
     o.check_picture(plot)
 
     def work(progress: Progress) -> Report:
         from lipcert.load import data as files
         from lipcert.load.model import load
         from lipcert.tasks.radius.task import RadiusRequest, radius
-        from lipcert.tasks.workers import session
 
         loaded = load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, inputs=loaded.inputs, raw=raw, gaps=True)
@@ -109,7 +106,7 @@ def radius(
         y = None if samples.y is None else samples.y[:first]
         pgd = read_attack(restarts, steps, inside, seed, where) if attack else None
         asked = RadiusRequest(x=samples.x[:first], y=y, attack=pgd, adversarial=adversarial_file(json), **question)
-        return radius(loaded, asked, session(progress, **resources), resume)
+        return radius(loaded, asked, o.session_of(progress, workers, scheduler, journal, where), resume)
 
     picture = plot and partial(draw, path=plot, title=model.name)
     return execute(Run("radius", model, json, quiet, threads, {"norm": norms}, picture or None, budget, memory), work)

@@ -50,12 +50,9 @@ def bound(
     this. `certificate`: file from which `verify` proves the upper value again. `resume`: partial report of "pairs".
     `execution`: "float32", "bfloat16" or "float16": `report.summary["execution"]` has a proved bound of what an execution
     in it errs on the region. `ranges`: on a region, intervals of the outputs as well, in `report.summary["range"]`.
-
-    `workers`, `scheduler`, `journal`: of output "pairs", as of `local`. `weight_in`, `weight_out`: weights of the norms, |W_out (f(x) - f(x'))| <= L |W_in (x - x')|: one number, one for each
-    entry, or in l2 an invertible matrix.
-
-    `upper` is proved in real arithmetic for the stored weights, or None: then `report.status` says unbounded or refused,
-    and `report.results` why. Interrupted, it raises KeyboardInterrupt with `partial_report`.
+    `weight_in`, `weight_out`: weights of the norms, |W_out (f(x) - f(x'))| <= L |W_in (x - x')|: one number, one for each
+    entry, or in l2 an invertible matrix. `workers`, `scheduler`, `journal`: of output "pairs", as of `local`.
+    `upper` is proved in real arithmetic, or None: `report.results` say why. Interrupted, KeyboardInterrupt has `partial_report`.
     """
     from lipcert.tasks import given
     from lipcert.tasks.bound import BoundRequest, bound
@@ -77,10 +74,8 @@ def bound(
             execution=execution,
             ranges=ranges,
         )
-        loaded = given.as_weighted(read, weight_in, weight_out, given.as_norm(norm))
-        seconds, place = given.as_number("budget", budget), given.as_device(device)
-        how = session(progress, seconds, workers, scheduler, journal, place)
-        return bound(loaded, asked, how, resume)
+        how = session(progress, given.as_number("budget", budget), workers, scheduler, journal, asked.device)
+        return bound(given.as_weighted(read, weight_in, weight_out, given.as_norm(norm)), asked, how, resume)
 
 
 def layers(

@@ -76,7 +76,7 @@ class Jacobians(Sharded):
     def phases(self) -> Iterator[Phase]:
         done = {(row["set"], row["index"]) for row in self.rows}
         step = min(measured.batch(self.graph), TOGETHER)
-        yield Phase(AtPoints(self.graph, self.device), [Batch(*b) for b in batches(self.sets, done, step)])
+        yield Phase(AtPoints(self.graph, self.device), [Drawn(*b) for b in batches(self.sets, done, step)])
         self.session.say("the largest one, as a pair of points")
         self.lowers += _attained(self.graph, self.sets, self.ordered(), self.norm, self.box, self.session.seconds)
         if self.prove:
@@ -87,9 +87,9 @@ class Jacobians(Sharded):
             self.measure_classes(*self.classes_of)
 
     def gather(self, shard: Shard, found: Data) -> None:
+        self.session.say("jacobian", len(self.rows), self.count)
         self.rows += [self.before.seal.on(row) for row in found["rows"]]
         self.blind += [torch.tensor(x, dtype=torch.float64) for x in found["blind"]]
-        self.session.say("jacobian", len(self.rows), self.count)
 
     def ordered(self) -> list[dict[str, Any]]:
         place = {group.name: k for k, group in enumerate(self.sets)}
@@ -245,7 +245,7 @@ def _features(graph: Graph, x: Tensor) -> Tensor:
 # Rows.
 
 
-class Batch(Shard):
+class Drawn(Shard):
     """Points `first` to `end` of one set. They are drawn when they are wanted: a million of them need not be there at once."""
 
     def __init__(self, group: Points, first: int, end: int):
