@@ -69,6 +69,7 @@ class LipsdpNorms(Method):
             problem.say(self.name, k, len(wanted))
             part = self._part(problem, ends)
             if part is None:
+                problem.check_time()
                 reason = "no multipliers could be proved"
                 return Refusal(self.name, self.side, "refused", reason, None, time.perf_counter() - start)
             value = max(value, part[0])
