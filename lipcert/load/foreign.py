@@ -27,6 +27,7 @@ from lipcert.load.read import first_bytes, read
 from lipcert.load.runtime import onnxruntime
 from lipcert.load.source import Format, Reference, Source
 from lipcert.sandbox.child import Answer, Child
+from lipcert.terms.clock import tick
 from lipcert.terms.errors import RefusedModel, UnreadableError, printable
 
 CAPTURE_SECONDS = 1800.0  # of torch.export on thousands of nodes; code of the file has its own limits
@@ -92,9 +93,12 @@ def _ready(archive: bool) -> None:
         for name in ("lipcert.load.from_torchscript", "lipcert.load.from_exported"):
             importlib.import_module(name)
         return
+    tick()  # each of these imports takes a good part of a second
     importlib.import_module("lipcert.load.onnx.from_onnx")
+    tick()
     with contextlib.suppress(ImportError):
         onnxruntime()
+    tick()
     with torch.no_grad():
         trace(torch.nn.ReLU(), torch.zeros(1, 2), imports=False)
 
