@@ -61,7 +61,9 @@ class LipsdpTorus(Method):
         found = search(form, self.tolerance, self.sweeps, problem.seed, problem.deadline, problem.say)
         shorter = self.shorter(problem, form)
         if shorter is not None and not (problem.deadline is not None and time.monotonic() >= problem.deadline):
-            again = search(shorter, self.tolerance, self.sweeps, problem.seed, problem.deadline, problem.say)
+            again = search(
+                shorter, max(self.tolerance, 5e-3), min(self.sweeps, 150), problem.seed, problem.deadline, problem.say
+            )
             if again.proved < found.proved:
                 form, found = shorter, again
         seconds = time.perf_counter() - start

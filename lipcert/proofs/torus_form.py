@@ -155,15 +155,17 @@ def _pooled(
 
 
 def _input_shape(graph: Graph) -> Shape:
-    shape = graph.input_shape
-    if len(shape) >= 3 and shape[0] == 1:
-        return tuple(shape[1:])
+    """As the first convolution reads it, where that is all of it: (1, 28, 28, 1) of a file may be 28 x 28."""
     for node in graph.nodes:
         if isinstance(node.what, Linear) and isinstance(node.what.operator, Conv):
             g = node.what.operator.geometry
             channels = node.what.operator.weight.shape[1] * g.groups
             if channels * math.prod(g.in_shape) == graph.nodes[graph.input].size:
                 return (channels, *g.in_shape)
+            break
+    shape = graph.input_shape
+    if len(shape) >= 3 and shape[0] == 1:
+        return tuple(shape[1:])
     raise RefusedModel("the input is no feature map", node=graph.nodes[graph.input].name)
 
 
