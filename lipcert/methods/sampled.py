@@ -100,7 +100,7 @@ class Search:
     def run(self) -> tuple[Tensor, Tensor]:
         """Best points and directions, (k, input_size) each, float64 on the CPU, best first."""
         x = self._fresh(self.batch)
-        v, value = self._normal(*x.shape), x.new_zeros(x.shape[0])  # a pair is a lower value in any direction
+        v, value = torch.ones_like(x), x.new_zeros(x.shape[0])  # a pair is a lower value in any direction
         try:
             v, value = self._directions(x, None)
             for done in range(1, self.rounds + 1):
