@@ -1,0 +1,164 @@
+"""Models that people start from: `python scripts/zoo.py` reads and bounds torchvision's, with random weights, a line each.
+
+`--only NAME ..`, `--write` (the table of docs/zoo.md). Each model is one child process with a limit of time and of memory. It is
+read as a module at 1 x 3 x 224 x 224 and asked for l2: over the whole space by products of norms, and where that has no
+finite value on a ball of radius 1e-4 around a random image. torchvision is no dependency: `pip install --no-deps
+torchvision pillow` into any folder, on PYTHONPATH; its compiled part is not needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lipcert.report.report import Report
+from lipcert.terms.digits import digits
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = REPOSITORY / "docs" / "zoo.md"
+BEGIN, END = "<!-- zoo -->", "<!-- /zoo -->"
+SECONDS, GIGABYTES = 300, 12
+RADIUS = 1e-4
+SIZE = 224
+CLASSIFICATION = """alexnet vgg11 vgg16_bn resnet18 resnet34 resnet50 wide_resnet50_2 resnext50_32x4d densenet121 googlenet
+inception_v3 squeezenet1_1 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large shufflenet_v2_x1_0 mnasnet1_0 regnet_y_400mf
+regnet_x_400mf efficientnet_b0 efficientnet_v2_s convnext_tiny vit_b_32 swin_t swin_v2_t maxvit_t""".split()
+SEGMENTATION = "fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large".split()
+
+
+def built(name: str) -> Any:
+    """The module with random weights, in evaluation mode; of several outputs the first."""
+    import torch
+    from torch import nn
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):  # it wants them to exist, compiled or not
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision
+
+        torch.manual_seed(0)
+        more: dict[str, Any] = {"weights": None} | ({"weights_backbone": None} if name in SEGMENTATION else {})
+        if name in ("googlenet", "inception_v3"):
+            more |= {"init_weights": False, "aux_logits": False}
+        model = torchvision.models.get_model(name, **more).eval()
+
+    class Out(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.model(x)["out"]
+
+    return Out().eval() if name in SEGMENTATION else model
+
+
+def ask(name: str, told: str) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (GIGABYTES << 30, GIGABYTES << 30))
+    found: dict[str, Any] = {}
+
+    def say(**more: Any) -> None:
+        found.update(more, gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        Path(told).write_text(json.dumps(found))
+
+    import torch
+
+    import lipcert
+
+    try:
+        module = built(name)
+        start = time.monotonic()
+        model = lipcert.load(module, input_shape=(1, 3, SIZE, SIZE))
+        say(read=time.monotonic() - start, neurons=model.graph.neurons)
+        whole = lipcert.bound(model, methods=["product", "cplip", "sampled"], budget=SECONDS)
+        say(whole=whole.status, **answered(whole))
+        if whole.upper is None:
+            x = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            ball = lipcert.bound(
+                model, region=lipcert.Ball(x, RADIUS, "inf"), methods=["jacobian", "transfer", "sampled"], budget=SECONDS
+            )
+            say(ball=ball.status, **answered(ball))
+    except Exception as problem:
+        say(why=f"{type(problem).__name__}: {problem}".splitlines()[0][:200])
+
+
+def answered(report: Report) -> dict[str, Any]:
+    why = next((r["reason"] for r in report.to_dict()["results"] if r.get("reason")), "")
+    return {"upper": report.upper, "lower": report.lower, "why": "" if report.upper is not None else why[:200]}
+
+
+def measured(name: str) -> dict[str, Any]:
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder, "answer.json")
+        child = multiprocessing.get_context("spawn").Process(target=ask, args=(name, str(told)))
+        child.start()
+        child.join(SECONDS)
+        late = child.is_alive()
+        child.kill()
+        child.join()
+        found = json.loads(told.read_text()) if told.exists() else {}
+    if late:
+        found["why"] = f"not done within {SECONDS} s"
+    elif "why" not in found:
+        found["why"] = f"exit {child.exitcode}"
+    return {"name": name, "seconds": time.monotonic() - start, **found}
+
+
+def row(found: dict[str, Any]) -> str:
+    upper, lower = found.get("upper"), found.get("lower")
+    where = "-" if upper is None else "ball" if "ball" in found else "whole space"
+    cells = [
+        found["name"],
+        f"{found.get('neurons', 0):,}",
+        f"{found['read']:.0f} s" if "read" in found else "no",
+        where,
+        "-" if upper is None else digits(upper, "upper"),
+        f"{upper / lower:.3g}" if upper and lower else "-",
+        f"{found['seconds']:.0f} s",
+        f"{found.get('gigabytes', 0.0):.1f} GB",
+        found.get("why", "") if upper is None else "",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD = "| model | neurons | read in | answered | L2 upper | upper / attained | in all | memory | why not |\n|---|---:|---:|---|---:|---:|---:|---:|---|"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", metavar="NAME")
+    parser.add_argument("--write", action="store_true", help=f"the table of {PAGE.name}; names that are not asked stay")
+    options = parser.parse_args()
+    lines = {}
+    print(HEAD)
+    for name in options.only or [*CLASSIFICATION, *SEGMENTATION]:
+        lines[name] = row(measured(name))
+        print(lines[name], flush=True)
+    if options.write:
+        write(lines)
+    return 0
+
+
+def write(lines: dict[str, str]) -> None:
+    page = PAGE.read_text()
+    before, rest = page.split(BEGIN)
+    table, after = rest.split(END)
+    old = {line.split("|")[1].strip(): line for line in table.strip().splitlines()[2:]}
+    order = [*CLASSIFICATION, *SEGMENTATION]
+    rows = [(old | lines)[name] for name in order if name in old or name in lines]
+    PAGE.write_text(before + BEGIN + "\n" + "\n".join([HEAD, *rows]) + "\n" + END + after)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
