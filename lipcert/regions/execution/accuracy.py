@@ -2,7 +2,8 @@
 
 A library states its exp, tanh, erf .. to a few units in the last place; what a runtime makes of them may be worse relative
 to a small value (gelu as x/2 (1 + erf(x / sqrt 2)), the sigmoid of onnxruntime, which is constant below -18) but not
-relative to max(1, |z|, |s(z)|). Tests measure torch and onnxruntime against this.
+relative to max(1, |z|, |s(z)|). Tests measure torch and onnxruntime against this: the largest so far is torch's gelu, 4.3 units
+on processors with AVX-512.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.softmax import LogSoftmax, LogSumExp, Softmax
 from lipcert.network.graph import Graph, Nonlinear
 
-UNITS = 16  # |computed s(z) - s(z)| <= UNITS u max(1, |z|, |s(z)|) at the computed z
+UNITS = 20  # |computed s(z) - s(z)| <= UNITS u max(1, |z|, |s(z)|) at the computed z
 PER_TERM = 2  # softmax and its kin over n entries: (UNITS + PER_TERM n) u, for each sum of n is taken in any order
 
 EXACT = frozenset(
