@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captured import evaluate
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+import lipcert
 from lipcert.load.capture import gates
 from lipcert.load.capture.capture import capture, constants
 from lipcert.load.capture.decompose import KEPT, OWN, table
@@ -329,6 +330,38 @@ def warmed(module: nn.Module, *shape: int) -> nn.Module:
     return module
 
 
+class ChannelsLast(nn.Module):
+    """Pooled to 1 x 1 as torch does it there, by as_strided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 5, 2), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.pool(y).flatten(1)
+
+
+class Strided(nn.Module):
+    """Axes turned, or entries read twice."""
+
+    def __init__(self, size: tuple[int, ...], stride: tuple[int, ...]):
+        super().__init__()
+        self.size, self.stride = size, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x.as_strided(self.size, self.stride)
+
+
+def test_strides_that_name_each_entry_once() -> None:
+    x = torch.randn(4, 6).double()
+    graph = lipcert.load(Strided((1, 3, 2), (6, 1, 3)), input_shape=(1, 2, 3)).graph
+    assert torch.equal(graph.evaluate(x), 2 * x.reshape(4, 2, 3).transpose(1, 2).flatten(1))
+    for size, stride in (((1, 3, 3), (6, 1, 1)), ((1, 2, 2), (6, 1, 3)), ((6,), (1,))):
+        with pytest.raises(RefusedModel, match="as_strided"):
+            lipcert.load(Strided(size, stride), input_shape=(1, 2, 3))
+
+
 ZOO = {
     "shared weights": (Shared(), (1, 4)),
     "weight_norm": (parametrizations.weight_norm(nn.Linear(4, 3)), (1, 4)),
@@ -336,6 +369,7 @@ ZOO = {
     "batchnorm": (warmed(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), 4, 3, 6, 6), (1, 3, 6, 6)),
     "instance norm": (warmed(nn.InstanceNorm2d(3, affine=True, track_running_stats=True), 4, 3, 6, 6), (1, 3, 6, 6)),
     "instance norm of the sample": (nn.Sequential(nn.Conv2d(3, 2, 1), nn.InstanceNorm2d(2)), (1, 3, 4, 4)),
+    "channels last": (ChannelsLast(), (1, 3, 5, 4)),
     "lstm": (Recurrent(), (1, 3, 4)),
     "gru": (Gated(), (1, 3, 4)),
     "detach": (Detached(), (1, 4)),

@@ -26,7 +26,7 @@ What a captured graph may hold, grouped; `[0]` is the first result, taken by `op
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -118,6 +118,20 @@ def _inverse(a: Tensor) -> Tensor:
     return aten.linalg_inv_ex.default(a)[0]
 
 
+def _as_strided(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None = None) -> Any:
+    """Where it names the entries of x in their order, or with their axes in another, as pooling to 1 x 1 does of channels
+    last. Of others the lowering says that there is no rule."""
+    if offset is not None and offset != x.storage_offset():
+        return NotImplemented
+    wanted = [(n, s) for n, s in zip(size, stride, strict=True) if n != 1]
+    axes = [k for k in range(x.dim()) if x.shape[k] != 1]
+    held = [(x.shape[k], x.stride(k)) for k in axes]
+    if sorted(wanted) != sorted(held) or len(set(held)) < len(held):
+        return NotImplemented
+    order = [axes[held.index(pair)] for pair in wanted]
+    return x.permute(*order, *(k for k in range(x.dim()) if k not in order)).reshape(tuple(size))
+
+
 def _batch_norm(x: Tensor, *rest: Any) -> Any:
     *statistics, training, momentum, eps = rest
     if training and statistics[2:] == [None, None]:  # as torch.instance_norm calls it
@@ -131,6 +145,7 @@ def _batch_norm(x: Tensor, *rest: Any) -> Any:
 OWN: dict[Operator, Callable[..., Any]] = {
     aten._convolution.default: _convolution,
     aten.native_batch_norm.default: _batch_norm,
+    aten.as_strided.default: _as_strided,
     aten.rrelu.default: _rrelu,
     aten.lerp.Scalar: _lerp,
     aten.lerp.Tensor: _lerp,
