@@ -159,8 +159,13 @@ def assemble(form: NormalForm, table: Coefficients, multipliers: Sequence[Tensor
             _add_products(put, table.rows[k], 2 * weights * both, _underflow(weights, layer.low, layer.high))
     for j, block in table.rows[count - 1].items():
         put(count - 1, j, -block.centre, 0.0, block.radius)
-    error = max((float(s.max()) for s in sums if s.numel()), default=0.0)
-    return Blocks(parts, up(error * (1 + 64 * EPS)), tuple(scales))
+    return Blocks(parts, up(largest(sums) * (1 + 64 * EPS)), tuple(scales))
+
+
+def largest(sums: Sequence[Tensor]) -> float:
+    """Of all entries; NaN where one is NaN (0 times an infinite radius), which no proof survives. Python's max drops it."""
+    entries = torch.cat([s.flatten() for s in sums])
+    return float(entries.amax()) if entries.numel() else 0.0
 
 
 def _underflow(weights: Tensor, *factors: Tensor) -> Tensor | None:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from lipcert.operators.torus_norm import PHASE, phases
 from lipcert.proofs.kernels import Kernel, Shape
-from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, last_block, power_of_two
+from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, largest, last_block, power_of_two
 from lipcert.proofs.normal_form import NormalForm
 from lipcert.proofs.pools import Windows
 from lipcert.proofs.torus_form import Site, TorusForm
@@ -116,7 +116,7 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
             places = boxed(site.window, (0,) * len(site.window))
             put(k, j, row, matrix.centre.reshape(shape), radius, places, all_)
     diagonals = tuple(2 * w * s * s for w, s in zip(weights, scales, strict=True))
-    error = add_up(max((float(s.max()) for s in sums if s.numel()), default=0.0), pooled)
+    error = add_up(largest(sums), pooled)
     return TorusInequality(form, diagonals, tuple(couplings), tuple(squares), error, dense, sizes)
 
 

@@ -19,11 +19,14 @@ from oracles import jacobian
 from thorough import FULL
 from torch import Tensor
 
+from lipcert.activations import ACTIVATIONS, Elementwise
+from lipcert.blocks.pointwise import Pointwise
 from lipcert.methods.eclipse import Eclipse
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.problem import Method, Problem
 from lipcert.methods.product import ProductBound
-from lipcert.network.graph import Graph
+from lipcert.network.graph import Graph, Input, Linear, Node, Nonlinear, What
+from lipcert.operators.linear import Dense
 from lipcert.proofs import lmi
 from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, coefficients, prove
@@ -320,6 +323,28 @@ def test_blocks_are_within_their_error(scale: float, slope: float, weight: float
     worst = max(sum(abs(entry) for entry in row) for row in M)
     assert math.isfinite(blocks.error)
     assert worst <= Fraction(blocks.error)
+
+
+def overflowing(middle: str) -> Graph:
+    """1e-300 phi(1e200 1e200 relu(x)): the product of the matrices is only known to be a real number, and L = 1e100."""
+    nodes = [Node(Input(), (), 1, (1, 1), "x")]
+    for what in (1.0, "relu", 1e200, 1e200, middle, 1e-300):
+        if isinstance(what, str):
+            made: What = Nonlinear(Pointwise(Elementwise(ACTIVATIONS[what], ()), 1))
+        else:
+            made = Linear(Dense(torch.full((1, 1, 1), what, dtype=torch.float64)))
+        nodes.append(Node(made, (len(nodes) - 1,), 1, (1, 1), str(what)))
+    return Graph(tuple(nodes), len(nodes) - 1)
+
+
+@pytest.mark.parametrize("middle", ["abs", "relu", "tanh"])
+def test_what_overflows_proves_nothing(middle: str) -> None:
+    """abs has slopes -1 + 1 = 0 of a radius that is infinite: a NaN, which must not be lost among the other sums."""
+    graph = overflowing(middle)
+    for weight in (0.1, 1e-3, 1e-6):
+        for last in ("input", "output"):
+            proof = Lmi("x", "neuron", last, 1.0, ((weight,), (weight,)))
+            assert math.isinf(proof.prove(graph, Norm()))
 
 
 @pytest.mark.parametrize("method", [Lipsdp("neuron"), Lipsdp("neuron", sweeps=20), Eclipse()])
