@@ -79,6 +79,7 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
     couplings: list[Coupling] = []
     squares: list[Coupling] = []
     pooled = 0.0
+    windows = [(j, s.channels * math.prod(s.pool.size)) for s in form.sites if s.pool is not None for j in s.rows]
 
     def put(k: int, j: int, row: Tensor, taps: Tensor, radius: Tensor | None, places: Tensor, meet: int) -> None:
         """-diag(row) taps diag(scale of j) / sqrt(meet); so many columns of one row are coupled by it, at most."""
@@ -91,7 +92,8 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
         if site.pool is not None:
             ((j, kernel),) = site.rows.items()
             row = (2 * weights[k]).sqrt() * site.high
-            found, wrong = _squares_of(kernel, site.pool, row, scales[j], (k, j))
+            length = sum(rows for source, rows in windows if source == j)  # all pools of a signal: one C* C
+            found, wrong = _squares_of(kernel, site.pool, row, scales[j], (k, j), length)
             squares += found
             pooled = add_up(pooled, wrong)
             continue
@@ -132,10 +134,10 @@ def factored(factor: Tensor, taps: Tensor, radius: Tensor | None) -> tuple[Tenso
 
 
 def _squares_of(
-    kernel: Kernel, pool: Windows, row: Tensor, column: Tensor, at: tuple[int, int]
+    kernel: Kernel, pool: Windows, row: Tensor, column: Tensor, at: tuple[int, int], length: int
 ) -> tuple[list[Coupling], float]:
     """C of the C* C that a pool takes off its source, one for each entry of a window, and what all of it may be wrong by:
-    of C + D the square is off by |D| (2 |C| + |D|), that of the product by gamma |C|^2, in Frobenius norms of absolute sums."""
+    of C + D the square is off by |D| (2 |C| + |D|), that of a product of `length` rows by gamma |C|^2, in Frobenius norms of absolute sums."""
     found = []
     size = slack = 0.0
     taps, radius = kernel.weight.flatten(2), None if kernel.radius is None else kernel.radius.flatten(2)
@@ -146,8 +148,9 @@ def _squares_of(
         slack = add_up(slack, mul_up(aliases, float(sum_up((wrong * wrong).flatten())) * (1 + 1e-12)))
         found.append(Coupling(*at, value, boxed(kernel.taps, start)))
     off, whole = sqrt_up(slack), mul_up(sqrt_up(size), 1 + 1e-6)
-    inner = 2 * len(found) * len(row) + 8
-    rounding = mul_up(1.5 * gamma(inner) + 4 * EPS, mul_up(whole, whole)) + 4 * EPS * len(column) * math.prod(stride)
+    rounding = mul_up(1.5 * gamma(2 * length + 8) + 4 * EPS, mul_up(whole, whole)) + 4 * EPS * len(column) * math.prod(
+        stride
+    )
     return found, up(add_up(mul_up(off, 2 * whole + off), rounding) * (1 + 1e-12))
 
 

@@ -164,7 +164,7 @@ def _input_shape(graph: Graph) -> Shape:
                 return (channels, *g.in_shape)
             break
     shape = graph.input_shape
-    if len(shape) >= 3 and shape[0] == 1:
+    if 3 <= len(shape) <= 5 and shape[0] == 1:  # torus_norm.PHASE is of three axes
         return tuple(shape[1:])
     raise RefusedModel("the input is no feature map", node=graph.nodes[graph.input].name)
 

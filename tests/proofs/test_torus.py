@@ -29,6 +29,7 @@ from lipcert.proofs.kinds import Torus
 from lipcert.proofs.normal_form import normal_form
 from lipcert.proofs.pools import before_pool
 from lipcert.proofs.torus_form import TorusForm, torus_form
+from lipcert.rigor.rounding import gamma
 from lipcert.sdp.torus import circular, circular_network, inside, search
 from lipcert.terms.errors import CertificateRejected, RefusedModel
 from lipcert.terms.query import Norm
@@ -307,10 +308,12 @@ def test_selections_pools_and_concatenations_are_kernels() -> None:
     assert torch.allclose(around, Path(graph, 2, 7).mv(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("why", "node"), [("signs", "silu"), ("flat", None), ("empty", "conv")])
+@pytest.mark.parametrize(("why", "node"), [("signs", "silu"), ("flat", None), ("empty", "conv"), ("axes", "x")])
 def test_refusals(why: str, node: str | None) -> None:
-    net = Build((2, 4, 4), 0)
-    if why == "signs":
+    net = Build((2, 2, 2, 2, 2) if why == "axes" else (2, 4, 4), 0)
+    if why == "axes":
+        net.dense(net.act(0), 2)
+    elif why == "signs":
         net.dense(net.act(net.conv(0, 2, 3), "silu"), 2)
     elif why == "flat":
         net.dense(net.act(net.dense(0, 4)), 2)
@@ -444,6 +447,26 @@ def test_windows_cover_the_maxima(seed: int) -> None:
     assert bool((claimed >= real * (1 - 1e-12)).all())
     fewer = replace(site.pool, size=(1,) * len(site.pool.size)).counts(torus_v)
     assert bool((site.high[:, None] ** 2 * around**2 * fewer.reshape(1, -1)).sum() < real.sum())  # it would be seen
+
+
+def test_pools_of_one_signal_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their squares are formed together: each sum is as long as all their windows, and its rounding is counted so."""
+    net = Build((32, 4, 4), 0)
+    both = net.add(*(net.conv(net.pool(0, 3, 1, 1), 2, 1) for _ in range(2)))
+    net.dense(net.act(both), 2)
+    form = torus_form(net.graph())
+    assert sum(site.pool is not None for site in form.sites) == 2
+    problem = torus.scaled(form, [torch.ones(n, dtype=torch.float64) for n in form.counts], 1.0)
+    needed, honest = [0.0], torus.product
+
+    def noted(left: Tensor, right: Tensor) -> Tensor:
+        size = float((left.abs() ** 2).sum((1, 2)).amax())
+        needed[0] += math.sqrt(2) * gamma(2 * left.shape[1]) * size
+        return honest(left, right)
+
+    monkeypatch.setattr(torus, "product", noted)
+    torus.Families(problem, torch.zeros(1, 2, dtype=torch.int64))
+    assert 0 < needed[0] <= problem.error
 
 
 def test_maxima_that_are_no_windows_of_a_map_are_written_out() -> None:
