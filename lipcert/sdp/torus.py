@@ -19,7 +19,7 @@ from lipcert.operators.conv_norm import ConvGeometry
 from lipcert.operators.linear import Conv, Dense, Scale, Select
 from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.normal_form import Increment, Layer, NormalForm
-from lipcert.proofs.torus import prove
+from lipcert.proofs.torus import LEAST, MOST, prove
 from lipcert.proofs.torus_form import TorusForm
 from lipcert.sdp.multipliers import positive
 from lipcert.sdp.sweep import MEMORY, Anderson, Dual, Pass
@@ -186,7 +186,12 @@ def _certify(form: TorusForm, found: Searched, swept: Pass, tolerance: float) ->
     for margin in MARGINS:
         if (1 + margin) ** max(depth) >= found.proved / found.dual:
             return  # would not improve
-        lowered = [m / swept.value / (1 + margin) ** (2 * d - 1) for m, d in zip(raw, depth, strict=True)]
+        lowered = [
+            (m / swept.value / (1 + margin) ** (2 * d - 1)).clamp(
+                LEAST, MOST
+            )  # of maps without effect: next to nothing
+            for m, d in zip(raw, depth, strict=True)
+        ]
         expected = swept.value * (1 + margin) ** (2 * max(depth))
         value = prove(form, lowered, expected)
         found.proofs += 1

@@ -495,6 +495,18 @@ def test_a_dense_tail_is_between_the_torus_and_the_neurons(seed: int) -> None:
     assert tail.proof.prove(graph, Norm()) <= tail.value * (1 + 1e-12)
 
 
+def test_maps_without_effect_do_not_matter() -> None:
+    """The second convolution reads nothing but zeros beside its map: what comes before it has no multiplier to speak of."""
+    net = Build((1, 3, 3), 0)
+    idle = net.act(net.conv(0, 2, 3))
+    picked = net.linear(Select(torch.full((18,), -1), 18), idle, (2, 3, 3), "nothing")
+    both = net.add(picked, net.conv(0, 2, 3))
+    net.dense(net.act(both), 2)
+    found = value(LipsdpTorus(dense=0), net.graph())
+    assert found.value >= attained(net.graph(), 0)
+    assert found.value <= found.details["dual"] * 1.02
+
+
 def test_models_without_maps_name_a_node() -> None:
     net = Build((2, 4, 4), 0)
     net.dense(0, 3)
