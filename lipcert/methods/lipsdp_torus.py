@@ -18,9 +18,10 @@ from lipcert.methods.problem import L2, SPACE, Cost, Method, Problem
 from lipcert.network.graph import Graph, Linear
 from lipcert.operators.linear import Conv
 from lipcert.proofs.kinds.torus import Torus
-from lipcert.proofs.torus_form import TorusForm, torus_form
+from lipcert.proofs.torus_form import TorusForm, entries, torus_form
 from lipcert.sdp.torus import search
 from lipcert.terms.errors import RefusedModel
+from lipcert.terms.memory import too_much
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 # Neurons between which it runs unasked: below, LipSDP of every position is tighter and quick; above, it takes minutes.
@@ -106,6 +107,9 @@ class LipsdpTorus(Method):
         if (problem.norm.input, problem.norm.output) != ("2", "2"):
             return Refusal(self.name, self.side, "refused", f"LipSDP bounds the l2 constant, not {problem.norm}")
         try:
-            return torus_form(problem.graph)
+            form = torus_form(problem.graph)
         except RefusedModel as error:
             return Refusal(self.name, self.side, "refused", str(error), error.node)
+        if (missing := too_much(entries(form))) is not None:
+            return Refusal(self.name, self.side, "refused", f"so many frequencies meet that they need {missing}")
+        return form

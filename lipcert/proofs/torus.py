@@ -32,11 +32,10 @@ from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, largest, last_block, power_of_two
 from lipcert.proofs.normal_form import NormalForm
 from lipcert.proofs.pools import Windows
-from lipcert.proofs.torus_form import Site, TorusForm
+from lipcert.proofs.torus_form import WIDEST, Site, TorusForm
 from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
 from lipcert.terms.clock import tick
 
-WIDEST = 1 << 13  # entries of one signal in a chunk of families: the rounding of their sums grows with its square
 SHIFTS = 4
 LEAST, MOST = 2.0**-200, 2.0**200  # of multipliers, slopes and rho: factors of coefficients neither over- nor underflow
 VANISHING = 2.0**-960  # more than all that underflows in one family: 2^60 products, each less than TINY

@@ -37,6 +37,7 @@ from lipcert.proofs.pools import Windows, before_pool, overlapping, windows_of
 from lipcert.terms.errors import RefusedModel
 
 DENSE_ENTRIES = 6e7  # of the matrices of the flat part, with their enclosures: 1 GB
+WIDEST = 1 << 13  # entries of one signal in a chunk of families: the rounding of their sums grows with its square
 LARGEST_TORUS = 4  # times the window: a network that needs more has no use of this method
 
 
@@ -90,6 +91,22 @@ def torus_form(graph: Graph, maps: int | None = None) -> TorusForm:
         except RefusedModel:
             pass  # without windows on maps
     return _form(without_maxima(graph, maps=True), maps)
+
+
+def entries(form: TorusForm) -> float:
+    """How many floats the blocks of a chunk of families take: large where very many frequencies meet in a pool."""
+    width = [s.channels * (math.prod(s.level) // math.prod(s.fold)) for s in form.sites]
+    beside = list(width)
+    for k, site in enumerate(form.sites):
+        for j in site.rows:
+            beside[j] += width[k] if site.pool is None else site.channels * math.prod(site.pool.size)
+    for row, size in zip(form.rows, (*(layer.size for layer in form.flat), form.outputs), strict=True):
+        for kind, j in row:
+            if kind == "site":
+                beside[j] += size
+    families = max(1, WIDEST // max(s.channels * math.prod(s.level) for s in form.sites))
+    per = (math.prod(s.fold) * w * b for s, w, b in zip(form.sites, width, beside, strict=True))
+    return 2.0 * families * sum(per)
 
 
 def _kept(block: Block) -> bool:

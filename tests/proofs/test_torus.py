@@ -28,7 +28,7 @@ from lipcert.proofs.kernels import NotAMap, kernels
 from lipcert.proofs.kinds import Torus
 from lipcert.proofs.normal_form import normal_form
 from lipcert.proofs.pools import before_pool
-from lipcert.proofs.torus_form import TorusForm, torus_form
+from lipcert.proofs.torus_form import TorusForm, entries, torus_form
 from lipcert.rigor.rounding import gamma
 from lipcert.sdp.torus import circular, circular_network, inside, search
 from lipcert.terms.errors import CertificateRejected, RefusedModel
@@ -505,6 +505,24 @@ def test_maps_without_effect_do_not_matter() -> None:
     found = value(LipsdpTorus(dense=0), net.graph())
     assert found.value >= attained(net.graph(), 0)
     assert found.value <= found.details["dual"] * 1.02
+
+
+def test_pools_in_which_too_many_frequencies_meet_are_refused() -> None:
+    """Maxima over 65 entries of every 64: 64 frequencies of 300 channels in one block."""
+    net = Build((300, 256), 0)
+    index = torch.arange(300 * 256).reshape(300, 256)
+    windows = torch.nn.functional.pad(index, (0, 1), value=-1).unfold(1, 65, 64).reshape(300 * 4, 65)
+    at = net.put(Nonlinear(Selection(windows.contiguous(), index.numel())), (0,), (300, 4), "pool")
+    net.dense(net.act(net.conv(at, 2, 3)), 2)
+    graph = net.graph()
+    form = torus_form(graph)
+    assert entries(form) > 2 * (300 * 64) ** 2
+    found = LipsdpTorus().run(Problem(graph, Norm()))
+    assert isinstance(found, Refusal)
+    assert "--memory" in found.reason
+    proof = Torus("x", len(form.sites) - 1, 1.0, tuple((1.0,) * n for n in form.counts))
+    with pytest.raises(CertificateRejected, match="frequencies"):
+        proof.prove(graph, Norm())
 
 
 def test_models_without_maps_name_a_node() -> None:

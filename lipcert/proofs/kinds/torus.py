@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lipcert.proofs.kinds.base import Proof
 from lipcert.proofs.kinds.lmi import in_base64, weight_of, weights_of
 from lipcert.terms.errors import CertificateRejected, RefusedModel
+from lipcert.terms.memory import allowed
 from lipcert.terms.query import Norm
 from lipcert.terms.strict import count_of, list_of
 
@@ -99,10 +100,14 @@ class Torus(Proof):
     def prove(self, graph: Graph, norm: Norm) -> float:
         import torch
 
+        from lipcert.proofs.lmi import MEMORY_ENTRIES
         from lipcert.proofs.torus import prove
+        from lipcert.proofs.torus_form import entries
         from lipcert.rigor.rounding import sqrt_up
 
         if norm != Norm("2", "2"):
             raise CertificateRejected("norm", f"the matrix inequality bounds the constant from l2 to l2, not {norm}")
         form = self._form(graph)
+        if entries(form) > max(MEMORY_ENTRIES, allowed() * 2**27):
+            raise CertificateRejected("proof.kind", "so many frequencies meet that their blocks are too large")
         return sqrt_up(prove(form, [torch.tensor(row, dtype=torch.float64) for row in self.multipliers], self.rho))
