@@ -30,13 +30,17 @@ from lipcert.regions.enumeration.program import HingeLayer, Program
 from lipcert.regions.enumeration.sizes import EXACTLY
 from lipcert.rigor.rounding import EPS
 
+# Errors are multiplied by no less than this, lest they underflow: an error of exactly 0 says that nothing moves. Those of
+# hinges are at least LOST, those of t a rounding of 1.
+FAINT, FAINT_AT_INPUT = 2.0**-100, 2.0**-1000
+
 
 def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, str] | None, asks: int = NORMS) -> Net:
     """`rows`: question i is about the outputs rows[i] .. rows[i + 1]."""
     n, layers = len(program.radius), program.layers
     off = np.cumsum([0, *(layer.size for layer in layers)])
     inexact = any(e is not None for layer in layers for _, _, e in layer.blocks)
-    columns, weights, errors, (start, first, wide) = _blocks(layers, n, off, inexact)
+    columns, weights, errors, faint, (start, first, wide) = _blocks(layers, n, off, inexact)
     twins = [_twins(layer) for layer in layers]
     longest = max(b - a for a, b in itertools.pairwise(start)) + n + 16
     code = {"1": 1, "2": 2, "inf": 0}
@@ -45,6 +49,8 @@ def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, s
         return np.ascontiguousarray(np.concatenate([np.zeros(0), *parts]), dtype=kind)
 
     weight = joined(weights)
+    wrong = joined(errors) if inexact else np.zeros_like(weight)
+    size = np.where((weight != 0) | (wrong != 0), np.maximum(np.abs(weight), joined(faint)), 0.0)
     rows_of_hinges = [
         [layer.bias for layer in layers],
         [layer.bias_error for layer in layers],
@@ -69,7 +75,7 @@ def flat(program: Program, rows: list[int], p: str, q: str, ball: tuple[float, s
         FREE,
         shape,
         joined(columns, np.int64),
-        np.stack([weight, np.abs(weight), joined(errors) if inexact else np.zeros_like(weight)]),
+        np.stack([weight, size, wrong]),
         np.stack([joined(parts) for parts in rows_of_hinges]),
         np.stack([program.radius, 1.0 / program.scale]),
         np.array(rows, dtype=np.int64),
@@ -81,11 +87,12 @@ Parts = list[np.ndarray]
 
 def _blocks(
     layers: Sequence[HingeLayer], n: int, off: np.ndarray, inexact: bool
-) -> tuple[Parts, Parts, Parts, tuple[list[int], list[int], list[int]]]:
-    """Columns, weights and their errors of all blocks, and by layer where they start and how wide their rows are."""
+) -> tuple[Parts, Parts, Parts, Parts, tuple[list[int], list[int], list[int]]]:
+    """Columns, weights, their errors and least sizes of all blocks, and by layer where they start and how wide their rows are."""
     columns: list[np.ndarray] = []
     weights: list[np.ndarray] = []
     errors: list[np.ndarray] = []
+    faint: list[np.ndarray] = []
     start, first, wide = [0], [0], []
     for layer in layers:
         width = -(-layer.size // 4) * 4
@@ -95,6 +102,7 @@ def _blocks(
             padded = np.zeros((matrix.shape[1], width))
             padded[:, : layer.size] = matrix.T
             weights.append(padded.ravel())
+            faint.append(np.full(padded.size, FAINT_AT_INPUT if source < 0 else FAINT))
             if inexact:
                 padded = np.zeros((matrix.shape[1], width))
                 if error is not None:
@@ -103,7 +111,7 @@ def _blocks(
         start.append(sum(len(c) for c in columns))
         first.append(sum(len(w) for w in weights))
         wide.append(width)
-    return columns, weights, errors, (start, first, wide)
+    return columns, weights, errors, faint, (start, first, wide)
 
 
 def _twins(layer: HingeLayer) -> tuple[np.ndarray, np.ndarray]:

@@ -97,8 +97,8 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
                 bias = _moved(matrix, bias, centre)
                 front = _array(centre_rows.T)
                 plain = plain if error is None else None
-                centre_rows = centre_rows[moving] * scale[:, None]
-                error = None if error is None else error[moving] * scale[:, None]
+                centre_rows = _scaled(centre_rows[moving], scale)
+                error = None if error is None else error[moving] * scale[:, None] + TINY * (error[moving] != 0)
             if bool(centre_rows.any()) or error is not None:
                 entries += centre_rows.numel()
                 if entries > ENTRIES:
@@ -117,6 +117,14 @@ def program(graph: Graph, centre: Tensor, radius: Tensor) -> Program:
     box = (_array(centre[moving]), _array(scale), _array(radius[moving] / scale))
     places = tuple(i for i, _ in nodes), tuple(read for _, read in nodes)
     return Program(tuple(layers), *box, moving.numpy(), _array(centre), new, *places)
+
+
+def _scaled(rows: Tensor, scale: Tensor) -> Tensor:
+    """Rows times powers of two, which is exact: RefusedModel where they would leave the numbers of float64."""
+    scaled = rows * scale[:, None]
+    if bool((scaled / scale[:, None] != rows).any()):
+        raise RefusedModel("the region is so small that weights times its size underflow: take a larger one")
+    return scaled
 
 
 def _matters(graph: Graph, i: int) -> bool:
