@@ -165,8 +165,8 @@ def constants(value: Any, place: str) -> dict[str, Any]:
 
 
 def model(value: Any, place: str) -> dict[str, Any]:
-    several = isinstance(value, dict) and {"parts", "fixed"} & value.keys()
-    return refuse(f"{place}: several inputs, or one that is held") if several else fields(value, place, MODEL)
+    several = isinstance(value, dict) and {"parts", "fixed", "sorts"} & value.keys()
+    return refuse(f"{place}: several inputs, one that is held, or sorts") if several else fields(value, place, MODEL)
 
 
 def proof(value: Any, place: str) -> dict[str, Any]:

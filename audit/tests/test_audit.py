@@ -541,7 +541,7 @@ def test_other_refusals(relu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(NotImplementedError):
         Network().apply(None)
     fields = certificate(relu, chain(3.1, 9.0), 9.0, *SHAPES)
-    for extra in ({"parts": []}, {"fixed": {}}):
+    for extra in ({"parts": []}, {"fixed": {}}, {"sorts": 1}):
         said = verdict(fields | {"model": fields["model"] | extra}, relu)
         assert said.startswith("Refused")
         assert "several inputs" in said

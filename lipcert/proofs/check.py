@@ -20,6 +20,7 @@ from lipcert.network.scope import checked_region
 from lipcert.proofs.file import Certificate
 from lipcert.proofs.inputs import same_inputs
 from lipcert.proofs.kinds.base import Sweeps
+from lipcert.proofs.maxima import sorts
 from lipcert.proofs.radii import check_points
 from lipcert.proofs.several import Several, within
 from lipcert.rigor.rounding import keeps_subnormals
@@ -112,6 +113,8 @@ def _same_network(certificate: Certificate, graph: Graph, model: Mapping[str, An
     facts += same_inputs(network, model)
     if network.graph is not None:  # format 1
         facts.append(("graph", network.graph, graph.fingerprint()))
+    if network.sorts is not None:
+        facts.append(("sorts", network.sorts, sorts(graph)))
     for name, claimed, found in facts:
         if claimed != found:
             reason = f"the certificate is about {claimed!r}, this model has {found!r}"

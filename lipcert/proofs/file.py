@@ -38,6 +38,7 @@ from lipcert.terms.errors import CertificateRejected, UnreadableError, UsageErro
 from lipcert.terms.files import check_regular
 from lipcert.terms.query import NORMS, Norm, Output, Region
 from lipcert.terms.strict import (
+    count_of,
     counts_of,
     floats_or_null,
     hex64,
@@ -67,6 +68,7 @@ class Network:
     graph: str | None = None
     parts: Any = ()  # of several inputs that move, and what others are held at: see proofs/inputs.py
     fixed: Any = ()
+    sorts: int | None = None  # sorts among the nonlinearities, for checkers that know none; None: not said
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def fields_of(proof: Proof) -> dict[str, Any]:
 
 
 def model_fields(network: Network) -> dict[str, Any]:
-    return {name: _plain(getattr(network, name)) for name in MODEL} | inputs.fields_of(network)
+    said = {"sorts": network.sorts} if network.sorts else {}
+    return {name: _plain(getattr(network, name)) for name in MODEL} | inputs.fields_of(network) | said
 
 
 def digest(norm: dict[str, Any], scope: dict[str, Any], proof: dict[str, Any]) -> str:
@@ -161,10 +164,11 @@ def from_fields(fields: Any) -> Certificate:
 
 
 def network_of(value: Any, readers: dict[str, Callable[[Any, str], Any]]) -> Network:
-    also = tuple(name for name in inputs.OPTIONAL if isinstance(value, dict) and name in value)
+    also = tuple(name for name in (*inputs.OPTIONAL, "sorts") if isinstance(value, dict) and name in value)
     model = record(value, "model", (*readers, *also))
     fields: dict[str, Any] = {name: read_field(model[name], f"model.{name}") for name, read_field in readers.items()}
-    return Network(**(fields | inputs.inputs_of(model)))
+    sorts = count_of(model["sorts"], "model.sorts") if "sorts" in model else None
+    return Network(**(fields | inputs.inputs_of(model)), sorts=sorts)
 
 
 def norm_of(norm: dict[str, Any]) -> Norm:

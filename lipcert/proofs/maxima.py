@@ -53,6 +53,11 @@ def without_maxima(graph: Graph, kept: Callable[[Block], bool] | None = None, ma
     return Graph(tuple(nodes), place[graph.output], place[graph.input])
 
 
+def sorts(graph: Graph) -> int:
+    """How many sorts there are among its nonlinearities."""
+    return sum(isinstance(node.what, Nonlinear) and isinstance(node.what.block, Sort) for node in graph.nodes)
+
+
 def _rewritten(node: Node) -> bool:
     block = node.what.block if isinstance(node.what, Nonlinear) else None
     return isinstance(block, Selection) or (isinstance(block, Sort) and block.n == 2)

@@ -12,6 +12,7 @@ from lipcert.network.graph import Graph
 from lipcert.proofs.check import check
 from lipcert.proofs.file import Certificate, Network, from_bytes, to_text
 from lipcert.proofs.kinds.base import Proof
+from lipcert.proofs.maxima import sorts
 from lipcert.report.to_json import write_atomically
 from lipcert.rigor.rounding import mul_up
 from lipcert.terms.errors import CertificateRejected, SelfCheckFailed, UsageError
@@ -69,10 +70,11 @@ def certificate_of(bound: Bound, graph: Graph, model: Mapping[str, Any], norm: N
     """`graph`: the whole network in the units of the report, before the output functional. `model`: the report's."""
     assert isinstance(bound.proof, Proof)
     claim = max(mul_up(bound.value, SLACK), bound.proof.shows(bound.value, norm))
-    return Certificate(network_of(model), norm, output, claim, bound.proof)
+    speaks = 0 if bound.proof.kind == "lmi" else sorts(graph)  # a matrix inequality has them as maxima
+    return Certificate(network_of(model, speaks), norm, output, claim, bound.proof)
 
 
-def network_of(model: Mapping[str, Any]) -> Network:
+def network_of(model: Mapping[str, Any], speaks_of_sorts: int) -> Network:
     """`model`: the report's."""
     units = model["units"]
     return Network(
@@ -85,4 +87,5 @@ def network_of(model: Mapping[str, Any]) -> Network:
         None if units["std"] is None else tuple(units["std"]),
         parts=frozen(model.get("parts") or ()),
         fixed=frozen(model["fixed"]) if model.get("fixed") else (),
+        sorts=speaks_of_sorts or None,
     )

@@ -18,6 +18,7 @@ from lipcert.network.graph import Graph
 from lipcert.proofs.check import check_several
 from lipcert.proofs.file import Certificate
 from lipcert.proofs.kinds import CellList, CutTree
+from lipcert.proofs.maxima import sorts
 from lipcert.proofs.several import Point, Several, from_bytes, to_text
 from lipcert.regions.cover import SWEEPS, grown, preorder
 from lipcert.report.to_json import write_atomically
@@ -36,7 +37,7 @@ def written(
     path: str | Path, model: Model, norm: Norm, claims: Sequence[Certificate], points: Sequence[Point] = ()
 ) -> None:
     """UsageError where the file cannot be written, SelfCheckFailed where the checker does not accept it."""
-    text = to_text(Several(network_of(model.info), norm, tuple(claims), tuple(points)))
+    text = to_text(Several(network_of(model.info, sorts(model.graph)), norm, tuple(claims), tuple(points)))
     try:
         made = from_bytes(text.encode())
         assert isinstance(made, Several)
@@ -57,7 +58,7 @@ def certify_region(
     whole, least = least_with_proof(results)
     if least is None:
         return list(results), [f"no certificate was written to {path}: there is no proved upper value"]
-    about = network_of(model.info), problem.norm, output
+    about = network_of(model.info, sorts(model.graph)), problem.norm, output
     found = (
         []
         if whole is None
@@ -185,6 +186,8 @@ def certify_grid(
     claim = max(proof.values)
     if not math.isfinite(claim):
         return [f"no certificate was written to {path}: some cells have no finite value by slope sweeps"]
-    written(path, model, norm, [Certificate(network_of(model.info), norm, output, claim, proof, region)])
+    written(
+        path, model, norm, [Certificate(network_of(model.info, sorts(model.graph)), norm, output, claim, proof, region)]
+    )
     most = float(values.max())
     return [f"the certificate claims {claim!r}, the report has {most!r}"] if claim > most * MUCH else []

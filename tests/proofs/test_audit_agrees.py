@@ -147,6 +147,34 @@ def test_rows_that_cancel(tmp_path: Path) -> None:
     assert total["false"] >= 5
 
 
+class ByHand(nn.Module):
+    """MaxMin written with relu: lipcert reads a sort, which `audit` does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.first(x)[:, :2], self.first(x)[:, 2:]
+        gap = torch.relu(a - b)
+        return self.last(torch.cat([b + gap, a - gap], dim=1))
+
+
+def test_sorts_written_with_relu(tmp_path: Path) -> None:
+    path = tmp_path / "maxmin.onnx"
+    torch.onnx.export(ByHand().eval(), torch.zeros(1, 3), str(path), dynamo=False, opset_version=13)
+    assert agree(path)["accepted"] >= 2  # matrix inequalities
+    model = load(path)
+    fields = made(model, "product", "2")
+    assert fields is not None
+    assert fields["model"]["sorts"] == 1
+    assert verified(fields, model)
+    assert audited(fields, path) is None
+    fields["model"]["sorts"] = 2
+    assert not verified(fields, model)
+
+
 def test_shared_models(shared: Path) -> None:
     names = ("vnn_test_small", "layerzoo_conv")
     files = [shared / "models" / f"{name}.onnx" for name in names]
