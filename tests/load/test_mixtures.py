@@ -79,3 +79,26 @@ def test_only_softplus_itself_is_taken_for_it() -> None:
     for at, slope in ((20.0, 2.0), (5.0, 1.0), (-20.0, 1.0)):
         report = lipcert.bound(Choice(at, slope), torch.zeros(1, 3), methods=["product"])
         assert report.upper is None, (at, slope)
+
+
+class Bent(nn.Module):
+    """relu with a branch that an execution rounds more often than the graph of the bend would say."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for _ in range(self.steps):
+            y = (y + 8.0) - 8.0
+        return torch.where(x > 0, y, 0.2 * x)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_bend_is_executed_only_where_its_branches_are_direct(steps: int) -> None:
+    ball = lipcert.Ball(torch.zeros(1, 3), 0.5, "inf")
+    report = lipcert.bound(Bent(steps), torch.zeros(1, 3), region=ball, execution="float32", methods=["jacobian"])
+    assert report.upper == pytest.approx(1.0)
+    error = report.summary["execution"]["error"]
+    assert (error is None) == (steps > 0)

@@ -8,9 +8,10 @@ from fractions import Fraction
 from typing import Any
 
 from lipcert.load.lower.builder import Builder, Signal, broadcast
-from lipcert.load.lower.recognise import exact_constant, is_far_softplus, read
+from lipcert.load.lower.recognise import exact_constant, is_direct, is_far_softplus, read
 from lipcert.load.lower.signals import pointwise, product
 from lipcert.rigor import constants
+from lipcert.rigor.arithmetic import folding
 from lipcert.rigor.constants import constant
 
 
@@ -86,6 +87,8 @@ def _bend(b: Builder, gap: Signal, x: Any, y: Any) -> Fraction | None:
         if isinstance(value, Signal):
             link = read(b.nodes, value.node, at.node, activations=False)
             if link.node != at.node or value.shape != gap.shape:
+                return None
+            if folding() is not None and not is_direct(b.nodes, value.node, at.node):
                 return None
             sides.append((link.scale, link.shift))
         else:

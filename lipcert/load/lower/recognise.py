@@ -101,6 +101,12 @@ def _multiples(nodes: list[Node], i: int) -> Iterator[tuple[int, Fraction]]:
         i, scale = nodes[i].parents[0], scale * factor
 
 
+def is_direct(nodes: list[Node], i: int, root: int) -> bool:
+    """Node i is the root, or one multiple of it: where an execution is asked for, what is left out of the graph must not
+    round more often than what stands for it."""
+    return i == root or (_factor(nodes[i].what) is not None and nodes[i].parents[0] == root)
+
+
 def is_far_softplus(nodes: list[Node], gap: int, x: int, y: int) -> bool:
     """Whether y = s softplus(z) + t, x = s z + t, and gap > 0 exactly where beta z > c for some c >= 20: then the choice of
     x there is softplus as torch evaluates it, and as its exporters spell it (see the row)."""
@@ -111,6 +117,8 @@ def is_far_softplus(nodes: list[Node], gap: int, x: int, y: int) -> bool:
     if not (isinstance(beta, float) and isinstance(threshold, float) and beta > 0 and threshold >= DEVICE):
         return False
     root = read(nodes, soft.node, activations=False).node
+    if folding() is not None and not is_direct(nodes, x, root):
+        return False
     z, line, side = (read(nodes, i, root, activations=False) for i in (soft.node, x, gap))
     if line.node != root or side.node != root or side.scale * z.scale <= 0:
         return False
