@@ -1,6 +1,6 @@
 """Models that people start from: `python scripts/zoo.py` reads and bounds torchvision's, with random weights, a line each.
 
-`--only NAME ..`, `--write` (the table of docs/zoo.md). Each model is one child process with a limit of time and of memory. It is
+`--only NAME ..`: some of them. Each model is one child process with a limit of time and of memory. It is
 read as a module at 1 x 3 x 224 x 224 and asked for l2: over the whole space by products of norms, and where that has no
 finite value on a ball of radius 1e-4 around a random image. torchvision is no dependency: `pip install --no-deps
 torchvision pillow` into any folder, on PYTHONPATH; its compiled part is not needed.
@@ -22,9 +22,6 @@ from typing import Any
 from lipcert.report.report import Report
 from lipcert.terms.digits import digits
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = REPOSITORY / "docs" / "zoo.md"
-BEGIN, END = "<!-- zoo -->", "<!-- /zoo -->"
 SECONDS, GIGABYTES = 300, 12
 RADIUS = 1e-4
 SIZE = 224
@@ -144,26 +141,11 @@ HEAD = "| model | neurons | read in | answered | L2 upper | upper / attained | i
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", metavar="NAME")
-    parser.add_argument("--write", action="store_true", help=f"the table of {PAGE.name}; names that are not asked stay")
     options = parser.parse_args()
-    lines = {}
     print(HEAD)
     for name in options.only or [*CLASSIFICATION, *SEGMENTATION]:
-        lines[name] = row(measured(name))
-        print(lines[name], flush=True)
-    if options.write:
-        write(lines)
+        print(row(measured(name)), flush=True)
     return 0
-
-
-def write(lines: dict[str, str]) -> None:
-    page = PAGE.read_text()
-    before, rest = page.split(BEGIN)
-    table, after = rest.split(END)
-    old = {line.split("|")[1].strip(): line for line in table.strip().splitlines()[2:]}
-    order = [*CLASSIFICATION, *SEGMENTATION]
-    rows = [(old | lines)[name] for name in order if name in old or name in lines]
-    PAGE.write_text(before + BEGIN + "\n" + "\n".join([HEAD, *rows]) + "\n" + END + after)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import lipcert
@@ -44,3 +45,9 @@ def test_what_is_too_large_is_seen() -> None:
     long = "def f():\n" + "    pass\n" * FUNCTION
     assert too_large(Path("a.py"), long) == [f"a.py: f has {FUNCTION + 1} lines"]
     assert too_large(Path("a.py"), "x = 1\n" * (FILE + 1)) == [f"a.py: {FILE + 1} lines"]
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by name, and leaves the second one out."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("*.py") if path.name != "__init__.py"]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
