@@ -78,7 +78,11 @@ class Regions(Method):
         deadline = problem.deadline if problem.deadline is not None else time.monotonic() + self.seconds
         tell = _telling(problem)
         if problem.region is None:
-            found = everywhere(problem.graph, problem.norm, problem.rtol, deadline, report=tell)
+            try:
+                found = everywhere(problem.graph, problem.norm, problem.rtol, deadline, report=tell)
+            except RefusedModel as refused:  # of its boxes, whose sizes follow from the weights
+                seconds = time.perf_counter() - start
+                return Refusal(self.name, self.side, "refused", str(refused), refused.node, seconds)
         else:
             search = quadratic_constant if _is_quadratic(problem.graph) else constant
             found = search(problem.graph, cells_of(problem.region), problem.norm, problem.rtol, deadline, report=tell)

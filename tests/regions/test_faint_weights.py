@@ -60,3 +60,10 @@ def test_regions_too_small_are_refused() -> None:
         found = METHODS["regions"].run(problem)
     assert isinstance(found, Refusal)
     assert "underflow" in found.reason
+
+
+def test_weights_that_no_box_suits_are_a_refusal() -> None:
+    with torch.no_grad():
+        found = METHODS["regions"].run(Problem(chain((1e308, 1e-308, 1.0)), Norm()))
+    assert isinstance(found, Refusal)
+    assert "overflow" in found.reason

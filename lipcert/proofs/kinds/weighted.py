@@ -7,6 +7,7 @@ One part for each input entry where the input norm is l1, times one for each out
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,8 @@ class Weighted(Proof):
                     raise CertificateRejected(f"proof.parts[{k}].{name}", reason)
             t, u = _tensor(part.input), _tensor(part.output)
             value = part.proof.prove(weighted.between(graph, ends, t, u), Norm("2", "2"))
-            worst = max(worst, mul_up(mul_up(weighted.lost(t), weighted.lost(u)), value))
+            shown = mul_up(mul_up(weighted.lost(t), weighted.lost(u)), value)
+            worst = max(worst, shown) if shown >= 0 else math.inf  # max drops NaN
         return worst
 
 

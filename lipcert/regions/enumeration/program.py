@@ -123,7 +123,7 @@ def _scaled(rows: Tensor, scale: Tensor) -> Tensor:
     """Rows times powers of two, which is exact: RefusedModel where they would leave the numbers of float64."""
     scaled = rows * scale[:, None]
     if bool((scaled / scale[:, None] != rows).any()):
-        raise RefusedModel("the region is so small that weights times its size underflow: take a larger one")
+        raise RefusedModel("weights times the size of the region underflow or overflow: take a region of another size")
     return scaled
 
 
