@@ -48,6 +48,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(net, place / f"{name}.onnx")
     net.unlink()
+    maps = [nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, stride=2, padding=1), nn.ReLU()]
+    image = nn.Sequential(*maps, nn.Flatten(), nn.Linear(8, 2)).eval()
+    torch.onnx.export(image, (torch.zeros(1, 1, 4, 4),), str(place / "resnet.onnx"), dynamo=False)
     x = np.array([[0.5, 0.1], [0.2, 0.4], [0.9, 0.3], [0.1, 0.6]])
     for name in ("test", "x", "runs/test"):
         np.savez(place / f"{name}.npz", x=x, y=np.array([0, 1, 0, 1]))
