@@ -23,8 +23,6 @@ def rtol(where: str) -> float:
     """What another processor may change: sums in another order, and where a search or a program stops."""
     if "lipsdp" in where or "certificate" in where:
         return 1e-3
-    if where.startswith("/bound") and "sampled" in where:  # ascent over the whole space ends on another hill
-        return 1e-1
     return 1e-2 if "sampled" in where or "lower" in where else 1e-7
 
 
@@ -36,12 +34,23 @@ def portable(value: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def not_fallen(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` with what an ascent over the whole space has found as in `old` where it is more: on another processor it may end
+    on another hill, and a higher one is no loss. Below it 1e-2 is allowed as elsewhere."""
+    found = dict(new)
+    for asked in (key for key in new if key.startswith("bound") and key in old):
+        mine, theirs = new[asked].get("sampled"), old[asked].get("sampled")
+        if mine and theirs and mine[-1] > theirs[-1]:
+            found[asked] = {**new[asked], "sampled": theirs}
+    return found
+
+
 @pytest.mark.parametrize("name", [*OWN, *PUBLIC] if FULL else QUICK)
 def test_values_are_those_of_before(name: str, request: pytest.FixtureRequest) -> None:
     shared = Path() if name in OWN else request.getfixturevalue("shared")
     names = None if FULL else SHORT
     old = {key: value for key, value in OLD[name].items() if FULL or key in ("fingerprint", "load", *SHORT)}
-    assert list(differences(portable(old), portable(golden(paths(shared)[name], names)), rtol)) == []
+    assert list(differences(portable(old), portable(not_fallen(old, golden(paths(shared)[name], names))), rtol)) == []
 
 
 def test_forty_models_and_every_question() -> None:
@@ -72,3 +81,10 @@ def test_a_planted_difference_is_seen() -> None:
         {"grid": "UsageError: no"},
     ):
         assert list(differences(portable(old), portable(old | change), rtol)) != [], change
+
+
+def test_a_fall_of_what_is_attained_is_seen() -> None:
+    old = {"bound 2": {"sampled": ["lower", "sampled", 2.0], "product": ["upper", "proved", 3.0]}}
+    for value, count in ((2.5, 0), (1.99, 0), (1.9, 1)):
+        new = {"bound 2": {**old["bound 2"], "sampled": ["lower", "sampled", value]}}
+        assert len(list(differences(old, not_fallen(old, new), rtol))) == count, value
