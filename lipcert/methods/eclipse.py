@@ -10,11 +10,10 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.lipsdp import Lipsdp, of_affine
 from lipcert.methods.problem import L2, Method, Problem
-from lipcert.network.affine import Path
 from lipcert.proofs.kinds.lmi import Lmi
-from lipcert.proofs.lmi import INPUT, coefficients
+from lipcert.proofs.lmi import coefficients
 from lipcert.rigor.rounding import sqrt_up
 from lipcert.sdp.closed import proved_closed_form
 from lipcert.terms.result import Bound, Refusal, Result, Side
@@ -36,11 +35,8 @@ class Eclipse(Method):
         form = Lipsdp("neuron", name=self.name).form(problem)
         if isinstance(form, Refusal):
             return form
-        graph = form.graph
         if not form.layers:
-            value = Path(graph, graph.input, graph.output).norm_upper("2", "2")
-            proof = Lmi.of(self.name, form, INPUT, value**2, [])
-            return Bound(self.name, self.side, "proved", value, time.perf_counter() - begin, proof=proof)
+            return of_affine(self.name, form, begin)
         table = coefficients(form)
         best = proved_closed_form(form, table, problem.check_time)
         seconds = time.perf_counter() - begin

@@ -51,11 +51,8 @@ class Lipsdp(Method):
         form = self.form(problem)
         if isinstance(form, Refusal):
             return form
-        graph = form.graph
-        if not form.layers:  # affine on this region
-            value = Path(graph, graph.input, graph.output).norm_upper("2", "2")
-            proof = Lmi.of(self.name, form, INPUT, value**2, [])
-            return Bound(self.name, self.side, "proved", value, time.perf_counter() - start, proof=proof)
+        if not form.layers:
+            return of_affine(self.name, form, start)
         coarser = self.coarser(problem)
         settings = Settings(self.tolerance, self.sweeps, problem.seed)
         try:
@@ -85,7 +82,7 @@ class Lipsdp(Method):
             "proofs": info.proofs,
             "source": info.source,
         }
-        proof = Lmi.of(self.name, form, solution.last, info.proved**2, solution.multipliers)
+        proof = Lmi.of(self.name, form, solution.last, info.proved * info.proved, solution.multipliers)
         return Bound(self.name, self.side, "proved", info.proved, seconds, None, details, proof)
 
     def coarser(self, problem: Problem) -> Bound | None:
@@ -111,6 +108,13 @@ class Lipsdp(Method):
         if (missing := too_much(need)) is not None:
             return Refusal(self.name, self.side, "refused", f"{form.neurons} neurons need {missing}")
         return form
+
+
+def of_affine(method: str, form: NormalForm, began: float) -> Bound:
+    """Of a network that is affine on its region, constant ones among them: no neuron is free, and L is the norm of a matrix."""
+    value = Path(form.graph, form.graph.input, form.graph.output).norm_upper("2", "2")
+    proof = Lmi.of(method, form, INPUT, value * value, [])
+    return Bound(method, "upper", "proved", value, time.perf_counter() - began, proof=proof)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.lipsdp import Lipsdp, of_affine
 from lipcert.methods.problem import L2, REGION, SPACE, Cost, Method, Problem
-from lipcert.network.affine import Path
 from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, Coefficients, coefficients, prove
 from lipcert.proofs.normal_form import GROUPINGS, NormalForm
@@ -58,11 +57,8 @@ class LipsdpCvxpy(Method):
         form = self._form(problem)
         if isinstance(form, Refusal):
             return form
-        graph = form.graph
         if not form.layers:
-            value = Path(graph, graph.input, graph.output).norm_upper("2", "2")
-            proof = Lmi.of(self.name, form, INPUT, value**2, [])
-            return Bound(self.name, self.side, "proved", value, time.perf_counter() - begin, proof=proof)
+            return of_affine(self.name, form, begin)
         table = coefficients(form)
         options: dict = {}
         if problem.deadline is not None and self.solver in ("SCS", "CLARABEL"):

@@ -92,7 +92,7 @@ class LipsdpNorms(Method):
             value, last, multipliers = solution.info.proved, solution.last, solution.multipliers
         else:
             value, last, multipliers = Path(graph, graph.input, graph.output).norm_upper("2", "2"), INPUT, []
-        proof = Lmi.of(self.name, form, last, value**2, multipliers)
+        proof = Lmi.of(self.name, form, last, value * value, multipliers)
         value = mul_up(mul_up(weighted.lost(t), weighted.lost(u)), value)
         return value, WeightedPart(_row(t), _row(u), proof)
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
+from lipcert.methods.lipsdp import of_affine
 from lipcert.methods.problem import L2, SPACE, Cost, Method, Problem
 from lipcert.network.graph import Graph, Linear
 from lipcert.operators.linear import Conv
 from lipcert.proofs.kinds.torus import Torus
+from lipcert.proofs.normal_form import normal_form
 from lipcert.proofs.torus_form import TorusForm, entries, torus_form
 from lipcert.sdp.torus import search
 from lipcert.terms.errors import RefusedModel
@@ -68,6 +70,8 @@ class LipsdpTorus(Method):
             if again.proved < found.proved:
                 form, found = shorter, again
         seconds = time.perf_counter() - start
+        if found.dual == 0 and not (constant := normal_form(problem.graph, "layer")).layers:
+            return of_affine(self.name, constant, start)
         if not found.multipliers:
             late = problem.deadline is not None and time.monotonic() >= problem.deadline
             status = "timeout" if late else "refused"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from lipcert.operators.linear import Conv
 from lipcert.proofs.kernels import Kernel, NotAMap, Shape, kernels
 from lipcert.proofs.maxima import without_maxima
 from lipcert.proofs.normal_form import Layer, constraint
+from lipcert.proofs.one_sign import falling, of_one_sign
 from lipcert.proofs.pools import Windows, before_pool, overlapping, windows_of
 from lipcert.terms.errors import RefusedModel
 
@@ -80,17 +81,26 @@ class TorusForm:
 
     @property
     def neurons(self) -> int:
-        return sum(s.channels * math.prod(s.window) for s in self.sites[1:]) + sum(layer.size for layer in self.flat)
+        """Those of the network: the falling part of an activation is not counted beside its rising one."""
+        on_maps = [(s.node, s.channels * math.prod(s.window)) for s in self.sites[1:]]
+        both = on_maps + [(layer.node, layer.size) for layer in self.flat]
+        return sum(size for node, size in both if not falling(self.graph.nodes[node]))
 
 
 def torus_form(graph: Graph, maps: int | None = None) -> TorusForm:
     """`maps`: at most so many activations, the first, lie on maps. Raises RefusedModel with the node that has no place."""
     if any(_kept(graph.nodes[i].what.block) for i in graph.nonlinear):  # type: ignore[union-attr]
         try:
-            return _form(without_maxima(graph, _kept, maps=True), maps)
+            return _form(_plain(graph, _kept), maps)
         except RefusedModel:
             pass  # without windows on maps
-    return _form(without_maxima(graph, maps=True), maps)
+    return _form(_plain(graph, None), maps)
+
+
+def _plain(graph: Graph, kept: Callable[[Block], bool] | None) -> Graph:
+    """Without maxima that are not kept, and with slopes of one sign; of what a pool reads only the largest slope counts."""
+    found = without_maxima(graph, kept, maps=True)
+    return of_one_sign(found, _merged(found))
 
 
 def entries(form: TorusForm) -> float:
@@ -113,6 +123,15 @@ def _kept(block: Block) -> bool:
     return isinstance(block, Selection) and overlapping(block)
 
 
+def _windows(graph: Graph) -> list[int]:
+    return [i for i in graph.nonlinear if _kept(graph.nodes[i].what.block)]  # type: ignore[union-attr]
+
+
+def _merged(graph: Graph) -> set[int]:
+    """Activations that pools take in."""
+    return {graph.nodes[i].parents[0] for i in _windows(graph) if before_pool(graph, i)[1].dim()}
+
+
 def _form(graph: Graph, maps: int | None) -> TorusForm:
     empty = next((node.name for node in graph.nodes if node.size == 0), None)
     if empty is not None:
@@ -122,8 +141,8 @@ def _form(graph: Graph, maps: int | None) -> TorusForm:
     flat: list[int] = []
     why: dict[int, NotAMap] = {}
     pools: dict[int, tuple[Windows, Tensor]] = {}
-    kept = [i for i in graph.nonlinear if _kept(graph.nodes[i].what.block)]  # type: ignore[union-attr]
-    merged = {graph.nodes[i].parents[0] for i in kept if before_pool(graph, i)[1].dim()}
+    kept = _windows(graph)
+    merged = _merged(graph)
     for i in graph.nonlinear:
         node = graph.nodes[i]
         assert isinstance(node.what, Nonlinear)
@@ -218,9 +237,10 @@ def _assembled(
 
 
 def _refuse_both_signs(graph: Graph, node: int, low: Tensor, high: Tensor) -> None:
+    """The products of slopes are left out of the inequality: one of the two is zero (one_sign.py)."""
     if bool(((low < 0) & (high > 0)).any()):
         name = graph.nodes[node].name
-        raise RefusedModel(f"{name} has slopes of both signs, which this method does not take on maps", node=name)
+        raise RefusedModel(f"{name} has slopes of both signs, which this method does not take", node=name)
 
 
 def _folds(

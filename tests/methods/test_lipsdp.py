@@ -450,3 +450,18 @@ def test_nudged_multipliers_prove_less(seed: int) -> None:
                     assert again == math.inf
                 risen += again > found.value**2 * (1 + 1e-6)
     assert risen > 0
+
+
+@pytest.mark.parametrize("size", [1e100, 1e200])
+def test_certificates_of_large_affine_networks_can_be_read(size: float) -> None:
+    """The square of the constant is beyond the numbers of a certificate, or of float64; it is a scaling only."""
+    nodes = (
+        Node(Input(), (), 2, (1, 2), "x"),
+        Node(Linear(Dense(torch.eye(2, dtype=torch.float64)[None] * size)), (0,), 2, (1, 2), "y"),
+    )
+    graph = Graph(nodes, 1)
+    for method in (Lipsdp("neuron"), Eclipse()):
+        found = bound(method, graph)
+        assert isinstance(found.proof, Lmi)
+        again = Lmi.read("x", json.loads(json.dumps(found.proof.fields())), False)
+        assert size <= again.prove(graph, Norm()) <= found.value <= size * (1 + 1e-6)

@@ -27,6 +27,7 @@ from lipcert.proofs import lmi, torus
 from lipcert.proofs.kernels import NotAMap, kernels
 from lipcert.proofs.kinds import Torus
 from lipcert.proofs.normal_form import normal_form
+from lipcert.proofs.one_sign import of_one_sign
 from lipcert.proofs.pools import before_pool
 from lipcert.proofs.torus_form import TorusForm, entries, torus_form
 from lipcert.rigor.rounding import gamma
@@ -308,13 +309,11 @@ def test_selections_pools_and_concatenations_are_kernels() -> None:
     assert torch.allclose(around, Path(graph, 2, 7).mv(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("why", "node"), [("signs", "silu"), ("flat", None), ("empty", "conv"), ("axes", "x")])
+@pytest.mark.parametrize(("why", "node"), [("flat", None), ("empty", "conv"), ("axes", "x")])
 def test_refusals(why: str, node: str | None) -> None:
     net = Build((2, 2, 2, 2, 2) if why == "axes" else (2, 4, 4), 0)
     if why == "axes":
         net.dense(net.act(0), 2)
-    elif why == "signs":
-        net.dense(net.act(net.conv(0, 2, 3), "silu"), 2)
     elif why == "flat":
         net.dense(net.act(net.dense(0, 4)), 2)
     else:
@@ -507,6 +506,18 @@ def test_maps_without_effect_do_not_matter() -> None:
     assert found.value <= found.details["dual"] * 1.02
 
 
+@pytest.mark.parametrize("zero", ["convolution", "head"])
+def test_constant_networks_have_the_constant_0(zero: str) -> None:
+    net = Build((1, 4, 4), 0)
+    conv = net.conv(0, 2, 3)
+    head = net.dense(net.act(conv), 2)
+    net.nodes[conv if zero == "convolution" else head].what.operator.weight.zero_()  # type: ignore[union-attr]
+    found = value(LipsdpTorus(), net.graph())
+    assert found.value == 0.0
+    assert found.proof is not None
+    assert found.proof.prove(net.graph(), Norm()) == 0.0
+
+
 def test_pools_in_which_too_many_frequencies_meet_are_refused() -> None:
     """Maxima over 65 entries of every 64: 64 frequencies of 300 channels in one block."""
     net = Build((300, 256), 0)
@@ -544,3 +555,56 @@ def test_other_maxima_are_differences_of_maps() -> None:
     whole = dense_torus(form, found.multipliers, found.rho)
     assert torus.prove(form, found.multipliers, found.rho) == pytest.approx(whole, rel=1e-8)
     assert found.proved >= value(Lipsdp("neuron"), graph).details["dual"] * (1 - 1e-9)
+
+
+# Slopes of both signs (one_sign.py).
+
+
+def bent(row: str, strided: bool = False, tail: bool = False) -> Graph:
+    """Two convolutions with this activation, a residual sum between them."""
+    net = Build((2, 6, 6), 3)
+    first = net.act(net.conv(0, 3, 3), row)
+    inner = net.act(net.conv(first, 2, 3, 2 if strided else 1), row)
+    beside = net.conv(first, 3, 1, 2 if strided else 1)
+    at = net.act(net.add(net.conv(inner, 3, 3), beside), row)
+    net.dense(net.act(net.dense(at, 4), row) if tail else at, 2)
+    return net.graph()
+
+
+@pytest.mark.parametrize(("row", "strided", "tail"), [("silu", False, False), ("gelu_erf", True, True)])
+def test_slopes_of_both_signs_are_two_parts_of_one_activation(row: str, strided: bool, tail: bool) -> None:
+    """Nothing is lost: the dual value is that of the whole activation, which a dense LipSDP of the torus takes as it is."""
+    graph = bent(row, strided, tail)
+    form = torus_form(graph)
+    assert form.neurons == graph.neurons
+    assert all(bool((s.low * s.high == 0).all()) for s in form.sites)
+    found = search(form, 1e-3, 300, 0, None, lambda *_: None)
+    assert torus.prove(form, found.multipliers, found.rho) == pytest.approx(
+        dense_torus(form, found.multipliers, found.rho), rel=1e-8
+    )
+    least = value(Lipsdp("channel"), graph).details["dual"]
+    assert attained(graph, 0) <= least * (1 - 1e-9) <= found.proved <= found.dual * 1.02
+
+
+def test_the_two_parts_are_the_ball_of_the_whole() -> None:
+    """Where nothing is padded, one multiplier per channel shows the same with two parts as with one activation."""
+    net = Build((2, 3, 3), 2)
+    at = net.act(net.conv(net.act(net.conv(0, 3, 1), "silu"), 3, 1), "gelu_erf")
+    net.dense(at, 2)
+    graph = net.graph()
+    found = value(LipsdpTorus(tolerance=1e-6, dense=0), graph)
+    assert found.details["dual"] == pytest.approx(value(Lipsdp("channel"), graph).value, rel=1e-4)
+
+
+def test_the_parts_have_one_sign_and_add_up() -> None:
+    graph = bent("silu")
+    parts = of_one_sign(graph, ())
+    low, high = graph.nodes[graph.nonlinear[0]].what.block.slopes()  # type: ignore[union-attr]
+    (a, b), (c, d) = (parts.nodes[i].what.block.slopes() for i in parts.nonlinear[:2])  # type: ignore[union-attr]
+    assert bool((low < 0).all() and (high > 0).all())
+    assert torch.equal(b, high)
+    assert torch.equal(c, low)
+    assert not bool(a.any() or d.any())
+    assert of_one_sign(graph, graph.nonlinear) is graph
+    with pytest.raises(NotImplementedError):
+        parts.evaluate(torch.zeros(1, 72, dtype=torch.float64))

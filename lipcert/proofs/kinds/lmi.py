@@ -52,7 +52,7 @@ class Lmi(Proof):
     def of(cls, method: str, form: NormalForm, last: int, rho: float, multipliers: Sequence[Tensor]) -> Lmi:
         """As `lmi.prove` took them. `last`: which block, `rho`: no more than its scaling."""
         rows = tuple(tuple(row.tolist()) for row in multipliers)
-        return cls(method, form.grouping, "output" if last else "input", max(float(rho), SMALLEST), rows)
+        return cls(method, form.grouping, "output" if last else "input", min(max(float(rho), SMALLEST), LARGEST), rows)
 
     @classmethod
     def read(cls, method: str, fields: Mapping[str, Any], positions: bool) -> Lmi:
