@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import ClassVar
 
 import torch
@@ -53,17 +54,15 @@ class Regions(Method):
 
     def refuses(self, problem: Problem) -> Refusal | None:
         reason, node = None, None
+        if find_spec("numba") is None:  # found, not imported: that takes as long as a method
+            return Refusal(self.name, self.side, "refused", "it needs Numba: pip install 'lipcert[fast]'")
         try:
-            import numba  # noqa: F401
-
             if problem.region is None:
                 check_inputs(problem.graph)
                 hinged(problem.graph)
             else:
                 most = INPUTS if _is_quadratic(problem.graph) else MORE_INPUTS
                 reads(_pieces_of(problem.graph), cells_of(problem.region), most)
-        except ImportError:
-            reason = "it needs Numba: pip install 'lipcert[fast]'"
         except RefusedModel as refused:
             reason, node = str(refused), refused.node
         return None if reason is None else Refusal(self.name, self.side, "refused", reason, node)
@@ -105,9 +104,11 @@ class Regions(Method):
 
     def _compiles(self, problem: Problem) -> Refusal | None:
         """Machine code is made or read; a Refusal where the budget is too small for making it."""
-        from lipcert.regions.enumeration.compiled import on_disk
-        from lipcert.regions.enumeration.tree import prepare
-
+        try:
+            from lipcert.regions.enumeration.compiled import on_disk
+            from lipcert.regions.enumeration.tree import prepare
+        except ImportError as problem_of_numba:
+            return Refusal(self.name, self.side, "refused", f"Numba cannot be imported: {problem_of_numba}")
         n = 1 if problem.region is None else int((cells_of(problem.region).radius > 0).sum())
         if not on_disk(facets=n > INPUTS):
             if problem.deadline is not None and problem.deadline < time.monotonic() + COMPILATION:

@@ -25,6 +25,7 @@ from lipcert.methods.problem import REGION, SPACE, Cost, Method, Problem
 from lipcert.network.graph import Enclosure
 from lipcert.rigor.rounding import add_up, div_down, norm_down, norm_up
 from lipcert.sampling.directions import ascent, best_directions, differences, dual_ascent, flops, size, unit
+from lipcert.sampling.pullback import pulled
 from lipcert.terms.clock import OutOfTime, halfway, late, until
 from lipcert.terms.query import Ball, Box, Region
 from lipcert.terms.result import Bound, Refusal, Result, Side
@@ -162,7 +163,7 @@ class Search:
 
     def _pulled(self, y: Tensor, at: Tensor, u: Tensor) -> Tensor:
         """J'u row by row; NaN where autograd fails."""
-        return torch.autograd.grad(y, at, u, retain_graph=True)[0]
+        return pulled(y, at, u, keep=True)[0]
 
     def _lit(self, J: Tensor, x: Tensor) -> Tensor:
         """J (r, m, n) with differences, or noise where there are many inputs, for the rows that autograd leaves NaN."""
@@ -241,7 +242,7 @@ class Search:
                 y = graph.evaluate(at)
             if not y.requires_grad:
                 return x, v
-            jacobian = torch.autograd.grad(y, at, torch.eye(m, dtype=torch.float64))[0]
+            jacobian = pulled(y, at, torch.eye(m, dtype=torch.float64))[0]
             if not bool(torch.isfinite(jacobian).all()):
                 jacobian = differences(graph, point[None])[0].nan_to_num(0.0, 0.0, 0.0)
             found.append(best_directions(jacobian[None], self.p, self.q)[0])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lipcert.network.graph import VALUES, Graph, Linear, Node
 from lipcert.network.walk import forward
+from lipcert.sampling.pullback import pulled
 from lipcert.terms.query import P
 
 TRIALS = 8
@@ -42,7 +43,7 @@ def jacobians(graph: Graph, x: Tensor) -> Tensor:
     for i in range(m):
         unit = torch.zeros_like(y)
         unit[:, i] = 1.0
-        (row,) = torch.autograd.grad(y, at, unit, retain_graph=i + 1 < m, allow_unused=True)
+        (row,) = pulled(y, at, unit, keep=i + 1 < m, unused=True)
         if row is not None:
             J[:, i] = row
     return J
@@ -69,7 +70,7 @@ def no_derivative(graph: Graph, x: Tensor) -> str | None:
             inputs = [values[parent].detach().requires_grad_(True) for parent in node.parents]
             y = node.what.block(*inputs)  # type: ignore[union-attr]
         if y.requires_grad:
-            back = torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
+            back = pulled(y, inputs, torch.ones_like(y), unused=True)
             if any(one is not None and not bool(torch.isfinite(one).all()) for one in back):
                 return node.name
     return None
@@ -110,8 +111,8 @@ def power(graph: Graph, x: Tensor, p: P, q: P, steps: int = 8, seed: int = 0) ->
 
     blind = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)  # rows where autograd gives NaN or infinity
 
-    def pulled(u: Tensor) -> Tensor:
-        (back,) = torch.autograd.grad(y, at, u, retain_graph=True)
+    def lit(u: Tensor) -> Tensor:
+        (back,) = pulled(y, at, u, keep=True)
         return seen(back)
 
     def seen(found: Tensor) -> Tensor:
@@ -120,14 +121,14 @@ def power(graph: Graph, x: Tensor, p: P, q: P, steps: int = 8, seed: int = 0) ->
         return torch.where(bad[:, None], 0.0, found)
 
     best, top = unit(noise, p), x.new_full((x.shape[0],), -1.0)
-    for start in (pulled(torch.ones_like(y)), noise):
+    for start in (lit(torch.ones_like(y)), noise):
         v = unit(torch.where(start.abs().amax(dim=1, keepdim=True) > 0, start, noise), p)
         for _ in range(steps):
             image = seen(pushed(graph, x, v)[1])
             found = size(image, q)
             better = found > top
             best, top = torch.where(better[:, None], v, best), torch.where(better, found, top)
-            v = unit(dual_ascent(pulled(ascent(image, q)), p), p)
+            v = unit(dual_ascent(lit(ascent(image, q)), p), p)
     if bool(blind.any()):
         best[blind], top[blind] = _by_trial(graph, x[blind], p, q, random)
     return best, top

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lipcert.network.graph import Graph
 from lipcert.sampling.directions import differences, jacobians, power, pushed, widest
+from lipcert.sampling.pullback import pulled
 
 QUANTITIES = ("spectral", "frobenius", "l1", "linf", "smallest")
 FULL = 64  # passes through the network that form J: one per output, or one per input where those are fewer
@@ -71,7 +72,7 @@ def blind(graph: Graph, x: Tensor) -> Tensor:
         y = graph.evaluate(at)
     if not y.requires_grad or not x.shape[0]:
         return torch.zeros(x.shape[0], dtype=torch.bool)
-    (back,) = torch.autograd.grad(y, at, torch.ones_like(y))
+    (back,) = pulled(y, at, torch.ones_like(y))
     return (~torch.isfinite(back).all(dim=1) & torch.isfinite(y).all(dim=1)).cpu()
 
 
@@ -126,7 +127,7 @@ def spectral(graph: Graph, x: Tensor, seed: int = 0) -> Tensor:
         top = torch.where(known, torch.maximum(top, ritz), math.nan)
         if not still:
             break
-        back = [torch.autograd.grad(y, at, images[:, :, j], retain_graph=True)[0] for j in range(k)]
+        back = [pulled(y, at, images[:, :, j], keep=True)[0] for j in range(k)]
         W = torch.stack(back, dim=2)
         lost = ~torch.isfinite(W).all(dim=(1, 2))
         dark |= lost

@@ -249,9 +249,9 @@ def test_what_a_sandbox_does_not_let_torch_import_is_left_to_the_second_child(
         build(read_graph(path, shaped(row.shape)), imports=False)
 
 
-def test_loading_onnx_imports_neither_dynamo_nor_sympy() -> None:
+def test_reading_and_bounding_onnx_imports_neither_dynamo_nor_sympy() -> None:
     code = (
-        "import sys, lipcert; lipcert.load(sys.argv[1]); "
+        "import sys, lipcert; lipcert.bound(lipcert.load(sys.argv[1]), methods=['product', 'sampled', 'lipsdp']); "
         "print(*({'sympy', 'torch._dynamo', 'torch._inductor', 'torch.export._trace', 'scipy', 'cvxpy'} & sys.modules.keys()))"
     )
     ran = subprocess.run([sys.executable, "-c", code, str(EXAMPLE)], capture_output=True, text=True, check=True)
