@@ -202,6 +202,27 @@ def test_a_cut_run_is_gone_on_with(counted: Callable[[], Any]) -> None:
     assert not any(row.get("cut") for row in again.points)
 
 
+def test_radii_that_a_cut_batch_had_are_kept(counted: Callable[[], Any]) -> None:
+    """Those of methods that came before the end; the rows are marked, and done again by the next run."""
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def ask(budget: float | None = None, resume: Report | None = None) -> Report:
+        model = model_of(GRAPHS["chain"]())
+        return lipcert.radius(model, x, methods=["pairs", "values"], budget=budget, resume=resume)
+
+    with counted() as whole:
+        full = ask()
+    with counted():
+        part = ask(0.5 * whole.now)
+    for row, sure in zip(part.points, full.points, strict=True):
+        assert row["cut"]
+        assert row["radius"] == row["radii"]["pairs"] == sure["radii"]["pairs"] > 0 == row["radii"]["values"]
+    assert any("budget" in word for word in part.warnings)
+    again = ask(resume=part).points
+    assert [row["radii"] for row in again] == [row["radii"] for row in full.points]
+    assert not any("cut" in row for row in again)
+
+
 def test_a_cut_lipsdp_is_not_above_its_layers(counted: Callable[[], Any]) -> None:
     methods = ["lipsdp-layer", "lipsdp"]
     graph = chain(3, [6, 40, 40, 40, 3], "relu")

@@ -22,7 +22,9 @@ from lipcert.tasks.radius.local import Shells, shells_of
 from lipcert.tasks.radius.margins import Margins, margins, name
 from lipcert.tasks.radius.regions import Exact
 from lipcert.tasks.radius.values import value_radii
+from lipcert.tasks.shards import CUT
 from lipcert.tasks.task import Session
+from lipcert.terms.clock import OutOfTime
 from lipcert.terms.query import P
 
 LARGEST = 2.0**1023  # for functions that do not move at all: any number is a radius
@@ -47,8 +49,12 @@ class How:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
+    """`inside`: samples attacked inside their certified radius, with the input found. `cut`: a budget ended before every
+    method had its radii."""
+
     rows: list[dict[str, Any]]
-    inside: list[tuple[int, Tensor]]  # samples attacked inside their certified radius, with the input found
+    inside: list[tuple[int, Tensor]]
+    cut: bool = False
 
 
 def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants: Constants, how: How) -> Batch:
@@ -65,7 +71,7 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
         attacked = _attacked(graph, x, found, rows, how)
     radii = {method: torch.zeros(b, dtype=torch.float64) for method in how.methods}
     limits = {method: found.value.argmin(dim=1) for method in how.methods}
-    value, error = found.value.clone(), torch.zeros(b, dtype=torch.float64)
+    value, error, cut = found.value.clone(), torch.zeros(b, dtype=torch.float64), False
     if len(rows):
         some = Samples(graph, x[rows], attacked.distance[rows], constants, how)
         certified = method_radii(some, found[rows])
@@ -73,13 +79,18 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
             certified, value[rows], error[rows] = deployed(some, found[rows], certified)
         for method, one in certified.items():
             radii[method][rows], limits[method][rows] = one
-    nearest = Nearest(torch.full((b,), torch.inf, dtype=torch.float64), x.clone())
-    if exact and len(rows):
-        start = Nearest(attacked.distance[rows], attacked.x[rows])
-        near = Exact(graph, x[rows], found[rows], how.norm, start, how.tolerance)
-        radii["regions"][rows], limits["regions"][rows] = near.radius, near.limit
-        nearest.distance[rows], nearest.x[rows] = near.attacked, near.x
-    close = _close_ones(graph, x, (right & ~ahead).nonzero()[:, 0], how) if exact and how.execution is None else {}
+        cut = some.cut
+    nearest, close = Nearest(torch.full((b,), torch.inf, dtype=torch.float64), x.clone()), {}
+    try:
+        if exact and len(rows) and not cut:
+            start = Nearest(attacked.distance[rows], attacked.x[rows])
+            near = Exact(graph, x[rows], found[rows], how.norm, start, how.tolerance)
+            radii["regions"][rows], limits["regions"][rows] = near.radius, near.limit
+            nearest.distance[rows], nearest.x[rows] = near.attacked, near.x
+        if exact and how.execution is None and not cut:
+            close = _close_ones(graph, x, (right & ~ahead).nonzero()[:, 0], how)
+    except OutOfTime:
+        cut = True
     result, inside = [], []
     for s in range(b):
         best = max(how.methods, key=lambda method: float(radii[method][s]))
@@ -108,7 +119,7 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
         result.append(row)
         if tested and distance < radius:
             inside.append((first + s, attacked.x[s]))
-    return Batch(result, inside)
+    return Batch(result, inside, cut)
 
 
 def _close_ones(graph: Graph, x: Tensor, rows: Tensor, how: How) -> dict[int, dict[str, Any]]:
@@ -142,7 +153,7 @@ Radii = dict[str, tuple[Tensor, Tensor]]  # by method: radii (r,), and which fun
 @dataclass(eq=False)
 class Samples:
     """r samples x (r, n) and how they are certified. `start` (r,): where to look for the boundary, inf: anywhere.
-    `shells`: kept, for other margins of the same samples."""
+    `shells`: kept, for other margins of the same samples. `cut`: there was no time for every method."""
 
     graph: Graph
     x: Tensor
@@ -150,11 +161,23 @@ class Samples:
     constants: Constants
     how: How
     shells: Shells | None = None
+    cut: bool = False
 
 
 def method_radii(some: Samples, found: Margins) -> Radii:
-    how, whole = some.how, torch.full_like(found.value, torch.inf)
+    """Of the methods that there is time for. An execution takes its error off all of them or off none."""
     radii: Radii = {}
+    try:
+        _add_radii(some, found, radii)
+    except OutOfTime:
+        if some.how.execution is not None:
+            raise
+        some.cut = True
+    return radii
+
+
+def _add_radii(some: Samples, found: Margins, radii: Radii) -> None:
+    how, whole = some.how, torch.full_like(found.value, torch.inf)
     for method in sorted(how.methods, key=lambda name: name == "local"):
         if method in GLOBAL:
             table = some.constants.table(method, found.first, found.second)
@@ -174,7 +197,6 @@ def method_radii(some: Samples, found: Margins) -> Radii:
             radii[method] = down(value).clamp(min=0.0), limit
         elif method == "values" and how.values:
             radii[method] = value_radii(some.graph, some.x, found, how.norm, how.tolerance is not None)
-    return radii
 
 
 SHARES = (1.0, 1 / 8, 1 / 64, 1 / 512)  # of the radius in real arithmetic: smaller balls, where an execution errs less
@@ -248,10 +270,12 @@ class OfSamples:
         constants = Constants(replace(self.constants.problem, progress=session.progress), self.constants.known)
         known = set(constants.known)
         batch = treat_known(self.graph, torch.from_numpy(x), _labels(y), first, constants, self.how)
+        rows = [row | {CUT: True} for row in batch.rows] if batch.cut else batch.rows
         return {
-            "rows": batch.rows,
+            "rows": rows,
             "inside": [(index, at.tolist()) for index, at in batch.inside],
             "constants": {scope: found.to_dict() for scope, found in constants.known.items() if scope not in known},
+            CUT: batch.cut,
         }
 
 
@@ -294,7 +318,7 @@ def treat_known(graph: Graph, x: Tensor, labels: Tensor | None, first: int, cons
         {**(rows.get(s) or _undefined(None if labels is None else int(labels[s]), how)), "index": first + s}
         for s in range(len(x))
     ]
-    return Batch(result, [(first + places[index], at) for index, at in found.inside])
+    return Batch(result, [(first + places[index], at) for index, at in found.inside], found.cut)
 
 
 def _undefined(label: int | None, how: How) -> dict[str, Any]:

@@ -28,8 +28,9 @@ from lipcert.tasks.radius.margins import read_labels
 from lipcert.tasks.radius.regions import NEEDS_NUMBA, REAL, in_the_way
 from lipcert.tasks.radius.samples import How, OfSamples, needed
 from lipcert.tasks.radius.values import in_the_way as no_values
-from lipcert.tasks.shards import Data, Phase, Shard, Sharded
+from lipcert.tasks.shards import CUT, Data, Phase, Shard, Sharded
 from lipcert.tasks.task import Session, carry_out
+from lipcert.terms.clock import OutOfTime
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Refusal, Result
@@ -73,6 +74,8 @@ class Radii(Sharded):
             yield Phase(OneConstant(self.constants.problem), self.scopes())
         yield Phase(OfSamples(self.model.graph, self.constants, self.how), self.batches())
         self.end()
+        if any(row.get(CUT) for row in self.rows):
+            raise OutOfTime
 
     def scopes(self) -> list[Shard]:
         """A shard for each constant that the samples need and that is not known."""
@@ -314,7 +317,8 @@ def _resumed(before: Resumed, constants: Constants, count: int) -> dict[int, lis
     for row in before.rows("summary.constants", by=lambda row: row["output"], count=False):
         about = (row[name] for name in ("upper", "method", "reason", "node", "unbounded"))
         constants.known[row["output"]] = ProvedConstant(*about)
-    found = {row["index"]: row for row in before.rows("points", by=lambda row: row["index"], count=False)}
+    rows = before.rows("points", by=lambda row: row["index"], count=False)
+    found = {row["index"]: row for row in rows if not row.get(CUT)}
     batches = {}
     for begin in range(0, count, BATCH):
         batch = [found[k] for k in range(begin, min(begin + BATCH, count)) if k in found]
