@@ -39,6 +39,9 @@ class Nearest:
     distance: Tensor
     x: Tensor
 
+    def __getitem__(self, rows: Tensor) -> Nearest:
+        return Nearest(self.distance[rows], self.x[rows])
+
 
 def search(
     graph: Graph, x: Tensor, seeds: Tensor, tolerance: Tensor | None, norm: P, start: Tensor, pgd: Pgd

@@ -60,12 +60,11 @@ class Batch:
 def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants: Constants, how: How) -> Batch:
     """x (b, n) float64, the samples numbered from `first`."""
     found = margins(graph, x, how.tolerance, executed=how.execution is None)
-    b = x.shape[0]
-    defined = found.predicted >= 0
+    b, defined = x.shape[0], found.predicted >= 0
     right = defined if labels is None else defined & (found.predicted == labels)
     ahead = (found.value > 0).all(dim=1)
     rows = (right & ahead).nonzero()[:, 0]
-    attacked = Nearest(torch.full((b,), torch.inf, dtype=torch.float64), x)
+    nearest, attacked = (Nearest(x.new_full((b,), torch.inf), x.clone()) for _ in range(2))
     exact = "regions" in how.methods and how.regions
     if how.attack is not None or exact or _small(x, how):
         attacked = _attacked(graph, x, found, rows, how)
@@ -80,11 +79,10 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
         for method, one in certified.items():
             radii[method][rows], limits[method][rows] = one
         cut = some.cut
-    nearest, close = Nearest(torch.full((b,), torch.inf, dtype=torch.float64), x.clone()), {}
+    close: dict[int, dict[str, Any]] = {}
     try:
         if exact and len(rows) and not cut:
-            start = Nearest(attacked.distance[rows], attacked.x[rows])
-            near = Exact(graph, x[rows], found[rows], how.norm, start, how.tolerance)
+            near = Exact(graph, x[rows], found[rows], how.norm, attacked[rows], how.tolerance)
             radii["regions"][rows], limits["regions"][rows] = near.radius, near.limit
             nearest.distance[rows], nearest.x[rows] = near.attacked, near.x
         if exact and how.execution is None and not cut:
@@ -94,8 +92,7 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
     result, inside = [], []
     for s in range(b):
         best = max(how.methods, key=lambda method: float(radii[method][s]))
-        radius = float(radii[best][s])
-        place = int(limits[best][s])
+        radius, place = float(radii[best][s]), int(limits[best][s])
         distance = float(attacked.distance[s]) if how.attack is not None else float("inf")
         tested = how.attack is not None and bool(right[s] & ahead[s])
         row = {
@@ -134,8 +131,7 @@ def _close_ones(graph: Graph, x: Tensor, rows: Tensor, how: How) -> dict[int, di
         one = torch.tensor([s])
         row: dict[str, Any] = {"margin": float(real.value[s].min().clamp(min=0.0)), "radius": 0.0, "attacked": None}
         if row["margin"] > 0:
-            begin = Nearest(start.distance[one], start.x[one])
-            near = Exact(graph, x[one], real[one], how.norm, begin, how.tolerance)
+            near = Exact(graph, x[one], real[one], how.norm, start[one], how.tolerance)
             row["radius"] = float(near.radius[0])
             row["attacked"] = float(near.attacked[0]) if bool(near.attacked[0] < torch.inf) else None
         found[s] = row
