@@ -132,7 +132,7 @@ def residual(name: str, ending: str) -> Callable[[int, bool], Measured]:
         done = Measured(against="product")
         shape = (1, 3, 32, 32) if smoke else (1, 3, 224, 224)
         with tempfile.TemporaryDirectory() as folder:
-            path = _in_child(_export, "resnet6" if smoke else name, shape, Path(folder) / f"{name}{ending}")
+            path = in_child(_export, "resnet6" if smoke else name, shape, Path(folder) / f"{name}{ending}")
             for _ in range(repeat):
                 model = done.clock("load", lambda: lipcert.load(path, input_shape=shape))
                 report = done.clock("product", lambda model=model: lipcert.bound(model, methods=["product"]))
@@ -165,7 +165,7 @@ def _export(name: str, shape: tuple[int, ...], path: Path) -> None:
     networks.export(networks.resnet(name), shape, path)
 
 
-def _in_child(function: Callable[..., None], *arguments: Any) -> Path:
+def in_child(function: Callable[..., None], *arguments: Any) -> Path:
     """In a process of its own, so that its memory is not counted here. Returns the last argument."""
     import multiprocessing
 

@@ -1,10 +1,14 @@
 """Networks that the benchmarks measure, in plain torch.nn: seeded weights, BatchNorm statistics of random data.
 
+    python benchmarks/networks.py resnet18 FOLDER [--side 224]      writes FOLDER/resnet18.onnx
+
 The residual shapes are those of He et al. 2016 (Table 1, and the 1x1 projection shortcuts of option B).
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,6 +68,7 @@ class ResNet(nn.Module):
 
 RESNETS: dict[str, tuple[tuple[int, ...], bool, int]] = {
     "resnet18": ((2, 2, 2, 2), False, 64),
+    "resnet34": ((3, 4, 6, 3), False, 64),
     "resnet50": ((3, 4, 6, 3), True, 64),
     "resnet6": ((1, 1), False, 8),  # for smoke runs
 }
@@ -135,6 +140,17 @@ def residual_mlp(width: int, blocks: int, seed: int = 0) -> nn.Module:
     return ResidualMlp(width, blocks).eval()
 
 
+def conv_chain(depth: int, width: int, seed: int = 0) -> nn.Module:
+    """3x3 convolutions of `width` channels with leaky ReLU, the mean of each channel, ten outputs: the shape of GLipSDP's
+    networks cnn_C{depth}_CH{width} (Pauli et al. 2024) on one channel."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for n in (1, *[width] * (depth - 1)):
+        layers += [nn.Conv2d(n, width, 3, padding=1), nn.LeakyReLU(0.1)]
+        nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")  # type: ignore[arg-type]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)).eval()
+
+
 def small_conv(seed: int = 0) -> nn.Module:
     """One channel of 8x8, two convolutions, ten outputs."""
     torch.manual_seed(seed)
@@ -142,3 +158,18 @@ def small_conv(seed: int = 0) -> nn.Module:
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
         nn.Linear(128, 10),
     ).eval()  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(RESNETS))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--side", type=int, default=224, help="of the images, 224")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    print(export(resnet(given.name), (1, 3, given.side, given.side), given.folder / f"{given.name}.onnx"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

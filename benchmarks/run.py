@@ -25,15 +25,17 @@ import lipsdp
 import regions
 import sampling
 import table
+import torus
 from machine import bandwidth, commit, gemm_peak, machine, now, versions
 
 SCHEMA = "lipcert.benchmark/1"
 LIMIT = 3600.0  # seconds of one case
-CASES = {**cases.CASES, **lipsdp.CASES, **sampling.CASES, **regions.CASES}
+CASES = {**cases.CASES, **lipsdp.CASES, **sampling.CASES, **regions.CASES, **torus.CASES}
 # Of a smoke run: what is too large for one, and what is there the same small network as another case.
-NOT_SMOKED = {*(set(lipsdp.CASES) - set(lipsdp.SMOKE)), "resnet50-onnx", "resnet50-torchscript"}
+NOT_SMOKED = {"resnet50-onnx", "resnet50-torchscript"}
+NOT_SMOKED |= {name for cases_of in (lipsdp, torus) for name in set(cases_of.CASES) - set(cases_of.SMOKE)}
 READY = multiprocessing.get_context("forkserver")
-READY.set_forkserver_preload(["torch", "cases", "lipsdp", "regions", "sampling", "lipcert.tasks.bound"])
+READY.set_forkserver_preload(["torch", "cases", "lipsdp", "regions", "sampling", "torus", "lipcert.tasks.bound"])
 SIDE_BY_SIDE = 2  # cases of a smoke run, whose times say nothing
 
 

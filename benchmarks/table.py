@@ -32,6 +32,22 @@ def markdown(record: dict[str, Any]) -> str:
             [_lipsdp_row(name, case["values"]) for name, case in cases.items() if "gap" in case["values"]],
         ),
         _rows(
+            [
+                "case",
+                "neurons",
+                "product",
+                "cplip",
+                "best of the others",
+                "lipsdp-torus",
+                "dual",
+                "attained",
+                "upper / attained",
+                "it was",
+                "certificate KB",
+            ],
+            [_torus_row(name, case["values"]) for name, case in cases.items() if "torus" in case["values"]],
+        ),
+        _rows(
             ["case", "points", "forward Gflop/s", "float32 GEMM Gflop/s", "fraction"],
             [_sampling_row(name, case["values"]) for name, case in cases.items() if "fraction" in case["values"]],
         ),
@@ -97,6 +113,13 @@ def _lipsdp_row(name: str, v: dict[str, Any]) -> list[str]:
     return [name, str(v["neurons"]), f"{v['upper']:.7g}", f"{v['gap']:.1e}", f"{v['product'] / v['upper']:.4g}",
             f"{v['eclipse'] / v['upper']:.4g}" if v["eclipse"] else "refused", str(v["sweeps"]), str(v["proofs"]),
             f"{v['inflation']:.0e}" if v["inflation"] is not None else "", v["source"]]  # fmt: skip
+
+
+def _torus_row(name: str, v: dict[str, Any]) -> list[str]:
+    uppers = ["refused" if v[key] is None else f"{v[key]:.5g}" for key in ("product", "cplip")]
+    lower = v["attained"]
+    return [name, f"{v['neurons']:,}", *uppers, f"{v['earlier']:.5g} ({v['earlier_method']})", f"{v['torus']:.6g}", f"{v['dual']:.6g}",
+            f"{lower:.4g}", f"{v['torus'] / lower:.4g}", f"{v['earlier'] / lower:.4g}", f"{v['certificate_bytes'] / 1e3:.3g}"]  # fmt: skip
 
 
 def _sampling_row(name: str, v: dict[str, Any]) -> list[str]:

@@ -35,6 +35,7 @@ from lipcert.proofs.pools import Windows
 from lipcert.proofs.torus_form import WIDEST, Site, TorusForm
 from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
 from lipcert.terms.clock import tick
+from lipcert.terms.progress import tell
 
 SHIFTS = 4
 LEAST, MOST = 2.0**-200, 2.0**200  # of multipliers, slopes and rho: factors of coefficients neither over- nor underflow
@@ -173,8 +174,10 @@ def prove(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> float:
     parts = dict(problem.dense.parts)
     total: dict[Key, Tensor] = {}
     slack = problem.dense.error
-    for frequencies, weight in chunks(problem):
+    parts_of = list(chunks(problem))
+    for done, (frequencies, weight) in enumerate(parts_of):
         tick()
+        tell("families of frequencies", done, len(parts_of))
         found = family(problem, frequencies)
         if found is None:
             return math.inf

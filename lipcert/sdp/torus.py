@@ -24,8 +24,8 @@ from lipcert.proofs.torus_form import TorusForm
 from lipcert.sdp.multipliers import positive
 from lipcert.sdp.sweep import MEMORY, Anderson, Dual, Pass
 from lipcert.terms.clock import OutOfTime
+from lipcert.terms.progress import Progress, heard
 
-Say = Callable[[str, float | None, float | None], None]
 MARGINS = (3e-4, 3e-3, 2e-2, 0.1, 0.3)  # of the repair, per layer; the last ones are for sweeps that were stopped early
 FEW = 8  # float32 where a sweep touches more than 2^FEW MB
 
@@ -131,16 +131,22 @@ class Searched:
     rho: float = 1.0
 
 
-def search(form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Say) -> Searched:
+def search(
+    form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Progress
+) -> Searched:
     """Sweeps until the value settles, then a proof with the gentlest margin that stands; again until the gap is closed."""
     found = Searched()
-    with torch.no_grad(), contextlib.suppress(OutOfTime):  # in a sweep or a proof: what was proved before stands
+    with (
+        torch.no_grad(),
+        heard(say),
+        contextlib.suppress(OutOfTime),
+    ):  # in a sweep or a proof: what was proved before stands
         _search(found, form, tolerance, sweeps, seed, deadline, say)
     return found
 
 
 def _search(
-    found: Searched, form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Say
+    found: Searched, form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Progress
 ) -> None:
     normal = circular_network(form)
     size = sum(node.size for node in normal.graph.nodes)
@@ -168,7 +174,7 @@ def _search(
         newest, fallback = swept, swept.after
         found.dual = max(found.dual, math.sqrt(swept.value))
         state = dual.unit(dual.state(anderson.next(state.flat, swept.after.flat)))
-        say("lipsdp-torus", found.sweeps, None)
+        say("lipsdp-torus, sweeps", found.sweeps, sweeps)
         still = len(history) > 8 and history[-1] <= history[-8] * (1 + aim)
         if still or found.sweeps >= overdue:
             _certify(form, found, swept, tolerance)

@@ -37,6 +37,7 @@ from lipcert.tasks.task import Session, Task, carry_out
 from lipcert.terms.clock import halfway
 from lipcert.terms.errors import UsageError
 from lipcert.terms.memory import out_of_memory
+from lipcert.terms.progress import heard
 from lipcert.terms.query import Norm, Output, Region
 from lipcert.terms.result import Result
 
@@ -81,7 +82,8 @@ class BoundTask(Task):
     def certified(self, path: str | Path) -> tuple[list[Result], list[str]]:
         """The file is proved once more: where there is no memory for that, the bounds stay."""
         try:
-            return self.certificate_to(path)
+            with heard(self.session.say):
+                return self.certificate_to(path)
         except (MemoryError, RuntimeError) as problem:
             if not out_of_memory(problem):
                 raise

@@ -22,7 +22,7 @@ from lipcert.regions.cover import SWEEPS
 from lipcert.report.report import Report, unread
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.terms.errors import CertificateRejected, LipcertError, UsageError
-from lipcert.terms.progress import Progress
+from lipcert.terms.progress import Progress, heard
 from lipcert.terms.query import Norm, Output
 from lipcert.terms.question import thawed
 from lipcert.terms.result import Bound, Refusal, Result
@@ -95,7 +95,8 @@ def verify(
         if progress:
             progress("proving the claim" if len(claims) == 1 else f"proving {len(claims)} claims", None, None)
         about = loaded.graph, loaded.info, explain, SWEEPS
-        found = check_several(whole, *about) if isinstance(whole, Several) else [check(whole, *about)]
+        with heard(progress):
+            found = check_several(whole, *about) if isinstance(whole, Several) else [check(whole, *about)]
         summary = _accepted(whole, found, chosen, explain)
         if len(claims) == 1:
             seconds, details = time.perf_counter() - begin, {"certificate": path, "proved": found[0].value}

@@ -26,7 +26,19 @@ def load(monkeypatch: pytest.MonkeyPatch) -> object:
         return importlib.import_module(name)
 
     yield module
-    for name in ("cases", "compare", "lipsdp", "machine", "networks", "regions", "rivals", "run", "sampling", "table"):
+    for name in (
+        "cases",
+        "compare",
+        "lipsdp",
+        "machine",
+        "networks",
+        "regions",
+        "rivals",
+        "run",
+        "sampling",
+        "table",
+        "torus",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -76,6 +88,22 @@ def test_a_smoke_run_of_local_constants(tmp_path: Path, monkeypatch: pytest.Monk
     assert "LIPCERT_AUTO_LIRPA" in rival["note"]
     for values in (v for key, v in found["auto-lirpa"]["values"].items() if key.startswith("eps")):
         assert values["branch"] <= values["sweep"] * (1 + 1e-9)
+
+
+@pytest.mark.slow
+def test_a_smoke_run_on_the_torus(tmp_path: Path) -> None:
+    """Upper values above the dual one and above what is attained; the table and the picture read it."""
+    out = tmp_path / "run.json"
+    done = script(
+        "run.py", "--smoke", "--threads", 1, "--case", "torus-random-c5-ch16", "--case", "torus-resnet18", "--out", out
+    )
+    assert done.returncode == 0, done.stderr
+    for case in json.loads(out.read_text())["cases"].values():
+        v = case["values"]
+        assert v["attained"] <= v["dual"] <= v["torus"] <= v["product"]
+    assert "lipsdp-torus" in script("run.py", "--table", out).stdout
+    assert script("plot.py", out, tmp_path / "torus.svg").returncode == 0
+    assert "random-c5-ch16" in (tmp_path / "torus.svg").read_text()
 
 
 def test_what_a_rival_raises_or_returns_is_recorded(load, monkeypatch: pytest.MonkeyPatch) -> None:

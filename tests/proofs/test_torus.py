@@ -33,6 +33,7 @@ from lipcert.proofs.torus_form import TorusForm, entries, torus_form
 from lipcert.rigor.rounding import gamma
 from lipcert.sdp.torus import circular, circular_network, inside, search
 from lipcert.terms.errors import CertificateRejected, RefusedModel
+from lipcert.terms.progress import heard
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Bound, Refusal
 
@@ -608,3 +609,12 @@ def test_the_parts_have_one_sign_and_add_up() -> None:
     assert of_one_sign(graph, graph.nonlinear) is graph
     with pytest.raises(NotImplementedError):
         parts.evaluate(torch.zeros(1, 72, dtype=torch.float64))
+
+
+def test_a_long_proof_says_how_far_it_is() -> None:
+    form, found = found_for(0)
+    said: list[tuple[str, float | None, float | None]] = []
+    with heard(lambda *what: said.append(what)):
+        torus.prove(form, found.multipliers, found.rho)
+    parts = list(torus.chunks(torus.scaled(form, found.multipliers, found.rho)))
+    assert said == [("families of frequencies", k, len(parts)) for k in range(len(parts))]
