@@ -1,4 +1,4 @@
-"""Small random graphs of what transformers and gated networks are made of, built without a file."""
+"""Small random graphs of what transformers and gated networks are made of, built without a file; and what they attain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.softmax import Softmax
 from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset, What
 from lipcert.operators.linear import Dense, Operator, Scale, Select
+from lipcert.terms.query import Ball, Norm, P
 
+NORMS: tuple[P, ...] = ("1", "2", "inf")
 ROWS = ("relu", "gelu_erf", "silu", "tanh", "sigmoid", "abs", "softplus", "leaky_relu", "elu", "sin", "hardswish")
 
 
@@ -130,3 +132,41 @@ def random_graph(seed: int) -> Graph:
                 made = built.block(Product(built.nodes[u].size), u, built.dense(u), size=built.nodes[u].size)
         u = built.sum(u, made) if dice.random() < 0.5 else made
     return built.graph(dice.choice((None, 1, 2, 3)))
+
+
+def inside(centre: Tensor, radius: float, norm: P, count: int, dice: torch.Generator) -> Tensor:
+    """Corners, points of the surface, and points between."""
+    x = torch.rand(count, centre.numel(), generator=dice, dtype=torch.float64) * 2 - 1
+    x[: count // 2] = x[: count // 2].sign()
+    if norm == "2":
+        x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    if norm == "1":
+        x = x / x.abs().sum(dim=1, keepdim=True)
+    x[::3] *= torch.rand(len(x[::3]), 1, generator=dice, dtype=torch.float64)
+    return centre + radius * x
+
+
+def jacobians(graph: Graph, x: Tensor) -> Tensor:
+    return torch.func.vmap(torch.func.jacrev(lambda t: graph.evaluate(t[None])[0]))(x)
+
+
+def at_least(J: Tensor, p: P, q: P) -> float:
+    """Of the largest of these norms: the norm itself, or its value at some vectors."""
+    if (p, q) == ("2", "2"):
+        return float(torch.linalg.matrix_norm(J, 2).max())
+    if p == "1":
+        return float(torch.linalg.vector_norm(J, float(q), dim=1).max())
+    if q == "inf":
+        return float(torch.linalg.vector_norm(J, {"2": 2.0, "inf": 1.0}[p], dim=2).max())
+    v = torch.randn(J.shape[2], 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v = v.sign() if p == "inf" else v / torch.linalg.vector_norm(v, dim=0)
+    return float(torch.linalg.vector_norm(J @ v, float(q), dim=1).max())
+
+
+def case(seed: int) -> tuple[Graph, Ball, Norm, Tensor]:
+    dice, generator = random.Random(seed + 10**6), torch.Generator().manual_seed(seed)
+    graph = random_graph(seed)
+    centre = torch.randn(graph.nodes[0].size, generator=generator, dtype=torch.float64) * dice.choice((0.1, 1, 1, 3))
+    region = Ball(centre, 10 ** dice.uniform(-5, 0), dice.choice(NORMS))
+    x = inside(centre, region.radius, region.norm, 48, generator)
+    return graph, region, Norm(dice.choice(NORMS), dice.choice(NORMS)), x

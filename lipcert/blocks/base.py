@@ -104,9 +104,13 @@ class Axis(Block):
         raise NotImplementedError
 
     def __call__(self, u: Tensor) -> Tensor:  # type: ignore[override]
+        if not u.numel() and not self.reduces:  # torch has no maximum of nothing
+            return u
         return self.function(self._view(u)).reshape(u.shape[0], -1)
 
     def values_on(self, u: Range) -> Range:  # type: ignore[override]
+        if not u[0].numel() and not self.reduces:
+            return u
         lower, upper = self._range(self._view(u[0]), self._view(u[1]))
         rows = u[0].reshape(-1, self.outer * self.n * self.inner).shape[0]
         return lower.reshape(rows, -1), upper.reshape(rows, -1)

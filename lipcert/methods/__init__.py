@@ -14,6 +14,7 @@ from lipcert.methods.lipsdp_cvxpy import LipsdpCvxpy
 from lipcert.methods.lipsdp_network import LipsdpNetwork
 from lipcert.methods.lipsdp_norms import LipsdpNorms
 from lipcert.methods.lipsdp_torus import LipsdpTorus
+from lipcert.methods.local_product import LocalProduct
 from lipcert.methods.problem import Method, Problem
 from lipcert.methods.product import ProductBound
 from lipcert.methods.regions import Regions
@@ -32,6 +33,7 @@ METHODS: dict[str, Method] = {
         LipsdpLayer(),
         Lipsdp(),
         LipsdpNorms(),
+        LocalProduct(),
         Jacobian(),
         Transfer(),
         LinearBound(),

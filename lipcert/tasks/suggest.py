@@ -19,8 +19,8 @@ from lipcert.terms.query import Ball
 CENTRES = ("0", "0.5", "1", "-1")  # what `--at NUMBER` means
 RADII = ("0.01", "0.001", "0.0001")
 SECONDS = 10.0
-LARGE = 100_000  # neurons: one sweep takes longer than anybody waits for a suggestion
-QUICK = "jacobian"
+LARGE = 10_000_000  # neurons: one walk takes longer than anybody waits for a suggestion
+QUICK = ["jacobian", "local-product"]
 
 
 def wanting(report: Report) -> bool:
@@ -33,7 +33,7 @@ def ball_with_answer(model: Model, request: BoundRequest, seconds: float = SECON
     if model.graph.neurons > LARGE:
         return None
     until = time.monotonic() + seconds
-    quick = replace(request, methods=[QUICK], certificate=None, execution=None, ranges=False, output="vector")
+    quick = replace(request, methods=QUICK, certificate=None, execution=None, ranges=False, output="vector")
     for at, eps in _balls():
         left = until - time.monotonic()
         if left <= 0:

@@ -34,6 +34,7 @@ from lipcert.methods.jacobian import Jacobian
 from lipcert.methods.linear import LinearBound
 from lipcert.methods.lipsdp import Lipsdp
 from lipcert.methods.lipsdp_torus import LipsdpTorus
+from lipcert.methods.local_product import LocalProduct
 from lipcert.methods.problem import Method, Problem
 from lipcert.methods.product import ProductBound
 from lipcert.methods.regions import Regions
@@ -45,7 +46,14 @@ from lipcert.terms.result import Bound, Refusal
 
 MIXED = [("1", "2"), ("2", "inf"), ("inf", "2"), ("inf", "1"), ("2", "1"), ("1", "inf")]
 FAST: tuple[Method, ...] = (ProductBound(), Absolute())
-LOCAL: tuple[Method, ...] = (Jacobian(), Transfer(), LinearBound(), Regions(seconds=0.5), Branch(seconds=0.3))
+LOCAL: tuple[Method, ...] = (
+    LocalProduct(),
+    Jacobian(),
+    Transfer(),
+    LinearBound(),
+    Regions(seconds=0.5),
+    Branch(seconds=0.3),
+)
 DEEPER: tuple[Method, ...] = (CplipBound(),)
 SWEEPS = 60  # any multipliers give a true bound: soundness does not need the optimum
 SDP: tuple[Method, ...] = (

@@ -16,11 +16,11 @@ from lipcert.terms.query import Norm
 
 def test_the_ladders() -> None:
     assert list(usual(on_a_region=False)) == ["product", "absolute", "cplip", "sampled", "lipsdp-layer", "lipsdp"]
-    assert list(usual(on_a_region=True))[6:] == ["jacobian", "transfer", "linear", "regions", "branch"]
+    assert list(usual(on_a_region=True))[6:] == ["local-product", "jacobian", "transfer", "linear", "regions", "branch"]
     assert list(usual(False, Norm("2", "2"))) == list(usual(False))
     assert list(usual(False, Norm("inf", "inf")))[6:] == ["lipsdp-norms"]
     assert everywhere() == ["product", "absolute", "cplip", "lipsdp"]
-    assert on_a_ball() == ["jacobian", "transfer", "linear", "regions", "lipsdp", "branch"]
+    assert on_a_ball() == ["local-product", "jacobian", "transfer", "linear", "regions", "lipsdp", "branch"]
     assert groups(Norm("2", "2")) == [["lipsdp"], ["product", "absolute", "cplip"]]
     assert groups(Norm("1", "1")) == groups(Norm("inf", "inf")) == [formulas()]
 
@@ -50,7 +50,7 @@ def test_a_method_from_outside_takes_its_place(monkeypatch: pytest.MonkeyPatch) 
         name, side, where = "quick", "upper", REGION
 
     monkeypatch.setitem(METHODS, "quick", Quick())  # type: ignore[abstract]
-    assert on_a_ball()[:2] == ["jacobian", "quick"]
+    assert on_a_ball()[:3] == ["local-product", "jacobian", "quick"]
     assert "quick" not in everywhere()
     assert "quick" in usual(on_a_region=True)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 
 import pytest
 import torch
-from deviating import Builder, random_graph
+from deviating import Builder, at_least, case, inside, jacobians
 from thorough import FULL
 from torch import Tensor
 
@@ -26,49 +25,10 @@ from lipcert.regions.transfer.reach import Origin, entrywise, inf_to_two
 from lipcert.regions.transfer.rows import CENTRE
 from lipcert.rigor.constants import Constant
 from lipcert.rigor.matrix_norms import is_contraction
-from lipcert.terms.query import Ball, Norm, P
+from lipcert.terms.query import Ball, Norm
 from lipcert.terms.result import Bound, Refusal
 
-NORMS: tuple[P, ...] = ("1", "2", "inf")
 ALL = 300 if FULL else 10
-
-
-def inside(centre: Tensor, radius: float, norm: P, count: int, dice: torch.Generator) -> Tensor:
-    """Corners, points of the surface, and points between."""
-    x = torch.rand(count, centre.numel(), generator=dice, dtype=torch.float64) * 2 - 1
-    x[: count // 2] = x[: count // 2].sign()
-    if norm == "2":
-        x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    if norm == "1":
-        x = x / x.abs().sum(dim=1, keepdim=True)
-    x[::3] *= torch.rand(len(x[::3]), 1, generator=dice, dtype=torch.float64)
-    return centre + radius * x
-
-
-def jacobians(graph: Graph, x: Tensor) -> Tensor:
-    return torch.func.vmap(torch.func.jacrev(lambda t: graph.evaluate(t[None])[0]))(x)
-
-
-def at_least(J: Tensor, p: P, q: P) -> float:
-    """Of the largest of these norms: the norm itself, or its value at some vectors."""
-    if (p, q) == ("2", "2"):
-        return float(torch.linalg.matrix_norm(J, 2).max())
-    if p == "1":
-        return float(torch.linalg.vector_norm(J, float(q), dim=1).max())
-    if q == "inf":
-        return float(torch.linalg.vector_norm(J, {"2": 2.0, "inf": 1.0}[p], dim=2).max())
-    v = torch.randn(J.shape[2], 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    v = v.sign() if p == "inf" else v / torch.linalg.vector_norm(v, dim=0)
-    return float(torch.linalg.vector_norm(J @ v, float(q), dim=1).max())
-
-
-def case(seed: int) -> tuple[Graph, Ball, Norm, Tensor]:
-    dice, generator = random.Random(seed + 10**6), torch.Generator().manual_seed(seed)
-    graph = random_graph(seed)
-    centre = torch.randn(graph.nodes[0].size, generator=generator, dtype=torch.float64) * dice.choice((0.1, 1, 1, 3))
-    region = Ball(centre, 10 ** dice.uniform(-5, 0), dice.choice(NORMS))
-    x = inside(centre, region.radius, region.norm, 48, generator)
-    return graph, region, Norm(dice.choice(NORMS), dice.choice(NORMS)), x
 
 
 @pytest.mark.parametrize("seed", range(ALL))
