@@ -28,7 +28,7 @@ BUDGET = 40  # of one ball
 EPS = "0.01"
 CENTRES = ("0", "0.5", "1")
 QUICK = ("--method", "product")
-ON_A_BALL = ("--method", "jacobian", "--method", "transfer")
+ON_A_BALL = ("--method", "local-product", "--method", "jacobian", "--method", "transfer")
 
 
 @dataclass(frozen=True)

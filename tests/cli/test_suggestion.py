@@ -55,6 +55,15 @@ def test_the_command_has_an_answer(name: str, tmp_path: Path, capsys: pytest.Cap
     assert "suggestion" not in again
 
 
+def test_networks_too_large_for_dense_slopes_have_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lipcert.methods.jacobian.WORK", 0)
+    path, file = saved(tmp_path, ("Mul", ["x", "x"]), ("Mul", ["0", "x"])), tmp_path / "r.json"
+    assert run("bound", path, "--json", file, "--method", "product") == 3
+    again = shlex.split(json.loads(file.read_text())["suggestion"])[1:]
+    assert run(*again, "--method", "jacobian", "--json", file) == 3
+    assert run(*again, "--method", "local-product", "--json", file) == 0
+
+
 def test_nothing_is_suggested_where_nothing_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lipcert.tasks.suggest.CENTRES", ("0",))
     file = tmp_path / "r.json"
