@@ -56,7 +56,7 @@ def test_the_command_has_an_answer(name: str, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_networks_too_large_for_dense_slopes_have_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lipcert.methods.jacobian.WORK", 0)
+    monkeypatch.setattr("lipcert.methods.jacobian.ENTRIES", 0)
     path, file = saved(tmp_path, ("Mul", ["x", "x"]), ("Mul", ["0", "x"])), tmp_path / "r.json"
     assert run("bound", path, "--json", file, "--method", "product") == 3
     again = shlex.split(json.loads(file.read_text())["suggestion"])[1:]

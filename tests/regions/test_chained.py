@@ -137,6 +137,18 @@ def test_large_gated_networks_have_a_bound_near_what_is_attained() -> None:
     assert by["local-product"].value <= by["product"].value
 
 
+def test_a_bound_that_overflows_is_not_said_to_be_a_slope() -> None:
+    built = Builder(1, 4, 0)
+    u = 0
+    for _ in range(12):
+        u = built.dense(u, scale=1e30)
+        u = built.pointwise(u, "relu")
+    graph = built.graph()
+    found = METHODS["local-product"].run(Problem(graph, Norm(), Ball(torch.zeros(4), 1e-3, "2")))
+    assert isinstance(found, Refusal)
+    assert "overflows" in found.reason
+
+
 def gates(width: int = 4) -> Graph:
     built = Builder(2, width, 3)
     u = built.gate(built.normalise(built.dense(0)))

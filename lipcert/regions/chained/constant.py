@@ -103,7 +103,7 @@ def _block(at: Visit, *signals: Near) -> Near:
     found = _met(at, Near(Enclosure(found.centre.centre), found.range))
     norms = tuple(state.constants[at.graph.input])
     own = {r: _through(at, r, signals, state.constants) for r in norms}
-    if not all(math.isfinite(c) for c in own.values()):
+    if not all(math.isfinite(c) for c in own.values()) and not all(_finite(at, r, signals) for r in norms):
         raise Infinite(at.i, f"{at.what.block.label} at {at.node.name}: {at.what.block.reason}")
     state.constants[at.i] = {r: min(times(embed(s, r, at.node.size), c) for s, c in own.items()) for r in norms}
     return found
@@ -116,7 +116,10 @@ def _through(at: Visit, r: P, signals: tuple[Near, ...], known: Chain) -> float:
     parts = []
     for j, slope in enumerate(slopes(block, r, *signals)):
         part = times(slope, before[j][r])
-        copies = _copies(graph, at.node.parents[j]) if isinstance(block, Product) else None
+        exact = (
+            isinstance(block, Product) and signals[j].centre.radius is None
+        )  # an offset between them would be rounded
+        copies = _copies(graph, at.node.parents[j]) if exact else None
         if copies is not None:
             part = min(part, times(repeated(block, r, signals[1 - j], copies[1]), known[copies[0]][r]))
         parts.append(part)
@@ -124,6 +127,12 @@ def _through(at: Visit, r: P, signals: tuple[Near, ...], known: Chain) -> float:
     for s in before[0].keys() - {r}:
         ways.append(total(times(k, c[s]) for k, c in zip(block.between(s, r), before, strict=True)))
     return min(ways)
+
+
+def _finite(at: Visit, r: P, signals: tuple[Near, ...]) -> bool:
+    """Whether the slopes in what moves are: constants may overflow without it."""
+    moving = (_of(at.graph, parent, at.state.constants)[r] > 0 for parent in at.node.parents)
+    return all(k < math.inf or not moves for k, moves in zip(slopes(at.what.block, r, *signals), moving, strict=True))
 
 
 def _copies(graph: Graph, i: int) -> tuple[int, Select] | None:
