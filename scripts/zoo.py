@@ -1,6 +1,6 @@
 """Models that people start from: `python scripts/zoo.py` reads and bounds torchvision's, with random weights, a line each.
 
-`--only NAME ..`: some of them. Each model is one child process with a limit of time and of memory. It is
+`--only NAME ..`: some of them; `--write`: each row into docs/zoo.md as soon as it is known. Each model is one child process with a limit of time and of memory. It is
 read as a module at 1 x 3 x 224 x 224 and asked for l2, over the whole space (`product`) and on a ball of radius 1e-4 in linf around
 a random image (`local-product`, `sampled`). Seconds are of one core. torchvision is no dependency: `pip install --no-deps
 torchvision pillow` into any folder, on PYTHONPATH; its compiled part is not needed.
@@ -22,6 +22,8 @@ from typing import Any
 from lipcert.report.report import Report
 from lipcert.terms.digits import digits
 
+PAGE = Path(__file__).resolve().parents[1] / "docs/zoo.md"
+BEGIN, END = "<!-- zoo -->\n", "<!-- /zoo -->"
 SECONDS, GIGABYTES = 600, 12
 SEARCH = 20  # seconds for the lower value
 RADIUS = 1e-4
@@ -142,13 +144,28 @@ HEAD = (
 )
 
 
+def put(line: str) -> None:
+    """Into the page, in place of the row of the same model, else as the last one."""
+    text = PAGE.read_text()
+    start, stop = text.index(BEGIN) + len(BEGIN), text.index(END)
+    name = line.split("|")[1].strip()
+    kept = text[start:stop].splitlines()[2:]
+    names = [old.split("|")[1].strip() for old in kept]
+    kept = [line if n == name else old for n, old in zip(names, kept, strict=True)] + ([] if name in names else [line])
+    PAGE.write_text(text[:start] + "\n".join([HEAD, *kept]) + "\n" + text[stop:])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", metavar="NAME")
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     print(HEAD)
     for name in options.only or [*CLASSIFICATION, *SEGMENTATION]:
-        print(row(measured(name)), flush=True)
+        line = row(measured(name))
+        print(line, flush=True)
+        if options.write:
+            put(line)
     return 0
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from lipcert.load.model import Model
-from lipcert.methods import METHODS, Problem
+from lipcert.methods import METHODS, Method, Problem
 from lipcert.methods.layers import kind_of, operators, surely_infinite
 from lipcert.network.affine import Path as LinearPath
 from lipcert.network.affine import linear_ancestors, targets
@@ -14,31 +16,20 @@ from lipcert.network.graph import Graph, Input, Nonlinear
 from lipcert.report.report import Report
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.tasks.people import blocks_of
-from lipcert.terms.query import Norm
+from lipcert.terms.query import Ball, Norm
+
+NEAR = 0.01  # the radius of the ball around 0 for which methods of regions are asked
 
 
 @keeps_subnormals
 def inspect(model: Model) -> Report:
     """What was read: `Report.parts` (a tree), and what each method can do with it: `Report.methods`."""
     graph = model.graph
-    problem = Problem(graph, Norm())
-    rows = []
-    for name, method in METHODS.items():
-        refusal = method.refuses(problem)
-        rows.append(
-            {
-                "method": name,
-                "side": method.side,
-                "usable": refusal is None,
-                "node": refusal.node if refusal else None,
-                "reason": refusal.reason if refusal else None,
-            }
-        )
     return Report(
         command="inspect",
         model=model.info,
         parts=_parts(graph),
-        methods=rows,
+        methods=[_method_row(method, graph) for method in METHODS.values()],
         summary={
             "linear_parts": len(targets(graph)),
             "nonlinear": len(graph.nonlinear),
@@ -49,6 +40,25 @@ def inspect(model: Model) -> Report:
         warnings=list(model.warnings),
         question=model.question("inspect", Norm()),
     )
+
+
+def _method_row(method: Method, graph: Graph) -> dict[str, Any]:
+    """Whether it can treat the model on the whole space, and where it is made for regions, on one of them: what is refused on
+    both is refused for the reason that it has there."""
+    refusal, on_region = method.refuses(Problem(graph, Norm())), None
+    if "region" in method.where:
+        origin = torch.zeros(graph.nodes[graph.input].size, dtype=torch.float64)
+        there = method.refuses(Problem(graph, Norm(), Ball(origin, NEAR, "2")))
+        on_region = there is None
+        refusal = there if refusal is not None and there is not None else refusal
+    return {
+        "method": method.name,
+        "side": method.side,
+        "usable": refusal is None,
+        "on_region": on_region,
+        "node": refusal.node if refusal else None,
+        "reason": refusal.reason if refusal else None,
+    }
 
 
 def _parts(graph: Graph) -> list[dict[str, Any]]:

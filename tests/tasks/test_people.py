@@ -49,3 +49,18 @@ def test_long_networks_fit_on_a_screen(tmp_path: Path, capsys: pytest.CaptureFix
         assert ("more parts: --all" in text) == (not flags)
     assert shown[()] <= LINES + 1
     assert shown["--all",] >= 80
+
+
+def test_methods_of_regions_say_what_they_would_do_there() -> None:
+    """Made for the whole space: nothing is said. A reason that holds on regions too is told in place of "give a region"."""
+    rows = {row["method"]: row for row in inspect(lipcert.load(Gated(), input_shape=(1, 4))).methods}
+    assert {name: rows[name]["on_region"] for name in ("product", "transfer", "local-product", "linear")} == {
+        "product": None,
+        "transfer": True,
+        "local-product": True,
+        "linear": False,
+    }
+    assert "region" in rows["transfer"]["reason"]
+    assert "no rule" in rows["linear"]["reason"]
+    assert rows["linear"]["node"]
+    assert not any(rows[name]["usable"] for name in ("transfer", "linear"))
