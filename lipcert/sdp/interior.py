@@ -12,6 +12,7 @@ feasible point mu (Z^-1 - Z^-1 dZ Z^-1), so the gap is mu (nu - g'dx). All in fl
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -136,11 +137,13 @@ def _newton(barrier: Barrier, point: Tensor, factor: Factor) -> Direction | None
 def _moved(barrier: Barrier, point: Tensor, step: Direction) -> tuple[Tensor, Factor] | None:
     """The next point, strictly inside, and its factor."""
     if step.decrement < NEAR:
-        for share in SHARES:
-            if barrier.factor(point + step.centring + share * step.tangent) is not None:
-                near = point + step.centring + INSIDE * share * step.tangent
-                factor = barrier.factor(near)
-                return None if factor is None else (near, factor)
+        centred = point + step.centring
+        inside = lambda share: barrier.factor(centred + share * step.tangent) is not None  # noqa: E731
+        place = bisect_left(SHARES, True, key=inside)  # the points inside are convex: from one share on, all are
+        if place < len(SHARES):
+            near = centred + INSIDE * SHARES[place] * step.tangent
+            factor = barrier.factor(near)
+            return None if factor is None else (near, factor)
     size = 1.0
     while size > 1e-10:
         near = point + size * step.centring
