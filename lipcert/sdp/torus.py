@@ -160,6 +160,7 @@ def _search(
     fallback, history = None, [0.0]
     newest: Pass | None = None
     aim, overdue = 0.1 * tolerance, 40
+    enough = max(1 + tolerance, (1 + MARGINS[0]) ** max(_depths(form)))  # below it no more sweeps help
     late = lambda: deadline is not None and time.monotonic() > deadline  # noqa: E731
     while found.sweeps < sweeps and not late():
         swept = dual.sweep(state)
@@ -178,7 +179,7 @@ def _search(
         still = len(history) > 8 and history[-1] <= history[-8] * (1 + aim)
         if still or found.sweeps >= overdue:
             _certify(form, found, swept, tolerance)
-            if found.dual > 0 and found.proved <= found.dual * (1 + tolerance):
+            if found.proved <= found.dual * enough:
                 break
             aim, overdue = aim / 4, found.sweeps * 2
     if newest is not None and not found.multipliers:
