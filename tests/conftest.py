@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from thorough import FULL
+from thorough import FIRST_CASES, FULL
 
 from lipcert.terms import clock
 
@@ -55,8 +56,8 @@ def seeded() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without LIPCERT_FULL=1: nothing that is `slow`, and of a law's cases the first and every nth after it (`every`).
-    A case named on the command line runs."""
+    """Without LIPCERT_FULL=1: nothing that is `slow`, and of a law's cases the first and every nth after it (`every`); with
+    LIPCERT_FIRST_CASES=1 the first alone. A case named on the command line runs."""
     if FULL or any("[" in argument for argument in config.args):
         return
     seen: Counter[str] = Counter()
@@ -64,12 +65,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         law = item.nodeid.partition("[")[0]
         every = item.get_closest_marker("every")
-        if item.get_closest_marker("slow") is not None or (every is not None and seen[law] % every.args[0]):
+        later = seen[law] and (FIRST_CASES or (every is not None and seen[law] % every.args[0]))
+        if later or item.get_closest_marker("slow") is not None:
             left_out.append(item)
         seen[law] += 1
     config.hook.pytest_deselected(items=left_out)
     out = set(left_out)
     items[:] = [item for item in items if item not in out]
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: tests of clusters, signals and budgets wait most of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported by now stays: no collection of garbage need look at it again (torch alone is a million objects)."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
