@@ -41,6 +41,7 @@ def test_no_value_is_below_what_is_attained(seed: int) -> None:
         state = Chained(Cells.of(region), start(graph, norm))
         kept = forward(graph, CHAINED, state, keep=True)
         for i in graph.nonlinear:
+            assert bool(((kept[i].range[0] <= kept[i].at) & (kept[i].at <= kept[i].range[1])).all())
             part = Graph(graph.nodes[: i + 1], i)
             away = part.evaluate(x) - kept[i].at
             for r, size in (("2", away.norm(dim=1)), ("inf", away.abs().amax(1))):

@@ -44,9 +44,11 @@ class Near:
         return away.clamp(min=0.0).nan_to_num(math.inf, math.inf)
 
     def met(self, entry: float, length: float) -> Near:
-        """The same, where every entry stays within `entry` of the centre, and all of them within `length`."""
+        """The same, where every entry stays within `entry` of the centre, and all of them within `length`. The range keeps a,
+        which rounding may have put beside it: a segment from a to u must not leave where slopes are known."""
         lower, upper = self.range
         low, high = sub_down(self.at, entry), add_up(self.at, entry)
+        lower, upper = torch.fmin(lower, self.at), torch.fmax(upper, self.at)
         met = torch.maximum(lower, low.nan_to_num(-math.inf)), torch.minimum(upper, high.nan_to_num(math.inf))
         return Near(self.centre, met, min(self.length, length))
 
