@@ -160,6 +160,42 @@ def small_conv(seed: int = 0) -> nn.Module:
     ).eval()  # fmt: skip
 
 
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.into, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, n = x.shape
+        q, k, v = self.into(self.first(x)).reshape(b, t, 3, self.heads, n // self.heads).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(y.transpose(1, 2).reshape(b, t, n))
+        return x + self.mlp(self.second(x))
+
+
+class VisionTransformer(nn.Module):
+    """(1, 3, side, side) -> (1, 1000), patches of 16x16; ViT-B: depth 12, width 768, 12 heads, side 224."""
+
+    def __init__(self, depth: int, width: int, heads: int, side: int):
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 16, 16)
+        self.places = nn.Parameter(torch.randn(1, (side // 16) ** 2, width) / width**0.5)
+        self.blocks = nn.Sequential(*(Attention(width, heads) for _ in range(depth)), nn.LayerNorm(width))
+        self.head = nn.Linear(width, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        return self.head(self.blocks(x).mean(dim=1))
+
+
+def vision_transformer(depth: int, width: int, heads: int, side: int, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return VisionTransformer(depth, width, heads, side).eval()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(RESNETS))

@@ -222,6 +222,7 @@ def pieces(repeat: int, smoke: bool) -> Measured:
     import torch
 
     import lipcert
+    from lipcert.network.graph import Linear
     from lipcert.regions.cells import Cells
     from lipcert.regions.enumeration.constant import constant
     from lipcert.regions.enumeration.tree import prepare
@@ -239,6 +240,9 @@ def pieces(repeat: int, smoke: bool) -> Measured:
         for _ in range(repeat):
             end = time.monotonic() + (5.0 if smoke else 300.0)
             found = done.clock(step, lambda end=end: constant(graph, cells, Norm(p, p), rtol, end))
+        weights = sum(node.what.operator.flops for node in graph.nodes if isinstance(node.what, Linear))
+        maps = 2.0 * found.cells * cells.centre.shape[1] * weights
+        done.floors[step] = Floor(maps, note="the affine map of each cell, layer by layer")
         done.values["brackets"].append(
             {"network": file.stem, "norm": p, "point": "", "eps": ""}
             | words

@@ -1,4 +1,5 @@
-"""python benchmarks/run.py [--smoke] [--case NAME ...] [--repeat N] [--out FILE [--resume]]: one JSON per run.
+"""python benchmarks/run.py --all: every chapter of the book (`book.py`), and benchmarks/README.md from them; interrupted, it goes on.
+python benchmarks/run.py [--smoke] [--case NAME ...] [--repeat N] [--out FILE [--resume]]: one JSON per run.
 python benchmarks/run.py --table FILE: its tables in Markdown, as benchmarks/README.md shows them.
 
 Each case runs in a process of its own, whose peak memory is read at its end, together with the rate of plain matrix
@@ -11,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,20 +22,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import book
 import cases
+import cluster
+import counted
+import growth
 import lipsdp
 import regions
 import sampling
 import table
+import targets
 import torus
-from machine import bandwidth, commit, gemm_peak, machine, now, versions
+from machine import ROOT, bandwidth, commit, gemm_peak, machine, now, versions
 
 SCHEMA = "lipcert.benchmark/1"
 LIMIT = 3600.0  # seconds of one case
-CASES = {**cases.CASES, **lipsdp.CASES, **sampling.CASES, **regions.CASES, **torus.CASES}
+CASES = {
+    name: case
+    for part in (cases, lipsdp, sampling, regions, targets, growth, counted, cluster, torus)
+    for name, case in part.CASES.items()
+}
 # Of a smoke run: what is too large for one, and what is there the same small network as another case.
 NOT_SMOKED = {"resnet50-onnx", "resnet50-torchscript"}
 NOT_SMOKED |= {name for cases_of in (lipsdp, torus) for name in set(cases_of.CASES) - set(cases_of.SMOKE)}
+NOT_SMOKED |= {"pairs-45", "cifar10-resnet-2b", "two-moons", "growth", *cluster.CASES}
 READY = multiprocessing.get_context("forkserver")
 READY.set_forkserver_preload(["torch", "cases", "lipsdp", "regions", "sampling", "torus", "lipcert.tasks.bound"])
 SIDE_BY_SIDE = 2  # cases of a smoke run, whose times say nothing
@@ -48,6 +60,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", action="store_true", help="keep the cases that --out has of the same run")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the tables of a run and stop")
+    parser.add_argument(
+        "--all", action="store_true", help="every chapter, then README; goes on where it was interrupted"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "benchmarks", help="where --all keeps its runs and README.md"
+    )
+    parser.add_argument("--keep-counts", action="store_true", help="counts.json, with which a smoke run is compared")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.repeat = options.repeat or (1 if options.smoke else 3)
@@ -57,12 +76,31 @@ def main() -> int:
     if options.child:
         options.child.write_text(json.dumps(measure(options.case[0], options)))
         return 0
-    return run(options)
+    if options.keep_counts:
+        counted.keep()
+        return 0
+    return everything(options) if options.all else run(options)
 
 
-def run(options: argparse.Namespace) -> int:
-    """All cases, each in a child; this process stays small, for a child starts with its parent's peak memory."""
-    record: dict[str, Any] = {
+def everything(options: argparse.Namespace) -> int:
+    """A chapter takes the place of the kept one when it is whole."""
+    status, parts = 0, options.folder / ".running"
+    parts.mkdir(exist_ok=True)
+    for chapter in book.CHAPTERS:
+        options.case = [name for name in chapter.cases if not (options.smoke and name in NOT_SMOKED)]
+        options.out, options.repeat, options.threads = parts / chapter.file, chapter.repeat, options.threads or 1
+        if options.out.exists() and differing(json.loads(options.out.read_text()), fresh(options)):
+            options.out.unlink()
+        options.resume = options.out.exists()
+        status = max(status, run(options))
+        shutil.copyfile(options.out, options.folder / chapter.file)
+        book.write(options.folder)
+    shutil.rmtree(parts)
+    return status
+
+
+def fresh(options: argparse.Namespace) -> dict[str, Any]:
+    return {
         "schema": SCHEMA,
         "created": now(),
         "smoke": options.smoke,
@@ -73,6 +111,17 @@ def run(options: argparse.Namespace) -> int:
         **commit(),
         "cases": {},
     }
+
+
+def differing(had: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    """What says that two runs are not one; the load is of the moment, and each case has its own."""
+    record["machine"]["load"] = had.get("machine", {}).get("load")
+    return [key for key in record if key not in ("created", "cases") and had.get(key) != record[key]]
+
+
+def run(options: argparse.Namespace) -> int:
+    """All cases, each in a child; this process stays small, for a child starts with its parent's peak memory."""
+    record = fresh(options)
     if options.resume:
         record = resumed(options.out, record)
     names = options.case or [name for name in CASES if not (options.smoke and name in NOT_SMOKED)]
@@ -89,7 +138,9 @@ def run(options: argparse.Namespace) -> int:
             pool.shutdown(cancel_futures=True)
     if not options.out:
         print(json.dumps(record, indent=1))
-    return 1 if any("failed" in found for found in record["cases"].values()) else 0
+    worse = counted.check(record["cases"].get("counted", {}).get("values", {}).get("counted", {}))
+    print(*worse, sep="\n", end="\n" if worse else "", file=sys.stderr)
+    return 1 if worse or any("failed" in found for found in record["cases"].values()) else 0
 
 
 def resumed(path: Path | None, record: dict[str, Any]) -> dict[str, Any]:
@@ -97,10 +148,8 @@ def resumed(path: Path | None, record: dict[str, Any]) -> dict[str, Any]:
     if path is None or not path.exists():
         return record
     had = json.loads(path.read_text())
-    record["machine"]["load"] = had.get("machine", {}).get("load")  # of the moment; each case has its own
-    differing = [key for key in record if key not in ("created", "cases") and had.get(key) != record[key]]
-    if differing:
-        raise SystemExit(f"--resume {path}: another run, its {differing[0]} differs; give another --out")
+    if different := differing(had, record):
+        raise SystemExit(f"--resume {path}: another run, its {different[0]} differs; give another --out")
     return had
 
 
@@ -163,7 +212,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "gemm_gflops": peak / 1e9,
         "copy_gbs": rate / 1e9,
         "rivals": [rival.to_dict() | {"ratio": ratio(rival.seconds, steps, done.against)} for rival in done.rivals],
-        "targets": [verdict(target, steps, done.peak_gb) for target in done.targets],
+        "targets": [verdict(target, steps, done, options.threads == 1) for target in done.targets],
         "floors": {step: against_floor(floor, steps[step], peak, rate) for step, floor in done.floors.items()},
     }
 
@@ -184,9 +233,17 @@ def ratio(seconds: float | None, steps: dict[str, Any], against: str) -> float |
     return seconds / steps[against]["median"] if seconds is not None and steps[against]["median"] > 0 else None
 
 
-def verdict(target: cases.Target, steps: dict[str, Any], peak: float | None) -> dict[str, Any]:
-    reached = peak if target.what == "peak_gb" else steps[target.what]["median"]
-    return {**asdict(target), "reached": reached, "met": reached is not None and reached <= target.limit}
+def verdict(target: cases.Target, steps: dict[str, Any], done: cases.Measured, alone: bool) -> dict[str, Any]:
+    """`alone`: one thread works, so that processor time is what a quiet machine would take."""
+    key = "cpu" if alone and target.clock == "cpu" else "median"
+    if target.what == "peak_gb":
+        reached = done.peak_gb
+    elif target.what in steps:
+        reached = steps[target.what][key] / (steps[target.over][key] if target.over else 1.0)
+    else:
+        reached = done.values[target.what]
+    met = reached is not None and (reached >= target.limit if target.least else reached <= target.limit)
+    return {**asdict(target), "reached": reached, "met": met}
 
 
 def against_floor(floor: cases.Floor, step: dict[str, float], peak: float, rate: float) -> dict[str, Any]:

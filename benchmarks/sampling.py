@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from cases import Measured, peak_gb
+from cases import Floor, Measured, Target, peak_gb
 from rivals import Attempt
 
 WIDE, PAIRS = (2, 100, 100, 100, 1), 2500
@@ -31,7 +31,7 @@ def pairs(repeat: int, smoke: bool) -> Measured:
     module = networks.mlp(list(WIDE))
     graph = lipcert.load(module, input_shape=(1, 2)).graph
     lower, upper = _grid(side)
-    done = Measured(against="pairs")
+    done = Measured(against="pairs", targets=[] if smoke else [Target("fraction", 0.7, least=True)])
     forward = Forward(graph, "cpu", torch.float32)
     x = forward.ones(forward.columns).uniform_(-1, 1)
     x[-1] = 1.0
@@ -108,6 +108,7 @@ def jacobians(make: Callable[[], Any], count: int, doc: str) -> Callable[[int, b
         import torch
 
         import lipcert
+        from lipcert.sampling.directions import flops as flops_of_all
         from lipcert.sampling.jacobian import batch, norms_at
 
         module, shape = make()
@@ -121,6 +122,8 @@ def jacobians(make: Callable[[], Any], count: int, doc: str) -> Callable[[int, b
         done.peak_gb = peak_gb()
         largest = max(float(found["spectral"].max()) for found in norms)
         done.rivals = [_vmap(module.double(), x, shape, step)]
+        flops = 2.0 * k * min(graph.nodes[graph.output].size, x.shape[1]) * flops_of_all(graph)
+        done.floors = {"jacobians": Floor(flops, note="one pass back for each output")}
         done.values = {"upper": largest, "points": k}
         return done
 

@@ -13,6 +13,15 @@ def markdown(record: dict[str, Any]) -> str:
     parts = [
         _where(record, cases.values()),
         _rows(
+            ["case", "target", "asked", "measured", ""],
+            [
+                _target_row(name, t, case["load"])
+                for name, case in cases.items()
+                for t in case["targets"]
+                if "over" in t
+            ],
+        ),
+        _rows(
             ["case", "step", "median s", "min - max", "CPU s", "target", "peak GB", "target"],
             [row for name, case in cases.items() for row in _step_rows(name, case)],
         ),
@@ -50,6 +59,14 @@ def markdown(record: dict[str, Any]) -> str:
         _rows(
             ["case", "points", "forward Gflop/s", "float32 GEMM Gflop/s", "fraction"],
             [_sampling_row(name, case["values"]) for name, case in cases.items() if "fraction" in case["values"]],
+        ),
+        _rows(
+            ["hot path", "size", "sizes", "CPU s", "exponent", "expected"],
+            [_growth_row(row) for case in cases.values() for row in case["values"].get("growth", [])],
+        ),
+        _rows(
+            ["counted work", "of the small questions of CI"],
+            [[k, f"{n:,}"] for case in cases.values() for k, n in case["values"].get("counted", {}).items()],
         ),
         _rows(
             ["case", "norm", "point", "eps", "lower", "upper", "leaves", "closed"],
@@ -93,7 +110,7 @@ def _where(record: dict[str, Any], cases: Iterable[dict[str, Any]]) -> str:
 
 
 def _step_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
-    targets = {t["what"]: _target(t, case["load"]) for t in case["targets"]}
+    targets = {t["what"]: _target(t, case["load"]) for t in case["targets"] if not t.get("over")}
     rows = []
     for i, (step, t) in enumerate(case["steps"].items()):
         spread = f"{_seconds(t['min'])} - {_seconds(t['max'])}"
@@ -106,6 +123,18 @@ def _step_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
 def _target(target: dict[str, Any], load: float) -> str:
     """A missed target shows the machine's load average beside it: wall clock counts what others do."""
     return f"<= {target['limit']:g}: {'met' if target['met'] else f'MISSED at load {load:.1f}'}"
+
+
+def _target_row(name: str, t: dict[str, Any], load: float) -> list[str]:
+    what = f"{t['what']} / {t['over']}" if t["over"] else t["what"]
+    unit = "" if t["over"] or t["least"] else " GB" if t["what"] == "peak_gb" else " s"
+    asked = f"{'>=' if t['least'] else '<='} {t['limit']:g}{unit}"
+    return [name, what, asked, f"{_seconds(t['reached'])}{unit}", "met" if t["met"] else f"MISSED at load {load:.1f}"]
+
+
+def _growth_row(row: dict[str, Any]) -> list[str]:
+    lists = [", ".join(f"{value:.3g}" for value in row[key]) for key in ("sizes", "cpu")]
+    return [row["path"], row["size"], *lists, f"{row['exponent']:.2f}" if row["exponent"] else "", row["expected"]]
 
 
 def _lipsdp_row(name: str, v: dict[str, Any]) -> list[str]:

@@ -240,6 +240,11 @@ def _contents(value: Any) -> list[bytes]:
     return [repr(value).encode()]
 
 
+def reach_about(centre: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The radius of [lower, upper] about `centre`; 0 where that is both ends, as of a ReLU that is off."""
+    return torch.where((lower == centre) & (upper == centre), 0.0, up(torch.maximum(upper - centre, centre - lower)))
+
+
 def enclose_linear(operator: Operator, u: Enclosure) -> Enclosure:
     """|A u - fl(A~ c)| <= |A~| rho + E (|c| + rho) + gamma |A~| |c| (+ underflow), all upward."""
     centre = operator.mv(u.centre)
@@ -287,7 +292,7 @@ def _enclose_offset(at: Visit, *given: Enclosure) -> Enclosure:
 def _enclose_block(at: Visit, *given: Enclosure) -> Enclosure:
     lower, upper = at.what.block.values_on(*((u.lower, u.upper) for u in given))
     centre = lower + (upper - lower) / 2
-    return overflow_known(centre, up(torch.maximum(upper - centre, centre - lower)))
+    return overflow_known(centre, reach_about(centre, lower, upper))
 
 
 def _value_offset(at: Visit, *given: Tensor) -> Tensor:

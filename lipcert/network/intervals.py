@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 
 from lipcert.blocks.base import Range
-from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset, enclose_linear
+from lipcert.network.graph import (
+    Add,
+    Concat,
+    Enclosure,
+    Graph,
+    Input,
+    Linear,
+    Nonlinear,
+    Offset,
+    enclose_linear,
+    reach_about,
+)
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator, Scale, Select
 from lipcert.rigor.rounding import down, up
@@ -93,7 +104,7 @@ def linear_range(operator: Operator, lower: Tensor, upper: Tensor) -> Range:
     finite = torch.isfinite(lower) & torch.isfinite(upper)
     if bool(finite.all()):
         centre = lower / 2 + upper / 2
-        image = enclose_linear(operator, Enclosure(centre, up(torch.maximum(upper - centre, centre - lower))))
+        image = enclose_linear(operator, Enclosure(centre, reach_about(centre, lower, upper)))
         return image.lower, image.upper
     low, high = torch.where(finite, lower, 0.0), torch.where(finite, upper, 0.0)
     image_low, image_high = linear_range(operator, low, high)
