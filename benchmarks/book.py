@@ -30,6 +30,11 @@ LOCAL = (
     "acasxu",
 )
 
+TORUS = (
+    *("torus-c3-ch8", "torus-c9-ch8", "torus-cifar10-2b", "torus-sri-b", "torus-random-c5-ch16"),
+    *("torus-random-c17-ch8", "torus-resnet18", "torus-resnet34-64", "torus-resnet50-64"),
+)
+
 
 @dataclass(frozen=True)
 class Chapter:
@@ -46,6 +51,7 @@ CHAPTERS = (
     Chapter("results-local.json", LOCAL, 1),
     Chapter("results.json", (*READING, *RESIDUAL), 1),
     Chapter("results-lipsdp.json", LIPSDP, 1),
+    Chapter("results-torus.json", TORUS, 1),
     Chapter("results-regions.json", ("linear-regions", "acasxu-radii", "regions-rivals"), 1),
 )
 

@@ -34,6 +34,8 @@ def track(
     raw: Raw = False,
     method: Method = None,
     budget: o.BudgetEach = None,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     plot: Plot = None,
     resume: Resume = None,
     norm: o.NormBoth = None,
@@ -61,7 +63,6 @@ def track(
         from lipcert.load import data as files
         from lipcert.load.model import load
         from lipcert.tasks.checkpoints import series_of
-        from lipcert.tasks.task import Session
         from lipcert.tasks.track import METHODS, TrackRequest
         from lipcert.tasks.track import track as task
 
@@ -78,7 +79,7 @@ def track(
             seed=seed,
             reading={name: value for name, value in arguments.items() if name != "seed"},
         )
-        return task(checkpoints, asked, Session(progress), resume)
+        return task(checkpoints, asked, o.session_of(progress, workers, scheduler, None, "cpu"), resume)
 
     picture = None if plot is None else partial(draw, path=plot)
     return execute(Run("track", checkpoints[0], json, quiet, threads, {"norm": norms}, picture), work)

@@ -31,17 +31,20 @@ def track(
     std: Sequence[float] | None = None,
     seed: int = 0,
     resume: str | Path | Report | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Layer constants, `methods` and, at data `x` (k, *input_shape), Jacobian statistics along training.
 
     `checkpoints`: files, folders (each a series) and patterns, in natural order: `report.summary["track"]["checkpoints"]`
     has a row per file. `y`: labels (k,), for the accuracy. `budget`: seconds of the methods for each checkpoint.
-    `resume`: an earlier report of it; checkpoints that it has are not measured again.
+    `resume`: an earlier report of it; checkpoints that it has are not measured again. `workers`: processes of this machine,
+    `scheduler`: Dask, that measure; this process reads the files.
     """
     from lipcert.tasks import given
     from lipcert.tasks import track as task
-    from lipcert.tasks.task import Session
+    from lipcert.tasks import workers as shards
 
     reading = {
         "input_shape": input_shape,
@@ -64,7 +67,7 @@ def track(
             seed=given.as_seed(seed),
             reading=reading,
         )
-        return task.track(named, asked, Session(progress), resume)
+        return task.track(named, asked, shards.session(progress, None, workers, scheduler), resume)
 
 
 def compare(

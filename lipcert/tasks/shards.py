@@ -34,6 +34,10 @@ class Shard:
     what: Any
     rows: Sequence[int] = ()
 
+    def told(self) -> Any:
+        """Asked when the shard is sent, and when it is sent again."""
+        return self.what
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -76,7 +80,7 @@ class Sharded(Task):
                 self.of_journal = journal.words(taken)
                 yield
                 todo = [shard for shard in phase.shards if shard.key not in journal.known]
-                with closing(self._done(phase.work, todo)) as done:
+                with closing(done_by(self.session, phase.work, todo)) as done:
                     for shard, found in done:
                         if self.lasts(found) and not found.get(CUT):
                             journal.add(shard.key, found)
@@ -87,9 +91,11 @@ class Sharded(Task):
         with whole():
             self.gather(shard, found)
 
-    def _done(self, work: Work, shards: Sequence[Shard]) -> Generator[tuple[Shard, Data]]:
-        if self.session.workers is not None:
-            yield from self.session.workers.done(work, shards, self.session)
-            return
-        for shard in shards:
-            yield shard, work(shard.what, self.session)
+
+def done_by(session: Session, work: Work, shards: Sequence[Shard]) -> Generator[tuple[Shard, Data]]:
+    """By the workers of the session in any order, or here one by one."""
+    if session.workers is not None:
+        yield from session.workers.done(work, shards, session)
+        return
+    for shard in shards:
+        yield shard, work(shard.told(), session)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from lipcert.tasks.checkpoints import Training, series_of
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.journal.resume import resume as taken_from
 from lipcert.tasks.layers import layers
+from lipcert.tasks.shards import Shard, done_by
 from lipcert.tasks.task import Session, finish
+from lipcert.tasks.workers.packing import packed, unpacked
 from lipcert.terms.clock import OutOfTime, until
 from lipcert.terms.errors import LipcertError, RefusedModel, UsageError
 from lipcert.terms.printable import plain
@@ -83,7 +86,7 @@ class Track:
     asked: TrackRequest
     session: Session
     before: Resumed
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    done: dict[int, dict[str, Any]] = field(default_factory=dict)  # rows by their place
     known: dict[tuple[str | None, str], dict[str, Any]] = field(default_factory=dict)  # by file and graph: the first
     # checkpoints of two trainings are often one, and those of an earlier report are not measured again
     shapes: dict[str, Any] = field(default_factory=lambda: {"input_shape": None, "output_shape": None})
@@ -100,32 +103,51 @@ class Track:
                 self.known[row["sha256"], row["graph"]] = {name: row[name] for name in MEASURED}
 
     def steps(self) -> Generator[None]:
-        for one in self.series:
-            for step, file in zip(one.steps, one.files, strict=True):
-                self.session.say(f"checkpoint {file.name}", len(self.rows), self.count)
-                place = {"series": one.name, "step": step, "path": str(file)}
-                try:
-                    with until(self.end()):
-                        found = self.measure(file, load(file, seed=self.asked.seed, **self.asked.reading))
-                except LipcertError as problem:
-                    found = _failed(problem)
-                except OutOfTime:
-                    found = NO_TIME
-                self.rows.append(self.before.seal.on(place | {"sha256": _sha256(file)} | found))
+        places = [
+            (one.name, step, file) for one in self.series for step, file in zip(one.steps, one.files, strict=True)
+        ]
+        shards = [
+            Checkpoint(str(file), self, (k,), (series, step, file)) for k, (series, step, file) in enumerate(places)
+        ]
+        with closing(done_by(self.session, Measures(self.asked), shards)) as done:
+            for shard, found in done:
+                self.gather(shard, found)
                 yield
 
-    def end(self) -> float | None:
-        """Of the checkpoint that is begun now."""
-        return None if self.asked.budget is None else time.monotonic() + self.asked.budget
+    def gather(self, shard: Any, found: dict[str, Any]) -> None:
+        series, step, file = shard.place
+        sha = _sha256(file)
+        if found.get("graph") is not None:
+            self.known[sha, found["graph"]] = {name: found[name] for name in MEASURED}
+        place = {"series": series, "step": step, "path": str(file), "sha256": sha}
+        self.done[shard.rows[0]] = self.before.seal.on(place | found)
+        self.session.say(f"checkpoint {file.name}", len(self.done), self.count)
 
-    def measure(self, file: Path, model: Model) -> dict[str, Any]:
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [self.done[k] for k in sorted(self.done)]
+
+    def read(self, file: Path) -> dict[str, Any]:
+        """For `Measures`: {"row"} where there is nothing to measure, or {"model", "graph", "seconds"} that are left for it."""
+        start, budget = time.monotonic(), self.asked.budget
+        self.session.say(f"checkpoint {file.name}", len(self.done), self.count)
+        try:
+            with until(None if budget is None else start + budget):
+                model = load(file, seed=self.asked.seed, **self.asked.reading)
+        except LipcertError as problem:
+            return {"row": _failed(problem)}
+        except OutOfTime:
+            return {"row": NO_TIME}
         self.shapes |= {name: model.info[name] for name in self.shapes}
         self.assumptions |= dict.fromkeys(model.assumptions)
         graph = model.graph.fingerprint()  # of equal files the weights may lie beside them, and differ
-        key = model.info["sha256"], graph
-        if key not in self.known:
-            self.known[key] = measured(model, self.asked)
-        return {"graph": graph} | self.known[key]
+        row = self.known.get((model.info["sha256"], graph))
+        if row is not None:
+            return {"row": {"graph": graph} | row}
+        seconds = None if budget is None else budget - (time.monotonic() - start)
+        if self.session.workers is None:
+            return {"model": model, "graph": graph, "seconds": seconds}
+        return {"model": packed(replace(model, lowered_in=None)), "graph": graph, "seconds": seconds}
 
     def report(self) -> Report:
         asked = self.asked
@@ -141,6 +163,38 @@ class Track:
             summary={"track": {**words, "complete": len(self.rows) == self.count, "checkpoints": self.rows}},
             assumptions=list(self.assumptions),
         )
+
+
+@dataclass(frozen=True)
+class Checkpoint(Shard):
+    """`what`: the task. Workers need no file: it is read when the shard is sent, so that no more models are held than there are
+    workers for."""
+
+    place: tuple[str, int, Path] = ("", 0, Path())
+
+    def told(self) -> dict[str, Any]:
+        told: dict[str, Any] = self.what.read(self.place[2])
+        return told
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """Work of a checkpoint (`tasks/shards.py`): its row."""
+
+    asked: TrackRequest
+
+    def __call__(self, what: Mapping[str, Any], session: Session) -> dict[str, Any]:
+        if "row" in what:
+            return dict(what["row"])
+        model = unpacked(what["model"]) if isinstance(what["model"], bytes) else what["model"]
+        end = None if what["seconds"] is None else time.monotonic() + what["seconds"]
+        try:
+            with until(end):
+                return {"graph": what["graph"]} | measured(model, self.asked)
+        except LipcertError as problem:
+            return _failed(problem)
+        except OutOfTime:
+            return NO_TIME
 
 
 def track(

@@ -159,9 +159,65 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert "another run, its threads differs" in other.stderr
 
 
-@pytest.mark.parametrize("name", ["results.json", "results-lipsdp.json", "results-local.json", "results-regions.json"])
-def test_readme_shows_the_tables_of_the_kept_runs(name: str) -> None:
-    """`run.py --table` of the runs that are kept beside it, to the letter."""
-    tables = script("run.py", "--table", FOLDER / name).stdout
-    assert tables.strip()
-    assert tables.strip() in (FOLDER / "README.md").read_text()
+def test_readme_shows_the_tables_of_the_kept_runs(load, tmp_path: Path) -> None:
+    """To the letter, and each chapter has its marks; what stands between them is replaced."""
+    book = load("book")
+    kept = [chapter.file for chapter in book.CHAPTERS if (FOLDER / chapter.file).exists()]
+    assert {"results.json", "results-targets.json", "results-lipsdp.json", "results-local.json"} <= set(kept)
+    shown = (FOLDER / "README.md").read_text()
+    (tmp_path / "README.md").write_text(shown)
+    for name in kept:
+        (tmp_path / name).write_text((FOLDER / name).read_text())
+    book.write(tmp_path)
+    assert (tmp_path / "README.md").read_text() == shown
+    for chapter in book.CHAPTERS:
+        assert "new\n" in book.between(shown, chapter.file, "new\n")
+    with pytest.raises(SystemExit, match="marks"):
+        book.between("no marks", "results.json", "new")
+
+
+def test_the_book_goes_on_and_is_written_from_one_command(load, tmp_path: Path, monkeypatch) -> None:
+    """A case at a time; interrupted in the second chapter, the first is not measured again."""
+    run, book = load("run"), load("book")
+    measured: list[str] = []
+    case = {"steps": {}, "peak_gb": None, "load": 0.0, "values": {}, "gemm_gflops": 1.0, "rivals": [], "targets": []}
+
+    def found(name: str, options: object) -> dict:
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(name)
+        return {**case, "floors": {}}
+
+    monkeypatch.setattr(run, "in_child", found)
+    chapters = (book.Chapter("a.json", ("help", "layer"), 1), book.Chapter("b.json", ("sweep", "radius"), 1))
+    monkeypatch.setattr(book, "CHAPTERS", chapters)
+    monkeypatch.setattr(run.book, "CHAPTERS", chapters)
+    marks = "".join(f"<!-- {c.file} -->\nold\n<!-- /{c.file} -->\n" for c in chapters)
+    (tmp_path / "README.md").write_text(marks)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--all", "--folder", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        run.main()
+    assert not (tmp_path / "b.json").exists()
+    assert (tmp_path / "README.md").read_text().count("old") == 1
+    monkeypatch.setattr(run, "in_child", lambda name, options: measured.append(name) or {**case, "floors": {}})
+    assert run.main() == 0
+    assert measured == ["help", "layer", "sweep", "radius"]
+    assert "old" not in (tmp_path / "README.md").read_text()
+    assert not (tmp_path / ".running").exists()
+
+
+def test_more_counted_work_fails(load) -> None:
+    counted, growth = load("counted"), load("growth")
+    assert counted.more({"sweeps": 10, "new": 5}, {"sweeps": 10, "gone": 1}) == []
+    (word,) = counted.more({"sweeps": 12}, {"sweeps": 10})
+    assert "sweeps: 12, was 10" in word
+    assert counted.more({"subnormal": 1}, {"subnormal": 0})
+    assert growth.exponent((1, 10, 100), (2.0, 200.0, 20000.0)) == pytest.approx(2.0)
+
+
+@pytest.mark.slow
+def test_growth_runs(tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    done = script("run.py", "--smoke", "--threads", 1, "--case", "growth", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert all(row["cpu"] for row in json.loads(out.read_text())["cases"]["growth"]["values"]["growth"])

@@ -87,6 +87,25 @@ def test_one_report_whoever_does_the_work(
     )
 
 
+def test_checkpoints_are_measured_by_whoever(tmp_path: Path) -> None:
+    """Two networks, one of them twice, and a file that is no model; Dask is a real cluster of two workers."""
+    for k, name in enumerate(("digits", "two_moons", "digits")):
+        (tmp_path / f"step_{k}.onnx").write_bytes((EXAMPLES / f"{name}.onnx").read_bytes())
+    (tmp_path / "step_3.onnx").write_bytes(b"no model")
+
+    def ask(**how: Any) -> Report:
+        return lipcert.track(tmp_path, methods=["product", "sampled"], **how)
+
+    expected = timeless(ask().to_dict())
+    rows = expected["summary"]["track"]["checkpoints"]
+    assert [row["status"] for row in rows] == ["bounded", "bounded", "bounded", "unreadable"]
+    assert rows[0]["methods"] == rows[2]["methods"] != rows[1]["methods"]
+    for how in [{"scheduler": "local:2"}, *([{"workers": 2}] if FULL else [])]:
+        assert timeless(ask(**how).to_dict()) == expected, how
+    spent = ask(budget=0.0, workers=1).summary["track"]["checkpoints"]
+    assert [row["status"] for row in spent][:2] == ["timeout", "timeout"]
+
+
 # The journal.
 
 

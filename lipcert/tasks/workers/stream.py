@@ -102,7 +102,7 @@ class Workers:
         """As many as the window takes. What was lost on the way is returned; its shard is still waiting."""
         try:
             while waiting and len(running) < self.engine.window and not late():
-                running[self.engine.submit(waiting[0].what, _left(session))] = waiting[0]
+                running[self.engine.submit(waiting[0].told(), _left(session))] = waiting[0]
                 waiting.popleft()
         except self.engine.lost as problem:
             return problem
