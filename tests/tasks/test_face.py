@@ -88,6 +88,7 @@ def test_signatures_are_spelled_out(name: str) -> None:
     of_session |= (
         {"workers", "scheduler", "journal"} if name in ("bound", "local", "local_grid", "radius", "jacobian") else set()
     )
+    of_session |= {"workers", "scheduler"} if name == "track" else set()
     assert set(face) - wanted <= ONLY_HERE | of_session | (READING if name == "track" else set())
     for key in wanted & set(face) - OTHER_DEFAULTS - {"model", "samples", *(("norm",) if name == "track" else ())}:
         assert face[key].default == below[key], key
