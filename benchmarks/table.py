@@ -82,7 +82,7 @@ def markdown(record: dict[str, Any]) -> str:
         ),
         _rows(
             ["case", "step", "Gflop", "GB moved", "floor s", "floor / time", "counted"],
-            [row for name, case in cases.items() for row in _floor_rows(name, case)],
+            [row for name, case in cases.items() for row in _floor_rows(name, case, record["threads"] == 1)],
         ),
     ]
     parts += [f"{name}: failed, {reason}" for name, reason in failed.items()]
@@ -180,10 +180,16 @@ def _rival_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _floor_rows(name: str, case: dict[str, Any]) -> list[list[str]]:
+def _floor_rows(name: str, case: dict[str, Any], alone: bool) -> list[list[str]]:
+    """`alone`: with one thread the fraction is of processor time, which what else runs moves less."""
+
+    def fraction(step: str, floor: dict[str, Any]) -> float:
+        cpu = case["steps"][step]["cpu"]
+        return float(floor["seconds"] / cpu if alone and cpu else floor["fraction"])
+
     return [
         [name, step, f"{f['flops'] / 1e9:.3g}", f"{f['bytes'] / 1e9:.3g}" if f["bytes"] else "",
-         _seconds(f["seconds"]), f"{f['fraction']:.2g}", f["note"]]
+         _seconds(f["seconds"]), f"{fraction(step, f):.2g}", f["note"]]
         for step, f in case["floors"].items()
     ]  # fmt: skip
 

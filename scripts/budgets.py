@@ -1,8 +1,9 @@
-"""Whether `--budget S` is kept: `python scripts/budgets.py`, on the slowest of the public models. `--only MODEL ...`, `--json FILE`.
+"""Whether `--budget S` is kept: `python scripts/budgets.py`, on the slowest of the public models. `--only MODEL ...`,
+`--budgets 5 30`, `--json FILE`.
 
 `--processor`: the command's clock is its own processor time, on a machine that others keep busy.
 
-All models are asked with the smallest budget first; the slowest of them, over both commands, with every budget. A run is
+All models are asked with the smallest budget first; the slowest of them, over all commands, with every budget. A run is
 a process of its own, so that start-up and reading count, as they do for who types it. Told: wall clock and processor time
 (on a busy machine only the second says what the command did), and what was known by then. A run is late where it took
 more than S + 10 % + 1 s. The models: folders `models` and `wild` of LIPCERT_SHARED.
@@ -26,10 +27,10 @@ import numpy as np
 from model_table import FLAGS, REPOSITORY, models
 
 SLOWEST = 20
-BUDGETS = (2.0, 5.0, 10.0)  # seconds
+BUDGETS = (2.0, 5.0, 30.0)  # seconds
 MOST = 60  # seconds, of a run that does not end
 EPS = "0.01"
-COMMANDS = ("bound", "local")
+COMMANDS = ("bound", "local", "radius", "jacobian")
 PROCESSOR = ("-c", "import time; time.monotonic = time.process_time; from lipcert.__main__ import main; main()")
 
 
@@ -54,7 +55,7 @@ class Run:
         ends = " .. ".join("-" if end is None else f"{end:.5g}" for end in (self.lower, self.upper))
         word = "LATE" if self.late else ""
         return (
-            f"{self.model:42} {self.command:6} {self.asked:5.0f} s asked {self.wall:6.1f} s took {self.cpu:6.1f} s cpu "
+            f"{self.model:42} {self.command:8} {self.asked:5.0f} s asked {self.wall:6.1f} s took {self.cpu:6.1f} s cpu "
             f"{word:4} {self.status:10} {ends:26} {self.methods}"
         )
 
@@ -104,14 +105,16 @@ def _cpu_of(pid: int, end: float) -> float:
 
 
 def where(path: Path, command: str, folder: Path) -> tuple[str, ...]:
-    """`local` has a point beside the model, or the middle of [0, 1]."""
+    """Points: that beside the model, or the middle of [0, 1]."""
     if command == "bound":
         return ()
     beside = path.with_suffix(".npy")
     if not beside.exists():
         beside = folder / f"{path.name}.npy"
         np.save(beside, np.full(shape_of(path, folder), 0.5, dtype=np.float32))
-    return "--at", f"{beside}#0", "--eps", EPS, "--ball-norm", "inf"
+    if command == "local":
+        return "--at", f"{beside}#0", "--eps", EPS, "--ball-norm", "inf"
+    return ("--data", str(beside), *(("--norm", "inf") if command == "radius" else ()))
 
 
 def shape_of(path: Path, folder: Path) -> Sequence[int]:
@@ -124,24 +127,25 @@ def shape_of(path: Path, folder: Path) -> Sequence[int]:
     return [1, *((found.get("model") or {}).get("input_shape") or [1])]
 
 
-def runs(paths: Sequence[Path], processor: bool) -> Iterator[Run]:
+def runs(paths: Sequence[Path], processor: bool, budgets: Sequence[float]) -> Iterator[Run]:
     with tempfile.TemporaryDirectory() as name:
         folder, first = Path(name), []
         for path in paths:
             for command in COMMANDS:
-                first.append(measured(path, command, BUDGETS[0], folder, processor))
+                first.append(measured(path, command, budgets[0], folder, processor))
                 yield first[-1]
         slow = {run.model: run.counts for run in sorted(first, key=lambda run: run.counts)}
         chosen = sorted(slow, key=lambda model: -slow[model])[:SLOWEST]
         for path in paths:
             for command in COMMANDS if path.name in chosen else ():
-                for budget in BUDGETS[1:]:
+                for budget in budgets[1:]:
                     yield measured(path, command, budget, folder, processor)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", metavar="MODEL")
+    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, metavar="SECONDS")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--processor", action="store_true")
     arguments = parser.parse_args()
@@ -149,7 +153,7 @@ def main() -> int:
     paths = [path for part in ("models", "wild") for path in models(shared / part)]
     done = []
     chosen = [path for path in paths if not arguments.only or path.name in arguments.only]
-    for run in runs(chosen, arguments.processor):
+    for run in runs(chosen, arguments.processor, arguments.budgets):
         print(run, flush=True)
         done.append(run)
     if arguments.json is not None:

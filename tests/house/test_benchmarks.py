@@ -27,8 +27,13 @@ def load(monkeypatch: pytest.MonkeyPatch) -> object:
 
     yield module
     for name in (
+        "book",
         "cases",
+        "cluster",
         "compare",
+        "counted",
+        "growth",
+        "targets",
         "lipsdp",
         "machine",
         "networks",
