@@ -78,7 +78,7 @@ def measured(path: Path, command: str, budget: float, folder: Path, processor: b
     found = json.loads(report.read_text()) if report.exists() else {}
     rows = [*found.get("results", ()), *(row for point in found.get("points", ()) for row in point.get("results", ()))]
     known = dict.fromkeys(row["method"] for row in rows if row.get("value") is not None)
-    status = found.get("status", "no report")
+    status = (found.get("status") or "done") if found else "no report"
     return Run(
         path.name,
         command,
