@@ -44,7 +44,7 @@ def balls(smoke: bool) -> Callable[..., Any]:
     sizes, count = ([16, 8, 4], 4) if smoke else ([784, 256, 256, 10], 100)
     model = lipcert.load(networks.mlp(sizes), input_shape=(1, sizes[0]))
     x = torch.rand(count, sizes[0], generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
-    return lambda **who: lipcert.local(model, x, [0.005, 0.01, 0.02], norm="inf", methods=["linear"], **who)
+    return lambda **who: lipcert.local(model, x, [0.005, 0.01, 0.02], norm="inf", methods=["linear"], each=60.0, **who)
 
 
 def grid(smoke: bool) -> Callable[..., Any]:
