@@ -1,5 +1,6 @@
 """`lipsdp-network`: answers why it does not exist. Multipliers that couple neurons (Fazlyab et al. 2019, Lemma 1, as
-printed) are unsound: two neurons see different increments, and no inequality between them follows from their slopes."""
+printed) are unsound: two neurons see different increments, and no inequality between them follows from their slopes
+(MATH section 4: Pauli et al. 2021)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proved upper bounds of ||T||_{p->q} for zero-padded convolutions T, without forming T.
+"""Proved upper bounds of ||T||_{p->q} for zero-padded convolutions T, without forming T (MATH section 2).
 
 Per axis, T is y[o] = sum_k w_k x[s o + t_k], 0 <= o < m, with taps t_k = d k - p_low and x = 0 outside 0 .. n-1.
 

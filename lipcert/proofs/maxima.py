@@ -1,4 +1,5 @@
-"""Maxima, and sorts of two entries, with relu: max(u, w) = w + relu(u - w), min(u, w) = u - relu(u - w).
+"""Maxima, and sorts of two entries, with relu: max(u, w) = w + relu(u - w), min(u, w) = u - relu(u - w)
+(MATH section 4).
 
 For LipSDP this says more of a sort of two than its block does: the sum of both entries stays, only the gap is uncertain.
 """

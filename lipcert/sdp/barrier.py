@@ -1,4 +1,4 @@
-"""The barrier - log det Z of the LipSDP inequality of a narrow chain, with exact derivatives.
+"""The barrier - log det Z of the LipSDP inequality of a narrow chain (MATH section 4), with exact derivatives.
 
     Z(lambda, rho) = rho E_0 E_0' - E_K C'C E_K' + sum_i lambda_i (p_i q_i' + q_i p_i'),   p = e - a w, q = e - b w
 

@@ -1,4 +1,4 @@
-"""The multipliers of ECLipsE-Fast in both orientations, proved, the better one (Xu & Sivaranjani 2024)."""
+"""The multipliers of ECLipsE-Fast in both orientations, proved, the better one (Xu & Sivaranjani 2024; MATH section 3)."""
 
 from __future__ import annotations
 

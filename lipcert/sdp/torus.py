@@ -1,4 +1,4 @@
-"""Multipliers for the proof on a torus: dual sweeps (sweep.py) on the network whose convolutions are circular.
+"""Multipliers for the proof on a torus: dual sweeps (sweep.py) on the network whose convolutions are circular (MATH sections 4b and 12).
 
 Its LipSDP optimum is that of proofs/torus.py, so the dual value measures the gap of the proof. Nothing here is trusted.
 """
