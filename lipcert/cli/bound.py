@@ -137,7 +137,9 @@ def with_ball(report: Report, model: Model, asked: BoundRequest, session: Sessio
 
     if not wanting(report):
         return report
-    left = SECONDS if session.deadline is None else min(SECONDS, max(0.0, session.deadline - time.monotonic()))
+    left = max(SECONDS, sum(result.seconds for result in report.results))  # no longer than what was asked for took
+    if session.deadline is not None:
+        left = min(left, max(0.0, session.deadline - time.monotonic()))
     if session.progress is not None:
         session.progress("looking for a ball with a bound", None, None)
     try:
