@@ -56,7 +56,7 @@ REGIONS = ["product", *(["regions"] if importlib.util.find_spec("numba") else ["
 @pytest.fixture(scope="module")
 def tasks() -> dict[str, Callable[..., Report]]:
     with np.load(EXAMPLES / "digits_test.npz") as data:
-        x, y = data["x"][:60], data["y"][:60]
+        x, y = data["x"][:30], data["y"][:30]  # two shards of radii
     digits, moons = lipcert.load(EXAMPLES / "digits.onnx"), lipcert.load(EXAMPLES / "two_moons.onnx")
     box = Box(torch.tensor([-2.0, -1.5]), torch.tensor([3.0, 2.0]))
     return {
