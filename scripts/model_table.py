@@ -165,7 +165,9 @@ def main() -> int:
     shared = Path(os.environ.get("LIPCERT_SHARED", REPOSITORY.parent / "shared"))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         known = models(shared / "models")
-        asked = [path for path in known if path.name in arguments.only] if arguments.only else known[first % step :: step]
+        asked = (
+            [path for path in known if path.name in arguments.only] if arguments.only else known[first % step :: step]
+        )
         rows = list(pool.map(measure, asked))
     whole = asked == known
     if arguments.write and whole:

@@ -9,4 +9,6 @@ from __future__ import annotations
 import os
 
 FULL = os.environ.get("LIPCERT_FULL") == "1"
-FIRST_CASES = os.environ.get("LIPCERT_FIRST_CASES") == "1"  # where a test is about what each function is given, not about numbers
+FIRST_CASES = (
+    os.environ.get("LIPCERT_FIRST_CASES") == "1"
+)  # where a test is about what each function is given, not about numbers
