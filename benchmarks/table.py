@@ -147,8 +147,9 @@ def _lipsdp_row(name: str, v: dict[str, Any]) -> list[str]:
 def _torus_row(name: str, v: dict[str, Any]) -> list[str]:
     uppers = ["refused" if v[key] is None else f"{v[key]:.5g}" for key in ("product", "cplip")]
     lower = v["attained"]
+    ratios = [f"{v[key] / lower:.4g}" if lower else "" for key in ("torus", "earlier")]
     return [name, f"{v['neurons']:,}", *uppers, f"{v['earlier']:.5g} ({v['earlier_method']})", f"{v['torus']:.6g}", f"{v['dual']:.6g}",
-            f"{lower:.4g}", f"{v['torus'] / lower:.4g}", f"{v['earlier'] / lower:.4g}", f"{v['certificate_bytes'] / 1e3:.3g}"]  # fmt: skip
+            f"{lower:.4g}" if lower is not None else "", *ratios, f"{v['certificate_bytes'] / 1e3:.3g}"]  # fmt: skip
 
 
 def _sampling_row(name: str, v: dict[str, Any]) -> list[str]:
