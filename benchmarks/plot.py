@@ -59,7 +59,9 @@ def convolutional(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def draw_values(axes: Any, cases: dict[str, dict[str, Any]]) -> None:
     """One row per network, constants along a logarithmic axis; the proved bracket is a line."""
     for row, v in enumerate(cases.values()):
-        axes.plot([v["attained"] or v["torus"], v["torus"]], [row, row], color="#1f6feb", linewidth=5, alpha=0.2, zorder=0)
+        axes.plot(
+            [v["attained"] or v["torus"], v["torus"]], [row, row], color="#1f6feb", linewidth=5, alpha=0.2, zorder=0
+        )
     for key, (marker, colour) in VALUES.items():
         points = [(v[key], row) for row, v in enumerate(cases.values()) if v[key]]
         axes.scatter(*zip(*points, strict=True), marker=marker, color=colour, label=LABELS.get(key, key), s=36)
