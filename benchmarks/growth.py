@@ -117,12 +117,12 @@ PATHS: dict[str, Path] = {
     "product of dense layers": Path("width", (256, 512, 1024), "3", lambda n: _asked(_mlp([n] * 4), methods=["product"])),
     "norm of a 3x3 convolution, 32 channels": Path("side", (14, 28, 56), "2: pixels", _conv),
     "slope sweep": Path("cells a side", (32, 64, 128), "2: cells", _sweep),
-    "grid to 5 %": Path("cells a side", (5, 10, 20), "2: cells", _cells),
+    "grid to 5 %": Path("cells a side", (20, 40, 80), "2: cells", _cells),
     "lipsdp, two hidden layers": Path("width", (128, 256, 512), "3", lambda n: _asked(_mlp((64, n, n, 10)), methods=["lipsdp"])),
     "pairs of logits": Path("outputs", (4, 8, 16), "2: pairs", lambda k: _asked(_mlp((64, 50, 50, k)), methods=["lipsdp"], output="pairs")),
     "Jacobian norms, 784-256-256-10": Path("points", (100, 200, 400), "1", _jacobians),
-    "local constants, 784-n-n-10": Path("n", (64, 128, 256), "2: weights", _balls),
-    "linear regions of two moons": Path("cells met", (0.05, 0.2, 0.8), "1", _enumerated),
+    "local constants, 784-n-n-10": Path("n", (128, 256, 512), "2: weights", _balls),
+    "linear regions of two moons": Path("cells met", (0.8, 1.6, 3.2), "1", _enumerated),
     "loading a module": Path("layers", (4, 16, 64), "1", _loaded),
 }  # fmt: skip
 
