@@ -116,10 +116,9 @@ class Track:
 
     def gather(self, shard: Any, found: dict[str, Any]) -> None:
         series, step, file = shard.place
-        sha = _sha256(file)
         if found.get("graph") is not None:
-            self.known[sha, found["graph"]] = {name: found[name] for name in MEASURED}
-        place = {"series": series, "step": step, "path": str(file), "sha256": sha}
+            self.known[found["sha256"], found["graph"]] = {name: found[name] for name in MEASURED}
+        place = {"series": series, "step": step, "path": str(file)}
         self.done[shard.rows[0]] = self.before.seal.on(place | found)
         self.session.say(f"checkpoint {file.name}", len(self.done), self.count)
 
@@ -128,26 +127,27 @@ class Track:
         return [self.done[k] for k in sorted(self.done)]
 
     def read(self, file: Path) -> dict[str, Any]:
-        """For `Measures`: {"row"} where there is nothing to measure, or {"model", "graph", "seconds"} that are left for it."""
+        """For `Measures`: {"row"} where there is nothing to measure, or {"model", "graph", "seconds"} that are left for it; and the
+        sha256 of what was read: a training may write to the file while it is measured."""
         start, budget = time.monotonic(), self.asked.budget
         self.session.say(f"checkpoint {file.name}", len(self.done), self.count)
         try:
             with until(None if budget is None else start + budget):
                 model = load(file, seed=self.asked.seed, **self.asked.reading)
         except LipcertError as problem:
-            return {"row": _failed(problem)}
+            return {"row": _failed(problem), "sha256": _sha256(file)}
         except OutOfTime:
-            return {"row": NO_TIME}
+            return {"row": NO_TIME, "sha256": _sha256(file)}
         self.shapes |= {name: model.info[name] for name in self.shapes}
         self.assumptions |= dict.fromkeys(model.assumptions)
         graph = model.graph.fingerprint()  # of equal files the weights may lie beside them, and differ
-        row = self.known.get((model.info["sha256"], graph))
+        sha = model.info["sha256"]
+        row = self.known.get((sha, graph))
         if row is not None:
-            return {"row": {"graph": graph} | row}
+            return {"row": {"graph": graph} | row, "sha256": sha}
         seconds = None if budget is None else budget - (time.monotonic() - start)
-        if self.session.workers is None:
-            return {"model": model, "graph": graph, "seconds": seconds}
-        return {"model": packed(replace(model, lowered_in=None)), "graph": graph, "seconds": seconds}
+        sent = model if self.session.workers is None else packed(replace(model, lowered_in=None))
+        return {"model": sent, "graph": graph, "sha256": sha, "seconds": seconds}
 
     def report(self) -> Report:
         asked = self.asked
@@ -184,6 +184,9 @@ class Measures:
     asked: TrackRequest
 
     def __call__(self, what: Mapping[str, Any], session: Session) -> dict[str, Any]:
+        return {"sha256": what["sha256"]} | self.row(what)
+
+    def row(self, what: Mapping[str, Any]) -> dict[str, Any]:
         if "row" in what:
             return dict(what["row"])
         model = unpacked(what["model"]) if isinstance(what["model"], bytes) else what["model"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -113,6 +114,25 @@ def test_a_training_in_small(runs: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert "unreadable: " in out
     assert "66.7 %" in out
     assert (tmp_path / "t.svg").read_text().count("<path") > 10
+
+
+def test_a_checkpoint_that_is_written_while_it_is_measured(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row is of the file that was read, and says so: a training writes `last` again and again."""
+    from lipcert.tasks import track as task
+
+    last, measured = tmp_path / "last.onnx", task.measured
+    last.write_bytes((runs / "step_1.onnx").read_bytes())
+
+    def meanwhile(*given: object) -> dict[str, object]:
+        last.write_bytes((runs / "step_10.onnx").read_bytes())
+        return measured(*given)
+
+    monkeypatch.setattr(task, "measured", meanwhile)
+    (row,) = lipcert.track(last, methods=["product"]).summary["track"]["checkpoints"]
+    assert row["upper"] == pytest.approx(1.0)
+    assert row["sha256"] == hashlib.sha256((runs / "step_1.onnx").read_bytes()).hexdigest()
 
 
 def test_nothing_bounded_is_exit_3(runs: Path, capfd: pytest.CaptureFixture[str]) -> None:
