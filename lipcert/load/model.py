@@ -163,10 +163,11 @@ def _load(
 ) -> Model:
     say = progress or (lambda text, done, total: None)
     say("reading", None, None)
+    is_module = isinstance(path_or_module, torch.nn.Module)
+    before = None if is_module else _written(path_or_module)
     with quiet(), torch.no_grad():
         captured = _captured(path_or_module, shape, names)
         source = captured.source
-        is_module = isinstance(path_or_module, torch.nn.Module)
         with nullcontext() if is_module else _described(path_or_module):
             graph, assumptions = lower(captured.program, labels=captured.labels)
             say("comparing with the original", None, None)
@@ -193,6 +194,9 @@ def _load(
         "units": {"input": "raw" if mean or std else "model", "mean": _plain(mean), "std": _plain(std)},
         "sandbox": None if is_module else described(),
     }
+
+    if before is not None and before != _written(path_or_module):
+        raise UnreadableError(f"{path_or_module}: it was written to while it was read; try again when it is complete")
 
     @keeps_subnormals
     def again(arithmetic: FloatFormat) -> Graph:
@@ -259,3 +263,12 @@ def _beside(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
 def file_sha256(path: Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _written(path: Any) -> tuple[int, ...] | None:
+    """What changes when a file is written or replaced: its hash is taken after it was read, and must be of what was read."""
+    try:
+        found = Path(path).stat()
+    except (OSError, TypeError, ValueError):  # said by what reads it
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from lipcert import load
+from lipcert.terms.errors import UnreadableError
+
 TIMES = ("created", "seconds")
 MOONS = Path(__file__).resolve().parents[2] / "examples" / "two_moons.onnx"
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -75,3 +78,19 @@ def test_every_file_one_answer(shared: Path, tmp_path: Path, kind: str) -> None:
 
 def test_times_alone_are_left_out() -> None:
     assert timeless({"a": [{"seconds": 1, "b": 2}], "created": 3}) == {"a": [{"b": 2}]}
+
+
+def test_a_file_that_is_written_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hash is taken at the end: it would be that of another network."""
+    from lipcert.load import model
+
+    file, lower = tmp_path / "m.onnx", model.lower
+    file.write_bytes(MOONS.read_bytes())
+
+    def meanwhile(*given: Any, **named: Any) -> Any:
+        file.write_bytes((MOONS.parent / "digits.onnx").read_bytes())
+        return lower(*given, **named)
+
+    monkeypatch.setattr(model, "lower", meanwhile)
+    with pytest.raises(UnreadableError, match="while it was read"):
+        load(file)
