@@ -171,6 +171,9 @@ def test_planted_row_of_another_pair_is_found_out(model: lipcert.Model, monkeypa
 
 def test_a_small_budget_leaves_brackets_of_pairs(shared: object, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
+    from lipcert.regions.enumeration.tree import prepare
+
+    prepare()  # machine code is read once in a process: no part of what the budget is for
     monkeypatch.setattr(time, "monotonic", time.process_time)  # what others do here counts for nobody
     model = lipcert.load(f"{shared}/models/acasxu_run2a_1_1.onnx")
     x = torch.full(model.input_shape, 0.1, dtype=torch.float64)
