@@ -46,16 +46,23 @@ class LocalProduct(Method):
 
 
 def constant_in_time(problem: Problem) -> float:
-    """With a deadline first from the structure of the parts alone, as `product` does."""
+    """With a deadline first from the structure of the parts alone, as `product` does: where that leaves a slope without a
+    bound, those of the matrices may have one."""
 
     def found() -> float:
         return constant_on(problem.graph, Cells.of(problem.region), problem.norm)
 
     if deadline() is None:
         return found()
-    with hurry():
-        first = found()
+    first: float | Infinite
+    try:
+        with hurry():
+            first = found()
+    except Infinite as problem_of_slopes:
+        first = problem_of_slopes
     try:
         return found()
     except OutOfTime:
+        if isinstance(first, Infinite):
+            raise
         return first

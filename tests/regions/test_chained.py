@@ -21,11 +21,12 @@ from lipcert.methods.problem import Problem
 from lipcert.network.graph import Enclosure, Graph, Nonlinear
 from lipcert.network.walk import forward
 from lipcert.operators.linear import Select
-from lipcert.proofs.chain import start
+from lipcert.proofs.chain import Infinite, start
 from lipcert.regions.cells import Cells
 from lipcert.regions.chained import slopes
 from lipcert.regions.chained.constant import CHAINED, Chained, constant_on
 from lipcert.regions.chained.slopes import Near, repeated
+from lipcert.terms.clock import hurry
 from lipcert.terms.query import Ball, Box, Norm, P
 from lipcert.terms.result import Bound, Refusal
 
@@ -148,6 +149,26 @@ def test_a_bound_that_overflows_is_not_said_to_be_a_slope() -> None:
     found = METHODS["local-product"].run(Problem(graph, Norm(), Ball(torch.zeros(4), 1e-3, "2")))
     assert isinstance(found, Refusal)
     assert "overflows" in found.reason
+
+
+class Ratio(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 / (self.b(torch.tanh(self.a(x))).mean((2, 3)) + 1.0)
+
+
+def test_what_a_first_look_cannot_bound_is_no_refusal() -> None:
+    """With a budget norms are first those of the structure: with them the divisor may be 0, which it is not."""
+    model = lipcert.load(Ratio().eval(), input_shape=(1, 4, 16, 16))
+    region = lipcert.Ball(torch.zeros(1, 4, 16, 16), 12.0, "2")
+    with hurry(), pytest.raises(Infinite):
+        constant_on(model.graph, Cells.of(region), Norm())
+    with_time = lipcert.bound(model, region=region, methods=["local-product"], budget=60.0)
+    assert with_time.upper == lipcert.bound(model, region=region, methods=["local-product"]).upper < 9
 
 
 def gates(width: int = 4) -> Graph:

@@ -116,9 +116,7 @@ def _through(at: Visit, r: P, signals: tuple[Near, ...], known: Chain) -> float:
     parts = []
     for j, slope in enumerate(slopes(block, r, *signals)):
         part = times(slope, before[j][r])
-        exact = (
-            isinstance(block, Product) and signals[j].centre.radius is None
-        )  # an offset between them would be rounded
+        exact = isinstance(block, Product) and signals[j].centre.radius is None  # not so with an offset between them
         copies = _copies(graph, at.node.parents[j]) if exact else None
         if copies is not None:
             part = min(part, times(repeated(block, r, signals[1 - j], copies[1]), known[copies[0]][r]))

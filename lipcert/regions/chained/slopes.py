@@ -47,10 +47,11 @@ class Near:
         """The same, where every entry stays within `entry` of the centre, and all of them within `length`. The range keeps a,
         which rounding may have put beside it: a segment from a to u must not leave where slopes are known."""
         lower, upper = self.range
-        low, high = sub_down(self.at, entry), add_up(self.at, entry)
-        lower, upper = torch.fmin(lower, self.at), torch.fmax(upper, self.at)
-        met = torch.maximum(lower, low.nan_to_num(-math.inf)), torch.minimum(upper, high.nan_to_num(math.inf))
-        return Near(self.centre, met, min(self.length, length))
+        lower, upper = torch.minimum(lower, self.at), torch.maximum(upper, self.at)
+        if math.isfinite(entry):  # else nothing is known by it
+            lower = torch.maximum(lower, sub_down(self.at, entry))
+            upper = torch.minimum(upper, add_up(self.at, entry))
+        return Near(self.centre, (lower, upper), min(self.length, length))
 
 
 def slopes(block: Block, r: P, *signals: Near) -> tuple[float, ...]:
