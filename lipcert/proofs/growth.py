@@ -176,8 +176,8 @@ def _range(u: Powers) -> tuple[Tensor, Tensor]:
     least = top - 2 * mass
     low = torch.where(sure & (sign > 0), torch.maximum(low, least * (1 - 1e-12)), low)
     high = torch.where(sure & (sign < 0), torch.minimum(high, -least * (1 - 1e-12)), high)
-    low, high = (low - 1e-12 * low.abs()).nan_to_num(-math.inf), (high + 1e-12 * high.abs()).nan_to_num(math.inf)
-    return low, high
+    low, high = low - 1e-12 * low.abs(), high + 1e-12 * high.abs()
+    return low.nan_to_num(-math.inf, math.inf, -math.inf), high.nan_to_num(math.inf, math.inf, -math.inf)
 
 
 def _times(u: Powers, v: Powers) -> Powers:

@@ -80,7 +80,9 @@ class Execution:
         m = self.graph.nodes[self.graph.output].size
         one = torch.eye(m, dtype=torch.float64) if m <= OUTPUTS else None
         seeds = None if one is None else one.expand(len(cells), -1, -1)
-        return norm_up(execution_errors(self.graph, self.arithmetic, cells, seeds), norm, 1).nan_to_num(math.inf)
+        return norm_up(execution_errors(self.graph, self.arithmetic, cells, seeds), norm, 1).nan_to_num(
+            math.inf, math.inf
+        )
 
     def summary(self, error: float | None, norm: P, reason: str | None = None, **more: Any) -> dict[str, Any]:
         """The report's `summary.execution`. `error`: the largest over the region; None or inf: not known."""

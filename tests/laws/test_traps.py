@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from lipcert.load.capture.parity import check_parity
 from lipcert.load.model import Model
 from lipcert.load.source import Reference
 from lipcert.methods import METHODS
+from lipcert.methods.ladders import usual
 from lipcert.network.graph import Graph, Input, Linear, Node, Nonlinear
 from lipcert.operators.linear import Conv, Dense, Scale
 from lipcert.report.report import Report
@@ -239,6 +242,26 @@ def test_functions_without_a_constant(name: str) -> None:
     assert report.status in ("unbounded", "refused")
     assert report.exit_code == 3
     assert all(r.reason for r in report.results if isinstance(r, Refusal))
+
+
+@pytest.mark.parametrize("norm", ["1", "2", "inf"])
+def test_an_infinite_slope_is_not_the_largest_float(norm: str) -> None:
+    """sqrt has no constant on [0, 1], and its rounding no bound there; nan_to_num(inf) makes 1.8e308 of an infinity."""
+    names = [name for name in usual(on_a_region=True) if name not in ("regions", "branch")]
+    root, box = model(torch.sqrt, 1, 1), Box(torch.zeros(1, 1), torch.ones(1, 1))
+    report = lipcert.bound(root, region=box, norm=norm, methods=names, execution="float32")
+    assert report.upper is None, report.results
+    assert report.summary["execution"]["error"] is None
+    assert report.summary["execution"]["reason"]
+
+
+def test_infinities_stay_infinite() -> None:
+    """Nowhere in the sources is NaN alone replaced by infinity, which makes the largest float of an infinity."""
+    wrong = re.compile(r"nan_to_num\((nan=)?-?(math|torch|np)\.inf\)(?!\.arg)")
+    assert wrong.search("x.nan_to_num(math.inf)")
+    assert not wrong.search("x.nan_to_num(math.inf, math.inf)")
+    files = Path(lipcert.__file__).parent.rglob("*.py")
+    assert [str(file) for file in files if wrong.search(file.read_text())] == []
 
 
 @pytest.mark.parametrize("name", ["x * x", "x * y", "exp", "attention"])

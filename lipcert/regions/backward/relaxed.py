@@ -106,7 +106,7 @@ def gradient_norms(
                 first = gradients(graph, seeds, slopes, keep=kept, limits=limits)
     free = moving.repeat_interleave(k, dim=0)
     low, high = (torch.where(free, end, 0.0) for end in (first.lower, first.upper))
-    plain = norm_up(largest((low, high)).nan_to_num(math.inf), DUAL[norm], 1)
+    plain = norm_up(largest((low, high)).nan_to_num(math.inf, math.inf), DUAL[norm], 1)
     n = low.shape[1]
     if norm == "1":
         if n > ENTRYWISE or not n:
@@ -187,7 +187,7 @@ def _forward(
     """Upper values (r,) of the `functionals` (r, size), exact floats, of the gradients at node `start`, each of the row
     `home` (r,) of the b k gradients in `kept`. In chunks."""
     k = seeds.shape[1]
-    sizes = {i: largest((e.lower, e.upper)).nan_to_num(math.inf) for i, e in kept.items()}
+    sizes = {i: largest((e.lower, e.upper)).nan_to_num(math.inf, math.inf) for i, e in kept.items()}
     lines: dict[int, Lines] = {}
     losses: dict[int, Loss] = {}
     for i in range(start + 1, graph.output + 1):

@@ -44,7 +44,7 @@ def vertex_norms(graph: Graph, slopes: Mapping[int, Range], chosen: Directions, 
     b, k = chosen.toward.shape[:2]
     if not b:
         return low.new_zeros(0)
-    width = (high - low).nan_to_num(torch.inf)
+    width = (high - low).nan_to_num(torch.inf, torch.inf)
     most = min(most, int((width > 0).sum(dim=1).max()))
     widest = width.topk(most, dim=1).indices
     bits = (torch.arange(2**most, device=low.device)[:, None] >> torch.arange(most, device=low.device)) & 1

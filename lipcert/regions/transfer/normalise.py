@@ -117,9 +117,9 @@ def remainders(
     part = (change / (bottom * s))[:, None] * (reach + size * t[:, None]) + size * (kappa / bottom)[:, None]
     entries = torch.where(usable[:, None], part * FORMULA + 1e-300, length[:, None].expand_as(part))
     return (
-        off.nan_to_num(math.inf),
-        length.nan_to_num(math.inf),
-        torch.minimum(entries, length[:, None]).nan_to_num(math.inf),
+        off.nan_to_num(math.inf, math.inf),
+        length.nan_to_num(math.inf, math.inf),
+        torch.minimum(entries, length[:, None]).nan_to_num(math.inf, math.inf),
     )
 
 
