@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from cases import LIPCERT, Measured, peak_gb
@@ -175,4 +174,3 @@ def keep() -> None:
 
 
 CASES: dict[str, Callable[[int, bool], Measured]] = {"counted": counted}
-__all__ = ["CASES", "Path", "check", "keep", "more"]
