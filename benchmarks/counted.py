@@ -64,6 +64,8 @@ def on_regions() -> dict[str, int]:
     import torch
 
     import lipcert
+    from lipcert.regions.backward.affordable import effort
+    from lipcert.regions.backward.relaxed import linear_on
     from lipcert.regions.branch_and_bound.branching import Effort, bracket
     from lipcert.regions.cells import Cells
     from lipcert.regions.forward.slope import lipschitz_on
@@ -74,10 +76,14 @@ def on_regions() -> dict[str, int]:
     with torch.no_grad():
         _, sweep = _flops(lambda: lipschitz_on(graph, box, Norm("inf", "inf")))
         found = bracket(graph, box, Norm("2", "2"), Effort(1e-3))
-    x = torch.rand(2, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
-    model = _mlp(256, 64, 64, 10)
-    with subnormals() as slow:
-        _, linear = _flops(lambda: lipcert.local(model, x, 0.01, norm="inf", methods=["linear"]))
+    x = torch.rand(256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wide = _mlp(256, 64, 64, 10).graph
+    ball = Cells(
+        x[None], torch.full((1, 256), 0.01, dtype=torch.float64)
+    )  # not `local`: it samples for as long as a clock lets it
+    with torch.no_grad(), subnormals() as slow:
+        refine, vertices = effort(wide)
+        _, linear = _flops(lambda: linear_on(wide, ball, Norm("inf", "inf"), refine=refine, vertices=vertices))
     return {
         "sweep: flops": sweep,
         "branch: leaves": int(found.leaves),
