@@ -8,6 +8,7 @@ the network in real arithmetic is some A with |A - stored| <= radius. Signals ar
     rmv(y): (r, out_size) -> (r, in_size)       product with the transpose
     absolute()                                  nonnegative operator >= |A| entry by entry, for every A in the enclosure
     radius_operator()                           nonnegative operator >= |A - stored|, or None where the coefficients are exact
+    pattern()                                   1 where a coefficient may be other than 0: its mv counts the terms of each entry
     terms, terms_adjoint                        most products summed in an entry of mv, rmv; 0 means that nothing is computed
 
 The rounding of `mv` is bounded by gamma(terms + 1) |A| |x| plus terms * 2^-1074 (Higham, Accuracy and Stability, eq. 3.5).
@@ -38,6 +39,11 @@ def copies_factor(copies: int, p: P, q: P) -> float:
     return 1.0 if power <= 0 or copies <= 1 else up(up(float(copies) ** power))
 
 
+def _nonzero(stored: Tensor, radius: Tensor | None) -> Tensor:
+    """1 where a coefficient may be other than 0."""
+    return ((stored != 0) if radius is None else (stored != 0) | (radius != 0)).to(stored.dtype)
+
+
 def _max_up(values: Tensor) -> float:
     return float(values.max()) if values.numel() else 0.0
 
@@ -62,6 +68,9 @@ class Operator:
         raise NotImplementedError
 
     def radius_operator(self) -> Operator | None:
+        raise NotImplementedError
+
+    def pattern(self) -> Operator:
         raise NotImplementedError
 
     @property
@@ -138,6 +147,9 @@ class Select(Operator):
     def radius_operator(self) -> None:
         return None
 
+    def pattern(self) -> Select:
+        return self
+
     def multiplicity(self) -> int:
         """How often the most used entry is repeated."""
         if "multiplicity" not in self.memo:
@@ -186,6 +198,9 @@ class Scale(Operator):
 
     def radius_operator(self) -> Scale | None:
         return None if self.radius is None else Scale(self.radius)
+
+    def pattern(self) -> Scale:
+        return Scale(_nonzero(self.factor, self.radius))
 
     @property
     def exact_signs(self) -> bool:
@@ -240,6 +255,9 @@ class Dense(Operator):
 
     def radius_operator(self) -> Dense | None:
         return None if self.radius is None else Dense(self.radius, self.outer, self.inner)
+
+    def pattern(self) -> Dense:
+        return Dense(_nonzero(self.weight, self.radius), self.outer, self.inner)
 
     @property
     def terms(self) -> int:
@@ -312,6 +330,9 @@ class Conv(Operator):
     def radius_operator(self) -> Conv | None:
         return None if self.radius is None else Conv(self.radius, self.geometry, self.batch)
 
+    def pattern(self) -> Conv:
+        return Conv(_nonzero(self.weight, self.radius), self.geometry, self.batch)
+
     @property
     def terms(self) -> int:
         return self.weight[0].numel()
@@ -352,6 +373,9 @@ class Adjoint(Operator):
     def radius_operator(self) -> Adjoint | None:
         radius = self.of.radius_operator()
         return None if radius is None else Adjoint(radius)
+
+    def pattern(self) -> Adjoint:
+        return Adjoint(self.of.pattern())
 
     @property
     def flops(self) -> int:

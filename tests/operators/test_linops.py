@@ -58,6 +58,14 @@ def test_the_rounding_bound_holds_where_numbers_are_tiny(operator: Operator) -> 
 
 
 @case
+def test_pattern_counts_the_terms_that_may_be_other_than_0(operator: Operator) -> None:
+    ceiling, counted = matrix(operator.absolute()), matrix(operator.pattern())
+    assert ((counted > 0) | (matrix(operator) == 0)).all()
+    assert ((counted > 0) <= (ceiling > 0)).all()
+    assert (counted.sum(axis=1) <= max(1, operator.terms)).all()
+
+
+@case
 def test_absolute_and_radius_dominate_every_member(operator: Operator) -> None:
     stored, dice = matrix(operator), random.Random(0)
     ceiling = matrix(operator.absolute())

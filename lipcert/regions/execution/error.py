@@ -1,9 +1,17 @@
 """|computed - real| of every signal on a batch of regions, for executions in a floating-point format.
 
 Between two nonlinearities everything is one sum of products, v = sum of (coefficients along a path) times a source. However
-it is evaluated (any order of additions, FMA or not, fused or folded beforehand), a term meets at most `count` roundings, so
-the rounding of v is at most gamma_count times its `mass`, the sum of the absolute terms (Higham, 3.1 and 3.5). What the
-sources are off by already comes through the absolute coefficients; what a runtime computes of constants in its own
+it is evaluated (any order of additions, FMA or not, fused or folded beforehand), its roundings are of two kinds:
+`count`: most roundings that a term meets and that are not additions of this sum, at most gamma_count of the `mass`, the sum of
+the absolute terms t, together (Higham, 3.1 and 3.5); and `adds` additions of nonzero numbers, in a tree of any shape. At a node
+of the tree the exact sum of its two computed arguments is z = (the terms below it) + sum of d_w z_w over the nodes w below, each
+|d_w| <= u, and v is off by the sum of all d_w z_w. The terms below a node are some of all terms, so their sum is at most
+the larger of the positive and the negative part of all, max(P, N) = (mass + |v|) / 2: twice less than the mass where v
+is small. By induction |z_w| <= max(P, N) + e with e = u sum |z_w| <= adds u (max(P, N) + e), so e <= gamma_adds max(P, N). Roundings
+and coefficients after an addition multiply all terms below it alike, as if each term had met them: so it is enough that
+every computed number has one use, or that each use counts its additions (`_linear` where it has several).
+
+What the sources are off by already comes through the absolute coefficients; what a runtime computes of constants in its own
 format is in their radii (`folded_in`). A nonlinearity passes on slope times error, and adds its own (accuracy.py).
 """
 
@@ -17,7 +25,7 @@ from dataclasses import replace as changed
 import torch
 from torch import Tensor
 
-from lipcert.blocks.base import Range
+from lipcert.blocks.base import Block, Range
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.product import MatMul, Product
 from lipcert.blocks.selection import Selection
@@ -41,14 +49,15 @@ GROWN = 2
 @dataclass(frozen=True, eq=False)
 class Executed:
     """Of one signal, (b, size) each. `error`: how far its sources can have moved it, and what was `own`: made since the last
-    nonlinearity, but for the rounding of the sum that is under way: gamma_count times `mass`. `middle`: of the mass, what
-    the centres of the regions have, before any nonlinearity."""
+    nonlinearity, but for the rounding of the sum that is under way (`_rounding`). `middle`: of the mass, what the centres
+    of the regions have, before any nonlinearity. Where the mass is 0, so is the computed number."""
 
     error: Tensor
     own: Tensor
     mass: Tensor
     middle: Tensor | None
     count: int
+    adds: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +106,34 @@ def _absolute(graph: Graph) -> Graph:
 
 
 def _rounding(place: Evaluation, i: int, signal: Executed) -> Tensor:
-    """Of the sum that ends at node i. On an l2 or l1 ball its mass is that of the centre, and the dual norms of the rows."""
-    mass, cells = signal.mass, place.cells
+    """Of the sum that ends at node i: gamma_count mass + (1 + gamma_count) gamma_adds max(P, N). On an l2 or l1 ball its mass
+    is that of the centre, and the dual norms of the rows."""
+    mass, cells, gamma = signal.mass, place.cells, place.arithmetic.gamma
     graph = place.absolute
     small = graph.nodes[i].size * cells.centre.shape[1] <= DENSE
     if signal.middle is not None and cells.norm != "inf" and small and cells.radius.shape[1]:
         rows = row_norms(graph, i, cells.norm)
         mass = torch.minimum(mass, (signal.middle + rows * cells.radius[:, :1]) * WIDEN)
+    most = _most(signal.adds)
     fits = mass < place.arithmetic.largest / 2  # every partial sum is below it: nothing overflows
-    grown = torch.where(mass == 0, 0.0, place.arithmetic.gamma(signal.count) * mass)
-    return torch.where(fits, grown, math.inf)
+    fits &= (mass == 0) | math.isfinite(gamma(signal.count + most))
+    low, high = place.ranges[i]
+    value = (torch.maximum(low.abs(), high.abs()) + signal.error).nan_to_num(math.inf, math.inf)
+    part = torch.minimum(mass, (mass + value) / 2)
+    each = gamma(most) / max(1, most)  # at least gamma_n / n for every n <= most
+    grown = gamma(signal.count) * mass + signal.adds * each * (1 + gamma(signal.count)) * part
+    return torch.where(fits, torch.where(mass == 0, 0.0, grown * WIDEN), math.inf)
+
+
+def _most(adds: Tensor) -> int:
+    return int(adds.max()) if adds.numel() else 0
 
 
 def _source(at: Visit) -> Executed:
     low, high = at.state.ranges[at.i]
     lost = torch.full_like(low, GROWN * at.state.arithmetic.underflow)
-    return Executed(lost, lost, torch.maximum(low.abs(), high.abs()), at.state.cells.centre.abs(), 1)
+    mass = torch.maximum(low.abs(), high.abs())
+    return Executed(lost, lost, mass, at.state.cells.centre.abs(), 1, torch.zeros_like(mass))
 
 
 def _linear(at: Visit, u: Executed) -> Executed:
@@ -127,7 +148,19 @@ def _linear(at: Visit, u: Executed) -> Executed:
         new = (lost + (0.0 if slack is None else GROWN * slack.mv(u.mass))) * _reads(operator)
         error, own = error + new, own + new
     middle = None if u.middle is None else size.mv(u.middle) * WIDEN
-    return Executed(error * WIDEN, own * WIDEN, size.mv(u.mass) * WIDEN, middle, u.count + (n + FOLDED if n else 0))
+    return Executed(error * WIDEN, own * WIDEN, size.mv(u.mass) * WIDEN, middle, *_roundings(operator, u))
+
+
+def _roundings(operator: Operator, u: Executed) -> tuple[int, Tensor]:
+    """`count` and `adds` of the image: of each term a product and what is folded, and one addition less than there are terms
+    other than 0. A sum of sums has many additions, of which each term meets few: there all count as roundings of terms."""
+    pattern = operator.pattern()
+    if operator.terms <= 1:  # every number keeps one use
+        return u.count + (1 + FOLDED) * operator.terms, pattern.mv(u.adds).round()
+    adds = (pattern.mv((u.mass > 0).double()).round() - 1).clamp(min=0.0)
+    inner = _most(u.adds)
+    count = u.count + inner + 1 + FOLDED
+    return (count + _most(adds), torch.zeros_like(adds)) if inner else (count, adds)
 
 
 def _reads(operator: Operator) -> Tensor:
@@ -139,7 +172,9 @@ def _reads(operator: Operator) -> Tensor:
 
 
 def _sum(at: Visit, *us: Executed) -> Executed:
-    count = min(sum(u.count for u in us) + len(us), _all(at.graph))
+    count, adds = sum(u.count for u in us) + 1, sum((u.adds for u in us[1:]), us[0].adds) + (len(us) - 1)
+    if count + _most(adds) > _all(at.graph):
+        count, adds = _all(at.graph), torch.zeros_like(adds)
     lost = GROWN * len(us) * at.state.arithmetic.underflow
     middles = [u.middle for u in us if u.middle is not None]
     return Executed(
@@ -148,6 +183,7 @@ def _sum(at: Visit, *us: Executed) -> Executed:
         sum((u.mass for u in us[1:]), us[0].mass) * WIDEN,
         sum(middles[1:], middles[0]) * WIDEN if len(middles) == len(us) else None,
         count,
+        adds,
     )
 
 
@@ -166,17 +202,18 @@ def _offset(at: Visit, *us: Executed) -> Executed:
     mass = value.abs() + (0.0 if slack is None else slack)
     new, mass = (part.expand(len(at.state.cells), -1) for part in (new.expand_as(value), mass))
     if not us:
-        return Executed(new, new, mass, mass, 1)
+        return Executed(new, new, mass, mass, 1, torch.zeros_like(mass))
     u = us[0]
     middle = None if u.middle is None else u.middle + mass
-    return Executed((u.error + new) * WIDEN, (u.own + new) * WIDEN, (u.mass + mass) * WIDEN, middle, u.count + 2)
+    error, own, mass = (u.error + new) * WIDEN, (u.own + new) * WIDEN, (u.mass + mass) * WIDEN
+    return Executed(error, own, mass, middle, u.count + 1, u.adds + 1)
 
 
 def _concat(at: Visit, *us: Executed) -> Executed:
     middles = [u.middle for u in us if u.middle is not None]
-    error, own, mass = (torch.cat([getattr(u, name) for u in us], dim=1) for name in ("error", "own", "mass"))
+    error, own, mass, adds = (torch.cat([getattr(u, k) for u in us], dim=1) for k in ("error", "own", "mass", "adds"))
     middle = torch.cat(middles, dim=1) if len(middles) == len(us) else None
-    return Executed(error, own, mass, middle, max(u.count for u in us))
+    return Executed(error, own, mass, middle, max(u.count for u in us), adds)
 
 
 def _block(at: Visit, *us: Executed) -> Executed:
@@ -206,12 +243,21 @@ def _block(at: Visit, *us: Executed) -> Executed:
     made = (
         made + GROWN * place.arithmetic.underflow
     )  # of an exact function too: what enters or leaves it may be flushed
+    made = torch.where(_nothing(block, wide), 0.0, made)
     made = torch.where(size + moved + made < place.arithmetic.largest / 2, made, math.inf).nan_to_num(
         math.inf, math.inf
     )
     error = ((moved + made) * WIDEN).nan_to_num(math.inf, math.inf)
     place.local[at.i] = Local(tuple(new), made, tuple(total))
-    return Executed(error, made, size + error, None, 0)
+    return Executed(error, made, size + error, None, 0, torch.zeros_like(size))
+
+
+def _nothing(block: Block, wide: list[Range]) -> Tensor:
+    """Where a function that is evaluated exactly is 0 whatever the argument in its range is, as a ReLU that is off."""
+    if not (isinstance(block, Pointwise) and units(block) == 0):
+        return torch.zeros((), dtype=torch.bool)
+    least, most = block.values_on(wide[0])
+    return (least == 0) & (most == 0)
 
 
 def _moved(node: Node, total: list[Tensor], wide: list[Range]) -> Tensor:
