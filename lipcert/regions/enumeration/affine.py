@@ -7,7 +7,7 @@ Accuracy and Stability, eq. 3.5), so that a product needs no pass of its own for
 
 from __future__ import annotations
 
-from lipcert.regions.enumeration.compiled import compiled, inlined
+from lipcert.regions.enumeration.compiled import NO, compiled, inlined
 from lipcert.regions.enumeration.net import (
     BIAS,
     BIAS_ERROR,
@@ -131,7 +131,7 @@ def put_settled(net, memory, j, k, slope):  # type: ignore[no-untyped-def]
 def enter(net, memory, layer):  # type: ignore[no-untyped-def]
     """v of one layer, from signals that are all affine on the cell."""
     n = net.n
-    multiply(net, memory, layer, False)
+    multiply(net, memory, layer, NO)
     base = net.shape[OFF, layer]
     for i in range(net.shape[OFF, layer + 1] - base):
         for c in range(n + 1):

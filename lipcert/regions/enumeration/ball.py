@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lipcert.regions.enumeration.compiled import compiled, inlined
+from lipcert.regions.enumeration.compiled import ZERO, compiled, inlined
 from lipcert.regions.enumeration.net import INVERSE
 from lipcert.regions.enumeration.pruning import prove_least
 
@@ -34,7 +34,7 @@ def from_centre(net, t):  # type: ignore[no-untyped-def]
 
 @inlined
 def nearest_vertex(net, memory, count):  # type: ignore[no-untyped-def]
-    nearest, vertex = np.inf, 0
+    nearest, vertex = np.inf, ZERO
     for i in range(count):
         far = from_centre(net, memory.x[i])
         if far < nearest:

@@ -18,8 +18,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 numba: Any = import_module("numba")
 njit = numba.njit
+
+# What compiled functions are given where a literal would do: each function would be compiled once more for the literal.
+ZERO: Any = np.int64(0)
+TWO, NO, YES = np.int64(2), np.bool_(False), np.bool_(True)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -15,14 +15,13 @@ import numpy as np
 
 from lipcert.regions.enumeration.affine import enter, leave, multiply, put_settled
 from lipcert.regions.enumeration.ball import from_centre, grown
-from lipcert.regions.enumeration.compiled import compiled, entry, inlined
+from lipcert.regions.enumeration.compiled import YES, ZERO, compiled, entry, inlined
 from lipcert.regions.enumeration.frames import copy, copy_rows, pull, push, push_whole, put_facet
 from lipcert.regions.enumeration.net import (
     BEST,
     CELLS,
     CRAMPED,
     DONE,
-    FACETS,
     FAILED,
     FORCED,
     FRAMES,
@@ -181,11 +180,11 @@ def bound_above(net, memory, layer, live, u):  # type: ignore[no-untyped-def]
         elif memory.pre[LOW, k] > -np.inf and memory.pre[HIGH, k] < np.inf:
             slopes = (net.hinge[LEFT, k], net.hinge[RIGHT, k])
             ends = (memory.pre[LOW, k], memory.pre[HIGH, k])
-            put_crossing(net, memory, n + k, (memory.pre, k, memory.pre[RHO, k]), 0, slopes, ends)
+            put_crossing(net, memory, n + k, (memory.pre, k, memory.pre[RHO, k]), ZERO, slopes, ends)
         else:
             return
     for deep in range(layer + 1, net.layers):
-        multiply(net, memory, deep, True)
+        multiply(net, memory, deep, YES)
         base = net.shape[OFF, deep]
         for i in range(net.shape[OFF, deep + 1] - base):
             k, error = base + i, out[n + 1, i]
@@ -198,7 +197,7 @@ def bound_above(net, memory, layer, live, u):  # type: ignore[no-untyped-def]
                 return
             sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)
             put_open(net, memory, n + k, k, i, sign, low, high)
-    multiply(net, memory, net.layers, True)
+    multiply(net, memory, net.layers, YES)
     outputs(net, memory, u, SQUARINGS)
 
 
@@ -256,8 +255,8 @@ def cut_in_two(net, memory, stack, room, cell, u, k):  # type: ignore[no-untyped
     memory.sign[k] = np.int8(-stay)
     take(memory, FIRST if stay > 0.0 else SECOND, HERE)
     copy(memory.mask[:1], stack.mask[used:])
-    copy_rows(memory.x, stack.x[used:], 1)
-    copy_rows(memory.facet, stack.facet[top], FACETS)
+    copy(memory.x[HERE], stack.x[used])
+    copy_rows(memory.facet, stack.facet[top], len(memory.facet))
     push(net, memory, stack, top, (layer, live | new, 1), u)
     put_facet(net, memory, place, stay, k)
     memory.sign[k] = np.int8(stay)

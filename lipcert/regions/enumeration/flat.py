@@ -175,7 +175,7 @@ def memory(net: Net) -> tuple[Memory, Stack]:
         np.zeros((VERTICES + 1, n + 1), dtype=np.int64),
         np.zeros((n + 2, 2 * n + 2)),
         np.zeros((5, outputs, n)),
-        np.zeros((2, max(outputs, EXACTLY))),
+        np.zeros((2, max(outputs, int(EXACTLY)))),
         np.zeros((questions, n + 2)),
         np.zeros(n + hinges, dtype=np.int64),
         np.zeros(16, dtype=np.int64),

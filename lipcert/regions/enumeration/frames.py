@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lipcert.regions.enumeration.compiled import compiled, inlined
-from lipcert.regions.enumeration.net import FACETS, OFF, RHO, VERTICES
+from lipcert.regions.enumeration.net import OFF, RHO, VERTICES
 from lipcert.regions.enumeration.polytope import ONE, bits, cut, keep_half
 
 
@@ -30,7 +30,7 @@ def push(net, memory, stack, top, cell, u):  # type: ignore[no-untyped-def]
     stack.place[top, 1] = count
     stack.live[top] = live
     copy(u, stack.u[top])
-    copy_rows(memory.box, stack.box[top], 2)
+    copy_rows(memory.box, stack.box[top], len(memory.box))
     if layer < net.layers:
         base = net.shape[OFF, layer]
         for k in range(net.shape[OFF, layer + 1] - base):
@@ -43,7 +43,7 @@ def push_whole(net, memory, stack, room, cell, u):  # type: ignore[no-untyped-de
     (top, used), count = room, cell[2]
     copy(memory.mask[:count], stack.mask[used:])
     copy_rows(memory.x, stack.x[used:], count)
-    copy_rows(memory.facet, stack.facet[top], FACETS)
+    copy_rows(memory.facet, stack.facet[top], len(memory.facet))
     push(net, memory, stack, top, cell, u)
 
 
@@ -53,8 +53,8 @@ def pull(net, memory, stack, top, used):  # type: ignore[no-untyped-def]
     count, layer = stack.place[top, 1], stack.place[top, 0]
     copy(stack.mask[used - count : used], memory.mask)
     copy_rows(stack.x[used - count :], memory.x, count)
-    copy_rows(stack.facet[top], memory.facet, FACETS)
-    copy_rows(stack.box[top], memory.box, 2)
+    copy_rows(stack.facet[top], memory.facet, len(memory.facet))
+    copy_rows(stack.box[top], memory.box, len(memory.box))
     if layer < net.layers:
         base = net.shape[OFF, layer]
         for k in range(net.shape[OFF, layer + 1] - base):
@@ -114,7 +114,7 @@ def halve(net, memory, stack, room, cell, u, plane):  # type: ignore[no-untyped-
     points = (new, made, new_x, new_mask)
     half = (stack.x[there], stack.mask[there], count, live)
     other, other_live = keep_half(n, -stay, slack, half, points)
-    copy_rows(memory.facet, stack.facet[top], FACETS)
+    copy_rows(memory.facet, stack.facet[top], len(memory.facet))
     memory.sign[k] = np.int8(-stay)
     push(net, memory, stack, top, (layer, other_live, other), u)
     put_facet(net, memory, place, stay, k)

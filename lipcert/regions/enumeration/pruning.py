@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from lipcert.regions.enumeration.affine import multiply, put_settled
-from lipcert.regions.enumeration.compiled import compiled, inlined
+from lipcert.regions.enumeration.compiled import ZERO, compiled, inlined
 from lipcert.regions.enumeration.net import DEAD, HIGH, INVERSE, LEFT, LOW, NORMS, OFF, RADIUS, RHO, RIGHT
 from lipcert.regions.enumeration.polytope import LOST, SLACK, edges_at, safe_least
 from lipcert.regions.enumeration.sizes import SQUARINGS, largest
@@ -19,7 +19,7 @@ from lipcert.regions.enumeration.sizes import SQUARINGS, largest
 @inlined
 def extremes(n, form, at, x, count):  # type: ignore[no-untyped-def]
     """Where column `at` of `form` (n slopes, constant) is least and largest among the vertices, and its values there."""
-    low, high, first, last = np.inf, -np.inf, 0, 0
+    low, high, first, last = np.inf, -np.inf, ZERO, ZERO
     for i in range(count):
         total = form[n, at]
         for d in range(n):
@@ -84,7 +84,7 @@ def prove_range(net, memory, live, ends, stamp, value, known, a):  # type: ignor
 def prove_box(net, memory, live, count, stamp, a):  # type: ignore[no-untyped-def]
     """The bounding box of the cell, within the one in memory.box."""
     for d in range(net.n):
-        first = last = 0
+        first = last = ZERO
         for i in range(count):
             if memory.x[i, d] < memory.x[first, d]:
                 first = i
@@ -185,7 +185,7 @@ def upper_values(net, memory, layer, live, count, stamp, u, a):  # type: ignore[
         elif memory.pre[LOW, k] > -np.inf and memory.pre[HIGH, k] < np.inf:
             rho, low, high = memory.pre[RHO, k], memory.pre[LOW, k], memory.pre[HIGH, k]
             slopes = (net.hinge[LEFT, k], net.hinge[RIGHT, k])
-            put_crossing(net, memory, n + k, (memory.pre, k, rho), 0, slopes, (low, high))
+            put_crossing(net, memory, n + k, (memory.pre, k, rho), ZERO, slopes, (low, high))
         else:
             return
     for deep in range(layer + 1, net.layers):

@@ -12,13 +12,13 @@ import math
 
 import numpy as np
 
-from lipcert.regions.enumeration.compiled import compiled
+from lipcert.regions.enumeration.compiled import NO, TWO, YES, compiled
 
 SWELL = 1.0 + 1e-13  # more than 400 roundings
 ADD = 64 * 2.0**-53
 FEW = 10  # rows: sign vectors of the output side
-SQUARINGS = 9  # m^(1/1024): 0.2 % for 8 rows
-EXACTLY = 30
+SQUARINGS = np.int64(9)  # m^(1/1024): 0.2 % for 8 rows
+EXACTLY = np.int64(30)
 
 
 @compiled
@@ -113,12 +113,12 @@ def largest(matrices, vectors, rows, n, p, q, squarings):  # type: ignore[no-unt
         value = (value + spectral(radius, t, other, scale, rows, n, squarings)) * SWELL
         value = min(value, spectral(size, t, other, scale, rows, n, squarings))
     elif p == 0:
-        value = _over_signs(centre, radius, vectors[0], False, rows, n, q)
+        value = _over_signs(centre, radius, vectors[0], NO, rows, n, q)
     elif rows <= FEW:
-        value = _over_signs(centre, radius, vectors[0], True, n, rows, 2)
+        value = _over_signs(centre, radius, vectors[0], YES, n, rows, TWO)
     else:
         for i in range(rows):
-            value += length(size[i], n, 2)
+            value += length(size[i], n, TWO)
         value *= SWELL
     return value
 
