@@ -134,7 +134,7 @@ def residual(name: str, ending: str) -> Callable[[int, bool], Measured]:
         from lipcert.operators.linear import Conv, Dense
 
         done = Measured(against="product")
-        shape = (1, 3, 16, 16) if smoke else (1, 3, 224, 224)
+        shape = (1, 3, 8, 8) if smoke else (1, 3, 224, 224)
         with tempfile.TemporaryDirectory() as folder:
             path = in_child(_export, "resnet6" if smoke else name, shape, Path(folder) / f"{name}{ending}")
             for _ in range(repeat):

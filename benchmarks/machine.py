@@ -80,7 +80,7 @@ def bandwidth(entries: int = 1 << 25, seconds: float = 0.5) -> float:
 def _best(run: Any, seconds: float) -> float:
     run()
     best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    while best == float("inf") or time.perf_counter() < end:
         start = time.perf_counter()
         run()
         best = min(best, time.perf_counter() - start)

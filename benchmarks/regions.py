@@ -54,7 +54,7 @@ def grid(name: str, limit: float) -> Callable[[int, bool], Measured]:
 
         module = MOONS if name == "relu" else networks.two_moons(torch.nn.Tanh)
         low, high = (torch.tensor([[side[i] for side in BOX]], dtype=torch.float64) for i in (0, 1))
-        shape = (3, 3) if smoke else (50, 50)
+        shape = (2, 2) if smoke else (50, 50)
         done = Measured(targets=[Target(f"l{p}", limit) for p in NORMS])
         for _ in range(repeat):
             for p in NORMS:

@@ -132,8 +132,9 @@ def certificates(repeat: int, smoke: bool) -> Measured:
     import lipcert
 
     count, asked = (4, 4) if smoke else (1000, 100)
-    model = lipcert.load(networks.mlp([784, 256, 256, 10]), input_shape=(1, 784))
-    x = torch.rand(asked, 784, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    inputs, width = (64, 16) if smoke else (784, 256)
+    model = lipcert.load(networks.mlp([inputs, width, width, 10]), input_shape=(1, inputs))
+    x = torch.rand(asked, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
     done = Measured(targets=[] if smoke else [Target("balls", 60.0 * asked / count)])
     lipcert.local(model, x[:1], 0.01, norm="inf", methods=["linear"])
     for _ in range(repeat):
@@ -141,9 +142,11 @@ def certificates(repeat: int, smoke: bool) -> Measured:
         report = done.clock("balls", lambda ask=ask: lipcert.local(model, x, 0.01, **ask))
     done.peak_gb = peak_gb()
     done.values = {"upper": max(row["upper"] for row in report.points), "balls": asked, "scaled to": count}
-    each = 2 * 2 * 256 * 256 * 784 + 2 * 2 * 10 * (256 * 256 + 256 * 784)
+    each = 2 * 2 * width * width * inputs + 2 * 2 * 10 * (width * width + width * inputs)
     done.floors = {
-        "balls": Floor(1.0 * each * asked, note="lines of 256 neurons and of 10 logits back to the input, both sides")
+        "balls": Floor(
+            1.0 * each * asked, note="lines of the neurons of one layer and of 10 logits back to the input, both sides"
+        )
     }
     return done
 

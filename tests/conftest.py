@@ -7,18 +7,21 @@ import os
 import random
 import signal
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from thorough import FIRST_CASES, FULL
+from thorough import FIRST_CASES, FULL, by_turns
 
 from lipcert.terms import clock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOOTPRINTS = ("/tmp/pwned_lipcert", "/tmp/lipcert_ts_wrote")  # what the files of shared/bad try to write
+
+# What takes long begins early, and what mostly waits, for signals and clusters, first of all: others fill that time.
+WAITING = ("test_shards.py", "test_surroundings.py", "test_terminated.py")
+ROOMS = {name: place for place, name in enumerate(("tasks", "cli", "house", "regions", "laws", "proofs", "load"))}
 
 torch.set_num_threads(1)
 clock.GRACE = 60.0  # no test asserts a time; those of budgets have a clock of their own
@@ -56,22 +59,31 @@ def seeded() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without LIPCERT_FULL=1: nothing that is `slow`, and of a law's cases the first and every nth after it (`every`); with
-    LIPCERT_FIRST_CASES=1 the first alone. A case named on the command line runs."""
+    """Without LIPCERT_FULL=1: nothing that is `slow`, and of a law's cases the first and every nth after it by turns (`every`);
+    with LIPCERT_FIRST_CASES=1 the first alone. A case named on the command line runs. What takes long comes first."""
+    items.sort(key=lambda item: ROOMS.get(item.path.parent.name, len(ROOMS)) - (item.path.name in WAITING) * len(ROOMS))
     if FULL or any("[" in argument for argument in config.args):
         return
-    seen: Counter[str] = Counter()
-    left_out = []
+    laws: dict[str, list[pytest.Item]] = {}
     for item in items:
-        law = item.nodeid.partition("[")[0]
-        every = item.get_closest_marker("every")
-        later = seen[law] and (FIRST_CASES or (every is not None and seen[law] % every.args[0]))
-        if later or item.get_closest_marker("slow") is not None:
-            left_out.append(item)
-        seen[law] += 1
-    config.hook.pytest_deselected(items=left_out)
-    out = set(left_out)
-    items[:] = [item for item in items if item not in out]
+        laws.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    chosen = {item for cases in laws.values() for item in _by_default(cases)}
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
+def _by_default(cases: list[pytest.Item]) -> list[pytest.Item]:
+    """Of one law."""
+    every = cases[0].get_closest_marker("every")
+    step = len(cases) if FIRST_CASES else 1 if every is None else every.args[0]
+    cases = [case for case in cases[::step] if case.get_closest_marker("slow") is None]
+    return cases if every is None else by_turns(cases)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers get few tests at a time, so that none of them is left with a long row at the end."""
+    if getattr(config.option, "maxschedchunk", 0) is None:
+        config.option.maxschedchunk = 40
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

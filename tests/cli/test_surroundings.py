@@ -310,6 +310,7 @@ def killed(arguments: tuple[str, ...], number: int, delay: float, folder: Path) 
     return process.returncode, err
 
 
+@pytest.mark.every(1)
 @pytest.mark.parametrize("k", range(200 if FULL else 4))
 def test_a_signal_at_any_moment(k: int, tmp_path: Path) -> None:
     chance = random.Random(k)

@@ -108,6 +108,7 @@ def violations(module: Drawn, seed: int, formats: tuple[str, ...] = tuple(FORMAT
     return wrong
 
 
+@pytest.mark.every(1)
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
 def test_a_random_module_in_every_format(seed: int) -> None:
     """By default as a module and in one of the other formats."""

@@ -354,6 +354,7 @@ def cluster(tmp_path: Path) -> Iterator[ByHand]:
     found.end()
 
 
+@pytest.mark.skipif(KILLS == 0, reason="LIPCERT_KILLS=0: a leg of .ci/run does it, 20 times, beside the others")
 def test_kills_at_any_moment(cluster: ByHand, tmp_path: Path) -> None:
     """Client, workers and scheduler, in the middle of the work; the same command, started again, gives the report of a run
     that nobody disturbed, and nothing is done twice."""
