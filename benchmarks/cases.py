@@ -152,9 +152,11 @@ def residual(name: str, ending: str) -> Callable[[int, bool], Measured]:
         done.rivals = [attempt("power iteration of every layer", [o for o in operators if isinstance(o, Conv | Dense)])]
         done.targets = [Target("product", limits[0]), Target("peak_gb", limits[1])]
         work = [conv_floor(o) for o in operators if isinstance(o, Conv)]
+        compared = model.info["parity"]
+        points = sum(record["points"] for record in compared if record["reference"] == compared[0]["reference"])
         done.floors = {
             "product": Floor(sum(f.flops for f in work), sum(f.bytes for f in work), TORUS),
-            "load": Floor(16.0 * sum(o.flops for o in operators), note="float64 evaluation at 16 points"),
+            "load": Floor(points * sum(o.flops for o in operators), note=f"float64 evaluation at {points} points"),
         }
         return done
 

@@ -176,6 +176,7 @@ def _load(
                 lambda x: graph.evaluate(torch.from_numpy(x)).numpy().reshape(x.shape[0], *graph.output_shape),
                 graph.input_shape,
                 seed,
+                entries=sum(node.size for node in graph.nodes),
             )
     info = {
         "path": None if is_module else str(path_or_module),

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import lipcert
-from lipcert.load.capture import gates
+from lipcert.load.capture import export, gates
 from lipcert.load.capture.capture import capture, constants
 from lipcert.load.capture.decompose import KEPT, OWN, table
+from lipcert.load.capture.trace import trace
+from lipcert.load.fingerprint import same_steps
 from lipcert.load.read import read
 from lipcert.load.source import Source
 from lipcert.terms.errors import RefusedModel, UsageError
@@ -141,6 +143,58 @@ class Remembers(nn.Module):
 def test_gate_3_state_outside_buffers() -> None:
     with pytest.raises(RefusedModel, match="two captures of the model differ"):
         captured(Remembers())
+
+
+class Keeps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = nn.Linear(3, 3), None
+
+    def forward(self, x):
+        self.last = self.inner(x)
+        return self.last + self.inner.weight[0]
+
+
+def test_what_a_trace_leaves_behind_stays_out_of_the_module() -> None:
+    """The second capture is by our own trace, whose tensors have no values."""
+    module = Keeps().eval().requires_grad_(False)
+    assert bool(
+        torch.isfinite(lipcert.load(module, input_shape=(1, 3)).graph.evaluate(torch.ones(1, 3).double())).all()
+    )
+    assert export.traced_alike(export.exported(module, torch.zeros(1, 3), users=False), module, torch.zeros(1, 3))
+    assert module.last is None or not module.last.is_meta
+
+
+def test_same_steps_can_fail() -> None:
+    """Of the same constants in another order and under other names; not of others, nor of other steps."""
+    a, b = torch.ones(3), torch.full((3,), 2.0)
+    equal, equal_too = a.clone(), b.clone()
+
+    def steps(function, *held):
+        module = Of(function).eval()
+        for place, tensor in enumerate(held):
+            module.register_buffer(f"held_{place}", tensor)
+        program = trace(module, torch.zeros(1, 3))
+        return program.graph, program.constants
+
+    def first(x):
+        return (x + a) * b
+
+    with torch.no_grad():
+        assert same_steps(*steps(first), *steps(lambda x: (x + equal) * equal_too, equal_too, equal))
+        for other in (
+            lambda x: (x + b) * a,
+            lambda x: (x + a) * a,
+            lambda x: (a + x) * b,
+            lambda x: (x + a) + b,
+            lambda x: (x + a) * b + 0,
+            lambda x: x + a,
+            lambda x: (x + a[:1]) * b,
+            lambda x: (x + a.double()).float() * b,
+            lambda x: torch.add(x, a, alpha=2) * b,
+        ):
+            assert not same_steps(*steps(first), *steps(other))
+            assert not same_steps(*steps(other), *steps(first))
 
 
 def test_fingerprint_is_of_the_function_not_of_names() -> None:

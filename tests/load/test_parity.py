@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import lipcert
-from lipcert.load.capture.parity import SCALES, check_parity
+from lipcert.load.capture.parity import LARGE, SCALES, check_parity
 from lipcert.load.read import read
 from lipcert.load.source import Reference
 from lipcert.terms.errors import RefusedModel
@@ -103,6 +103,24 @@ def test_a_large_constant_output_hides_nothing() -> None:
     ours.weight[0] *= 1.01
     with pytest.raises(RefusedModel, match="parity"):
         check_parity([Reference("torch", rows(theirs, torch.float32))], rows(ours, torch.float64), SHAPE)
+
+
+def test_large_networks_are_compared_at_eight_points_and_four_of_them_in_float64() -> None:
+    theirs = network().float()
+    ours = copied(theirs, torch.float64)
+    references, asked = read(theirs, input_shape=SHAPE).references, []
+
+    def evaluate(points: np.ndarray) -> np.ndarray:
+        asked.append(len(points))
+        return rows(ours, torch.float64)(points)
+
+    for entries, points in ((LARGE - 1, [4] * 8), (LARGE, [2] * 4 + [1] * 4)):
+        records = check_parity(references, evaluate, SHAPE, entries=entries)
+        assert [record.points for record in records] == points
+    assert sum(asked) == 16 + 8  # ours once at each point
+    plant(ours, 4)
+    with pytest.raises(RefusedModel, match="parity"):
+        check_parity(references, rows(ours, torch.float64), SHAPE, entries=LARGE)
 
 
 @pytest.mark.parametrize(

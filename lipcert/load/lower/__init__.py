@@ -33,7 +33,7 @@ from lipcert.load.lower.rewrite import tidied, troubled
 from lipcert.load.lower.signals import Unread
 from lipcert.network.graph import Graph
 from lipcert.rigor.arithmetic import folding as executed_in  # `folding` is a file of this room
-from lipcert.rigor.constants import Constant
+from lipcert.rigor.constants import Constant, all_finite
 from lipcert.terms.clock import tick
 from lipcert.terms.errors import RefusedModel
 
@@ -127,6 +127,8 @@ def _stored(target: str, tensor: Tensor) -> Any:
     if not tensor.dtype.is_floating_point:
         return tensor
     exact = tensor.to(torch.float64)  # float16, bfloat16, float32 are subsets of float64
+    if all_finite(exact):
+        return Constant(exact)
     bad = ~torch.isfinite(exact) & (exact != masks.MINUS_INF)  # -inf is refused where anything but a softmax reads it
     if bool(bad.any()):
         kind = "NaN" if bool(exact.isnan().any()) else "infinity"

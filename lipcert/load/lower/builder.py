@@ -14,7 +14,7 @@ from torch import Tensor
 from lipcert.blocks.base import Block
 from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset, What
 from lipcert.operators.linear import Operator, Scale, Select
-from lipcert.rigor.constants import Constant, constant
+from lipcert.rigor.constants import Constant, all_finite, constant
 from lipcert.terms.errors import RefusedModel
 
 MAX_ENTRIES = 2**28  # of one signal: 2 GB
@@ -114,7 +114,7 @@ class Builder:
 
     def finite(self, value: Constant) -> Constant:
         for part in (value.centre, value.radius):
-            if part is not None and not bool(torch.isfinite(part).all()):
+            if part is not None and not all_finite(part):
                 self.refuse("a constant is not finite (NaN, infinity or an overflow)")
         return value
 

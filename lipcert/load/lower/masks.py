@@ -18,7 +18,7 @@ from lipcert.blocks.softmax import Softmax
 from lipcert.load.lower.builder import Builder, Signal
 from lipcert.network.graph import Nonlinear
 from lipcert.operators.linear import Select
-from lipcert.rigor.constants import Constant, constant
+from lipcert.rigor.constants import Constant, all_finite, constant
 
 MINUS_INF = -float("inf")
 SUMS = ("aten.add.Tensor", "aten.sub.Tensor")
@@ -38,11 +38,13 @@ def infinite(value: Any) -> bool:
     """Whether a constant holds -inf (or a worse one) anywhere."""
     if isinstance(value, list | tuple):
         return any(infinite(v) for v in value)
-    return isinstance(value, Constant) and not bool(torch.isfinite(value.centre).all())
+    return isinstance(value, Constant) and not all_finite(value.centre)
 
 
 def checked(b: Builder, name: str, args: Sequence[Any], value: Constant) -> Constant:
     """A folded constant: finite but for -inf, which has no radius and comes from -inf, not from an overflow of a sum."""
+    if all_finite(value.centre):
+        return b.finite(value)
     hidden = value.centre == MINUS_INF
     if name in SUMS and bool(hidden.any()):
         given = [constant(a).centre == MINUS_INF for a in args[:2]]
