@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from lipcert.cli.defaults import IN_FORCE, defaults
 from lipcert.cli.doctor import doctor
 from lipcert.cli.failure import complain, json_target, tell, tell_json
 from lipcert.cli.gate import gate
-from lipcert.cli.help import Command, Commands
+from lipcert.cli.help import Command, Commands, formatted_by
 from lipcert.cli.inspect import inspect
 from lipcert.cli.jacobian import jacobian
 from lipcert.cli.layers import layers
@@ -60,17 +61,6 @@ COMMANDS = {
     "doctor": Listed(doctor, "lipcert doctor"),
 }
 
-app = typer.Typer(
-    cls=Commands,
-    name="lipcert",
-    help="Certified Lipschitz constants of trained neural networks.",
-    epilog=EXIT_STATUS,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 
 def exiting(function: Callable[..., int], name: str = "") -> Callable[..., None]:
     """The command for Typer, which takes exit statuses only as an exception. Its files are compared first."""
@@ -84,15 +74,6 @@ def exiting(function: Callable[..., int], name: str = "") -> Callable[..., None]
     return command
 
 
-for _name, _command in COMMANDS.items():
-    app.command(
-        _name,
-        cls=Command,
-        epilog=f"Example: {_command.example}",
-        no_args_is_help=" " in _command.example.removeprefix("lipcert "),  # doctor needs no argument
-    )(exiting(_command.function, _name))
-
-
 def _print_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"lipcert {__version__}")
@@ -100,12 +81,39 @@ def _print_version(asked: bool) -> bool:
     return asked
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
+    pass
+
+
+def program(whole: bool = True) -> typer.Typer:
+    """What Typer parses; not `whole`: with the names and texts of the commands alone, for the page that lists them."""
+    app = typer.Typer(
+        cls=Commands,
+        name="lipcert",
+        help="Certified Lipschitz constants of trained neural networks.",
+        epilog=EXIT_STATUS,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name, command in COMMANDS.items():
+        app.command(
+            name,
+            cls=Command,
+            help=command.function.__doc__,
+            epilog=f"Example: {command.example}",
+            no_args_is_help=" " in command.example.removeprefix("lipcert "),  # doctor needs no argument
+        )(exiting(command.function, name) if whole else _nothing)
+    app.callback()(options)
+    return app
+
+
+def _nothing() -> None:
     pass
 
 
@@ -133,7 +141,8 @@ def answer(arguments: list[str]) -> int:
     """The exit status; everything is said already."""
     TYPED.words = tuple(arguments)
     try:
-        command: Any = typer.main.get_command(app)
+        listing = arguments[:1] in (["-h"], ["--help"]) and "_LIPCERT_COMPLETE" not in os.environ
+        command: Any = typer.main.get_command(program(whole=not listing))
         given = {} if HELP & set(arguments) else defaults(command.commands)
         return command(arguments, prog_name="lipcert", standalone_mode=False, default_map=given) or 0
     except LipcertError as error:
@@ -154,9 +163,7 @@ def answer(arguments: list[str]) -> int:
 
 
 def misread(error: Any, arguments: list[str]) -> int:
-    from typer import rich_utils
-
-    rich_utils.rich_format_error(error)
+    formatted_by().rich_format_error(error)
     command, parameter = getattr(getattr(error, "ctx", None), "info_name", ""), getattr(error, "param", None)
     place = IN_FORCE.place(command, getattr(parameter, "name", ""))
     if place is not None and not any(word.startswith(place.flag) for word in arguments):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import platform
-from importlib import metadata
 from typing import Any
 
 __version__ = "0.1.0"
@@ -15,6 +14,8 @@ PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 @functools.cache
 def made_by() -> dict[str, Any]:
     """For reports: versions of what computes, without importing it, and the kind of machine."""
+    from importlib import metadata  # brings email and zipfile: 0.05 s
+
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

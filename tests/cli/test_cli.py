@@ -95,6 +95,15 @@ def test_help_and_version(typed: Callable[..., Ran]) -> None:
         assert f"{command.example} ".startswith(f"lipcert {name} ")
 
 
+def test_the_list_of_commands_is_that_of_the_whole_program(typed: Callable[..., Ran], monkeypatch) -> None:
+    """It is made without their options, which takes a third of the time."""
+    short, program = typed("--help").out, main.program
+    monkeypatch.setattr(main, "program", lambda whole: program())
+    assert typed("--help").out == short
+    monkeypatch.setattr(main, "program", lambda whole: program(whole=False))
+    assert typed("bound", "--help").out != short  # what is compared is what is made
+
+
 def test_completion_is_on(typed: Callable[..., Ran]) -> None:
     assert "--show-completion" in typed("--help").out
     asked = {"_LIPCERT_COMPLETE": "complete_bash", "COMP_WORDS": "lipcert bound --norm ", "COMP_CWORD": "3"}
