@@ -67,7 +67,7 @@ Tell = Callable[[np.ndarray, np.ndarray], None]  # (upper, best) after each roun
 
 class Tree:
     """`asks`: see net.py. `rtol`: relative for norms, absolute for values; negative: nothing is pruned. `still`: Jacobians
-    are taken of all inputs but the last."""
+    are taken of all inputs but the last, and what is met in the cube is a better start than points at random."""
 
     asks = NORMS
     keeps = False
@@ -99,7 +99,7 @@ class Tree:
         self.share = CHEAP / max(CHEAP, self._patterns())
         self.most = max(1, int(self.most * self.share))
         self.budget = max(1, min(int(FIRST * self.share), self.most))
-        if self.asks != SIGNS:
+        if self.asks != SIGNS and not still:
             self._sample()
         few = self.net.n <= INPUTS
         self.cross = self.asks == NORMS and ball is not None and ball[1] == "1" and few
