@@ -1,43 +1,47 @@
-"""Reading a certificate: strict JSON, every field checked by a reader of its own, nothing else allowed."""
+"""Reading a certificate: every field is checked by a reader of its own, and no other is allowed."""
 
-from __future__ import annotations
-
-import base64
-import binascii
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from lipcert_audit.network import Question, contents, refuse
+from lipcert_audit.places import POINT, Point, region
+from lipcert_audit.strict import (
+    NORMS,
+    Reader,
+    bound,
+    count,
+    fields,
+    list_of,
+    numbers,
+    one_of,
+    real,
+    record,
+    reject,
+    such,
+    text,
+    whole,
+)
 
 MOST = 256 * 2**20  # bytes
-NORMS = ("1", "2", "inf")
-
-
-class Rejected(Exception):
-    """The certificate does not show its claim. `place`: the field at fault."""
-
-    def __init__(self, place: str, reason: str):
-        super().__init__(f"{place}: {reason}")
-        self.place, self.reason = place, reason
 
 
 @dataclass(frozen=True)
 class Claim:
-    """|f(x) - f(x')| <= value |x - x'| for all x, x', f with the output functional of the question. `place`: in the file."""
+    """|f(x) - f(x')| <= value |x - x'| for all x, x' of the region, f with the output functional of the question. `region`: None, the
+    whole space; or of a box (lower, upper, unit), integers in units of 2^-unit. `place`: in the file."""
 
     question: Question
     norm: str
     value: float
     proof: dict[str, Any]
     place: str
+    region: Any
 
     def words(self) -> list[str]:
         asked, p = self.question, {"1": "l1", "2": "l2", "inf": "linf"}[self.norm]
@@ -47,13 +51,13 @@ class Claim:
             f"input      {asked.input_name!r} {list(asked.input_shape)}",
             f"output     {asked.output_name!r} {list(asked.output_shape)}, {asked.functional}",
             f"norm       {p} -> {p}",
-            "region     the whole input space",
+            "region     the whole input space" if self.region is None else f"region     {self.region[3]}",
             f"claim      |f(x) - f(x')| <= {self.value!r} |x - x'|, in real arithmetic",
             f"proof      {self.proof['kind']}",
         ]
 
 
-def read(path: Path) -> tuple[str, list[Claim]]:
+def read(path: Path) -> tuple[str, list[Claim], list[Point]]:
     data = contents(path)
     if len(data) > MOST:
         reject("file", f"larger than {MOST >> 20} MiB")
@@ -64,10 +68,9 @@ def read(path: Path) -> tuple[str, list[Claim]]:
     return claims(top)
 
 
-def claims(top: Any) -> tuple[str, list[Claim]]:
+def claims(top: Any) -> tuple[str, list[Claim], list[Point]]:
     """(sha256 of the model file, what is claimed of it)."""
-    format_ = top.get("format") if isinstance(top, dict) else None
-    readers, sealed = FORMATS[one_of(*FORMATS)(format_, "format")]
+    readers, sealed = FORMATS[one_of(*FORMATS)(top.get("format") if isinstance(top, dict) else None, "format")]
     found = fields(top, "", readers)
     seal = json.dumps([top[name] for name in sealed], sort_keys=True, separators=(",", ":"))
     if hashlib.sha256(seal.encode()).hexdigest() != found["digest"]:
@@ -76,88 +79,29 @@ def claims(top: Any) -> tuple[str, list[Claim]]:
     if p != q:
         refuse(f"norm {p} -> {q}: only equal norms are known")
     sha256, *about = found["model"].values()
-    if not (rows := found.get("claims", [found])):
-        reject("claims", "there is none")
+    rows = found.get("claims", [found]) or reject("claims", "there is none")
     places = [f"claims[{k}]." if "claims" in found else "" for k in range(len(rows))]
-    asked = [Question(*about, row["scope"]["output"]) for row in rows]
-    return sha256, [Claim(a, p, row["claim"], row["proof"], at) for a, row, at in zip(asked, rows, places, strict=True)]
+    scopes = [(row["scope"]["region"], Question(*about, row["scope"]["output"])) for row in rows]
+    made = [Claim(a, p, v["claim"], v["proof"], at, here) for v, at, (here, a) in zip(rows, places, scopes, strict=True)]
+    points = [Point(*v.values(), p, f"points[{k}].") for k, v in enumerate(found.get("points", []))]
+    return sha256, made, points
+
+
+INDEX = re.compile(r"vector|(0|[1-9][0-9]{0,8})(-(0|[1-9][0-9]{0,8}))?")
+functional = such(lambda v: isinstance(v, str) and INDEX.fullmatch(v), "vector, I or I-J")
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs) if len(dict(pairs)) == len(pairs) else reject("file", "a field stands twice")
 
 
-def reject(place: str, reason: str) -> NoReturn:
-    raise Rejected(place, reason)
-
-
-# Readers: each takes a value and its place in the file.
-
-Reader = Callable[[Any, str], Any]
-
-
-def fields(value: Any, place: str, readers: dict[str, Reader]) -> dict[str, Any]:
-    """In the order of `readers`."""
-    if not isinstance(value, dict) or set(value) != set(readers):
-        reject(place or "file", f"the fields {', '.join(readers)} are needed, and no other")
-    return {name: read(value[name], f"{place}.{name}".lstrip(".")) for name, read in readers.items()}
-
-
-def record(readers: dict[str, Reader]) -> Reader:
-    return lambda value, place: fields(value, place, readers)
-
-
-def list_of(reader: Reader) -> Reader:
-    def read(value: Any, place: str) -> list[Any]:
-        if not isinstance(value, list):
-            reject(place, "a list is needed")
-        return [reader(v, f"{place}[{k}]") for k, v in enumerate(value)]
-
-    return read
-
-
-def one_of(*names: str) -> Reader:
-    return lambda value, place: value if value in names else reject(place, f"none of {', '.join(names)}")
-
-
-def only(known: Any, reason: str) -> Reader:
-    return lambda value, place: value if value == known else refuse(f"{place}: {reason}")
-
-
-def text(value: Any, place: str) -> str:
-    return value if isinstance(value, str) else reject(place, "text is needed")
-
-
-def count(value: Any, place: str) -> int:
-    return value if type(value) is int and 0 <= value < 2**31 else reject(place, "a whole number is needed")
-
-
-def real(value: Any, place: str) -> float:
-    return value if type(value) is float and math.isfinite(value) else reject(place, "a finite number is needed")
-
-
-def bound(value: Any, place: str) -> float:
-    return value if real(value, place) >= 0 else reject(place, "negative")
-
-
 def units(value: Any, place: str) -> list[float] | None:
     return None if value is None else list_of(real)(value, place)
 
 
-def functional(value: Any, place: str) -> str:
-    known = re.fullmatch(r"vector|(0|[1-9][0-9]{0,8})(-(0|[1-9][0-9]{0,8}))?", text(value, place))
-    return value if known else reject(place, "none of vector, I, I-J")
-
-
 def weights(value: Any, place: str) -> np.ndarray:
-    given = fields(value, place, {"count": count, "float64": text})
-    try:
-        numbers = np.frombuffer(base64.b64decode(given["float64"], validate=True), dtype="<f8")
-    except (binascii.Error, ValueError) as problem:
-        reject(place, f"not base64 of binary64 numbers: {problem}")
-    if given["count"] != len(numbers) or not ((numbers >= 2.0**-500) & (numbers <= 2.0**500)).all():
-        reject(place, "another count, or a number outside 2^-500 .. 2^500")
-    return numbers
+    found = numbers(value, place)
+    return found if ((found >= 2.0**-500) & (found <= 2.0**500)).all() else reject(place, "a number outside 2^-500 .. 2^500")
 
 
 def constants(value: Any, place: str) -> dict[str, Any]:
@@ -182,20 +126,15 @@ KINDS: dict[Any, dict[str, Reader]] = {
     "chain": {"constants": list_of(constants)},
     "cplip": {"passed": list_of(count), "constants": list_of(constants)},
     "nonnegative": {},
+    "tree": {"value": bound, "splits": list_of(whole)},
 }
 NAMES: dict[str, Reader] = dict.fromkeys(("sha256", "input_name", "output_name"), text)
 MODEL = NAMES | dict.fromkeys(("input_shape", "output_shape"), list_of(count)) | dict.fromkeys(("mean", "std"), units)
 NORM: dict[str, Reader] = dict.fromkeys(SIDES, one_of(*NORMS))
-CLAIM: dict[str, Reader] = {
-    "scope": record({"region": only("global", "only the whole input space is known"), "output": functional}),
-    "claim": bound,
-    "proof": proof,
-}
+CLAIM: dict[str, Reader] = {"scope": record({"region": region, "output": functional}), "claim": bound, "proof": proof}
 TOP: dict[str, Reader] = {"format": text, "model": model, "norm": record(NORM), "digest": text}
+SEVERAL = {"claims": list_of(record(CLAIM)), "points": list_of(record(POINT))}
 FORMATS = {  # fields, and which of them the digest is of
     "lipcert.certificate/2": (TOP | CLAIM, ("norm", "scope", "proof")),
-    "lipcert.certificate/3": (
-        TOP | {"claims": list_of(record(CLAIM)), "points": only([], "only constants are known, no radii")},
-        ("norm", "claims", "points"),
-    ),
+    "lipcert.certificate/3": (TOP | SEVERAL, ("norm", "claims", "points")),
 }

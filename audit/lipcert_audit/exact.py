@@ -51,8 +51,8 @@ class Map:
         """Row i is called rows[i], column j cols[j]; -1: left out."""
         row, col = rows[self.row], cols[self.col]
         there = (row >= 0) & (col >= 0)
-        sizes = {"rows": int(rows.max(initial=-1)) + 1, "cols": int(cols.max(initial=-1)) + 1}
-        return replace(self, **sizes, row=row[there], col=col[there], value=self.value[there])
+        sizes = (int(names.max(initial=-1)) + 1 for names in (rows, cols))
+        return Map(*sizes, row[there], col[there], self.value[there], self.unit, self.error)
 
     def times(self, by: Map) -> Map:
         """Each row times its factor: `by` is diagonal, with a factor for every row. Exact zeros leave nothing behind."""
@@ -92,10 +92,13 @@ class Map:
         """1.0 where there is a coefficient."""
         return replace(self, value=np.ones(len(self.row), dtype=object), unit=0).floats()
 
+    def array(self) -> np.ndarray:
+        out = np.zeros((self.rows, self.cols), dtype=object)
+        out[self.row, self.col] = self.value
+        return out
+
     def dense(self) -> fmpz_mat:
-        flat = np.zeros(self.rows * self.cols, dtype=object)
-        flat[self.row * self.cols + self.col] = self.value
-        return fmpz_mat(self.rows, self.cols, flat.tolist())
+        return integral(self.array())
 
     def sums(self) -> np.ndarray:
         """(rows,) sums of the coefficients, in units of 2^-unit."""
@@ -105,9 +108,7 @@ class Map:
 
     def floats(self) -> np.ndarray:
         """About the matrix, for proposals."""
-        out = np.zeros((self.rows, self.cols))
-        out[self.row, self.col] = [v / (1 << self.unit) for v in self.value.tolist()]
-        return out
+        return (self.array() / (1 << self.unit)).astype(np.float64)
 
 
 def largest(values: np.ndarray) -> int:
@@ -152,6 +153,12 @@ def constantly(n: int, value: int, unit: int = 0, start: int = 0) -> Map:
     return diagonal(np.full(n, value, dtype=object), unit, start=start)
 
 
+def stored(matrix: np.ndarray, unit: int) -> Map:
+    """A matrix of integers."""
+    row, col = np.nonzero(matrix)
+    return Map(*matrix.shape, row, col, matrix[row, col], unit)
+
+
 def integers(floats: np.ndarray) -> tuple[np.ndarray, int]:
     """float64 numbers as integers over a common power of two: exact."""
     ratios = [v.as_integer_ratio() for v in np.asarray(floats, dtype=np.float64).ravel().tolist()]
@@ -163,6 +170,10 @@ def quotients(over: int, under: np.ndarray) -> tuple[np.ndarray, int, int]:
     """(value, unit, error) of over / under, integers, rounded down where they are not exact."""
     value = (over << QUOTIENT) // under
     return value, QUOTIENT, int(any((value * under != over << QUOTIENT).tolist()))
+
+
+def integral(array: np.ndarray) -> fmpz_mat:
+    return fmpz_mat(*array.shape, array.ravel().tolist())
 
 
 def whole(matrix: fmpz_mat) -> np.ndarray:
@@ -178,7 +189,8 @@ def shifted(value: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 def semidefinite(diagonals: np.ndarray, terms: list[Map], products: list[tuple[Map, Fraction]]) -> bool:
     """diag + sum (T + T') - sum B B' / s >= 0? Scaled by powers of two to a diagonal near 1, then counted in units of 2^-104,
-    rounded down; `slack`: what that may add up to in a row, one unit for each part, and the errors of the coefficients."""
+    rounded down; `slack`: what that may add up to in a row, one unit for each part, and the errors of the coefficients. B B' / s is
+    counted in units of 2^-168, divided, and then in those of 2^-104: two too small, where |d (B B')_ij| <= e (|B_i| + |B_j|) + width e^2."""
     n = len(diagonals)
     if not all(d > 0 for d in (*diagonals.tolist(), *(s for _, s in products))):
         return False
@@ -196,7 +208,6 @@ def semidefinite(diagonals: np.ndarray, terms: list[Map], products: list[tuple[M
         B = B.take(rows)
         square = whole(B.dense() * B.dense().transpose())
         by = ONE - 2 * B.unit + scale[rows][:, None] + scale[rows][None, :]
-        # in units of 2^-168, divided, in units of 2^-104: two too small; |d (B B')_ij| <= e (|B_i| + |B_j|) + width e^2
         matrix[np.ix_(rows, rows)] -= (shifted(square * s.denominator, by + 64) // s.numerator) >> 64
         reach = largest(B.absolute().sums())
         slack += n * (2 + ceil(B.error * (2 * reach + B.cols * B.error) / s * Fraction(2) ** int(by.max(initial=-FAR))))

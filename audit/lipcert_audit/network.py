@@ -1,7 +1,7 @@
 """From the ONNX file to linear maps between the input, the nonlinearities and the output.
 
-Only increments matter: for two inputs x, x' every tensor of the file changes by a linear map of *sources*, the change of x
-(source 0) and those of the nonlinearities in the order of the file. Constants drop out.
+Every tensor of the file is a linear map of *sources*: the number 1, the input x, and what the nonlinearities add, in the order of
+the file. For two inputs the change of a tensor is the same map of the changes of the sources, and that of the number 1 is zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from lipcert_audit.exact import Map, constantly, diagonal, integers, quotients, total
+from lipcert_audit.exact import Map, constantly, diagonal, integers, quotients, stored, total
 
 SLOPE = 64  # slopes are kept in units of 2^-64, rounded outward
 TERMS = 20_000_000  # coefficients of one operator
@@ -40,7 +40,7 @@ def refuse(what: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class Signal:
-    """The change of a tensor: its entries in row-major order, as a map of all sources one after the other."""
+    """A tensor that moves: its entries in row-major order, as a map of all sources one after the other."""
 
     map: Map
     shape: tuple[int, ...]
@@ -70,9 +70,14 @@ Value = Signal | np.ndarray
 
 
 def still(value: np.ndarray) -> Signal:
-    """A constant does not change."""
-    none = np.zeros(0, dtype=np.int64)
-    return Signal(Map(value.size, 0, none, none, none.astype(object)), value.shape)
+    """A constant: a multiple of the number 1."""
+    numbers, unit = integers(value)
+    return Signal(stored(numbers.reshape(-1, 1), unit), value.shape)
+
+
+def plus(x: Signal, constant: Any) -> Signal:
+    """With a constant that is broadcast."""
+    return added([x, still(np.broadcast_to(np.asarray(constant, dtype=np.float64), x.shape))])
 
 
 def added(signals: list[Signal]) -> Signal:
@@ -82,7 +87,7 @@ def added(signals: list[Signal]) -> Signal:
 
 @dataclass(frozen=True)
 class Layer:
-    """z = phi(v), one nonlinearity of the file or one round of a maximum. `kind` says which constraint its entries obey:
+    """z = phi(v), one nonlinearity of the file or one round of a maximum. `kind` says which constraint the changes obey:
 
     pointwise   (z_i - low_i v_i) (high_i v_i - z_i) >= 0 for every entry
     rows        the same summed over each row (`windows`: positions), with slopes 0 and 1/2: softmax
@@ -96,27 +101,26 @@ class Layer:
     low: np.ndarray  # per entry, in units of 2^-64
     high: np.ndarray
     windows: np.ndarray
+    bent: bool = False  # z = max(low v, high v)
 
 
 class Network:
     """Collects the nonlinearities while a file is read. A subclass per proof says how a nonlinearity is taken apart.
 
-    `starts`: source k has the columns from starts[k] to starts[k + 1].
+    `starts`: source k has the columns from starts[k] to starts[k + 1]. `apply`: z, of a new source or of several.
     """
+
+    apply: Callable[[Layer], Signal]
 
     def __init__(self, asked: Any = None):
         self.layers: list[Layer] = []
-        self.starts = [0]
+        self.starts = [0, 1]
 
     def source(self, shape: tuple[int, ...]) -> Signal:
         """A new one."""
         n, start = prod(shape), self.starts[-1]
         self.starts.append(start + n)
         return Signal(constantly(n, 1, start=start), shape)
-
-    def apply(self, layer: Layer) -> Signal:
-        """The change of z."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -145,7 +149,7 @@ class Node:
         return value if isinstance(value, np.ndarray) else self.refuse(f"input {k} must be a constant")
 
     def change(self, k: int) -> Signal:
-        """Of input k, constant or not."""
+        """Input k, constant or not."""
         value = self.inputs[k]
         return value if isinstance(value, Signal) else still(self.constant(k))
 
@@ -153,13 +157,12 @@ class Node:
         """The constant at input k as a list, `other` where it is left out."""
         return self.constant(k).tolist() if k < len(self.inputs) and self.inputs[k] is not None else other
 
-    def pointwise(self, low: Any, high: Any) -> Signal:
-        """An elementwise function with slopes in [low, high]: fractions, or arrays of them."""
-        read = self.signal()
-        low, high = (np.broadcast_to(np.asarray(side, dtype=object), read.shape).ravel() for side in (low, high))
-        low = np.array([floor(v * 2**SLOPE) for v in low], dtype=object)
-        high = np.array([ceil(v * 2**SLOPE) for v in high], dtype=object)
-        return self.network.apply(Layer(self.name, "pointwise", read, read.shape, low, high, read.index().reshape(-1, 1)))
+    def pointwise(self, low: Any, high: Any, bent: bool = False) -> Signal:
+        """An elementwise function with slopes in [low, high], numbers or arrays; `bent`: it is max(low v, high v)."""
+        read, alone = self.signal(), np.arange(self.signal().size).reshape(-1, 1)
+        sides = (np.broadcast_to(np.asarray(v, dtype=object), read.shape).ravel() * 2**SLOPE for v in (low, high))
+        low, high = (np.array([end(v) for v in side], dtype=object) for end, side in zip((floor, ceil), sides, strict=True))
+        return self.network.apply(Layer(self.name, "pointwise", read, read.shape, low, high, alone, bent))
 
 
 Rule = Callable[[Node], Value]
@@ -214,7 +217,7 @@ def sort(graph: onnx.GraphProto) -> None:
 
 
 def read(model: onnx.ModelProto, asked: Question, network: Network, table: Table) -> Signal:
-    """The change of the output functional; the nonlinearities are in `network`."""
+    """The output functional; the nonlinearities are in `network`."""
     graph, opsets = model.graph, {o.domain: o.version for o in model.opset_import}
     if opsets.get("", 0) not in OPSETS or model.functions or graph.sparse_initializer:
         refuse(f"operator sets {opsets}, functions or sparse tensors: known is ai.onnx {OPSETS.start} to {OPSETS.stop - 1}")
@@ -225,7 +228,7 @@ def read(model: onnx.ModelProto, asked: Question, network: Network, table: Table
     sizes = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
     if len(sizes) != len(asked.input_shape) or any(d not in (0, s) for d, s in zip(sizes, asked.input_shape, strict=True)):
         refuse(f"the input has shape {sizes} in the file, {asked.input_shape} in the certificate")
-    values[asked.input_name] = units(network.source(tuple(asked.input_shape)), asked.std)
+    values[asked.input_name] = units(network.source(tuple(asked.input_shape)), asked.mean, asked.std)
     for node in needed(graph, asked.output_name):
         values[node.output[0]] = evaluated(node, values, opsets[""], network, table)
     out = values[asked.output_name]
@@ -272,17 +275,24 @@ def tensor(proto: onnx.TensorProto) -> np.ndarray:
     return array.astype(np.float64 if proto.data_type in FLOATS else np.int64)
 
 
-def units(x: Signal, std: list[float] | None) -> Signal:
-    """(x - mean) / std moves by 1 / std: one number, one per entry, or one per place of the axis 1, or else of the last."""
+def units(x: Signal, mean: list[float] | None, std: list[float] | None) -> Signal:
+    """(x - mean) / std, where they are given."""
+    x = x if mean is None else plus(x, -like(mean, x.shape, "means"))
     if std is None:
         return x
-    count, shape = len(std), x.shape
-    axes = [a for a in (1, len(shape) - 1) if a < len(shape) and shape[a] == count]
-    if min(std, default=0.0) <= 0 or not (count in (1, x.size) or axes):
-        refuse(f"standard deviations {std[:9]} for an input of shape {list(shape)}")
-    like = () if count == 1 else shape if count == x.size else [-1 if k == axes[0] else 1 for k in range(len(shape))]
-    value, unit = integers(np.broadcast_to(np.reshape(std, like), shape))
-    return x.times(diagonal(*quotients(1 << unit, value)))
+    value, unit = integers(like(std, x.shape, "standard deviations"))
+    return x.times(diagonal(*quotients(1 << unit, value))) if min(value) > 0 else refuse(f"standard deviations {std[:9]}")
+
+
+def like(numbers: list[float], shape: tuple[int, ...], what: str) -> np.ndarray:
+    """One number, one per entry, or one per place of the axis 1, or else of the last."""
+    size, axes = prod(shape), [a for a in (1, len(shape) - 1) if a < len(shape) and shape[a] == len(numbers)]
+    if not (len(numbers) in (1, size) or axes):
+        refuse(f"{len(numbers)} {what} for an input of shape {list(shape)}")
+    sizes = (
+        () if len(numbers) == 1 else shape if len(numbers) == size else [-1 if k == axes[0] else 1 for k in range(len(shape))]
+    )
+    return np.broadcast_to(np.reshape(numbers, sizes), shape)
 
 
 def functional(out: Signal, text: str) -> Signal:

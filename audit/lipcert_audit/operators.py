@@ -3,31 +3,21 @@
 Operators that move entries act on arrays of positions. Nonlinearities state their slopes, with the reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from fractions import Fraction
-from math import isqrt, prod
+from math import floor, isqrt, prod
 from typing import Any
 
 import numpy as np
 
 from lipcert_audit.exact import QUOTIENT, Map, diagonal, integers, merged, quotients, stacked
-from lipcert_audit.network import SLOPE, TERMS, WHOLE, Layer, Node, Rule, Signal, Table, Value, added, tensor
-
-# Entries that move, appear several times or vanish.
+from lipcert_audit.network import SLOPE, TERMS, WHOLE, Layer, Node, Rule, Signal, Table, Value, added, plus, still, tensor
 
 
 def moving(change: Callable[[Node, np.ndarray], np.ndarray]) -> Rule:
     """`change` acts on any array: on a constant itself, on the positions of a signal."""
-
-    def rule(node: Node) -> Value:
-        value = node.inputs[0]
-        if isinstance(value, Signal):
-            return value.take(change(node, value.index()))
-        return change(node, node.constant(0))
-
-    return rule
+    signal = lambda node: node.signal().take(change(node, node.signal().index()))  # noqa: E731
+    return lambda node: signal(node) if isinstance(node.inputs[0], Signal) else change(node, node.constant(0))
 
 
 def reshape(node: Node, x: np.ndarray) -> np.ndarray:
@@ -38,8 +28,7 @@ def reshape(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def flatten(node: Node, x: np.ndarray) -> np.ndarray:
-    axis = node["axis"] % x.ndim if node["axis"] < 0 else node["axis"]
-    return x.reshape(prod(x.shape[:axis]), -1)
+    return x.reshape(prod(x.shape[: node["axis"]]), -1)
 
 
 def axes_of(node: Node) -> list[int] | None:
@@ -71,11 +60,11 @@ def dropout(node: Node, x: np.ndarray) -> np.ndarray:
 
 
 def pad(node: Node) -> Value:
-    pads = np.reshape(node.optional(1, node["pads"]), (2, -1)).T
-    node.optional(2)
+    pads, x = np.reshape(node.optional(1, node["pads"]), (2, -1)).T, node.signal()
     if node["mode"] != b"constant" or (pads < 0).any() or len(node.inputs) > 3:
         node.refuse("mode, negative pads or axes")
-    return node.signal().take(np.pad(node.signal().index(), pads.tolist(), constant_values=-1))
+    around = np.pad(np.zeros(x.shape), pads.tolist(), constant_values=np.max(node.optional(2, node["value"])))
+    return plus(x.take(np.pad(x.index(), pads.tolist(), constant_values=-1)), around)
 
 
 def concat(node: Node) -> Value:
@@ -87,13 +76,8 @@ def concat(node: Node) -> Value:
     return Signal(stacked([v.map for v in signals]), (starts[-1],)).take(index)
 
 
-# Linear operators.
-
-
-def plus(node: Node) -> Value:
+def add(node: Node) -> Value:
     """Add, Sub, Sum with broadcasting."""
-    if not any(isinstance(v, Signal) for v in node.inputs):
-        node.refuse("of constants")
     out = np.broadcast_shapes(*(v.shape for v in node.inputs))
     first, *rest = (v.take(np.broadcast_to(v.index(), out)) for v in map(node.change, range(len(node.inputs))))
     return added([first, *(v.negative() if node.kind == "Sub" else v for v in rest)])
@@ -143,12 +127,12 @@ def matmul(node: Node) -> Value:
 
 def gemm(node: Node) -> Value:
     """alpha A' B' + beta C, A or B a constant, C a constant."""
-    left = isinstance(node.inputs[0], np.ndarray)
-    node.optional(2)
+    left, bias = isinstance(node.inputs[0], np.ndarray), node.optional(2, 0.0)
     x, weight = node.signal(int(left)), node.constant(1 - left)
     flips = node["transB" if left else "transA"], node["transA" if left else "transB"]
     made = matrix(node, x.take(x.index().T) if flips[0] else x, weight.T if flips[1] else weight, left)
-    return made.times(diagonal(*integers(np.full(made.size, node["alpha"]))))
+    both = (made, node["alpha"]), (still(np.broadcast_to(np.asarray(bias), made.shape)), node["beta"])
+    return added([v.times(diagonal(*integers(np.full(v.size, by)))) for v, by in both])
 
 
 def geometry(node: Node, spatial: tuple[int, ...], kernel: list[int]) -> tuple[list[int], list[int], list[tuple[int, int]]]:
@@ -169,6 +153,8 @@ def geometry(node: Node, spatial: tuple[int, ...], kernel: list[int]) -> tuple[l
 
 def windows(node: Node, index: np.ndarray, kernel: list[int]) -> tuple[np.ndarray, tuple[int, ...]]:
     """index (n, c, *spatial) -> positions (n, c, places, entries of the window), and the shape of the places."""
+    if node.attributes.get("ceil_mode"):
+        node.refuse("ceil_mode")
     strides, dilations, pads = geometry(node, index.shape[2:], kernel)
     padded = np.pad(index, [(0, 0), (0, 0), *pads], constant_values=-1)
     reach = [e * (k - 1) + 1 for e, k in zip(dilations, kernel, strict=True)]
@@ -194,15 +180,14 @@ def correlation(node: Node, index: np.ndarray, weight: np.ndarray) -> tuple[Map,
     return operator(out, index.size, row, col, value.reshape(1, groups, outs // groups, 1, c // groups, k), unit), out
 
 
-def conv(node: Node) -> Value:
-    node.optional(2)
-    return node.signal().through(*correlation(node, node.signal().index(), node.constant(1)))
+def biased(node: Node, x: Signal) -> Signal:
+    """With one number per channel, or none."""
+    return plus(x, np.reshape(node.optional(2, 0.0), (-1, *[1] * (len(x.shape) - 2))))
 
 
 def conv_transpose(node: Node) -> Value:
     """The transpose of the convolution from its output to its input."""
     x, weight = node.signal(), node.constant(1)
-    node.optional(2)
     if node["auto_pad"] != b"NOTSET" or node["output_shape"] is not None:
         node.refuse("auto_pad or output_shape")
     strides, dilations, pads = geometry(node, x.shape[2:], list(weight.shape[2:]))
@@ -213,20 +198,17 @@ def conv_transpose(node: Node) -> Value:
     forward, shape = correlation(node, np.arange(prod(out)).reshape(out), weight)
     if shape != x.shape:
         node.refuse("output_padding, or channels")
-    return x.through(forward.transposed(), out)
+    return biased(node, x.through(forward.transposed(), out))
 
 
 def means(x: Signal, groups: np.ndarray, counts: np.ndarray, out: tuple[int, ...]) -> Signal:
     """Sums over the positions in each row of `groups`, divided by counts (rows, 1)."""
     value, unit, error = quotients(1, counts.astype(object))
-    row = np.arange(len(groups)).reshape(-1, 1)
-    return x.through(operator(out, x.size, row, groups, value, unit, error), out)
+    return x.through(operator(out, x.size, np.arange(len(groups)).reshape(-1, 1), groups, value, unit, error), out)
 
 
 def average_pool(node: Node) -> Value:
     x = node.signal()
-    if node["ceil_mode"]:
-        node.refuse("ceil_mode")
     places, shape = windows(node, x.index(), node["kernel_shape"])
     groups = places.reshape(-1, places.shape[-1])
     counts = np.maximum(groups >= 0, node["count_include_pad"]).sum(1, keepdims=True)
@@ -249,39 +231,36 @@ def batch_normalization(node: Node) -> Value:
     if node["training_mode"] or node["spatial"] != 1 or (node.opset == 6 and not node["is_test"]):
         node.refuse("training mode")
     x = node.signal()
-    scale, _, _, variance = (node.constant(k) for k in (1, 2, 3, 4))
-    factors = []
-    for s, v in zip(scale.tolist(), variance.tolist(), strict=True):
-        below = Fraction(v) + Fraction(node["epsilon"])
-        if below <= 0:
-            node.refuse("a variance that is not positive")
-        square = Fraction(s) ** 2 / below * 4**QUOTIENT
-        factors.append((-1 if s < 0 else 1) * isqrt(square.numerator // square.denominator))
+    scale, bias, mean, variance = (node.constant(k) for k in (1, 2, 3, 4))
+    if not (variance > -node["epsilon"]).all():
+        node.refuse("a variance that is not positive")
+    below = [Fraction(v) + Fraction(node["epsilon"]) for v in variance.tolist()]
+    pairs = zip(scale.tolist(), below, strict=True)
+    factors = [(-1 if s < 0 else 1) * isqrt(floor(Fraction(s) ** 2 / v * 4**QUOTIENT)) for s, v in pairs]
     channels = x.index() // prod(x.shape[2:]) % x.shape[1]
-    return x.times(diagonal(np.array(factors, dtype=object)[channels.ravel()], QUOTIENT, 1))
+    factor = diagonal(np.array(factors, dtype=object)[channels.ravel()], QUOTIENT, 1)
+    return plus(plus(x, -mean[channels]).times(factor), bias[channels])
 
 
-# Nonlinearities.
+def slopes(low: float, high: float, bent: bool = False) -> Rule:
+    return lambda node: node.pointwise(low, high, bent)
 
 
-def slopes(low: Any, high: Any) -> Rule:
-    """`low`, `high`: numbers, or functions of the node."""
-    return lambda node: node.pointwise(*(Fraction(side(node) if callable(side) else side) for side in (low, high)))
-
-
-def prelu(node: Node) -> Value:
-    slope = node.constant(1)
-    if node.opset == 6 or np.broadcast_shapes(slope.shape, node.signal().shape) != node.signal().shape:
+def leaky(node: Node, slope: Any) -> Value:
+    """LeakyRelu, PRelu: slopes 1 and s, and all between at zero: max(s v, v) where s <= 1, which is used where s is kept exactly."""
+    if node.kind == "PRelu" and (
+        node.opset == 6 or np.broadcast_shapes(np.shape(slope), node.signal().shape) != node.signal().shape
+    ):
         node.refuse("slopes that widen the signal")
-    exact = np.vectorize(Fraction, otypes=[object])
-    return node.pointwise(exact(np.minimum(slope, 1.0)), exact(np.maximum(slope, 1.0)))
+    bent = np.all(slope <= 1) and np.all(slope * 2.0**SLOPE % 1 == 0)
+    return node.pointwise(np.minimum(slope, 1.0), np.maximum(slope, 1.0), bool(bent))
 
 
 def clip(node: Node) -> Value:
     low, high = node.optional(1, node["min"]), node.optional(2, node["max"])
     if not low <= high or low == np.inf or high == -np.inf:
         node.refuse("an empty interval")
-    return node.pointwise(Fraction(0), Fraction(1)) if low > -np.inf or high < np.inf else node.signal()
+    return node.pointwise(0, 1) if low > -np.inf or high < np.inf else node.signal()
 
 
 def softmax(node: Node) -> Value:
@@ -296,8 +275,8 @@ def softmax(node: Node) -> Value:
 
 def max_pool(node: Node) -> Value:
     x = node.signal()
-    if node["ceil_mode"] or node["storage_order"]:
-        node.refuse("ceil_mode or storage_order")
+    if node["storage_order"]:
+        node.refuse("storage_order")
     places, shape = windows(node, x.index(), list(x.shape[2:]) if node.kind == "GlobalMaxPool" else node["kernel_shape"])
     rows, none = places.reshape(-1, places.shape[-1]), np.zeros(0, dtype=object)
     if (rows < 0).all(1).any():
@@ -308,7 +287,6 @@ def max_pool(node: Node) -> Value:
 POOL = {"kernel_shape": None, "strides": None, "pads": None, "auto_pad": b"NOTSET", "ceil_mode": 0, "dilations": None}
 CONV = {"kernel_shape": None, "strides": None, "pads": None, "auto_pad": b"NOTSET", "dilations": None, "group": 1}
 BATCH = {"epsilon": np.float32(1e-5).item(), "momentum": 0.9, "training_mode": 0, "spatial": 1, "is_test": None}
-AXES = {"axes": None, "keepdims": 1, "noop_with_empty_axes": 0}
 
 OPERATORS: Table = {
     "Identity": (moving(lambda n, x: x), {}),
@@ -325,26 +303,29 @@ OPERATORS: Table = {
     "Concat": (concat, {"axis": None}),
     "Constant": (lambda n: tensor(n["value"]), {"value": None}),
     "Shape": (lambda n: np.array(n.inputs[0].shape[n["start"] : n["end"]], dtype=np.int64), {"start": 0, "end": None}),
-    **dict.fromkeys(("Add", "Sub", "Sum"), (plus, {})),
+    **dict.fromkeys(("Add", "Sub", "Sum"), (add, {})),
     **dict.fromkeys(("Mul", "Div"), (times, {})),
     "Neg": (lambda n: n.signal().negative(), {}),
     "MatMul": (matmul, {}),
     "Gemm": (gemm, {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "broadcast": 0}),
-    "Conv": (conv, CONV),
+    "Conv": (lambda n: biased(n, n.signal().through(*correlation(n, n.signal().index(), n.constant(1)))), CONV),
     "ConvTranspose": (conv_transpose, CONV | {"output_padding": None, "output_shape": None}),
     "AveragePool": (average_pool, POOL | {"count_include_pad": 0}),
     "GlobalAveragePool": (reduce, {"keepdims": 1}),
-    **dict.fromkeys(("ReduceMean", "ReduceSum"), (reduce, AXES)),
+    **dict.fromkeys(("ReduceMean", "ReduceSum"), (reduce, {"axes": None, "keepdims": 1, "noop_with_empty_axes": 0})),
     "BatchNormalization": (batch_normalization, BATCH),
-    # Slopes: of max(v, 0); 1 - t^2 with |t| < 1; the sigmoid; 1 / (1 + |v|)^2; 1 / (1 + v^2).
-    **dict.fromkeys(("Relu", "Tanh", "Softplus", "Softsign", "Atan"), (slopes(0, 1), {})),
-    **dict.fromkeys(("Abs", "Sin", "Cos"), (slopes(-1, 1), {})),  # a sign, a cosine, a sine
-    "LeakyRelu": (slopes(lambda n: min(n["alpha"], 1.0), lambda n: max(n["alpha"], 1.0)), {"alpha": np.float32(0.01).item()}),
-    "PRelu": (prelu, {}),  # slopes 1 and s, and all between at zero
+    "Relu": (slopes(0, 1, True), {}),
+    **dict.fromkeys(
+        ("Tanh", "Softplus", "Softsign", "Atan"), (slopes(0, 1), {})
+    ),  # 1 - t^2, sigmoid, 1 / (1 + |v|)^2, 1 / (1 + v^2)
+    "Abs": (slopes(-1, 1, True), {}),
+    **dict.fromkeys(("Sin", "Cos"), (slopes(-1, 1), {})),
+    "LeakyRelu": (lambda n: leaky(n, n["alpha"]), {"alpha": np.float32(0.01).item()}),
+    "PRelu": (lambda n: leaky(n, n.constant(1)), {}),
     "Clip": (clip, {"min": -np.inf, "max": np.inf}),  # a projection to an interval
-    "Sigmoid": (slopes(0, Fraction(1, 4)), {}),  # s (1 - s), s in (0, 1)
-    "HardSwish": (slopes(Fraction(-1, 2), Fraction(3, 2)), {}),  # v / 3 + 1 / 2 on [-3, 3], else 0 or 1
-    "Elu": (slopes(lambda n: min(n["alpha"], 0.0), lambda n: max(n["alpha"], 1.0)), {"alpha": 1.0}),  # alpha e^v, v < 0
+    "Sigmoid": (slopes(0, 0.25), {}),  # s (1 - s), s in (0, 1)
+    "HardSwish": (slopes(-0.5, 1.5), {}),  # v / 3 + 1 / 2 on [-3, 3], else 0 or 1
+    "Elu": (lambda n: n.pointwise(min(n["alpha"], 0.0), max(n["alpha"], 1.0)), {"alpha": 1.0}),  # alpha e^v, v < 0
     "Softmax": (softmax, {"axis": None}),  # gradient of log sum exp, convex and 1/2-smooth
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), (max_pool, POOL | {"storage_order": 0})),
 }

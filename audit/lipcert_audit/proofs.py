@@ -1,10 +1,8 @@
 """The four kinds of proof of a constant, each in exact arithmetic.
 
-Notation: a nonlinearity reads v = sum_j A_j z_j over the sources j (the input x and earlier nonlinearities), all of them
-changes between two inputs.
+Notation: a nonlinearity reads v = sum_j A_j z_j over the sources j (the number 1, the input x and earlier nonlinearities), all of
+them changes between two inputs, so that of the number 1 is zero.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from lipcert_audit.certificate import Claim, reject
-from lipcert_audit.exact import QUOTIENT, Map, constantly, diagonal, integers, semidefinite, stacked, total
+from lipcert_audit.certificate import Claim
+from lipcert_audit.exact import QUOTIENT, Map, constantly, diagonal, integers, semidefinite, stacked, stored, total
 from lipcert_audit.network import SLOPE, Layer, Network, Signal, added, refuse
+from lipcert_audit.strict import reject
 
 ENTRIES = 10_000  # rows of one matrix inequality: above, this program takes too long
-
-
-# The matrix inequality.
 
 
 class Gates(Network):
@@ -34,7 +30,7 @@ class Gates(Network):
 
     def spans(self) -> list[tuple[Layer, slice]]:
         """Every nonlinearity with its columns."""
-        return list(zip(self.layers, (slice(*ends) for ends in pairwise(self.starts[1:])), strict=True))
+        return list(zip(self.layers, (slice(*ends) for ends in pairwise(self.starts[2:])), strict=True))
 
     def apply(self, layer: Layer) -> Signal:
         if layer.kind == "maximum":
@@ -57,7 +53,7 @@ class Gates(Network):
         while len(entries) > 1:
             wins = []
             for u, w in zip(entries[::2], entries[1::2], strict=False):
-                game = Layer(layer.name, "pointwise", added([u, w.negative()]), (n,), zero, one, alone)
+                game = Layer(layer.name, "pointwise", added([u, w.negative()]), (n,), zero, one, alone, True)
                 wins.append(added([w, self.apply(game)]))
             entries = wins + entries[2 * len(wins) :]
         return entries[0].take(np.arange(n).reshape(layer.shape))
@@ -72,24 +68,25 @@ def lmi(network: Gates, out: Signal, asked: Claim) -> None:
     kept = useful(network, out)
     weights = spread(network, kept, asked.proof)
     if not weights.any():
-        return follows({k: m for k, m in parts(network, out).items() if k == 0}, [1.0], asked.value, "2", "claim")
+        return follows({k: m for k, m in parts(network, out).items() if k <= 1}, [0.0, 1.0], asked.value, "2", "claim")
     rho, (value, unit) = Fraction(asked.value) ** 2, integers(weights)
     s_x, s_y = (rho, Fraction(1)) if asked.proof["last"] == "input" else (Fraction(1), rho)
-    first, last = network.starts[1], network.starts[-1]  # the variables are x, every q from `first` on, y from `last` on
+    first, last = network.starts[2], network.starts[-1]  # the variables are x, every q from `first` on, y from `last` on
     middle = [Fraction(2 * v, 1 << unit) for v in value[first:].tolist()]
     diagonals = np.array([*[s_x] * first, *middle, *[s_y] * out.size], dtype=object)
     terms = [lowered(out.negative().map, last)]
     for layer, here in network.spans():
         by = diagonal(-value[here] * (layer.high - layer.low), unit + SLOPE)
         terms.append(lowered(layer.read.times(by).map, here.start))
-    away = np.arange(last + out.size) < first if first >= out.size else np.arange(last + out.size) >= last
+    place = np.arange(last + out.size)
+    away = (place > 0) & (place < first) if first > out.size else place >= last
     stays = np.concatenate([kept, np.ones(out.size, dtype=bool)]) & ~away
     if stays.sum() > ENTRIES:
         refuse(f"{stays.sum()} variables are too many for one matrix inequality")
     inner, outer = (np.where(some, np.cumsum(some) - 1, -1) for some in (stays, away))
     mixed = total([t.numbered(inner, outer) for m in terms for t in (m, m.transposed())])
     inside = [m.numbered(inner, inner) for m in terms]
-    if not semidefinite(diagonals[stays], inside, [(mixed, s_x if first >= out.size else s_y)]):
+    if not semidefinite(diagonals[stays], inside, [(mixed, s_x if first > out.size else s_y)]):
         reject("claim", f"the matrix inequality of these multipliers does not hold for {asked.value!r}")
 
 
@@ -101,7 +98,7 @@ def lowered(m: Map, start: int) -> Map:
 def useful(network: Gates, out: Signal) -> np.ndarray:
     """Of all sources, the entries that matter: reached by what moves, of effect on the output, with slopes that differ. Of
     the others the change may be taken for zero (they see none, or nobody sees it, or z = low v)."""
-    moves, heard = np.ones(network.starts[-1], dtype=bool), np.zeros(network.starts[-1], dtype=bool)
+    moves, heard = np.arange(network.starts[-1]) > 0, np.zeros(network.starts[-1], dtype=bool)
     for layer, here in network.spans():
         m, reached = layer.read.map, np.zeros(layer.read.size, dtype=bool)
         reached[m.row[moves[m.col]]] = True
@@ -113,7 +110,7 @@ def useful(network: Gates, out: Signal) -> np.ndarray:
             heard[here] = heard[here].any()
         heard[m.col[heard[here][m.row]]] = True
     kept = moves & heard
-    kept[: network.starts[1]] = True
+    kept[1 : network.starts[2]] = True
     for layer, here in network.spans():
         kept[here] = kept[here] & (layer.high > layer.low).astype(bool) if layer.kind == "pointwise" else True
     return kept
@@ -144,35 +141,31 @@ def groups(layer: Layer, grouping: str) -> np.ndarray:
     return group if grouping == "neuron" or len(layer.shape) < 3 else group // prod(layer.shape[2:])
 
 
-# Norms and chains of them.
-
-
 def parts(network: Network, signal: Signal) -> dict[int, Map]:
     """One map for each source that it depends on."""
-    column, row, out = np.arange(network.starts[-1]), np.arange(signal.size), {}
-    for k, (a, b) in enumerate(pairwise(network.starts)):
-        m = signal.map.numbered(row, np.where((column >= a) & (column < b), column - a, -1))
-        if len(m.row):
-            out[k] = m
-    return out
+    column, row = np.arange(network.starts[-1]), np.arange(signal.size)
+    columns = (np.where((column >= a) & (column < b), column - a, -1) for a, b in pairwise(network.starts))
+    return {k: m for k, m in enumerate(signal.map.numbered(row, here) for here in columns) if len(m.row)}
 
 
 def follows(maps: dict[int, Map], known: list[float], claimed: float, norm: str, place: str) -> None:
+    if not bounded(maps, known, claimed, norm):
+        reject(place, f"{claimed!r} does not follow")
+
+
+def bounded(maps: dict[int, Map], known: list[float], claimed: float, norm: str) -> bool:
     """Is |sum_j A_j z_j| <= c for all |z_j| <= c_j? l1 and linf: sums of columns and of rows. l2: with any t_j > 0 for which
     sum c_j^2 / t_j <= 1 it is enough that c^2 I - sum t_j A_j A_j' >= 0, by Cauchy and Schwarz."""
     if norm == "2":
         used = [j for j, m in maps.items() if known[j] > 0 and (m.error or m.value.any())]
         proposals = shares(maps, known, used, claimed) if used and claimed > 0 else ()
-        good = not used or any(below(maps, t, Fraction(claimed) ** 2) for t in proposals)
-    else:
-        sides = []
-        for j, m in maps.items():
-            a = m.absolute() if norm == "inf" else m.absolute().transposed()
-            side = [Fraction(v, 1 << a.unit) * Fraction(known[j]) for v in a.sums().tolist()]
-            sides.append(side if norm == "inf" else [max(side, default=Fraction(0))])
-        good = all(sum(row) <= Fraction(claimed) for row in zip(*sides, strict=True))
-    if not good:
-        reject(place, f"{claimed!r} does not follow")
+        return not used or any(below(maps, t, Fraction(claimed) ** 2) for t in proposals)
+    sides = []
+    for j, m in maps.items():
+        a = m.absolute() if norm == "inf" else m.absolute().transposed()
+        side = [Fraction(v, 1 << a.unit) * Fraction(known[j]) for v in a.sums().tolist()]
+        sides.append(side if norm == "inf" else [max(side, default=Fraction(0))])
+    return all(sum(row) <= Fraction(claimed) for row in zip(*sides, strict=True))
 
 
 def shares(maps: dict[int, Map], known: list[float], used: list[int], claimed: float) -> Iterator[dict[int, Fraction]]:
@@ -216,11 +209,11 @@ class Cuts(Network):
     def __init__(self, asked: Claim):
         super().__init__(asked)
         self.norm, self.passed = asked.norm, asked.proof.get("passed", ())
-        self.rows, self.known, self.seen = asked.proof["constants"], [1.0], 0  # known: by source
+        self.rows, self.known, self.seen = asked.proof["constants"], [0.0, 1.0], 0  # known: by source
 
     def claimed(self) -> tuple[float, str]:
         """The next constant, of the next source or of the output, and its place."""
-        k = len(self.known) - 1
+        k = len(self.known) - 2
         if k >= len(self.rows):
             reject("proof.constants", f"the network has more signals than {len(self.rows)}")
         self.known.append(self.rows[k].get(self.norm, 0.0))  # without one, nothing follows but 0
@@ -256,19 +249,18 @@ def block(layer: Layer, norm: str) -> Fraction:
     root of that, in linf once."""
     if layer.kind == "rows":
         return Fraction(1, 4)
-    places = layer.windows[layer.windows >= 0]
-    distinct = np.unique(np.stack([np.nonzero(layer.windows >= 0)[0], places]), axis=1)
-    overlap = int(np.bincount(distinct[1]).max())
+    there = layer.windows >= 0
+    overlap = int(np.bincount(np.unique([np.nonzero(there)[0], layer.windows[there]], axis=1)[1]).max())
     return Fraction({"1": overlap**2, "2": overlap, "inf": 1}[norm])
 
 
 def chain(network: Cuts, out: Signal, asked: Claim) -> None:
     """The output is the last link, unless it is a nonlinearity itself."""
-    if len(network.known) <= len(network.rows) or not itself(network, out):
+    if len(network.known) <= len(network.rows) + 1 or not itself(network, out):
         value, place = network.claimed()
         follows(parts(network, out), network.known, value, asked.norm, place)
-    if len(network.known) != len(network.rows) + 1 or len(network.passed) > network.seen:
-        reject("proof.constants", f"{len(network.rows)} signals, the network has {len(network.known) - 1}")
+    if len(network.known) != len(network.rows) + 2 or len(network.passed) > network.seen:
+        reject("proof.constants", f"{len(network.rows)} signals, the network has {len(network.known) - 2}")
     if network.known[-1] > asked.value:
         reject("claim", f"{asked.value!r} is less than the last constant, {network.known[-1]!r}")
 
@@ -280,9 +272,6 @@ def itself(network: Cuts, out: Signal) -> bool:
     return bool(straight and start and not m.error and (m.value == 1 << m.unit).all())
 
 
-# Networks of absolute values.
-
-
 class Absolute(Network):
     """|change of z| <= B |change of v| entry by entry, B the largest absolute slopes; a maximum moves by no more than the
     sum (for ||M 1|| the largest) of its window. All together a matrix M >= 0 with |J| <= M: `reach` is that of all sources,
@@ -291,7 +280,7 @@ class Absolute(Network):
     def __init__(self, asked: Claim):
         super().__init__(asked)
         self.inf = asked.norm == "inf"
-        start = constantly(prod(asked.question.input_shape), 1 << QUOTIENT, QUOTIENT)
+        start = lowered(constantly(prod(asked.question.input_shape), 1 << QUOTIENT, QUOTIENT), 1)
         self.reach = replace(start, cols=1, col=start.col * 0) if self.inf else start
 
     def seen(self, signal: Signal) -> Map:
@@ -303,23 +292,16 @@ class Absolute(Network):
             z = v.times(diagonal(np.maximum(abs(layer.low), abs(layer.high)), SLOPE)).up(QUOTIENT)
         elif layer.kind == "maximum":
             rows = [v.take(column) for column in layer.windows.T]
-            z = largest_of(rows) if self.inf else total(rows)
+            z = stored(np.max([m.sums() for m in rows], axis=0).reshape(-1, 1), QUOTIENT) if self.inf else total(rows)
         else:
             refuse(f"{layer.name}: softmax has no network of absolute values")
         self.reach = stacked([self.reach, z])
         return self.source(layer.shape)
 
 
-def largest_of(rows: list[Map]) -> Map:
-    """Entry by entry, of nonnegative maps with one column."""
-    value = np.max([m.sums() for m in rows], axis=0)
-    place = np.arange(len(value))
-    return Map(len(value), 1, place, place * 0, value, rows[0].unit)
-
-
 def nonnegative(network: Absolute, out: Signal, asked: Claim) -> None:
     """The norm of M bounds the constant: M grows with the absolute coefficients, and so do the norms."""
-    follows({0: network.seen(out)}, [1.0], asked.value, asked.norm, "claim")
+    follows({1: network.seen(out)}, [0.0, 1.0], asked.value, asked.norm, "claim")
 
 
 PROOFS = {"lmi": (Gates, lmi), "chain": (Cuts, chain), "cplip": (Cuts, chain), "nonnegative": (Absolute, nonnegative)}

@@ -94,3 +94,32 @@ def lmi(*rows: Any, grouping: str = "neuron", last: str = "input") -> dict[str, 
 
 def chain(*values: float, norm: str = "2", kind: str = "chain", **more: Any) -> dict[str, Any]:
     return {"kind": kind, "constants": [{"node": k, norm: v} for k, v in enumerate(values)], **more}
+
+
+def several(path: Path, claims: list[dict[str, Any]], points: Any = (), **about: Any) -> dict[str, Any]:
+    """Format 3. A claim: output, region, claim, proof; a point: (x, class, radius)."""
+    one = certificate(path, {}, 0.0, **about)
+    made = [
+        {
+            "scope": {"region": c.get("region", "global"), "output": c.get("output", "vector")},
+            "claim": c["claim"],
+            "proof": {"method": "by hand", **c["proof"]},
+        }
+        for c in claims
+    ]
+    given = [{"x": row(x), "class": label, "radius": radius} for x, label, radius in points]
+    return seal(
+        {"format": "lipcert.certificate/3"} | {k: one[k] for k in ("model", "norm")} | {"claims": made, "points": given}
+    )
+
+
+def tree(value: float, *splits: int) -> dict[str, Any]:
+    return {"kind": "tree", "value": value, "splits": list(splits)}
+
+
+def box(lower: list[float], upper: list[float]) -> dict[str, Any]:
+    return {"kind": "box", "lower": lower, "upper": upper}
+
+
+def ball(center: list[float], radius: float, norm: str = "inf") -> dict[str, Any]:
+    return {"kind": "ball", "center": center, "radius": radius, "norm": norm}

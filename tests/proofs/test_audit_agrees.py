@@ -29,8 +29,9 @@ from lipcert.terms.query import Norm, Output
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "audit"))
 from lipcert_audit.__main__ import audit  # noqa: E402
-from lipcert_audit.certificate import Rejected, claims  # noqa: E402
+from lipcert_audit.certificate import claims  # noqa: E402
 from lipcert_audit.network import Refused  # noqa: E402
+from lipcert_audit.strict import Rejected  # noqa: E402
 
 METHODS = ("product", "absolute", "cplip", "lipsdp-layer", "lipsdp")
 
