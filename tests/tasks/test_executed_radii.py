@@ -1,4 +1,4 @@
-"""Radii that hold for the network executed in float32, attacked with onnxruntime itself; and where nothing moves."""
+"""Radii that hold for the network executed in float32, attacked with onnxruntime itself and torch; and where nothing moves."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from lipcert.load.model import Model, load
 from lipcert.network.graph import Enclosure
 from lipcert.regions.forward.directions import gradients
 from lipcert.rigor.rounding import norm_down, norm_up
+from lipcert.tasks.radius import task
+from lipcert.tasks.radius.margins import margins
 from lipcert.terms.query import P
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proofs"))
@@ -25,19 +27,26 @@ from test_hunt import Drawn
 NETWORKS, SAMPLES, TRIES = (20, 200, 12) if FULL else (2, 6, 4)
 
 
-class Runtime:
-    """The file as onnxruntime computes it in float32, one input after the other."""
+class Runtimes:
+    """The file as it is computed in float32: by onnxruntime, one input after the other, with one thread and all of its
+    rewriting and with two threads and none; and by torch, the graph that was read, one by one and many at once."""
 
-    def __init__(self, path: Path):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.shape = self.session.get_inputs()[0].shape
+    def __init__(self, path: Path, model: Model):
+        levels = onnxruntime.GraphOptimizationLevel
+        self.sessions = []
+        for threads, level in ((1, levels.ORT_ENABLE_ALL), (2, levels.ORT_DISABLE_ALL)):
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.graph_optimization_level = threads, level
+            self.sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+        self.name, self.shape = self.sessions[0].get_inputs()[0].name, model.input_shape
+        self.graph = model.graph.to("cpu", torch.float32)
 
     def classes(self, x: Tensor) -> Tensor:
-        """x (b, n) float32."""
-        rows = x.numpy().reshape(-1, 1, *self.shape)
-        return torch.tensor([int(self.session.run(None, {"x": row[0]})[0].argmax()) for row in rows])
+        """x (b, n) float32 -> (executions, b)."""
+        rows = x.numpy().reshape(-1, *self.shape)
+        found = [[int(s.run(None, {self.name: row})[0].argmax()) for row in rows] for s in self.sessions]
+        torched = [self.graph.evaluate(x), torch.cat([self.graph.evaluate(row[None]) for row in x])]
+        return torch.stack([*map(torch.tensor, found), *(y.argmax(dim=1) for y in torched)])
 
 
 def samples(model: Model, count: int, seed: int) -> Tensor:
@@ -61,10 +70,13 @@ def samples(model: Model, count: int, seed: int) -> Tensor:
     return torch.where((torch.arange(count) % 2 == 0)[:, None], near, a).float().double()
 
 
-def broken(model: Model, runtime: Runtime, x: Tensor, radius: Tensor, norm: P, tries: int, seed: int) -> int:
-    """Samples x (b, n) for which another class was found at a distance of at most radius (b,)."""
+def broken(model: Model, runtime: Runtimes, x: Tensor, radius: Tensor, norm: P, tries: int, seed: int) -> int:
+    """Samples x (b, n) of which some execution found another class at a distance of at most radius (b,)."""
     dice = torch.Generator().manual_seed(seed)
-    own, found = runtime.classes(x.float()), torch.zeros(len(x), dtype=torch.bool)
+    if not len(x):
+        return 0
+    each = runtime.classes(x.float())
+    own, found = each[0], (each != each[0]).any(dim=0)
     slope, _ = gradients(model.graph, x)
     value = model.graph.enclose(Enclosure(x)).centre
     rows = torch.arange(len(x))
@@ -79,17 +91,30 @@ def broken(model: Model, runtime: Runtime, x: Tensor, radius: Tensor, norm: P, t
         for _ in range(3):
             at = torch.nextafter(at, at + torch.randn(at.shape, generator=dice))
             inside = norm_down((at.double() - x).abs(), norm, 1) <= radius
-            found |= inside & (runtime.classes(at) != own)
+            found |= inside & (runtime.classes(at) != own).any(dim=0)
     return int(found.sum())
 
 
-def network(seed: int, path: Path) -> tuple[Model, Runtime]:
+class Wide(Drawn):
+    """One layer of 300 inputs: radii end where the class changes, and sums are long."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.image, self.start = False, (1, 300)
+        self.shape = self.start
+
+    def block(self) -> None:
+        pass
+
+
+def network(seed: int, path: Path) -> tuple[Model, Runtimes]:
     """With at least two outputs, of operators whose accuracy is stated."""
     for k in range(100):
-        made = Drawn(1000 * seed + k)
+        made = (Wide if seed % 4 in (1, 2) else Drawn)(1000 * seed + k)
         made.save(path)
         if made.shape[1] > 1 and not {node.op_type for node in made.nodes} & {"Softmax", "Sin", "Atan", "Softsign"}:
-            return load(path), Runtime(path)
+            model = load(path)
+            return model, Runtimes(path, model)
     raise AssertionError("no such network was drawn")
 
 
@@ -161,3 +186,33 @@ def test_a_row_of_zeros_loses_nothing_and_others_do() -> None:
         net[-1].weight[1, 0] = 1e-30
     report = lipcert.radius(net, x, input_shape=(1, 3), methods=["pairs"], execution="float32")
     assert report.points[0]["radius"] <= 0.5e30
+
+
+def test_where_no_method_applies_nothing_is_said() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 2)).eval()
+    x = np.ones((1, 1, 3, 3))
+    report = lipcert.radius(net, x, input_shape=(1, 1, 3, 3), methods=["local"], execution="float32")
+    assert (report.points[0]["radius"], report.points[0]["error"]) == (0.0, None)
+    assert report.summary["execution"]["error"] is None
+    assert any("no rule for max" in line for line in report.warnings)
+
+
+def test_the_error_at_a_sample_is_bounded_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --execution, margins are less the error at the sample: by gradients as of an execution, not by |A| at every layer."""
+    torch.manual_seed(0)
+    layers = [part for _ in range(8) for part in (nn.Linear(40, 40), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Linear(40, 5)).eval()
+    model, x = lipcert.load(net, input_shape=(1, 40)), torch.randn(20, 40).double()
+    found = lipcert.radius(model, x.numpy(), methods=["local"])
+    real = margins(model.graph, x, None, executed=False).value.amin(dim=1)
+    left = torch.tensor([row["margin"] for row in found.points])
+    with torch.no_grad():
+        two = net(x.float()).double().topk(2, dim=1).values
+    assert bool((left < real).all())
+    assert bool((left <= two[:, 0] - two[:, 1]).all())
+    monkeypatch.setattr(task, "_at_sample", lambda *asked: None)
+    before = lipcert.radius(model, x.numpy(), methods=["local"])
+    old = torch.tensor([row["margin"] for row in before.points])
+    assert bool((left >= old).all())
+    assert float((real - left).mean()) < 0.1 * float((real - old).mean())
+    assert before.summary["radius"]["mean"] <= found.summary["radius"]["mean"]

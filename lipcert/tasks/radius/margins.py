@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from lipcert.methods.transfer import obstacle as not_expanded
 from lipcert.network.graph import Add, Concat, Enclosure, Graph, Input, Linear, Nonlinear, Offset
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.regions.backward.adjoint import obstacle as not_backward
-from lipcert.rigor.rounding import TINY, down
+from lipcert.regions.cells import Cells
+from lipcert.rigor.rounding import TINY, down, up
+from lipcert.tasks.execution import Execution
 from lipcert.terms.errors import RefusedModel, UsageError
 
 U32 = 2.0**-24
@@ -81,6 +83,16 @@ def margins(graph: Graph, x: Tensor, tolerance: float | None, executed: bool = T
     first = chosen[:, None].expand(b, m - 1)
     value = down(lower.gather(1, first) - upper.gather(1, others)).nan_to_num(0.0, 0.0, 0.0)
     return Margins(first, others, value * finite[:, None], predicted)
+
+
+def sharper(graph: Graph, x: Tensor, found: Margins, runtime: Execution) -> Margins:
+    """`found`, of classes, with the error at the sample as `--execution` bounds it, of each functional by itself, where that
+    leaves more: through layers it is carried by gradients, not by |A|."""
+    outputs = graph.nodes[graph.output].size
+    error = runtime.of_functionals(Cells(x, torch.zeros_like(x)), found.seeds(outputs))
+    value = down(margins(graph, x, None, executed=False).value - up(error)).nan_to_num(0.0, 0.0, 0.0)
+    known = (found.predicted >= 0)[:, None]
+    return replace(found, value=torch.where(known, torch.maximum(found.value, value), found.value))
 
 
 def execution_error(graph: Graph, x: Tensor) -> Tensor:

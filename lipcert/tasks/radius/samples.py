@@ -19,7 +19,7 @@ from lipcert.tasks.execution import Execution
 from lipcert.tasks.radius.boundary import INPUTS, Aim, boundary_radii
 from lipcert.tasks.radius.constants import GLOBAL, SCOPES, Constants
 from lipcert.tasks.radius.local import Shells, shells_of
-from lipcert.tasks.radius.margins import Margins, margins, name
+from lipcert.tasks.radius.margins import Margins, margins, name, sharper
 from lipcert.tasks.radius.regions import Exact
 from lipcert.tasks.radius.values import value_radii
 from lipcert.tasks.shards import CUT
@@ -34,7 +34,8 @@ LARGEST = 2.0**1023  # for functions that do not move at all: any number is a ra
 class How:
     """`methods`: of GLOBAL, "local", "values" and "regions". `local`: whether the graph has local constants; `values`: whether
     ranges of its outputs can be bounded; `regions`: whether its linear regions can be enumerated. `execution`: radii hold
-    for the network as it is executed, not in real arithmetic alone."""
+    for the network as it is executed, not in real arithmetic alone; without it, `at_sample` bounds the error that is taken off
+    margins."""
 
     norm: P
     methods: Sequence[str]
@@ -43,6 +44,7 @@ class How:
     attack: Pgd | None = None
     effort: Aim = field(default_factory=Aim)
     execution: Execution | None = None
+    at_sample: Execution | None = None
     regions: bool = False
     values: bool = False
 
@@ -59,7 +61,7 @@ class Batch:
 
 def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants: Constants, how: How) -> Batch:
     """x (b, n) float64, the samples numbered from `first`."""
-    found = margins(graph, x, how.tolerance, executed=how.execution is None)
+    found = _margins(graph, x, how)
     b, defined = x.shape[0], found.predicted >= 0
     right = defined if labels is None else defined & (found.predicted == labels)
     ahead = (found.value > 0).all(dim=1)
@@ -117,6 +119,11 @@ def treat(graph: Graph, x: Tensor, labels: Tensor | None, first: int, constants:
         if tested and distance < radius:
             inside.append((first + s, attacked.x[s]))
     return Batch(result, inside, cut)
+
+
+def _margins(graph: Graph, x: Tensor, how: How) -> Margins:
+    found = margins(graph, x, how.tolerance, executed=how.execution is None)
+    return found if how.at_sample is None else sharper(graph, x, found, how.at_sample)
 
 
 def _close_ones(graph: Graph, x: Tensor, rows: Tensor, how: How) -> dict[int, dict[str, Any]]:
@@ -216,7 +223,7 @@ def deployed(some: Samples, found: Margins, real: Radii) -> tuple[Radii, Tensor,
     how, x = some.how, some.x
     assert how.execution is not None
     ends = 1.0 if how.tolerance is None else 2.0
-    reach = torch.stack([radius for radius, _ in real.values()]).amax(dim=0)
+    reach = torch.stack([x.new_zeros(len(x)), *(radius for radius, _ in real.values())]).amax(dim=0)
     seeds = found.seeds(some.graph.nodes[some.graph.output].size)
     value, error = torch.full_like(found.value, -torch.inf), torch.full_like(reach, torch.inf)
     limit, largest = torch.zeros_like(reach), how.execution.arithmetic.largest
@@ -282,7 +289,7 @@ def needed(graph: Graph, x: np.ndarray, y: np.ndarray | None, how: How) -> list[
     methods = [method for method in how.methods if method in SCOPES]
     if not methods or not len(points):
         return []
-    found = margins(graph, points, how.tolerance, executed=how.execution is None)
+    found = margins(graph, points, how.tolerance, executed=False)
     some = found[_ahead(found, labels).nonzero()[:, 0]]
     both = torch.stack([torch.minimum(some.first, some.second), torch.maximum(some.first, some.second)], -1)
     pairs = {(int(i), int(j)) for i, j in torch.unique(both.reshape(-1, 2), dim=0)}

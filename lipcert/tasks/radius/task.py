@@ -20,7 +20,7 @@ from lipcert.regions.backward.adjoint import obstacle
 from lipcert.report.report import Report
 from lipcert.report.to_json import write_atomically
 from lipcert.sampling.attack import Pgd
-from lipcert.tasks.execution import Execution
+from lipcert.tasks.execution import OUTPUTS, Execution
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.radius.certificate import certify_radii
 from lipcert.tasks.radius.constants import GLOBAL, Constants, OneConstant, ProvedConstant, norm_for
@@ -189,7 +189,7 @@ def radius(model: Model, request: RadiusRequest, session: Session | None = None,
     blocked = obstacle(graph)
     executed = Execution.required(model, request.execution)
     how = How(norm.input, chosen, blocked is None, tolerance, request.attack, execution=executed)
-    how = replace(how, regions=not_exact is None, values=no_values(graph) is None)
+    how = replace(how, regions=not_exact is None, values=no_values(graph) is None, at_sample=_at_sample(model, request))
     constants = Constants(Problem(graph, norm, seed=request.seed))
     asked = request.as_reported(chosen, x, labels)
     output = "vector" if tolerance is not None or size == 1 else "pairs"
@@ -210,6 +210,15 @@ def radius(model: Model, request: RadiusRequest, session: Session | None = None,
         certificate=request.certificate,
     )
     return carry_out(task, session, resume)
+
+
+def _at_sample(model: Model, request: RadiusRequest) -> Execution | None:
+    """What bounds the error at a sample, where that is all that comes off a margin. None: nothing, or margins.py alone."""
+    asked = request.execution is not None or request.tolerance is not None
+    if asked or model.weights is not None or model.lowered_in is None or math.prod(model.output_shape) > OUTPUTS:
+        return None
+    found = Execution.of(model, "float32")
+    return None if found is None or found.refusal is not None else found
 
 
 def _check_asked(outputs: int, request: RadiusRequest) -> None:
