@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     model, x, y = digits(asked.weight)
     asked.folder.mkdir(parents=True, exist_ok=True)
     shipped.save(model, 64, asked.folder / "digits")
-    np.savez_compressed(asked.folder / "test.npz", x=x[:200], y=y[:200])
+    np.savez_compressed(asked.folder / "test.npz", x=x[:100], y=y[:100])
     with torch.no_grad():
         accuracy = (model(torch.from_numpy(x)).argmax(1).numpy() == y).mean()
     print(f"accuracy on unseen samples: {accuracy:.3f}")

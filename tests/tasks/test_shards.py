@@ -69,6 +69,7 @@ def tasks() -> dict[str, Callable[..., Report]]:
     }
 
 
+@pytest.mark.every(1)
 @pytest.mark.parametrize("name", ["grid", "balls", "radius", "jacobian", "pairs", "regions of pairs"])
 def test_one_report_whoever_does_the_work(
     name: str, tasks: dict[str, Callable[..., Report]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
