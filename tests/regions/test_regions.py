@@ -402,8 +402,6 @@ def test_one_process_compiles_at_a_time(tmp_path: Path) -> None:
 
 def test_machine_code_is_named_by_all_its_sources() -> None:
     """Numba looks at the file of the entry only: code of older sources must not be run."""
-    from pathlib import Path
-
     from lipcert.regions.enumeration.compiled import SOURCES, on_disk
 
     constant(*question(12)[:3], 1e-9, None)
@@ -415,3 +413,24 @@ def test_machine_code_is_named_by_all_its_sources() -> None:
     for file in having:
         read = set(re.findall(r"from lipcert.regions.enumeration.(\w+) import", (folder / f"{file}.py").read_text()))
         assert read <= set(SOURCES), file
+
+
+def test_the_same_sources_elsewhere_find_their_machine_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the path of a file nor its time is asked for: another environment does not compile anew."""
+    from numba import config
+
+    from lipcert.regions.enumeration.compiled import on_disk
+    from lipcert.regions.enumeration.kept import BySources
+
+    found = []
+    for digest, place in (("one", "here"), ("one", "there"), ("two", "there")):
+        file = tmp_path / place / "search.py"
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / digest))
+        locator = BySources.from_function(question, str(file))
+        found.append((locator.get_cache_path(), locator.get_source_stamp()))
+    assert found[0] == found[1] == (str(tmp_path / "one"), "one")
+    assert found[2] == (str(tmp_path / "two"), "two")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not on_disk()

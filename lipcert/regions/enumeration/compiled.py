@@ -1,7 +1,7 @@
 """Functions compiled by Numba to machine code: IEEE arithmetic as written (no fastmath), the GIL released.
 
 Machine code is kept on disk in a folder that is named by the sources of this package, so that what was compiled from
-other sources is never run: Numba itself looks at one file of several only. Loops instead of assignments of whole arrays:
+other sources is never run: Numba itself looks at one file of several only. The same sources elsewhere find it (kept.py). Loops instead of assignments of whole arrays:
 each of those takes seconds to compile.
 """
 
@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ njit = numba.njit
 ZERO: Any = np.int64(0)
 TWO, NO, YES = np.int64(2), np.bool_(False), np.bool_(True)
 
+PACKAGE = __name__.rpartition(".")[0]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -39,13 +40,13 @@ def _folder() -> str:
     for name in SOURCES:
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return str(Path(cache) / "lipcert" / "numba" / digest.hexdigest()[:16])
+    kept = os.environ.get("NUMBA_CACHE_DIR") or str(Path(cache) / "lipcert" / "numba")
+    return str(Path(kept) / digest.hexdigest()[:32])
 
 
 def on_disk(facets: bool = False) -> bool:
     """Whether the machine code of the search (by `facets`) is there; else the first search of this process waits for it."""
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or _folder())
-    return any(folder.rglob("facets.search_facets-*.nbi" if facets else "search.search-*.nbi"))
+    return any(Path(_folder()).rglob("facets.search_facets-*.nbi" if facets else "search.search-*.nbi"))
 
 
 def compiled(function: F) -> F:
@@ -64,14 +65,11 @@ def inlined(function: F) -> F:
 def entry(function: F) -> F:
     """For functions that Python calls: kept on disk, with all that they call."""
     dispatcher = njit(nogil=True, error_model="numpy")(inspect.unwrap(function))
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = os.environ.get("NUMBA_CACHE_DIR") or _folder()
     try:
-        dispatcher.enable_caching()
+        with _kept_by_sources():
+            dispatcher.enable_caching()
     except RuntimeError:  # no folder that can be written: compiled anew in each process
         return dispatcher
-    finally:
-        numba.config.CACHE_DIR = before
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
@@ -81,6 +79,16 @@ def entry(function: F) -> F:
         return dispatcher(*arguments)
 
     return call  # type: ignore[return-value]
+
+
+@contextmanager
+def _kept_by_sources() -> Iterator[None]:
+    """A Numba that does not know CACHE_LOCATOR_CLASSES keeps machine code by the path and the time of a file besides."""
+    with ExitStack() as after:
+        for name, value in (("CACHE_DIR", _folder()), ("CACHE_LOCATOR_CLASSES", f"{PACKAGE}.kept.BySources")):
+            after.callback(setattr, numba.config, name, getattr(numba.config, name, ""))
+            setattr(numba.config, name, value)
+        yield
 
 
 @contextmanager
