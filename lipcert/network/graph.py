@@ -27,7 +27,7 @@ from lipcert.activations import Activation
 from lipcert.blocks.base import Block
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.linear import Operator
-from lipcert.rigor.rounding import EPS, TINY, down, gamma, up
+from lipcert.rigor.rounding import EPS, TINY, all_finite, down, gamma, up
 
 
 @dataclass(frozen=True)
@@ -90,20 +90,24 @@ class Enclosure:
     def lower(self) -> Tensor:
         if self.radius is None:
             return self.centre
-        return torch.where(self.radius == 0, self.centre, down(self.centre - self.radius))
+        return self._outward(self.radius, down(self.centre - self.radius))
 
     @property
     def upper(self) -> Tensor:
         if self.radius is None:
             return self.centre
-        return torch.where(self.radius == 0, self.centre, up(self.centre + self.radius))
+        return self._outward(self.radius, up(self.centre + self.radius))
+
+    def _outward(self, radius: Tensor, end: Tensor) -> Tensor:
+        exact = radius == 0
+        return torch.where(exact, self.centre, end) if bool(exact.any()) else end  # choosing takes longer than looking
 
 
 def overflow_known(centre: Tensor, radius: Tensor) -> Enclosure:
     """Entries whose centre overflowed are only known to be real numbers: centre 0, radius inf. Never NaN."""
-    known = torch.isfinite(centre) & ~radius.isnan()
-    if bool(known.all()):
+    if all_finite(centre) and not math.isnan(float(radius.sum())):
         return Enclosure(centre, radius)
+    known = torch.isfinite(centre) & ~radius.isnan()
     return Enclosure(torch.where(known, centre, 0.0), torch.where(known, radius, math.inf))
 
 

@@ -70,11 +70,6 @@ def constant(value: Any) -> Constant:
     return Constant(torch.tensor(float(value), dtype=torch.float64))
 
 
-def all_finite(x: Tensor) -> bool:
-    """No NaN and no infinity: a sum with one of them has no finite value. A sum takes a tenth of the time of `isfinite`."""
-    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
-
-
 def from_range(lower: Tensor, upper: Tensor) -> Constant:
     centre = lower / 2 + upper / 2
     return cut(Constant(centre, up(torch.maximum(upper - centre, centre - lower))), lower >= 0)

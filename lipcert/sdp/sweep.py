@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from lipcert.network.affine import PLAIN, linear_ancestors, pull, push
+from lipcert.network.graph import Graph, Linear, Offset
+from lipcert.operators.linear import Dense
 from lipcert.proofs.normal_form import Layer, NormalForm
+from lipcert.terms.clock import tick
 
 MEMORY = 8  # of the Anderson acceleration
 # By type of float: of the Anderson acceleration; norms below are zero, as their squares underflow
@@ -88,6 +91,7 @@ class Dual:
         needed = [layer.read for layer in self.form.layers] + [graph.output]
         self.pieces = [linear_ancestors(graph, target)[1] for target in needed]
         self.affine = _stages(self.pieces)
+        self.dense = [_matrices(graph, nodes) for nodes in self.affine]
 
     def start(self) -> State:
         state = self.blank()
@@ -115,19 +119,43 @@ class Dual:
         """The value and half its gradient: ||Y_out||^2."""
         return float(out.square().sum()), out
 
+    def push(self, stage: int, signals: dict[int, Tensor]) -> None:
+        """The signals of a stage from those of its sources."""
+        steps = self.dense[stage]
+        if steps is None:
+            push(self.form.graph, self.affine[stage], signals, PLAIN)
+            return
+        tick()
+        for node, parent, weight in steps:
+            if parent in signals:
+                signals[node] = signals[parent] if weight is None else signals[parent] @ weight.mT
+
+    def pull(self, stage: int, gradients: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Those of its sources from the gradients of a stage."""
+        steps = self.dense[stage]
+        if steps is None:
+            return pull(self.form.graph, self.affine[stage], gradients, PLAIN)
+        tick()
+        for node, parent, weight in reversed(steps):
+            g = gradients.pop(node, None)
+            if g is not None:
+                back = g if weight is None else g @ weight
+                gradients[parent] = gradients[parent] + back if parent in gradients else back
+        return gradients
+
     def sweep(self, state: State) -> Pass:
         """Forward with the state's directions, backward with new ones."""
         graph, layers = self.form.graph, self.form.layers
         signals: dict[int, Tensor] = {graph.input: state.y0}
         radii: list[Tensor] = []
         for k, layer in enumerate(layers):
-            push(graph, self.affine[k], signals, PLAIN)
+            self.push(k, signals)
             v = signals.get(layer.read)
             if v is None:
                 v = signals[layer.read] = state.y0.new_zeros(self.rows, layer.size)
             radii.append(_group_norm(layer, v, self.half[k]))
             signals[layer.node] = torch.addcmul(self.centre[k] * v, state.u[k], layer.spread(radii[k]))
-        push(graph, self.affine[-1], signals, PLAIN)
+        self.push(-1, signals)
         out = signals.get(graph.output)
         after = self.blank()
         lengths = [torch.zeros(layer.count, dtype=self.dtype) for layer in layers]
@@ -135,7 +163,7 @@ class Dual:
             return Pass(0.0, state, lengths, radii)
 
         value, ascent = self.output_value(out)
-        gradients = pull(graph, self.affine[-1], {graph.output: ascent}, PLAIN)
+        gradients = self.pull(-1, {graph.output: ascent})
         for k in range(len(layers) - 1, -1, -1):
             layer, radius = layers[k], radii[k]
             g = gradients.pop(layer.node, None)
@@ -148,7 +176,7 @@ class Dual:
             ratio = lengths[k] / radius.clamp(min=LEAST[self.dtype])  # where the radius is 0, so is v
             back = torch.addcmul(self.centre[k] * g, signals[layer.read], layer.spread(ratio) * self.square[k])
             gradients[layer.read] = gradients[layer.read] + back if layer.read in gradients else back
-            gradients = pull(graph, self.affine[k], gradients, PLAIN)
+            gradients = self.pull(k, gradients)
         at_input = gradients.get(graph.input)
         if at_input is None or not bool(at_input.any()):
             after.y0.copy_(state.y0)
@@ -173,6 +201,21 @@ def _stages(pieces: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         stages.append(tuple(i for i in nodes if i not in done))
         done.update(nodes)
     return stages
+
+
+def _matrices(graph: Graph, nodes: Sequence[int]) -> list[tuple[int, int, Tensor | None]] | None:
+    """(node, parent, matrix; None: the identity) of a stage of dense layers. In networks of hundreds of neurons the walk
+    takes longer than these products."""
+    steps: list[tuple[int, int, Tensor | None]] = []
+    for i in nodes:
+        match graph.nodes[i].what, graph.nodes[i].parents:
+            case Linear(Dense(weight=weight, outer=1, inner=1)), (parent,) if weight.shape[0] == 1:
+                steps.append((i, parent, weight[0]))
+            case Offset(), (parent,):
+                steps.append((i, parent, None))
+            case _:
+                return None
+    return steps
 
 
 class Anderson:

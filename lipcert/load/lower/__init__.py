@@ -33,7 +33,8 @@ from lipcert.load.lower.rewrite import tidied, troubled
 from lipcert.load.lower.signals import Unread
 from lipcert.network.graph import Graph
 from lipcert.rigor.arithmetic import folding as executed_in  # `folding` is a file of this room
-from lipcert.rigor.constants import Constant, all_finite
+from lipcert.rigor.constants import Constant
+from lipcert.rigor.rounding import all_finite
 from lipcert.terms.clock import tick
 from lipcert.terms.errors import RefusedModel
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from lipcert.blocks.base import Block
 from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, Offset, What
 from lipcert.operators.linear import Operator, Scale, Select
-from lipcert.rigor.constants import Constant, all_finite, constant
+from lipcert.rigor.constants import Constant, constant
+from lipcert.rigor.rounding import all_finite
 from lipcert.terms.errors import RefusedModel
 
 MAX_ENTRIES = 2**28  # of one signal: 2 GB

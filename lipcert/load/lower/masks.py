@@ -18,7 +18,8 @@ from lipcert.blocks.softmax import Softmax
 from lipcert.load.lower.builder import Builder, Signal
 from lipcert.network.graph import Nonlinear
 from lipcert.operators.linear import Select
-from lipcert.rigor.constants import Constant, all_finite, constant
+from lipcert.rigor.constants import Constant, constant
+from lipcert.rigor.rounding import all_finite
 
 MINUS_INF = -float("inf")
 SUMS = ("aten.add.Tensor", "aten.sub.Tensor")
