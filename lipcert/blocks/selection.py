@@ -36,13 +36,23 @@ class Selection(Block):
     def _pick(self, u: Tensor) -> Tensor:
         absent = math.inf if self.minimum else -math.inf
         best: Tensor | None = None
-        for columns in self.windows.split(self._at_once(u), dim=1):
-            entry = u.index_select(1, columns.clamp(min=0).reshape(-1)).reshape(u.shape[0], *columns.shape)
-            entry = torch.where(columns >= 0, entry, absent)
+        if self._places is not self.windows:
+            u = torch.cat([u, u.new_full((u.shape[0], 1), absent)], dim=1)
+        for columns in self._places.split(self._at_once(u), dim=1):
+            entry = u.index_select(1, columns.reshape(-1)).reshape(u.shape[0], *columns.shape)
             entry = entry[:, :, 0] if columns.shape[1] == 1 else entry.amin(2) if self.minimum else entry.amax(2)
             best = entry if best is None else (torch.minimum if self.minimum else torch.maximum)(best, entry)
         assert best is not None
         return best
+
+    @property
+    def _places(self) -> Tensor:
+        """`windows`, with one more entry behind the last where some are absent."""
+        if "places" not in self.memo:
+            absent = self.windows < 0
+            some = bool(absent.any())
+            self.memo["places"] = torch.where(absent, self.in_size, self.windows) if some else self.windows
+        return self.memo["places"]
 
     def _at_once(self, u: Tensor) -> int:
         """Columns that are taken in one step: one of a pool, (r, out_size) of memory; many of a maximum over thousands."""
