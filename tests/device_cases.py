@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 import faraway
 import pytest
 import torch
-from thorough import FULL
+from thorough import FULL, by_turns
 from torch import nn
 
 import lipcert
@@ -64,6 +64,7 @@ faraway.device()
 # without a GPU the far device is an emulation in Python, slow: two networks stand for all
 MANY = FULL or torch.cuda.is_available()
 NAMES = list(NETS) if MANY else ["relu", "conv"]
+INPUT_NORMS, TWO_NORMS = (list(norms) if MANY else by_turns(norms) for norms in (("1", "2", "inf"), ("2", "inf")))
 ALL = list(itertools.product(["relu", "curved", "deep", "conv"], ["jacobian", "linear", "branch"]))
 SOME = ALL if MANY else [("relu", "branch"), ("curved", "jacobian"), ("conv", "linear")]
 PLACES = [
@@ -97,7 +98,7 @@ def cells(graph: Graph, norm: str = "inf") -> Cells:
 @pytest.mark.parametrize("name", NAMES)
 def test_sweeps_are_the_same_there(name: str, place: str) -> None:
     graph = model(name).graph
-    for p in ("1", "2", "inf"):
+    for p in INPUT_NORMS:
         for ball in ("inf", p):
             here = lipschitz_on(graph, cells(graph, ball), Norm(p, p))
             with there(place):
@@ -111,7 +112,7 @@ def test_sweeps_are_the_same_there(name: str, place: str) -> None:
 def test_branch_and_bound_is_the_same_there(name: str, place: str) -> None:
     graph = model(name).graph
     n = graph.nodes[graph.input].size
-    for p in ("2", "inf"):
+    for p in TWO_NORMS:
         effort = Effort(rtol=1e-2, leaves=20 if n > 4 else 200)
         regions = cells(graph)[:2]
         here = bracket(graph, regions, Norm(p, p), effort, lower=torch.zeros(2, dtype=torch.float64))
@@ -129,7 +130,7 @@ def test_branch_and_bound_is_the_same_there(name: str, place: str) -> None:
 def test_methods_are_the_same_there(name: str, method: str, place: str) -> None:
     graph = model(name).graph
     x = cells(graph).centre[0].reshape(graph.input_shape)
-    for p in ("2", "inf"):
+    for p in TWO_NORMS:
         region = Box(x - 0.01, x + 0.01)
         here = METHODS[method].run(Problem(graph, Norm(p, p), region, rtol=1e-2))
         with there(place), torch.no_grad():
@@ -146,10 +147,11 @@ def test_the_grid_and_the_balls_there(place: str) -> None:
     here, balls = lipcert.local_grid(net, box, (3, 3), rtol=0.01), torch.zeros(2, 1, 2)
     with there(place):
         far = grid(net, GridRequest(box=box, shape=(3, 3), rtol=0.01, device=place))
-        ball = local(net, BallsRequest(x=balls, eps=[0.1], methods=["jacobian", "linear", "branch"], device=place))
+        methods = ["jacobian", "linear", "branch"]
+        ball = local(net, BallsRequest(x=balls, eps=[0.1], methods=methods, each=60.0, device=place))
     assert all(far.summary["grid"]["closed"])
     assert far.upper == pytest.approx(here.upper, rel=0.011)
-    for found, known in zip(ball.points, lipcert.local(net, balls, [0.1]).points, strict=True):
+    for found, known in zip(ball.points, lipcert.local(net, balls, [0.1], each=60.0).points, strict=True):
         assert known["lower"] * (1 - 1e-9) <= found["upper"] <= known["upper"] * 1.02
 
 
