@@ -37,7 +37,6 @@ MODELS = {
     "mlp_L9_W16.onnx": STANDARD,
     "mlp_L33_W16.onnx": STANDARD,
     "mlp_L65_W16.onnx": STANDARD,
-    "dnnv_planet_lenet.onnx": SCALED,
     "cnn_C3_CH8.onnx": STANDARD,
     "eran_convSmallRELU_PGDK.onnx": SCALED,
 }

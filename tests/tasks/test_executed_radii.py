@@ -49,11 +49,11 @@ class Runtimes:
         return torch.stack([*map(torch.tensor, found), *(y.argmax(dim=1) for y in torched)])
 
 
-def samples(model: Model, count: int, seed: int) -> Tensor:
-    """(count, n) of float32 numbers, half of them very near a decision boundary."""
+def samples(model: Model, count: int, seed: int, far: Tensor | None = None) -> Tensor:
+    """(count, n) of float32 numbers, half of them very near a decision boundary: between two of `far` (count, n)."""
     dice = torch.Generator().manual_seed(seed)
     n = model.graph.nodes[model.graph.input].size
-    far = torch.randn(count, n, generator=dice, dtype=torch.float64) * 2
+    far = torch.randn(count, n, generator=dice, dtype=torch.float64) * 2 if far is None else far
 
     def label(x: Tensor) -> Tensor:
         return model.graph.enclose(Enclosure(x)).centre.argmax(dim=1)
@@ -133,6 +133,26 @@ def test_no_radius_is_broken_by_onnxruntime(tmp_path: Path) -> None:
         wrong += [seed] * broken(model, runtime, x[some], radius[some], norm, TRIES, seed)
     assert wrong == []
     assert known >= NETWORKS * SAMPLES // 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["2", "inf"])
+@pytest.mark.parametrize("name", ["mnist_fc_256x2", "eran_mnist_relu_3_50", "marabou_mnist2x10", "dnnv_planet_lenet"])
+def test_no_radius_of_an_mnist_network_is_broken(shared: Path, name: str, norm: P) -> None:
+    """Images, and what lies between two of them right at the boundary."""
+    path = shared / "models" / f"{name}.onnx"
+    model = load(path)
+    with np.load(shared / "data" / "mnist_test_1000.npz") as data:
+        images = torch.from_numpy(data["x"][:SAMPLES].reshape(SAMPLES, -1) / 255)
+    x = samples(model, SAMPLES, 0, images)
+    method = "values" if "lenet" in name else "local"
+    report = lipcert.radius(
+        model, x.reshape(-1, *model.input_shape[1:]).numpy(), norm=norm, methods=[method], execution="float32"
+    )
+    radius = torch.tensor([row["radius"] for row in report.points], dtype=torch.float64)
+    some = radius > 0
+    assert int(some.sum()) >= SAMPLES // 2
+    assert broken(model, Runtimes(path, model), x[some], radius[some], norm, TRIES // 2, 0) == 0
 
 
 def test_a_radius_that_is_too_large_would_be_broken(tmp_path: Path) -> None:
