@@ -37,6 +37,9 @@ class Runtimes:
         for threads, level in ((1, levels.ORT_ENABLE_ALL), (2, levels.ORT_DISABLE_ALL)):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.graph_optimization_level = threads, level
+            options.add_session_config_entry(
+                "session.intra_op.allow_spinning", "0"
+            )  # other processes want the cores too
             self.sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
         self.name, self.shape = self.sessions[0].get_inputs()[0].name, model.input_shape
         self.graph = model.graph.to("cpu", torch.float32)
@@ -137,7 +140,7 @@ def test_no_radius_is_broken_by_onnxruntime(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["2", "inf"])
-@pytest.mark.parametrize("name", ["mnist_fc_256x2", "eran_mnist_relu_3_50", "marabou_mnist2x10", "dnnv_planet_lenet"])
+@pytest.mark.parametrize("name", ["mnist_fc_256x2", "eran_mnist_relu_3_50", "marabou_mnist2x10"])
 def test_no_radius_of_an_mnist_network_is_broken(shared: Path, name: str, norm: P) -> None:
     """Images, and what lies between two of them right at the boundary."""
     path = shared / "models" / f"{name}.onnx"
@@ -145,9 +148,8 @@ def test_no_radius_of_an_mnist_network_is_broken(shared: Path, name: str, norm: 
     with np.load(shared / "data" / "mnist_test_1000.npz") as data:
         images = torch.from_numpy(data["x"][:SAMPLES].reshape(SAMPLES, -1) / 255)
     x = samples(model, SAMPLES, 0, images)
-    method = "values" if "lenet" in name else "local"
     report = lipcert.radius(
-        model, x.reshape(-1, *model.input_shape[1:]).numpy(), norm=norm, methods=[method], execution="float32"
+        model, x.reshape(-1, *model.input_shape[1:]).numpy(), norm=norm, methods=["local"], execution="float32"
     )
     radius = torch.tensor([row["radius"] for row in report.points], dtype=torch.float64)
     some = radius > 0
