@@ -87,6 +87,18 @@ def test_what_is_no_tree_of_this_region(relu: Path) -> None:
     assert said(relu, chain(3 * UP, 4.3), square, 4.3) == "accepted"  # of the whole space, so of the region
 
 
+def test_leaves_are_cut_where_their_bound_takes_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """relu(x) - relu(-x) = x: with both hinges open the derivative is known to be in [0, 2]."""
+    nodes = [node("Neg", "x", "n"), node("Relu", "x", "a"), node("Relu", "n", "b"), node("Sub", "a b", "y")]
+    path, region = save(tmp_path / "m.onnx", nodes, {}, (1, 1)), box([-1.0], [1.0])
+    for splits in ([0], [1, 0, 0], [-2, 0, 0], [1, 2, 0, 0, 2, 0, 0]):
+        assert said(path, tree(UP, *splits), region, UP, inputs=(1, 1)) == "accepted"
+        assert said(path, tree(0.999, *splits), region, 0.999, inputs=(1, 1)).startswith("Rejected")
+    monkeypatch.setattr("lipcert_audit.regions.holds.__defaults__", (0,))
+    assert said(path, tree(UP, 1, 0, 0), region, UP, inputs=(1, 1)) == "accepted"
+    assert "does not follow" in said(path, tree(UP, 0), region, UP, inputs=(1, 1))
+
+
 def test_only_hinges_and_few_inputs(tmp_path: Path) -> None:
     path = save(tmp_path / "t.onnx", [node("Tanh", "x", "y")], {}, (1, 2))
     assert "Refused" in said(path, tree(9.0, 0), ball([0.0, 0.0], 1.0), 9.0, out=(1, 2))
