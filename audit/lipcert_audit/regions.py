@@ -88,6 +88,8 @@ class Hinges(Gates):
         """What each layer reads, and the output: (value, off, unit), integers with columns for (1, t, dt). On the cell the entry is
         within off[0] of value[0] + value[t] t, and its derivative within off[dt] of value[dt], in units of 2^-unit."""
         n, w, lost, done = cell.corners.shape[1] - 1, cell.corners[:, 0], known * 0, 0
+        t = cell.corners.T[1:] << SLOPE
+        around = (t // w).min(axis=1), -(-t // w).min(axis=1)  # in units of 2^-64
         far = int((abs(cell.corners).sum(axis=1) // w).max()) + 1  # 1 + |t_1| + |t_2| + ... is at most this
         for layer, matrix, size, m in self.steps:
             value, off, mass = whole(matrix * integral(known)), whole(size * integral(lost)), m.error * abs(known).sum(axis=0)
@@ -102,6 +104,10 @@ class Hinges(Gates):
                 side, end, k = (low, max, sign - 1 - done) if sign > 0 else (high, min, -sign - 1 - done)
                 side[k] = end(side[k], 0)
             done += len(low)
+            # behind open signs, where one stays open, the range on the box around the cell: `verify` takes the chords of that one
+            open_, ends = (low < 0) & (high > 0) & off[:, 0].any(), [value[:, 1 : 1 + n] * side for side in around]
+            low = np.where(open_, value[:, 0] + (np.minimum(*ends).sum(axis=1) >> SLOPE) - off[:, 0], low)
+            high = np.where(open_, value[:, 0] - (-np.maximum(*ends).sum(axis=1) >> SLOPE) + off[:, 0], high)
             first, last = np.where(low >= 0, layer.high, layer.low), np.where(high <= 0, layer.low, layer.high)  # its slopes
             # z is within [least, most] of chord v for v in [low, high]: it is first v below 0, last v above
             chord = np.where(first == last, first, (last * high - first * low) // np.maximum(high - low, 1))

@@ -177,7 +177,7 @@ def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is read anew for each proof in `audit`, but parsed and checked once."""
     from lipcert_audit.network import load as parsed
 
-    monkeypatch.setattr("lipcert_audit.__main__.load", functools.lru_cache(1)(parsed))
+    monkeypatch.setattr("lipcert_audit.network.load", functools.lru_cache(1)(parsed))
 
 
 def test_hunt(tmp_path: Path) -> None:
