@@ -9,6 +9,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,8 @@ WAITING = ("test_shards.py", "test_surroundings.py", "test_terminated.py")
 ROOMS = {name: place for place, name in enumerate(("tasks", "cli", "house", "regions", "laws", "proofs", "load"))}
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test asserts a time, hypothesis neither
+hypothesis.settings.load_profile("untimed")
 clock.GRACE = 60.0  # no test asserts a time; those of budgets have a clock of their own
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="lipcert-tests-state-")  # the key of seals: not the developer's
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell: children would inherit it
