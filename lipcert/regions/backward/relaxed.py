@@ -105,9 +105,7 @@ def gradient_norms(
                 limits[i] = _limited(graph, i, seeds, slopes, kept)
                 first = gradients(graph, seeds, slopes, keep=kept, limits=limits)
     free = moving.repeat_interleave(k, dim=0)
-    low, high = first.lower, first.upper
-    if not bool(free.all()):
-        low, high = (torch.where(free, end, 0.0) for end in (low, high))
+    low, high = (torch.where(free, end, 0.0) for end in (first.lower, first.upper))
     plain = norm_up(largest((low, high)).nan_to_num(math.inf, math.inf), DUAL[norm], 1)
     n = low.shape[1]
     if norm == "1":
@@ -118,27 +116,15 @@ def gradient_norms(
         home = torch.arange(b * k).repeat_interleave(2 * n)
         found = _forward(graph, graph.input, rows.__getitem__, home, seeds, slopes, kept).reshape(b * k, -1).amax(dim=1)
         return torch.minimum(plain, found).reshape(b, k)
-    slope, intercept = _above_squares(low, high) if norm == "2" else _above_sizes(low, high)
+    ends = torch.stack([low, high])
+    values = mul_up(ends, ends) if norm == "2" else ends.abs()
+    slope, intercept = above(low, high, values[0], values[1])
     found = _forward(graph, graph.input, slope.__getitem__, torch.arange(b * k), seeds, slopes, kept)
     found = plus_up(found, up(intercept.sum(dim=1) + 2 * gamma(n + 2) * intercept.abs().sum(dim=1) + n * TINY))
     found = found.nan_to_num(math.inf, math.inf, math.inf)
     if norm == "2":
         found = sqrt_up(found.clamp(min=0.0))
     return torch.minimum(plain, found.clamp(min=0.0)).reshape(b, k)
-
-
-def _above_squares(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    return above(low, high, mul_up(low, low), mul_up(high, high))
-
-
-def _above_sizes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """|g| is g or -g where the sign is known: exactly, with nothing added."""
-    slope, intercept = torch.ones_like(low).where(low >= 0, -1.0), torch.zeros_like(low)
-    open_ = ~((low >= 0) | (high <= 0))  # NaN too
-    if bool(open_.any()):
-        a, b = low[open_], high[open_]
-        slope[open_], intercept[open_] = above(a, b, a.abs(), b.abs())
-    return slope, intercept
 
 
 def at_vertices(graph: Graph, slopes: Mapping[int, Range], most: int) -> dict[int, Range]:
@@ -201,15 +187,14 @@ def _forward(
     """Upper values (r,) of the `functionals` (r, size), exact floats, of the gradients at node `start`, each of the row
     `home` (r,) of the b k gradients in `kept`. In chunks."""
     k = seeds.shape[1]
-    ranges = {i: (e.lower, e.upper) for i, e in kept.items() if i > start}
-    sizes = {i: largest(ends).nan_to_num(math.inf, math.inf) for i, ends in ranges.items()}
+    sizes = {i: largest((e.lower, e.upper)).nan_to_num(math.inf, math.inf) for i, e in kept.items()}
     lines: dict[int, Lines] = {}
     losses: dict[int, Loss] = {}
     for i in range(start + 1, graph.output + 1):
         node = graph.nodes[i]
         if i in kept and isinstance(node.what, Nonlinear):
             low, high = (side.repeat_interleave(k, dim=0) for side in slopes[i])
-            lines[i] = products((low, high), *ranges[i])
+            lines[i] = products((low, high), kept[i].lower, kept[i].upper)
             losses[i] = lines[i].loss(sizes[i])
         elif i in kept and isinstance(node.what, Linear):
             losses[i] = spread(node.what.operator, Adjoint(node.what.operator), sizes[i])
