@@ -23,7 +23,7 @@ from lipcert_audit.proofs import Gates, bounded
 from lipcert_audit.strict import reject
 
 WIDE = 12  # inputs that move: 2^12 corners
-DEEP = 30  # cuts of a leaf, one within the other, beyond those of the certificate
+DEEP = 8  # cuts of a leaf, one within the other, beyond those of the certificate: at most 2^8 cells
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,8 @@ def tree(hinges: Hinges, out: Signal, asked: Claim) -> None:
             waiting += [None, None] if code else []
         elif code:
             waiting += cut(hinges, cell, x, code, place)
-        else:
-            if not holds(hinges, cell, x, asked.proof["value"], asked.norm):
-                reject(place, f"{asked.proof['value']!r} does not follow on this leaf")
+        elif not holds(hinges, cell, x, asked.proof["value"], asked.norm):
+            reject(place, f"{asked.proof['value']!r} does not follow on this leaf")
     if waiting:
         reject("proof.splits", "the tree is not whole")
 

@@ -42,6 +42,19 @@ def _floats() -> object:
         yield
 
 
+@pytest.mark.parametrize("norm", ["1", "2", "inf"])
+def test_inputs_that_do_not_move_take_nothing_off(norm: str) -> None:
+    """relu(x_1 + 1/2) - 100 relu(x_2 + 1/2) where x_2 stays: a line over its gradient, -100, would outweigh the constant, 1."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1)).double()
+    for layer, weight, bias in ((net[0], [[1.0, 0.0], [0.0, 1.0]], 0.5), (net[2], [[1.0, -100.0]], 0.0)):
+        layer.weight.data = torch.tensor(weight, dtype=torch.float64)
+        layer.bias.data.fill_(bias)
+    cells = Cells.boxes(torch.tensor([[-1.0, 0.25]]).double(), torch.tensor([[1.0, 0.25]]).double())
+    graph = lipcert.load(net, input_shape=(1, 2)).graph
+    for refine, vertices in itertools.product((False, True), (0, 2)):
+        assert float(linear_on(graph, cells, Norm(norm, norm), refine=refine, vertices=vertices)) >= 1.0
+
+
 def signals(graph: Graph, x: Tensor) -> dict[int, Tensor]:
     """Every node at x, floating."""
     parts = {}
