@@ -7,22 +7,33 @@ The value is what lmi.prove says of the multipliers; the dual value only measure
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from lipcert.methods.problem import L2, REGION, SPACE, Cost, Method, Problem
 from lipcert.methods.settled import best_ranges
 from lipcert.network.affine import Path
+from lipcert.network.edit import row_of, with_output
 from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, coefficients, entries
 from lipcert.proofs.maxima import without_maxima
 from lipcert.proofs.normal_form import GROUPINGS, NormalForm, normal_form
+from lipcert.sdp import together
+from lipcert.sdp.narrow import Narrow
 from lipcert.sdp.solve import Settings, solve
 from lipcert.terms.clock import OutOfTime
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.memory import too_much
+from lipcert.terms.query import Output
 from lipcert.terms.result import Bound, Refusal, Result, Side
+
+IN_STEP = 1500  # neurons up to which functionals are swept in step: in larger networks the products take the time
+ROWS = 8  # coupled samples of each: one output needs fewer than many
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Lipsdp(Method):
     where = SPACE | REGION
     norms = L2
     cost = Cost.PROGRAM
+    at_once = 64
     choices = MappingProxyType({"multipliers": (*GROUPINGS, "mixed")})
 
     def refuses(self, problem: Problem) -> Refusal | None:
@@ -51,26 +63,57 @@ class Lipsdp(Method):
         form = self.form(problem)
         if isinstance(form, Refusal):
             return form
-        if not form.layers:
-            return of_affine(self.name, form, start)
-        coarser = self.coarser(problem)
-        settings = Settings(self.tolerance, self.sweeps, problem.seed)
         try:
-            solution = solve(form, coefficients(form), settings, problem.deadline, problem.say)
+            return self.better(self.solved(problem, form, start), problem)
         except OutOfTime:  # in the coefficients
-            if coarser is None:
+            if (coarser := self.coarser(problem)) is None:
                 raise
             return replace(coarser, seconds=time.perf_counter() - start)
-        seconds = time.perf_counter() - start
+
+    def run_together(self, problem: Problem, outputs: Sequence[Output]) -> list[list[Result]] | None:
+        """Swept in step (sdp/together.py), then searched and proved one by one from there."""
+        start = time.perf_counter()
+        form = self.form(problem)
+        if len(outputs) < 2 or isinstance(form, Refusal) or not 0 < form.neurons <= IN_STEP:
+            return None
+        if Narrow.of(form, coefficients(form)) is not None:  # not by sweeps
+            return None
+        size = problem.graph.nodes[problem.graph.output].size
+        rows = torch.stack([row_of(output, size) for output in outputs])
+        aim = Settings(self.tolerance).wanted(form.neurons) / 10
+        problem.say(f"{self.name}: {len(outputs)} in step")
+        begun = together.begun(form, rows, ROWS, aim, problem.seed, problem.deadline)
+        share = (time.perf_counter() - start) / len(outputs)
+        each = zip(outputs, begun, strict=True)
+        return [[self._from(begin, form, problem, output, share)] for output, begin in each]
+
+    def _from(
+        self, begin: Tensor | None, whole: NormalForm, problem: Problem, output: Output, seconds: float
+    ) -> Result:
+        """Of one output, from a state of the sweeps; `seconds`: what its share in that took."""
+        start = time.perf_counter() - seconds
+        one = replace(problem, graph=with_output(problem.graph, output), progress=None, known=[], aside=[])
+        try:
+            form = self.form(one)
+            if isinstance(form, Refusal):
+                return form
+            same = [layer.size for layer in form.layers] == [layer.size for layer in whole.layers]
+            return self.solved(one, form, start, begin if same else None)
+        except OutOfTime:
+            return self._cut_off("the budget was spent: raise --budget", start)
+
+    def solved(self, problem: Problem, form: NormalForm, start: float, begin: Tensor | None = None) -> Result:
+        if not form.layers:
+            return of_affine(self.name, form, start)
+        settings = Settings(self.tolerance, self.sweeps, problem.seed)
+        solution = solve(form, coefficients(form), settings, problem.deadline, problem.say, begin)
         info = solution.info
-        if coarser is not None and coarser.value < info.proved:
-            return replace(coarser, seconds=seconds)
         if not solution.multipliers:
             late = problem.deadline is not None and time.monotonic() >= problem.deadline
-            status = "timeout" if late else "refused"
             reason = f"no multipliers could be proved in {info.sweeps} sweeps"
-            reason += ", and the budget was spent: raise --budget" if status == "timeout" else ""
-            return Refusal(self.name, self.side, status, reason, None, seconds)  # type: ignore[arg-type]
+            if late:
+                return self._cut_off(f"{reason}, and the budget was spent: raise --budget", start)
+            return Refusal(self.name, self.side, "refused", reason, None, time.perf_counter() - start)
         details = {
             "multipliers": form.grouping,
             "multiplier_count": form.multipliers,
@@ -83,7 +126,16 @@ class Lipsdp(Method):
             "source": info.source,
         }
         proof = Lmi.of(self.name, form, solution.last, info.proved * info.proved, solution.multipliers)
-        return Bound(self.name, self.side, "proved", info.proved, seconds, None, details, proof)
+        return Bound(self.name, self.side, "proved", info.proved, time.perf_counter() - start, None, details, proof)
+
+    def _cut_off(self, reason: str, start: float) -> Refusal:
+        return Refusal(self.name, self.side, "timeout", reason, None, time.perf_counter() - start)
+
+    def better(self, found: Result, problem: Problem) -> Result:
+        coarser = self.coarser(problem)
+        if coarser is None or (isinstance(found, Bound) and found.value <= coarser.value):
+            return found
+        return replace(coarser, seconds=found.seconds)
 
     def coarser(self, problem: Problem) -> Bound | None:
         """What is proved with one multiplier per layer, as a value of this method: they are among those that it chooses
@@ -129,3 +181,5 @@ class LipsdpLayer(Lipsdp):
     choices = MappingProxyType({})
     refined_by = "lipsdp"
     refines = None
+    at_once = 0
+    run_together = Method.run_together

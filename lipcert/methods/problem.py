@@ -98,6 +98,7 @@ class Method(Protocol):
     on_request: ClassVar[bool] = False  # runs only where it is named
     extra: ClassVar[bool] = False  # unasked in `bound` alone, and there in norms that it takes
     refined_by: ClassVar[str | None] = None  # a method whose value is never above this one's, but for rounding
+    at_once: ClassVar[int] = 0  # outputs that `run_together` is asked for at once; 0: all
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})  # fields that the command line sets: values
 
     def takes(self, norm: Norm) -> bool:
@@ -120,3 +121,7 @@ class Method(Protocol):
     def run_together(self, problem: Problem, outputs: Sequence[Output]) -> list[list[Result]] | None:
         """The result for each of the outputs, and what was found aside, from one search; None: they are asked one by one."""
         return None
+
+    def better(self, found: Result, problem: Problem) -> Result:
+        """`found`, or what an earlier method proved where that is a value of this method as well and below it."""
+        return found

@@ -29,6 +29,7 @@ from lipcert.rigor.matrix_norms import matrix_norms_upper
 from lipcert.rigor.rounding import mul_up, up
 from lipcert.terms.query import P
 
+KEPT = 2**19  # entries of a dense matrix whose sizes are kept, 4 MiB
 _INVERSE = {"1": 1.0, "2": 0.5, "inf": 0.0}
 DUAL: dict[P, P] = {"1": "inf", "2": "2", "inf": "1"}
 
@@ -53,7 +54,7 @@ class Operator:
     """Interface: no state of its own. `memo` keeps norms that were proved for this very object: a copy, changed or
     moved, begins with an empty one."""
 
-    memo: dict[Any, float] = field(default_factory=dict, init=False, repr=False)
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     in_size: int = field(init=False)
     out_size: int = field(init=False)
@@ -250,8 +251,13 @@ class Dense(Operator):
         return self._apply(self.weight.transpose(1, 2), y)
 
     def absolute(self) -> Dense:
-        weight = self.weight.abs() if self.radius is None else up(self.weight.abs() + self.radius)
-        return Dense(weight, self.outer, self.inner)
+        kept = self.memo.get("absolute")
+        if kept is None:
+            weight = self.weight.abs() if self.radius is None else up(self.weight.abs() + self.radius)
+            kept = Dense(weight, self.outer, self.inner)
+            if weight.numel() <= KEPT:
+                self.memo["absolute"] = kept
+        return kept
 
     def radius_operator(self) -> Dense | None:
         return None if self.radius is None else Dense(self.radius, self.outer, self.inner)

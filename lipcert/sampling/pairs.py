@@ -303,10 +303,12 @@ def _around(graph: Graph, x: Tensor, v: Tensor, norm: Norm, lower: Tensor | None
     steps: tuple[float, ...] = STEPS[1:]
     if lower is not None and upper is not None:
         scale, steps = (upper - lower).amax(dim=1, keepdim=True), STEPS
-    v = unit(v, "inf")
-    for h in steps:
-        a, b = x + h * scale * v, x - h * scale * v
-        if lower is not None and upper is not None:
-            a, b = (torch.minimum(torch.maximum(end, lower), upper) for end in (a, b))
-        best = best.better(Found(quotients(graph, a, b, norm), a, b))
+    v = scale * unit(v, "inf")
+    ends = [(x + h * v, x - h * v) for h in steps]
+    if lower is not None and upper is not None:
+        ends = [(torch.minimum(torch.maximum(e, lower), upper) for e in pair) for pair in ends]  # type: ignore[misc]
+    firsts, lasts = zip(*ends, strict=True)
+    shown = quotients(graph, torch.cat(firsts), torch.cat(lasts), norm).split(len(x))
+    for value, a, b in zip(shown, firsts, lasts, strict=True):
+        best = best.better(Found(value, a, b))
     return best

@@ -71,6 +71,10 @@ class Settings:
                 return value
         return 5e-4
 
+    def aimed_at(self, neurons: int) -> float:
+        """The gap at which nothing more is tried, however slowly it closes."""
+        return max(self.wanted(neurons) * 1.01, 1e-4)
+
 
 STILL = 25  # sweeps without growth after which sweeping is over
 ENOUGH = 300  # sweeps after which a gap of 1e-4 will do
@@ -88,12 +92,19 @@ class Solver:
         settings: Settings,
         deadline: float | None,
         say: Say,
+        begin: Tensor | None = None,
     ):
         self.form, self.table, self.settings, self.deadline, self.say = form, table, settings, deadline, say
+        self.begin = begin
         self.last = self.proved_last = last_variable(form)
         self.levels = depths(form, table)
         self.chain = all(len(table.rows[k]) <= 1 for k in range(1, len(table.sizes)))
-        self.info = Info(rows=16 if form.neurons <= 600 else 32)
+        rows = (
+            (16 if form.neurons <= 600 else 32)
+            if begin is None
+            else begin.numel() // (form.neurons + table.sizes[INPUT])
+        )
+        self.info = Info(rows=rows)
         self.best: list[Tensor] = []
         self.proofs_left = int(max(3, settings.work / factorisation_flops(table)))
 
@@ -128,12 +139,12 @@ class Solver:
             rho = found.rho * (1 + eta) ** (2 * max(self.levels))
             if self.attempt(self.anchored(grown, rho), rho, "interior"):
                 break
-        return self.info.gap <= max(wanted * 1.01, 1e-4)
+        return self.info.gap <= self.settings.aimed_at(neurons)
 
     def sweep(self, wanted: float) -> None:
         dual = Dual(self.form, self.info.rows, self.settings.seed)
         anderson = Anderson()
-        state = dual.start()
+        state = dual.start() if self.begin is None else dual.unit(dual.state(self.begin))
         fallback = None  # the plain image of the last accepted state
         history: list[float] = []
         newest: Pass | None = None
@@ -263,7 +274,13 @@ def solve(
     settings: Settings,
     deadline: float | None = None,
     say: Say | None = None,
+    begin: Tensor | None = None,
 ) -> Solution:
-    """The proved LipSDP value of a normal form with at least one layer."""
+    """The proved LipSDP value of a normal form with at least one layer. `begin`: a state of the sweeps, flat (`together.py`);
+    where the gap is not closed from there, the search begins anew."""
     with torch.no_grad():
-        return Solver(form, table, settings, deadline, say or (lambda *_: None)).run()
+        found = Solver(form, table, settings, deadline, say or (lambda *_: None), begin).run()
+        if begin is None or found.info.gap <= settings.aimed_at(form.neurons):
+            return found
+        again = Solver(form, table, settings, deadline, say or (lambda *_: None)).run()
+        return again if again.info.proved < found.info.proved else found

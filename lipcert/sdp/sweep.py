@@ -94,22 +94,34 @@ class Dual:
         self.dense = [_matrices(graph, nodes) for nodes in self.affine]
 
     def start(self) -> State:
-        state = self.blank()
-        torch.randn(state.flat.shape, generator=self.random, dtype=self.dtype, out=state.flat)
-        return self.unit(state)
-
-    def blank(self) -> State:
-        return self.state(torch.empty(self.rows * sum(self.sizes), dtype=self.dtype))
+        shape = self.rows * sum(self.sizes)
+        return self.unit(self.state(torch.randn(shape, generator=self.random, dtype=self.dtype)))
 
     def state(self, flat: Tensor) -> State:
         return State.over(flat, self.rows, self.sizes)
 
+    def joined(self, y0: Tensor, u: Sequence[Tensor]) -> State:
+        return self.state(torch.cat([y0.reshape(-1), *(part.reshape(-1) for part in u)]))
+
     def unit(self, state: State) -> State:
-        """|Y_0|_F = 1 and |U_g|_F = 1 for every group, in place."""
-        state.y0.div_(self.input_size(state.y0).clamp(min=LEAST[self.dtype]))
-        for layer, u in zip(self.form.layers, state.u, strict=True):
-            u.div_(layer.spread(_group_norm(layer, u).clamp(min=LEAST[self.dtype])))
-        return state
+        """|Y_0|_F = 1 and |U_g|_F = 1 for every group."""
+        least = LEAST[self.dtype]
+        u = [
+            part / self.along(layer, self.lengths(layer, part).clamp(min=least))
+            for layer, part in zip(self.form.layers, state.u, strict=True)
+        ]
+        return self.joined(state.y0 / self.input_size(state.y0).clamp(min=least), u)
+
+    def lengths(self, layer: Layer, t: Tensor, weights: Tensor | None = None) -> Tensor:
+        """|diag(w) T_g|_F over the rows and the neurons of each group, (count,); w >= 0."""
+        norms = torch.linalg.vecdot(t, t, dim=0).sqrt_()
+        if weights is not None:
+            norms = norms * weights
+        return norms if layer.count == layer.size else layer.sums(norms.square()).sqrt()
+
+    def along(self, layer: Layer, values: Tensor) -> Tensor:
+        """Those of the groups at their neurons: what multiplies signals (rows, n)."""
+        return layer.spread(values)
 
     def input_size(self, y0: Tensor) -> Tensor:
         """What is 1 of Y_0: |Y_0|_F."""
@@ -152,13 +164,12 @@ class Dual:
             self.push(k, signals)
             v = signals.get(layer.read)
             if v is None:
-                v = signals[layer.read] = state.y0.new_zeros(self.rows, layer.size)
-            radii.append(_group_norm(layer, v, self.half[k]))
-            signals[layer.node] = torch.addcmul(self.centre[k] * v, state.u[k], layer.spread(radii[k]))
+                v = signals[layer.read] = state.y0.new_zeros(len(state.y0), layer.size)
+            radii.append(self.lengths(layer, v, self.half[k]))
+            signals[layer.node] = torch.addcmul(self.centre[k] * v, state.u[k], self.along(layer, radii[k]))
         self.push(-1, signals)
         out = signals.get(graph.output)
-        after = self.blank()
-        lengths = [torch.zeros(layer.count, dtype=self.dtype) for layer in layers]
+        u, lengths = list(state.u), [torch.zeros_like(radius) for radius in radii]
         if out is None:
             return Pass(0.0, state, lengths, radii)
 
@@ -168,29 +179,18 @@ class Dual:
             layer, radius = layers[k], radii[k]
             g = gradients.pop(layer.node, None)
             if g is None:
-                after.u[k].copy_(state.u[k])
                 continue
-            lengths[k] = _group_norm(layer, g)
+            lengths[k] = self.lengths(layer, g)
             # no gradient, no direction: 0 lies in the ball as well, and the value does not depend on it
-            torch.div(g, layer.spread(lengths[k].clamp(min=LEAST[self.dtype])), out=after.u[k])
+            u[k] = g / self.along(layer, lengths[k].clamp(min=LEAST[self.dtype]))
             ratio = lengths[k] / radius.clamp(min=LEAST[self.dtype])  # where the radius is 0, so is v
-            back = torch.addcmul(self.centre[k] * g, signals[layer.read], layer.spread(ratio) * self.square[k])
+            back = torch.addcmul(self.centre[k] * g, signals[layer.read], self.along(layer, ratio) * self.square[k])
             gradients[layer.read] = gradients[layer.read] + back if layer.read in gradients else back
             gradients = self.pull(k, gradients)
-        at_input = gradients.get(graph.input)
-        if at_input is None or not bool(at_input.any()):
-            after.y0.copy_(state.y0)
-        else:
-            torch.div(at_input, self.input_size(at_input).clamp(min=LEAST[self.dtype]), out=after.y0)
-        return Pass(value, after, lengths, radii, out, at_input)
-
-
-def _group_norm(layer: Layer, t: Tensor, weights: Tensor | None = None) -> Tensor:
-    """|diag(w) T_g|_F over the rows and the neurons of each group, (count,); w >= 0."""
-    norms = torch.linalg.vecdot(t, t, dim=0).sqrt_()
-    if weights is not None:
-        norms = norms * weights
-    return norms if layer.count == layer.size else layer.sums(norms.square()).sqrt()
+        at_input, y0 = gradients.get(graph.input), state.y0
+        if at_input is not None and bool(at_input.any()):
+            y0 = at_input / self.input_size(at_input).clamp(min=LEAST[self.dtype])
+        return Pass(value, self.joined(y0, u), lengths, radii, out, at_input)
 
 
 def _stages(pieces: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -27,6 +27,7 @@ from lipcert.tasks.pairs import (
     bound_pairs,
     for_all,
     methods_asked,
+    portions,
     results_of,
     resumed,
     scopes_of,
@@ -149,7 +150,7 @@ class PairsTask(BoundTask, Sharded):
     def phases(self) -> Iterator[Phase]:
         todo = [scope for scope in scopes_of(self.problem, self.pairs) if str(scope) not in self.pairs.found]
         many = for_all(self.methods) if todo else []
-        yield Phase(OfAll(self.problem, many, todo), [Shard(f"{m.name} of all", m.name) for m in many])
+        yield Phase(OfAll(self.problem, many, todo), [shard for m in many for shard in _portions(m, todo)])
         known = {pair: {} for pair in map(str, todo)}  # type: dict[str, dict[str, Any]]
         for method, found in self.together.items():
             for pair, rows in found.items():
@@ -158,7 +159,7 @@ class PairsTask(BoundTask, Sharded):
 
     def gather(self, shard: Shard, found: Data) -> None:
         if "of" in found:
-            self.together[found["method"]] = found["of"]
+            self.together.setdefault(found["method"], {}).update(found["of"])
         else:
             self.pairs.add(shard.key, results_of(found))
             self.session.say(f"{self.pairs.word}s", len(self.pairs.rows))
@@ -169,6 +170,12 @@ class PairsTask(BoundTask, Sharded):
     def answer(self) -> dict[str, Any]:
         found = super().answer()
         return found | {"summary": {**found.get("summary", {}), f"{self.pairs.word}s": self.pairs.rows}}
+
+
+def _portions(method: Method, scopes: Sequence[Output]) -> list[Shard]:
+    parts = portions(method, scopes)
+    names = [f"{method.name} of all" if len(parts) == 1 else f"{method.name} of {p[0]} to {p[-1]}" for p in parts]
+    return [Shard(name, (method.name, k)) for k, name in enumerate(names)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

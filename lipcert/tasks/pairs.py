@@ -114,21 +114,33 @@ class _Together:
     scopes: Sequence[Output]
     known: dict[str, dict[str, list[Result]]] = field(default_factory=dict)
 
+    asked: set[tuple[str, int]] = field(default_factory=set)
+
     def result(self, method: Method, one: Problem, scope: Output) -> Result:
-        if method.name not in self.known:
-            self.known[method.name] = self._of_all(method)
+        parts = portions(method, self.scopes)
+        number = next(k for k, part in enumerate(parts) if scope in part)
+        if (method.name, number) not in self.asked:
+            self.asked.add((method.name, number))
+            self.known.setdefault(method.name, {}).update(of_all(method, self.problem, parts[number]))
         if str(scope) not in self.known[method.name]:
             return run(method, one)
         found, *aside = self.known[method.name][str(scope)]
         one.aside.extend(aside)
-        return found
+        return method.better(found, one)
 
-    def _of_all(self, method: Method) -> dict[str, list[Result]]:
-        end, now = self.problem.deadline, time.monotonic()
-        end = None if end is None else now + SHARE * (end - now)
-        whole = replace(self.problem, deadline=end, known=[], aside=[])
-        found = run_together(method, whole, self.scopes)
-        return {} if found is None else dict(zip(map(str, self.scopes), found, strict=True))
+
+def portions(method: Method, scopes: Sequence[Output]) -> list[Sequence[Output]]:
+    """What a method is asked for at once: all, or so many that what is done is seen, and kept, while others are still open."""
+    size = method.at_once or max(1, len(scopes))
+    return [scopes[k : k + size] for k in range(0, len(scopes), size)]
+
+
+def of_all(method: Method, problem: Problem, scopes: Sequence[Output]) -> dict[str, list[Result]]:
+    end, now = problem.deadline, time.monotonic()
+    end = None if end is None else now + SHARE * (end - now)
+    whole = replace(problem, deadline=end, known=[], aside=[])
+    found = run_together(method, whole, scopes)
+    return {} if found is None else dict(zip(map(str, scopes), found, strict=True))
 
 
 def for_all(methods: Sequence[Method]) -> list[Method]:
@@ -138,17 +150,19 @@ def for_all(methods: Sequence[Method]) -> list[Method]:
 
 @dataclass(frozen=True, eq=False)
 class OfAll:
-    """Work of a shard (`tasks/shards.py`): one method for all `scopes`, {"method", "of": results by scope}."""
+    """Work of a shard (`tasks/shards.py`): one method for a portion of `scopes`, {"method", "of": results by scope}. Told are its
+    name and the number of the portion."""
 
     problem: Problem
     methods: Sequence[Method]
     scopes: Sequence[Output]
 
-    def __call__(self, what: str, session: Session) -> dict[str, Any]:
+    def __call__(self, what: tuple[str, int], session: Session) -> dict[str, Any]:
+        name, number = what
         whole = self.problem.with_resources(session.deadline, session.progress)
-        [method] = [method for method in self.methods if method.name == what]
-        found = _Together(whole, self.scopes)._of_all(method)
-        return {"method": what, "of": {scope: [_written(r) for r in rows] for scope, rows in found.items()}}
+        [method] = [method for method in self.methods if method.name == name]
+        found = of_all(method, whole, portions(method, self.scopes)[number])
+        return {"method": name, "of": {scope: [_written(r) for r in rows] for scope, rows in found.items()}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +179,7 @@ class OfPair:
             if method.name in known:
                 found, *aside = map(_read, known[method.name])
                 one.aside.extend(aside)
+                found = method.better(found, one)
             else:
                 found = run(method, one)
             one.known.append(found)

@@ -353,7 +353,9 @@ def test_vertices_close_a_kink() -> None:
     true = max(float(torch.linalg.vector_norm(weight[1] @ torch.diag(torch.tensor(s).double()) @ weight[0]))
                for s in patterns)  # fmt: skip
     assert float(linear_on(graph, cells, Norm("2", "2"), vertices=5)) == pytest.approx(true, rel=1e-9)
-    assert next(iter(at_vertices(graph, slopes, 5).values()))[0].shape[0] == 2 ** int((low != high).sum())
+    assert next(iter(at_vertices(graph, slopes, torch.ones(1, 1, 1).double(), 5).values()))[0].shape[0] == 2 ** int(
+        (low != high).sum()
+    )
 
 
 @pytest.mark.every(3)

@@ -21,7 +21,7 @@ from lipcert.network.graph import ENCLOSURES, Add, Concat, Enclosure, Graph, Lin
 from lipcert.network.intervals import propagated
 from lipcert.network.walk import Rules, Visit, backward, forward
 from lipcert.operators.linear import DUAL, Adjoint
-from lipcert.rigor.rounding import EPS, TINY, down, gamma, mul_up, norm_up, up
+from lipcert.rigor.rounding import EPS, TINY, all_finite, down, gamma, mul_up, norm_up, up
 from lipcert.terms.query import P
 
 ENTRIES = 2**21  # of the widest signal, in all rows of a chunk
@@ -114,9 +114,9 @@ def _times(slope: Range, here: Enclosure, k: int) -> Enclosure:
     radius = torch.maximum(most - centre, centre - least) * (1 + 4 * EPS) + 2 * EPS * centre.abs() + TINY
     exact = (least == 0) & (most == 0)
     radius = torch.where(exact, 0.0, radius)
-    known = torch.isfinite(centre) & torch.isfinite(radius)
-    if bool(known.all()):
+    if all_finite(centre) and all_finite(radius):
         return Enclosure(centre, radius)
+    known = torch.isfinite(centre) & torch.isfinite(radius)
     return Enclosure(torch.where(known, centre, 0.0), torch.where(known, radius, math.inf))
 
 

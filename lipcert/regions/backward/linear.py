@@ -24,7 +24,7 @@ from lipcert.regions.backward.adjoint import ball_ranges
 from lipcert.regions.backward.lines import Lines, Loss, lines
 from lipcert.regions.cells import Cells
 from lipcert.regions.device import by_device
-from lipcert.rigor.rounding import TINY, gamma, up
+from lipcert.rigor.rounding import TINY, all_finite, gamma, up
 
 ENTRIES = {
     "cpu": 2**18,
@@ -199,9 +199,9 @@ def met(size: Tensor, reach: Tensor, home: Tensor) -> Tensor:
     """(r,): upper value of size . reach[home] for nonnegative (r, m) and (b, m), row by row; 0 times infinity is 0."""
     home = home if reach.shape[0] > 1 else torch.zeros_like(home)
     grow, least = 1 + 4 * gamma(reach.shape[1] + 8), TINY * reach.shape[1]  # a product that underflows is below TINY
-    finite = torch.isfinite(reach)
-    if bool(finite.all()):
+    if all_finite(reach):
         return (size * reach[home]).sum(dim=1) * grow + least
+    finite = torch.isfinite(reach)
     known = (size * torch.where(finite, reach, 0.0)[home]).sum(dim=1) * grow + least
     return torch.where(((size > 0) & ~finite[home]).any(dim=1), math.inf, known)
 
@@ -213,8 +213,8 @@ def lost(row: Tensor, loss: Loss, home: Tensor) -> Tensor:
 
 def spread(adjoint: Operator, operator: Operator, size: Tensor) -> Loss:
     """Of the computed A'row, on a signal of the given size (b, in_size): gamma |A| |z|, and what A is not known to."""
-    known = torch.isfinite(size)
-    finite = torch.where(known, size, 0.0)
+    known = None if all_finite(size) else torch.isfinite(size)
+    finite = size if known is None else torch.where(known, size, 0.0)
     grow = 1 + 4 * gamma(operator.terms + 8)
     each = operator.absolute().mv(finite) * (2 * gamma(adjoint.terms + 2) * grow if adjoint.terms else 0.0)
     error = operator.radius_operator()
@@ -222,7 +222,7 @@ def spread(adjoint: Operator, operator: Operator, size: Tensor) -> Loss:
         each = each + error.mv(finite) * grow
     if adjoint.terms or error is not None:
         each = each * (1 + 2.0**-50) + TINY
-        if not bool(known.all()):
+        if known is not None:
             each = torch.where(operator.absolute().mv((~known).double()) > 0, math.inf, each)
     return Loss(each, (adjoint.terms + 1) * TINY * finite.sum(dim=1))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from lipcert.activations import Elementwise
 from lipcert.activations.corner import Corner
 from lipcert.blocks.base import Range
-from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, mul_up, sub_up, up
+from lipcert.rigor.rounding import EPS, TINY, add_up, all_finite, gamma, mul_up, sub_up, up
 
 PIECES = 8
 HUGE = 1e150  # wider ranges get constant lines
@@ -43,9 +43,11 @@ class Lines:
         """Of `carry`, on a signal of size `below` (b, size)."""
         steep = torch.maximum(self.low_slope.abs(), self.high_slope.abs())
         own = torch.maximum(self.low.abs(), self.high.abs()) * (4 * gamma(below.shape[1] + 4))
-        unknown = ~torch.isfinite(below) & (steep != 0)
-        finite = torch.where(torch.isfinite(below), below, 0.0)
-        each = torch.where(unknown, torch.inf, (own + finite * (4 * EPS * steep)) * (1 + 4 * EPS) + TINY)
+        known = all_finite(below)
+        finite = below if known else torch.where(torch.isfinite(below), below, 0.0)
+        each = (own + finite * (4 * EPS * steep)) * (1 + 4 * EPS) + TINY
+        if not known:
+            each = torch.where(~torch.isfinite(below) & (steep != 0), torch.inf, each)
         return Loss(each, TINY * (below.shape[1] + finite.sum(dim=1)))
 
     def carry(self, row: Tensor, home: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,20 +146,32 @@ def products(slope: Range, lower: Tensor, upper: Tensor) -> Lines:
     """Lines for y = s g with s in `slope` (low, high) and g in [lower, upper], as functions of g: max(a g, b g) is convex,
     so its chord lies above; min(a g, b g) is concave (Zhang et al. 2019, RecurJac; Shi et al. 2022)."""
     a, b = slope
-    crossing = (lower < 0) & (upper > 0)
-    run = torch.where(crossing, upper - lower, 1.0)
-    high_slope = torch.where(crossing, (b * upper - a * lower) / run, torch.where(lower >= 0, b, a))
-    low_slope = torch.where(crossing, (a * upper - b * lower) / run, torch.where(lower >= 0, a, b))
-    high = torch.maximum(_over(mul_up(a, lower), high_slope, lower), _over(mul_up(b, upper), high_slope, upper))
-    low = torch.minimum(_under(-mul_up(-b, lower), low_slope, lower), _under(-mul_up(-a, upper), low_slope, upper))
-    zero = torch.zeros_like(high)
-    found = Lines(low_slope, torch.where(crossing, low, zero), high_slope, torch.where(crossing, high, zero))
-    fine = torch.isfinite(found.low_slope + found.low + found.high_slope + found.high)
+    rising = lower >= 0
+    crossing = ~rising & (upper > 0)
+    high_slope, low_slope = torch.where(rising, b, a), torch.where(rising, a, b)
+    high, low = torch.zeros_like(lower), torch.zeros_like(lower)
+    if bool(crossing.any()):  # elsewhere the line is one of the two through 0
+        chords = _chords(*(end.expand_as(lower)[crossing] for end in (a, b, lower, upper)))
+        for whole, part in zip((low_slope, low, high_slope, high), chords, strict=True):
+            whole[crossing] = part
+    if all(all_finite(part) for part in (low_slope, low, high_slope, high)):
+        return Lines(low_slope, low, high_slope, high)
+    fine = torch.isfinite(low_slope + low + high_slope + high)
     ends = [mul_up(s, g) for s in slope for g in (lower, upper)]
     ends_low = [-mul_up(-s, g) for s in slope for g in (lower, upper)]
+    zero = torch.zeros_like(lower)
     return Lines(
-        torch.where(fine, found.low_slope, zero),
-        torch.where(fine, found.low, torch.stack(ends_low).amin(dim=0)),
-        torch.where(fine, found.high_slope, zero),
-        torch.where(fine, found.high, torch.stack(ends).amax(dim=0)),
+        torch.where(fine, low_slope, zero),
+        torch.where(fine, low, torch.stack(ends_low).amin(dim=0)),
+        torch.where(fine, high_slope, zero),
+        torch.where(fine, high, torch.stack(ends).amax(dim=0)),
     )
+
+
+def _chords(a: Tensor, b: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Slope and intercept below, and above, where lower < 0 < upper."""
+    run = upper - lower
+    high_slope, low_slope = (b * upper - a * lower) / run, (a * upper - b * lower) / run
+    high = torch.maximum(_over(mul_up(a, lower), high_slope, lower), _over(mul_up(b, upper), high_slope, upper))
+    low = torch.minimum(_under(-mul_up(-b, lower), low_slope, lower), _under(-mul_up(-a, upper), low_slope, upper))
+    return low_slope, low, high_slope, high
