@@ -80,7 +80,7 @@ class LipsdpTorus(Method):
             return Refusal(self.name, self.side, status, reason, None, seconds)  # type: ignore[arg-type]
         details = {
             "torus": list(form.torus(0)),
-            "maps": len(form.sites) - 1,
+            "maps": len(form.maps),
             "dense_neurons": sum(layer.size for layer in form.flat),
             "multiplier_count": sum(form.counts),
             "neurons": form.neurons,
@@ -95,12 +95,12 @@ class LipsdpTorus(Method):
     def shorter(self, problem: Problem, form: TorusForm) -> TorusForm | None:
         """The form whose last maps, as far as they are small, are dense: they lose no padding, and have a multiplier for each
         neuron. None: there are no such maps, or they are not the last things that happen."""
-        room, maps = self.dense - sum(layer.size for layer in form.flat), len(form.sites) - 1
+        room, maps = self.dense - sum(layer.size for layer in form.flat), len(form.maps)
         sizes = [site.channels * math.prod(site.window) for site in form.sites]
         while maps > 1 and sizes[maps] <= room:
             room -= sizes[maps]
             maps -= 1
-        if maps == len(form.sites) - 1:
+        if maps == len(form.maps) or form.ends_on_map:
             return None
         try:
             return torus_form(problem.graph, maps)

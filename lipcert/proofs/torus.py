@@ -8,11 +8,11 @@ coarsest torus is a family of its own. A dense layer behind the maps reads all f
 
     T_w = the computed Schur complement + c I,     M_w with T_w on the diagonal of the dense part  >=  0,
 
-and what remains, M_dense - sum of T_w >= 0, is an ordinary proof of lmi.py.
+and what remains, M_dense - sum of T_w >= 0, is an ordinary proof of lmi.py. An output on maps, y = C z, is a site like those
+of activations, for 2 t on its diagonal and -t C beside it leave -t C* C / 2: with t = 2 / rho the inequality without a dense part.
 
 Each family is proved as there: any factors L give M_w - c I = L L* + R, so that c >= ||E|| + ||R|| does, E the rounding and
 the enclosures of the coefficients and of the Fourier transform. Neither Cholesky nor the triangular solves are trusted.
-Products of complex matrices are formed as real ones of twice the length, |fl(X* Y) - X* Y| <= sqrt(2) gamma_2k |X|* |Y|.
 
 Trusted by `lipcert verify`; it imports no solver and no bound method.
 """
@@ -28,12 +28,13 @@ import torch
 from torch import Tensor
 
 from lipcert.operators.torus_norm import PHASE, phases
+from lipcert.proofs.frequencies import gathered, most, product, squares
 from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, largest, last_block, power_of_two
 from lipcert.proofs.normal_form import NormalForm
 from lipcert.proofs.pools import Windows
 from lipcert.proofs.torus_form import WIDEST, Site, TorusForm
-from lipcert.rigor.rounding import EPS, TINY, add_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
+from lipcert.rigor.rounding import EPS, TINY, add_up, div_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
 from lipcert.terms.clock import tick
 from lipcert.terms.progress import tell
 
@@ -68,7 +69,9 @@ class TorusInequality:
 
 def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusInequality:
     """`multipliers`: of the sites but the input, then of the flat layers. `rho`: expected, for scaling only."""
-    maps, flat = multipliers[: len(form.sites) - 1], multipliers[len(form.sites) - 1 :]
+    maps, flat = [*multipliers[: len(form.maps)]], multipliers[len(form.maps) :]
+    if form.ends_on_map:
+        maps.append(torch.full((form.sites[-1].channels,), 2 / rho, dtype=torch.float64))
     sizes = (0, *(layer.size for layer in form.flat), form.outputs)
     inner = [{j + 1: m for (kind, j), m in row.items() if kind == "flat"} for row in form.rows]
     normal = NormalForm(form.graph, form.flat)
@@ -181,11 +184,15 @@ def prove(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> float:
         found = family(problem, frequencies)
         if found is None:
             return math.inf
+        if form.ends_on_map:
+            continue
         complements, shift = found
         slack = add_up(slack, mul_up(weight, shift))
         for key, block in complements.items():
             total[key] = total.get(key, torch.zeros(())) + weight * block
             slack = add_up(slack, mul_up(4 * EPS, float(total[key].norm())))  # of the sum, and of a mean in `eliminate`
+    if form.ends_on_map:
+        return div_up(2.0, 2 / rho)
     for key, block in total.items():
         parts[key] = parts[key] + block if key in parts else block
         slack = add_up(slack, mul_up(2 * EPS, float(parts[key].norm())))
@@ -367,30 +374,3 @@ def symbols(c: Coupling, frequencies: Tensor, torus: Shape) -> Tensor:
     flat = c.taps.reshape(-1, c.taps.shape[2]).T
     shape = (len(frequencies), *c.taps.shape[:2])
     return torch.complex((cos @ flat).reshape(shape), (sin @ flat).reshape(shape))
-
-
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """left* right of complex (b, k, m) and (b, k, n), as one real product of length 2 k."""
-    a = torch.cat([left.real, left.imag], 1)
-    b = torch.cat(
-        [torch.cat([right.real, right.imag], 1), torch.cat([right.imag, -right.real], 1)], 2
-    )  # conj(x) y = x_r y_r + x_i y_i + i (x_r y_i - x_i y_r)
-    both = a.mT @ b
-    n = right.shape[2]
-    return torch.complex(both[:, :, :n].contiguous(), both[:, :, n:].contiguous())
-
-
-def gathered(X: Tensor, groups: Tensor) -> Tensor:
-    """(F, n, m) -> (parents, r n, m): the rows of all frequencies that meet."""
-    return X[groups.flatten()].reshape(groups.shape[0], groups.shape[1] * X.shape[1], X.shape[2])
-
-
-def squares(t: Tensor) -> Tensor:
-    """(F,) sums of |entries|^2: those of fewer than 2^30 entries err by less than 2^-20 of themselves, see `most`."""
-    flat = torch.view_as_real(t.resolve_conj().contiguous()).reshape(t.shape[0], 1, -1)
-    return (flat @ flat.mT).flatten()
-
-
-def most(values: Tensor) -> float:
-    """An upper value of the largest of such sums, also where up to 2^20 of them were added."""
-    return mul_up(float(values.amax()), 1 + 2.0**-19) if values.numel() else 0.0

@@ -11,10 +11,13 @@ Then increments of the network, continued by zeros, are increments on the torus:
 outside z = 0, so that (z - a v)(z - b v) = a b v^2 <= 0: the torus's quadratic form is not above that of the network.
 Overlapping maxima are one constraint with what they read (pools.py), with a = -h and b = h: on the torus it has more
 terms v^2, all with the same sign.
+
+An output of many entries that is a map itself is the last site: on the torus there is more of it, so that |dy| only grows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +31,8 @@ from lipcert.blocks.base import Block
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.selection import Selection
 from lipcert.network.affine import Path, linear_ancestors
-from lipcert.network.graph import Enclosure, Graph, Linear, Nonlinear
-from lipcert.operators.linear import Conv
+from lipcert.network.graph import Enclosure, Graph, Linear, Node, Nonlinear
+from lipcert.operators.linear import Conv, Scale
 from lipcert.proofs.kernels import Kernel, NotAMap, Shape, kernels
 from lipcert.proofs.maxima import without_maxima
 from lipcert.proofs.normal_form import Layer, constraint
@@ -39,6 +42,7 @@ from lipcert.terms.errors import RefusedModel
 
 DENSE_ENTRIES = 6e7  # of the matrices of the flat part, with their enclosures: 1 GB
 WIDEST = 1 << 13  # entries of one signal in a chunk of families: the rounding of their sums grows with its square
+OUTPUTS = 2048  # more of them are a map, where they can be
 LARGEST_TORUS = 4  # times the window: a network that needs more has no use of this method
 
 
@@ -46,7 +50,7 @@ LARGEST_TORUS = 4  # times the window: a network that needs more has no use of t
 class Site:
     """A signal on maps. `level`: entries of its torus per entry of the coarsest; `fold`: of the torus on which its frequencies
     are kept together, coarser where maxima are taken of it. `rows`: kernels by site that it reads; `low`, `high` (channels,):
-    slopes. The input has neither. `pool`: it is a maximum over windows of what the one kernel gives."""
+    slopes. The input has neither; an output has [0, 1]. `pool`: it is a maximum over windows of what the one kernel gives."""
 
     node: int
     channels: int
@@ -62,7 +66,8 @@ class Site:
 @dataclass(frozen=True, eq=False)
 class TorusForm:
     """`flat`: the layers behind the maps; `rows[k]`: the matrices of flat layer k (the last: of the output) by what it
-    reads: ("site", j), window entries in order, or ("flat", j). `coarse`: entries of the coarsest torus per axis."""
+    reads: ("site", j), window entries in order, or ("flat", j). `coarse`: entries of the coarsest torus per axis.
+    `ends_on_map`: the last site is the output, and there is nothing flat: `outputs` is 0."""
 
     graph: Graph
     sites: tuple[Site, ...]
@@ -70,6 +75,12 @@ class TorusForm:
     rows: tuple[Mapping[tuple[str, int], Enclosure], ...]
     coarse: Shape
     outputs: int
+    ends_on_map: bool = False
+
+    @property
+    def maps(self) -> tuple[Site, ...]:
+        """The activations on maps."""
+        return self.sites[1 : len(self.sites) - self.ends_on_map]
 
     def torus(self, j: int) -> Shape:
         return tuple(g * s for g, s in zip(self.coarse, self.sites[j].level, strict=True))
@@ -77,12 +88,12 @@ class TorusForm:
     @property
     def counts(self) -> list[int]:
         """Multipliers of each layer: one per channel, then one per group of the flat layers."""
-        return [site.channels for site in self.sites[1:]] + [layer.count for layer in self.flat]
+        return [site.channels for site in self.maps] + [layer.count for layer in self.flat]
 
     @property
     def neurons(self) -> int:
         """Those of the network: the falling part of an activation is not counted beside its rising one."""
-        on_maps = [(s.node, s.channels * math.prod(s.window)) for s in self.sites[1:]]
+        on_maps = [(s.node, s.channels * math.prod(s.window)) for s in self.maps]
         both = on_maps + [(layer.node, layer.size) for layer in self.flat]
         return sum(size for node, size in both if not falling(self.graph.nodes[node]))
 
@@ -169,7 +180,25 @@ def _form(graph: Graph, maps: int | None) -> TorusForm:
     if not rows:
         fault = why[flat[0]] if flat else NotAMap("", "there is no activation between its convolutions")
         raise RefusedModel(f"no activation lies on feature maps: {fault.reason}", node=fault.node or None)
+    if not flat and graph.nodes[graph.output].size > OUTPUTS:
+        with contextlib.suppress(NotAMap, RefusedModel):
+            return _assembled(*_ending_on_map(graph, shapes, rows), flat, why, pools)
     return _assembled(graph, shapes, rows, flat, why, pools)
+
+
+def _ending_on_map(
+    graph: Graph, shapes: dict[int, Shape], rows: dict[int, dict[int, Kernel]]
+) -> tuple[Graph, dict[int, Shape], dict[int, dict[int, Kernel]]]:
+    """With the output as one more signal on maps. Raises NotAMap."""
+    found = kernels(graph, shapes, graph.output)
+    shape = next(iter(found.values())).shape if found else ()
+    size, name = graph.nodes[graph.output].size, graph.nodes[graph.output].name
+    if any(kernel.shape != shape for kernel in found.values()) or math.prod(shape) != size:
+        raise NotAMap(name, f"{name} reads maps of different shapes")
+    if graph.output in shapes:  # a signal of its own: the activation is another
+        one = Scale(torch.ones(size, dtype=torch.float64))
+        graph = graph.then(Node(Linear(one), (graph.output,), size, (1, *shape), name))
+    return graph, shapes | {graph.output: shape}, rows | {graph.output: found}
 
 
 def _pooled(
@@ -224,6 +253,8 @@ def _assembled(
         windows, largest = pools.get(node, (None, None))
         if windows is not None:
             low, high = -largest, largest
+        elif node == graph.output:
+            high = torch.ones_like(high)
         elif node != graph.input:
             found = constraint(graph, node, "layer", None)
             low = found.low.reshape(channels, -1).amin(1).clamp(max=0.0)
@@ -231,8 +262,10 @@ def _assembled(
             _refuse_both_signs(graph, node, low, high)
         reads = {place[source]: kernel for source, kernel in rows.get(node, {}).items()}
         sites.append(Site(node, channels, window, levels[node], reads, low, high, folds[node], windows))
-    layers, table = _flat_part(graph, place, flat, why)
     coarse = _coarse(graph, sites)
+    if graph.output in rows:
+        return TorusForm(graph, tuple(sites), (), ({},), coarse, 0, True)
+    layers, table = _flat_part(graph, place, flat, why)
     return TorusForm(graph, tuple(sites), tuple(layers), tuple(table), coarse, graph.nodes[graph.output].size)
 
 

@@ -56,6 +56,8 @@ def circular_network(form: TorusForm) -> NormalForm:
             place.append(put(Linear(first), (layers[-1].node,), sizes[k], name))
             continue
         read = total(parts, sizes[k], name)
+        if form.ends_on_map and k == len(form.sites) - 1:
+            return NormalForm(Graph(tuple(nodes), read, 0), tuple(layers), "channel")
         place.append(put(Nonlinear(Increment(sizes[k], name)), (read,), sizes[k], name))
         low, high, groups = (
             t[:, None].expand(-1, sizes[k] // site.channels).reshape(-1)
@@ -197,9 +199,9 @@ def _certify(form: TorusForm, found: Searched, swept: Pass, tolerance: float) ->
             (m / swept.value / (1 + margin) ** (2 * d - 1)).clamp(
                 LEAST, MOST
             )  # of maps without effect: next to nothing
-            for m, d in zip(raw, depth, strict=True)
+            for m, d in zip(raw, depth[: len(raw)], strict=True)
         ]
-        expected = swept.value * (1 + margin) ** (2 * max(depth))
+        expected = swept.value * (1 + margin) ** (2 * max(depth) - form.ends_on_map)  # as a layer, where it is one
         value = prove(form, lowered, expected)
         found.proofs += 1
         if value < found.proved**2:
@@ -212,7 +214,7 @@ def _certify(form: TorusForm, found: Searched, swept: Pass, tolerance: float) ->
 
 
 def _depths(form: TorusForm) -> list[int]:
-    """How many layers lie at most between the input and this one, itself included."""
+    """How many layers lie at most between the input and this one, itself included; an output on maps is one."""
     sites = [0]
     for site in form.sites[1:]:
         sites.append(1 + max(sites[j] for j in site.rows))

@@ -24,6 +24,7 @@ from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonli
 from lipcert.operators.conv_norm import ConvGeometry
 from lipcert.operators.linear import Conv, Dense, Operator, Scale, Select
 from lipcert.proofs import lmi, torus
+from lipcert.proofs import torus_form as torus_form_room
 from lipcert.proofs.kernels import NotAMap, kernels
 from lipcert.proofs.kinds import Torus
 from lipcert.proofs.normal_form import normal_form
@@ -166,6 +167,39 @@ def test_the_torus_is_above_the_padded_network_and_both_above_what_is_attained(s
     assert found.value >= found.details["dual"] * (1 - 1e-9)
     assert found.details["gap"] < (0.1 if widened else 0.02)
     assert found.value >= attained(graph, seed) * (1 - 1e-12)
+
+
+def headless(seed: int) -> Graph:
+    """`random_net` up to its last convolution or activation: the output is a map, or several added."""
+    how, graph = random.Random(seed), random_net(seed)
+    last = max(i for i in graph.nonlinear if len(graph.nodes[i].shape) > 2)
+    ends = [last, graph.nodes[last].parents[0]]
+    end = how.choice(ends if any(i < ends[1] for i in graph.nonlinear) else ends[:1])
+    return Graph(graph.nodes[: end + 1], end)
+
+
+@pytest.mark.every(8)
+@pytest.mark.parametrize("seed", range(80))
+def test_an_output_may_be_a_map(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the padded network, its own dual and what is attained, and the same as one matrix of the whole torus."""
+    monkeypatch.setattr(torus_form_room, "OUTPUTS", 0)
+    graph = headless(seed)
+    form = torus_form(graph)
+    assert form.ends_on_map and not form.flat
+    found = value(LipsdpTorus(dense=0), graph)
+    padded = value(Lipsdp("channel"), graph)
+    widened = any(graph.nodes[i].what.block.label == "leaky_relu" for i in graph.nonlinear)  # type: ignore[union-attr]
+    assert found.value >= padded.details["dual"] * (1 - 1e-9)
+    assert found.value >= found.details["dual"] * (1 - 1e-9)
+    assert found.details["gap"] < (0.1 if widened else 0.02)
+    assert found.value >= attained(graph, seed) * (1 - 1e-12)
+    assert isinstance(found.proof, Torus)
+    assert found.proof.prove(graph, Norm()) <= found.value
+    rows = [torch.tensor(row, dtype=torch.float64) for row in found.proof.multipliers]
+    whole = dense_torus(form, rows, found.proof.rho)
+    assert whole <= found.value**2 * (1 + 1e-8)
+    less = whole * (1 - 1e-4)  # nothing below what the dense problem shows is proved
+    assert torus.prove(form, rows, less) == math.inf
 
 
 def dense_torus(form: TorusForm, multipliers: list[Tensor], rho: float) -> float:

@@ -38,13 +38,13 @@ class Torus(Proof):
     names = ("maps", "rho", "multipliers")
     trusted = (
         "the LipSDP matrix inequality on a torus, and its proof by factors whose residuals are bounded: "
-        "lipcert.proofs (kernels, torus_form, torus, lmi), lipcert.rigor.psd, libm's cos and sin to one unit in the last place",
+        "lipcert.proofs (kernels, torus_form, torus, frequencies, lmi), lipcert.rigor.psd, libm's cos and sin to one unit in the last place",
     )
 
     @classmethod
     def of(cls, method: str, form: TorusForm, rho: float, multipliers: Sequence[Tensor]) -> Torus:
         """As `torus.prove` took them."""
-        return cls(method, len(form.sites) - 1, float(rho), tuple(tuple(row.tolist()) for row in multipliers))
+        return cls(method, len(form.maps), float(rho), tuple(tuple(row.tolist()) for row in multipliers))
 
     @classmethod
     def read(cls, method: str, fields: Mapping[str, Any], positions: bool) -> Torus:
@@ -63,10 +63,10 @@ class Torus(Proof):
     def steps(self, graph: Graph, norm: Norm) -> list[str]:
         form = self._form(graph)
         sizes = " x ".join(map(str, form.torus(0)))
-        names = [form.graph.nodes[site.node].name for site in form.sites[1:]]
+        names = [form.graph.nodes[site.node].name for site in form.maps]
         found = [
             f"{name}: one multiplier t > 0 for each of {site.channels} channels; the sum of t (dz - low dv)(high dv - dz) is >= 0"
-            for name, site in zip(names, form.sites[1:], strict=True)
+            for name, site in zip(names, form.maps, strict=True)
         ]
         found += [
             f"{form.graph.nodes[layer.node].name}: one multiplier for each of {layer.count} neurons or blocks"
@@ -88,8 +88,8 @@ class Torus(Proof):
             form = torus_form(graph, self.maps)
         except RefusedModel as problem:
             raise CertificateRejected("proof.kind", str(problem)) from problem
-        if len(form.sites) - 1 != self.maps:
-            raise CertificateRejected("proof.maps", f"{len(form.sites) - 1} activations lie on maps, not {self.maps}")
+        if len(form.maps) != self.maps:
+            raise CertificateRejected("proof.maps", f"{len(form.maps)} activations lie on maps, not {self.maps}")
         given = [len(row) for row in self.multipliers]
         if form.counts != given:
             raise CertificateRejected(
