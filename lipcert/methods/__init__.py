@@ -13,6 +13,7 @@ from lipcert.methods.lipsdp import Lipsdp, LipsdpLayer
 from lipcert.methods.lipsdp_cvxpy import LipsdpCvxpy
 from lipcert.methods.lipsdp_network import LipsdpNetwork
 from lipcert.methods.lipsdp_norms import LipsdpNorms
+from lipcert.methods.lipsdp_segments import LipsdpSegments
 from lipcert.methods.lipsdp_torus import LipsdpTorus
 from lipcert.methods.local_product import LocalProduct
 from lipcert.methods.problem import Method, Problem
@@ -30,6 +31,7 @@ METHODS: dict[str, Method] = {
         CplipBound(),
         Sampled(),
         LipsdpTorus(),
+        LipsdpSegments(),
         LipsdpLayer(),
         Lipsdp(),
         LipsdpNorms(),

@@ -19,6 +19,8 @@ from lipcert.methods.problem import L2, REGION, SPACE, Cost, Method, Problem
 from lipcert.methods.settled import best_ranges
 from lipcert.network.affine import Path
 from lipcert.network.edit import row_of, with_output
+from lipcert.network.graph import Graph, Linear
+from lipcert.operators.linear import Conv
 from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, coefficients, entries
 from lipcert.proofs.maxima import without_maxima
@@ -158,8 +160,14 @@ class Lipsdp(Method):
         except RefusedModel as error:
             return Refusal(self.name, self.side, "refused", str(error), error.node)
         if (missing := too_much(need)) is not None:
-            return Refusal(self.name, self.side, "refused", f"{form.neurons} neurons need {missing}")
+            other = "; lipsdp-torus takes feature maps of any size" if has_maps(problem.graph) else ""
+            return Refusal(self.name, self.side, "refused", f"{form.neurons} neurons need {missing}{other}")
         return form
+
+
+def has_maps(graph: Graph) -> bool:
+    """Whether there are convolutions."""
+    return any(isinstance(node.what, Linear) and isinstance(node.what.operator, Conv) for node in graph.nodes)
 
 
 def of_affine(method: str, form: NormalForm, began: float) -> Bound:

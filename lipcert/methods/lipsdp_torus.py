@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from lipcert.methods.lipsdp import of_affine
+from lipcert.methods.lipsdp import has_maps, of_affine
 from lipcert.methods.problem import L2, SPACE, Cost, Method, Problem
-from lipcert.network.graph import Graph, Linear
-from lipcert.operators.linear import Conv
+from lipcert.network.graph import Graph
 from lipcert.proofs.kinds.torus import Torus
 from lipcert.proofs.normal_form import normal_form
 from lipcert.proofs.torus_form import TorusForm, entries, torus_form
@@ -26,14 +26,15 @@ from lipcert.terms.errors import RefusedModel
 from lipcert.terms.memory import too_much
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
-# Neurons between which it runs unasked: below, LipSDP of every position is tighter and quick; above, it takes minutes.
-FROM, UNTIL = 4_000, 300_000
+# Neurons between which it runs unasked: below, LipSDP of every position is tighter and quick; from UNTIL on, where it would
+# take many minutes, with the options QUICK, and above MOST only by name.
+FROM, UNTIL, MOST = 4_000, 300_000, 4_000_000
+QUICK: Mapping[str, Any] = MappingProxyType({"tolerance": 0.1, "sweeps": 30, "dense": 0})
 
 
 def worth_asking(graph: Graph) -> bool:
     """Whether it runs unasked: a convolutional network of a size for it."""
-    maps = any(isinstance(node.what, Linear) and isinstance(node.what.operator, Conv) for node in graph.nodes)
-    return maps and FROM <= graph.neurons <= UNTIL
+    return has_maps(graph) and FROM <= graph.neurons <= MOST
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class LipsdpTorus(Method):
         try:
             form = torus_form(problem.graph)
         except RefusedModel as error:
-            return Refusal(self.name, self.side, "refused", str(error), error.node)
+            other = "; lipsdp-segments cuts the network there" if has_maps(problem.graph) else ""
+            return Refusal(self.name, self.side, "refused", f"{error}{other}", error.node)
         if (missing := too_much(entries(form))) is not None:
             return Refusal(self.name, self.side, "refused", f"so many frequencies meet that they need {missing}")
         return form

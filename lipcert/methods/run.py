@@ -12,7 +12,8 @@ import torch
 from lipcert.methods import METHODS
 from lipcert.methods.failures import RAISED, why
 from lipcert.methods.ladders import usual
-from lipcert.methods.lipsdp_torus import worth_asking
+from lipcert.methods.lipsdp_segments import worth_cutting
+from lipcert.methods.lipsdp_torus import QUICK, UNTIL, worth_asking
 from lipcert.methods.problem import Method, Problem
 from lipcert.network.graph import Graph
 from lipcert.rigor.rounding import keeps_subnormals
@@ -32,7 +33,7 @@ def choose(
     norm: Norm | None = None,
 ) -> list[Method]:
     """The named methods in the order of the table; without names the usual ones, and on the whole space what the size of
-    `graph` calls for: `regions` where it applies and inputs are few, `lipsdp-torus` for convolutional networks.
+    `graph` calls for: `regions` where it applies and inputs are few, `lipsdp-torus` or `lipsdp-segments` for convolutional networks.
 
     `options`: values of fields that a method offers as `choices`, by name; None: as it is.
     """
@@ -44,8 +45,10 @@ def choose(
     if not names and region is None and graph is not None and graph.nodes[graph.input].size <= FEW:
         wanted = [*wanted, *([] if exact.refuses(Problem(graph, Norm())) else ["regions"])]
     if not names and region is None and graph is not None and worth_asking(graph):
-        wanted = [*wanted, "lipsdp-torus"]
+        wanted = [*wanted, "lipsdp-segments" if worth_cutting(graph) else "lipsdp-torus"]
     chosen = {name: method for name, method in METHODS.items() if name in wanted}
+    if not names and graph is not None and graph.neurons > UNTIL and "lipsdp-torus" in chosen:
+        chosen["lipsdp-torus"] = replace(chosen["lipsdp-torus"], **QUICK)  # type: ignore[type-var]
     for option, value in (options or {}).items():
         if value is None:
             continue

@@ -26,6 +26,38 @@ def _quoted(name: str) -> str | None:
     return found[1] if found else None
 
 
+def named(graph: Graph) -> dict[str, int]:
+    """Signals by name, of several nodes the last, as `find`; the input and the output by theirs."""
+    ends = {graph.nodes[i].name: i for i in (graph.output, graph.input)}
+    return {node.name: i for i, node in enumerate(graph.nodes)} | ends
+
+
+def moving(graph: Graph) -> set[int]:
+    """What the input reaches: everything else is constant."""
+    reached = {graph.input}
+    for i, node in enumerate(graph.nodes):
+        if reached.intersection(node.parents):
+            reached.add(i)
+    return reached
+
+
+def passed(graph: Graph, start: int, stop: int) -> list[int]:
+    """The signals that everything passes on its way from `start` to `stop`, both included, in order."""
+    needed = _ancestors(graph, stop, start)
+    reach: dict[int, int] = {}  # of what moves with `start`: the last node that reads it
+    for i in sorted(needed):
+        moves = [p for p in graph.nodes[i].parents if p in reach] if i != start else []
+        if i == start or moves:
+            reach[i] = i
+            reach.update(dict.fromkeys(moves, i))
+    found, furthest = [], start
+    for i in sorted(reach):
+        if furthest <= i:
+            found.append(i)
+        furthest = max(furthest, reach[i])
+    return found
+
+
 def prefix(graph: Graph, stop: int) -> Graph:
     """From the input to the signal `stop`."""
     return cut(graph, graph.input, stop)

@@ -36,6 +36,12 @@ def links(graph: Graph) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*graph.nonlinear, graph.output)))
 
 
+def sources_of(graph: Graph, i: int) -> tuple[int, ...]:
+    """The signals from whose constants `link` takes that of i."""
+    read = graph.nodes[i].parents if isinstance(graph.nodes[i].what, Nonlinear) else (i,)
+    return tuple(dict.fromkeys(s for target in read for s in linear_ancestors(graph, target)[0]))
+
+
 def start(graph: Graph, norm: Norm) -> dict[int, Constants]:
     """The input with respect to itself: ||x||_r <= c ||x||_p."""
     size = graph.nodes[graph.input].size

@@ -19,10 +19,10 @@ from lipcert.network.graph import Graph
 from lipcert.network.scope import checked_region
 from lipcert.proofs.file import Certificate
 from lipcert.proofs.inputs import same_inputs
-from lipcert.proofs.kinds.base import Sweeps
+from lipcert.proofs.kinds.base import Sweeps, within
 from lipcert.proofs.maxima import sorts
 from lipcert.proofs.radii import check_points
-from lipcert.proofs.several import Several, within
+from lipcert.proofs.several import Several
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.terms.errors import CertificateRejected, UsageError
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lipcert.network.affine import linear_ancestors
-from lipcert.network.graph import Add, Concat, Graph, Linear, Offset
+from lipcert.network.graph import Add, Concat, Graph, Linear, Node, Offset
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.compose import product_enclosure
 from lipcert.operators.linear import Conv, Dense, Operator, Scale, Select
@@ -28,11 +28,11 @@ Shape = tuple[int, ...]  # (channels, *window)
 
 
 class NotAMap(Exception):
-    """This affine part is no kernel."""
+    """This affine part is no kernel. `padding`: the node that reads that of another linear operator."""
 
-    def __init__(self, node: str, reason: str):
+    def __init__(self, node: str, reason: str, padding: Node | None = None):
         super().__init__(reason)
-        self.node, self.reason = node, reason
+        self.node, self.reason, self.padding = node, reason, padding
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +81,15 @@ def identity(shape: Shape) -> Kernel:
     return Kernel(weight, None, (0,) * len(window), ones, window, window)
 
 
-def after(second: Kernel, first: Kernel, node: str) -> Kernel:
-    """The kernel of second after first. Raises NotAMap."""
+def after(second: Kernel, first: Kernel, node: Node) -> Kernel:
+    """The kernel of second, of this node, after first. Raises NotAMap."""
     for d in range(len(first.after)):
         reads = second.reads(d).flatten()
         padded = reads[(reads < 0) | (reads >= first.after[d])]
         left_alone = first.stride[d] * padded[:, None] + first.start[d] + torch.arange(first.taps[d])[None, :]
         if bool(((left_alone >= 0) & (left_alone < first.before[d])).any()):
-            raise NotAMap(node, f"{node} reads the padding of another linear operator: no activation lies between them")
+            reason = f"{node.name} reads the padding of another linear operator: no activation lies between them"
+            raise NotAMap(node.name, reason, node)
     taps = [s * (b - 1) + a for s, a, b in zip(first.stride, first.taps, second.taps, strict=True)]
     shape = (second.weight.shape[0], first.weight.shape[1], *taps)
     centre, mass, radius = (first.weight.new_zeros(shape) for _ in range(3))
@@ -293,7 +294,7 @@ def _linear(at: Visit, u: Kernel) -> Kernel:
             u.weight, u.radius, factor.reshape(shape), None if slack is None else slack.reshape(shape)
         )
         return replace(u, weight=weight, radius=radius)
-    return after(kernel, u, at.node.name)
+    return after(kernel, u, at.node)
 
 
 def _concat(at: Visit, *parts: Kernel | None) -> Kernel:

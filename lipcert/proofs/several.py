@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +35,9 @@ from lipcert.proofs.file import (
     norm_of,
     proof_of,
 )
+from lipcert.proofs.kinds.base import within
 from lipcert.proofs.kinds.chain import bound_of
 from lipcert.proofs.kinds.lmi import floats_of, in_base64
-from lipcert.terms.errors import CertificateRejected
 from lipcert.terms.query import NORMS, Ball, Box, Norm, Region
 from lipcert.terms.strict import count_of, float_of, hex64, list_of, one_of, record, reject
 
@@ -114,15 +112,6 @@ def from_bytes(data: bytes) -> Certificate | Several:
     if digest(top["norm"], top["claims"], top["points"]) != hex64(top["digest"], "digest"):
         reject("digest", "norm, claims or points were changed or damaged: their digest is another one")
     return Several(network, norm, tuple(claims), tuple(points))
-
-
-@contextmanager
-def within(place: str) -> Iterator[None]:
-    """What is rejected in here is a field of `place`."""
-    try:
-        yield
-    except CertificateRejected as problem:
-        raise CertificateRejected(f"{place}.{problem.place}", problem.reason) from problem
 
 
 def _claim(value: Any, k: int, network: Network, norm: Norm) -> Certificate:

@@ -17,7 +17,6 @@ An output of many entries that is a map itself is the last site: on the torus th
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +33,7 @@ from lipcert.network.affine import Path, linear_ancestors
 from lipcert.network.graph import Enclosure, Graph, Linear, Node, Nonlinear
 from lipcert.operators.linear import Conv, Scale
 from lipcert.proofs.kernels import Kernel, NotAMap, Shape, kernels
+from lipcert.proofs.masks import Unmasked, is_mask, masked
 from lipcert.proofs.maxima import without_maxima
 from lipcert.proofs.normal_form import Layer, constraint
 from lipcert.proofs.one_sign import falling, of_one_sign
@@ -92,20 +92,32 @@ class TorusForm:
 
     @property
     def neurons(self) -> int:
-        """Those of the network: the falling part of an activation is not counted beside its rising one."""
+        """Those of the network: neither masks nor the falling part of an activation beside its rising one."""
         on_maps = [(s.node, s.channels * math.prod(s.window)) for s in self.maps]
         both = on_maps + [(layer.node, layer.size) for layer in self.flat]
-        return sum(size for node, size in both if not falling(self.graph.nodes[node]))
+        counted = lambda node: not (falling(node) or is_mask(node))  # noqa: E731
+        return sum(size for node, size in both if counted(self.graph.nodes[node]))
 
 
 def torus_form(graph: Graph, maps: int | None = None) -> TorusForm:
     """`maps`: at most so many activations, the first, lie on maps. Raises RefusedModel with the node that has no place."""
-    if any(_kept(graph.nodes[i].what.block) for i in graph.nonlinear):  # type: ignore[union-attr]
+    windows = _kept if any(_kept(graph.nodes[i].what.block) for i in graph.nonlinear) else None  # type: ignore[union-attr]
+    refusal = RefusedModel("")
+    for kept, masks in dict.fromkeys(((windows, False), (None, False), (windows, True))):
         try:
-            return _form(_plain(graph, _kept), maps)
-        except RefusedModel:
-            pass  # without windows on maps
-    return _form(_plain(graph, None), maps)
+            return _with_masks(_plain(graph, kept), maps, masks)
+        except RefusedModel as fault:
+            refusal = refusal if masks else fault
+    raise refusal
+
+
+def _with_masks(graph: Graph, maps: int | None, masks: bool) -> TorusForm:
+    """`masks`: signals of their own between two linear operators in a row, where there would be no kernel."""
+    while True:
+        try:
+            return _form(graph, maps, masks)
+        except Unmasked as fault:
+            graph = masked(graph, fault.node)
 
 
 def _plain(graph: Graph, kept: Callable[[Block], bool] | None) -> Graph:
@@ -143,7 +155,8 @@ def _merged(graph: Graph) -> set[int]:
     return {graph.nodes[i].parents[0] for i in _windows(graph) if before_pool(graph, i)[1].dim()}
 
 
-def _form(graph: Graph, maps: int | None) -> TorusForm:
+def _form(graph: Graph, maps: int | None, masks: bool) -> TorusForm:
+    """Raises RefusedModel; with `masks` Unmasked as well."""
     empty = next((node.name for node in graph.nodes if node.size == 0), None)
     if empty is not None:
         raise RefusedModel(f"{empty} is empty", node=empty)
@@ -175,14 +188,21 @@ def _form(graph: Graph, maps: int | None) -> TorusForm:
                 raise NotAMap(node.name, f"{node.name} reads maps of different shapes")
             rows[i], shapes[i] = found, shape
         except NotAMap as reason:
+            if masks and reason.padding is not None:
+                raise Unmasked(reason.padding) from None
             flat.append(i)
             why[i] = reason
     if not rows:
         fault = why[flat[0]] if flat else NotAMap("", "there is no activation between its convolutions")
         raise RefusedModel(f"no activation lies on feature maps: {fault.reason}", node=fault.node or None)
     if not flat and graph.nodes[graph.output].size > OUTPUTS:
-        with contextlib.suppress(NotAMap, RefusedModel):
+        try:
             return _assembled(*_ending_on_map(graph, shapes, rows), flat, why, pools)
+        except NotAMap as reason:
+            if masks and reason.padding is not None:
+                raise Unmasked(reason.padding) from None
+        except RefusedModel:
+            pass
     return _assembled(graph, shapes, rows, flat, why, pools)
 
 

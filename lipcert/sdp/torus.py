@@ -26,7 +26,15 @@ from lipcert.sdp.sweep import MEMORY, Anderson, Dual, Pass
 from lipcert.terms.clock import OutOfTime
 from lipcert.terms.progress import Progress, heard
 
-MARGINS = (3e-4, 3e-3, 2e-2, 0.1, 0.3)  # of the repair, per layer; the last ones are for sweeps that were stopped early
+MARGINS = (
+    3e-4,
+    3e-3,
+    1e-2,
+    2e-2,
+    5e-2,
+    0.1,
+    0.3,
+)  # of the repair, per layer; the last ones are for sweeps that were stopped early
 FEW = 8  # float32 where a sweep touches more than 2^FEW MB
 
 

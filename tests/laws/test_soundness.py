@@ -33,6 +33,7 @@ from lipcert.methods.eclipse import Eclipse
 from lipcert.methods.jacobian import Jacobian
 from lipcert.methods.linear import LinearBound
 from lipcert.methods.lipsdp import Lipsdp
+from lipcert.methods.lipsdp_segments import LipsdpSegments
 from lipcert.methods.lipsdp_torus import LipsdpTorus
 from lipcert.methods.local_product import LocalProduct
 from lipcert.methods.problem import Method, Problem
@@ -60,6 +61,7 @@ SDP: tuple[Method, ...] = (
     Eclipse(),
     *(Lipsdp(kind, sweeps=SWEEPS) for kind in ("neuron", "channel", "layer")),
     LipsdpTorus(sweeps=SWEEPS),
+    LipsdpSegments(dense=4),
 )
 SLACK = 1 - 1e-9  # against the rounding of the oracle's own norms
 

@@ -32,7 +32,11 @@ def test_large_convolutional_networks_are_put_on_a_torus(monkeypatch: pytest.Mon
     names = [m.name for m in choose(None, None, None, graph)]
     assert names.index("sampled") < names.index("lipsdp-torus") < names.index("lipsdp")  # the dear ones last
     assert "lipsdp-torus" not in [m.name for m in choose(["product"], None, None, graph)]
-    monkeypatch.setattr(lipsdp_torus, "UNTIL", graph.neurons - 1)
+    monkeypatch.setattr("lipcert.methods.run.UNTIL", graph.neurons - 1)
+    (quick,) = (m for m in choose(None, None, None, graph) if m.name == "lipsdp-torus")
+    assert quick.sweeps < METHODS["lipsdp-torus"].sweeps  # type: ignore[attr-defined]
+    assert choose(["lipsdp-torus"], None, None, graph) == [METHODS["lipsdp-torus"]]
+    monkeypatch.setattr(lipsdp_torus, "MOST", graph.neurons - 1)
     assert "lipsdp-torus" not in [m.name for m in choose(None, None, None, graph)]
 
 

@@ -21,12 +21,14 @@ from lipcert.methods.lipsdp_torus import LipsdpTorus
 from lipcert.methods.problem import Problem
 from lipcert.network.affine import Path
 from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, What
+from lipcert.network.subnet import cut
 from lipcert.operators.conv_norm import ConvGeometry
 from lipcert.operators.linear import Conv, Dense, Operator, Scale, Select
 from lipcert.proofs import lmi, torus
 from lipcert.proofs import torus_form as torus_form_room
 from lipcert.proofs.kernels import NotAMap, kernels
 from lipcert.proofs.kinds import Torus
+from lipcert.proofs.masks import is_mask
 from lipcert.proofs.normal_form import normal_form
 from lipcert.proofs.one_sign import of_one_sign
 from lipcert.proofs.pools import before_pool
@@ -185,7 +187,8 @@ def test_an_output_may_be_a_map(seed: int, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torus_form_room, "OUTPUTS", 0)
     graph = headless(seed)
     form = torus_form(graph)
-    assert form.ends_on_map and not form.flat
+    assert form.ends_on_map
+    assert not form.flat
     found = value(LipsdpTorus(dense=0), graph)
     padded = value(Lipsdp("channel"), graph)
     widened = any(graph.nodes[i].what.block.label == "leaky_relu" for i in graph.nonlinear)  # type: ignore[union-attr]
@@ -306,11 +309,42 @@ def test_a_convolution_that_reads_the_padding_of_another_is_no_kernel() -> None:
 
 
 def test_what_is_too_large_to_be_dense_is_refused_with_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lipcert.proofs.torus_form.DENSE_ENTRIES", 200.0)
-    found = LipsdpTorus().run(Problem(two_in_a_row(3, 3), Norm()))
+    monkeypatch.setattr(torus_form_room, "DENSE_ENTRIES", 200.0)
+    net = Build((2, 6, 6), 1)
+    at = net.act(net.conv(0, 2, 3))
+    mixed = torch.randperm(72, generator=torch.Generator().manual_seed(0))
+    at = net.act(net.conv(net.linear(Select(mixed, 72), at, (2, 6, 6), "mix"), 2, 3))
+    net.dense(at, 2)
+    found = LipsdpTorus().run(Problem(net.graph(), Norm()))
     assert isinstance(found, Refusal)
-    assert found.node == "conv 4"
-    assert "no activation lies between" in found.reason
+    assert found.node == "mix 3"
+    assert "does not do the same" in found.reason
+
+
+@pytest.mark.every(6)
+@pytest.mark.parametrize("seed", range(48))
+def test_what_lies_between_two_convolutions_is_masked(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the padded network and what is attained, and not above the product of what is before and behind."""
+    how = random.Random(seed)
+    net = Build((how.randint(1, 2), how.randint(5, 7), how.randint(4, 6)), seed)
+    at = net.act(net.conv(0, 2, 3, how.choice([1, 2])), how.choice(SLOPES))
+    between = net.conv(at, how.randint(1, 3), 3)
+    at = net.conv(between, 2, how.choice([2, 3]), how.choice([1, 1, 2]), 1)
+    if net.shapes[at][1:] == net.shapes[between][1:] and how.random() < 0.5:
+        at = net.add(at, net.conv(between, 2, 1))  # beside the mask
+    end = net.dense(net.act(at, how.choice(SLOPES)), 2)
+    graph = net.graph()
+    monkeypatch.setattr(torus_form_room, "DENSE_ENTRIES", 2.0 * graph.nodes[end - 1].size)  # no room for anything else
+    form = torus_form(graph)
+    assert any(is_mask(form.graph.nodes[site.node]) for site in form.maps)
+    assert form.neurons == graph.neurons
+    found, padded = value(LipsdpTorus(dense=0), graph), value(Lipsdp("channel"), graph)
+    assert found.value >= padded.details["dual"] * (1 - 1e-9)
+    assert found.value >= attained(graph, seed) * (1 - 1e-12)
+    monkeypatch.setattr(torus_form_room, "DENSE_ENTRIES", 6e7)
+    monkeypatch.setattr(torus_form_room, "OUTPUTS", 0)
+    parts = [value(LipsdpTorus(dense=0), cut(graph, *ends)).value for ends in ((0, between), (between, end))]
+    assert found.value <= parts[0] * parts[1] * 1.02
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1), (1, 1)])

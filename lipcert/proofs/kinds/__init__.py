@@ -8,12 +8,25 @@ from lipcert.proofs.kinds.chain import Chain
 from lipcert.proofs.kinds.cplip import Cplip
 from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.kinds.nonnegative import Nonnegative
+from lipcert.proofs.kinds.stretches import Stretches
 from lipcert.proofs.kinds.torus import Torus
 from lipcert.proofs.kinds.tree import CutTree
 from lipcert.proofs.kinds.weighted import Weighted
 
 PROOFS: dict[str, type[Proof]] = {
-    kind.kind: kind for kind in (Lmi, Torus, Chain, Cplip, Nonnegative, CellList, CutTree, Weighted)
+    kind.kind: kind for kind in (Lmi, Torus, Chain, Cplip, Stretches, Nonnegative, CellList, CutTree, Weighted)
 }
 
-__all__ = ["PROOFS", "CellList", "Chain", "Cplip", "CutTree", "Lmi", "Nonnegative", "Proof", "Torus", "Weighted"]
+__all__ = [
+    "PROOFS",
+    "CellList",
+    "Chain",
+    "Cplip",
+    "CutTree",
+    "Lmi",
+    "Nonnegative",
+    "Proof",
+    "Stretches",
+    "Torus",
+    "Weighted",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -63,3 +64,12 @@ class Proof:
 def no_ranges() -> NoReturn:
     """Interval ranges of signals would be more to trust: constants that need them have no certificate."""
     raise CertificateRejected("proof.kind", "a nonlinearity has no global constant, only one on the range of its input")
+
+
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """What is rejected in here is a field of `place`."""
+    try:
+        yield
+    except CertificateRejected as problem:
+        raise CertificateRejected(f"{place}.{problem.place}", problem.reason) from problem
