@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -119,20 +120,35 @@ def test_normalisation_inequalities(n: int, eps: float) -> None:
 
 def test_softmax_inequalities() -> None:
     dice = torch.Generator().manual_seed(5)
-    for size in (1e-4, 0.1, 1.0, 4.0):
-        u = torch.randn(6, generator=dice, dtype=torch.float64) * 2
+    for size, peaked in product((1e-4, 0.1, 1.0, 4.0), (0.3, 2.0, 5.0)):
+        u = torch.randn(6, generator=dice, dtype=torch.float64) * peaked
         s = torch.softmax(u, 0)
         delta = (torch.rand(400, 6, generator=dice, dtype=torch.float64) * 2 - 1) * size
         a = delta - delta @ s[:, None]
         A = a.abs().amax(0)[None]
-        off, entries = softmax.remainders(A, softmax.spread(A), s[None])
+        R = (delta.amax(1) - delta.amin(1)).max()[None]
+        kappa = softmax.spread(A, s[None], R)
+        assert float((a.exp() @ s).log().max()) <= float(kappa) * (1 + 1e-9) + 1e-15
+        off, below, above = softmax.remainders(A, kappa, Constant(s[None]))
         moved = torch.softmax(u + delta, 1)
         J = torch.diag(s) - s[:, None] * s
         rho = moved - s - delta @ J
         E = torch.diag_embed(moved) - moved[:, :, None] * moved[:, None, :] - J
         for side in (1, -1):  # w J +- E >= 0
             assert float(torch.linalg.eigvalsh(off * J + side * E).min()) >= -1e-12
-        assert bool((rho.abs().amax(0) <= entries[0] * (1 + 1e-9) + 1e-15).all())
+        assert bool((rho.amax(0) <= above[0] * (1 + 1e-9) + 1e-15).all())
+        assert bool((-rho.amin(0) <= below[0] * (1 + 1e-9) + 1e-15).all())
+
+
+def test_an_entry_against_all_others_is_attained() -> None:
+    """Where the others move alike, max U is the truth: a little less is no bound."""
+    for p in (0.02, 0.3, 0.5, 0.8, 0.97):
+        s = torch.tensor([p, 1 - p], dtype=torch.float64)
+        a = torch.linspace(-1, 1, 2001, dtype=torch.float64)
+        moved = torch.softmax(s.log() + torch.stack([a, -p / (1 - p) * a], 1), 1)[:, 0]
+        largest = float((moved - p - p * a).max())
+        above = float(softmax._against_others(torch.ones(1, 2, dtype=torch.float64), Constant(s[None]))[0, 0])
+        assert largest <= above <= largest + 1e-6 + 1e-4 * largest
 
 
 @pytest.mark.parametrize("block", [Softmax(2, 4, 3), Normalise(2, 4, 3, eps=1e-3, centred=True), Softmax(2, 4, 1)])

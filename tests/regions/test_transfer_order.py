@@ -75,7 +75,7 @@ def test_inequalities(name: str, radius: float) -> None:
 def test_planted_errors_are_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rivals are lost where differences are halved and moved; the spread of scores is too small."""
     if kind == "logsumexp":
-        monkeypatch.setattr(logsumexp, "spread", lambda A: torch.zeros(len(A), dtype=torch.float64))
+        monkeypatch.setattr(logsumexp, "spread", lambda A, s, R: torch.zeros(len(A), dtype=torch.float64))
         monkeypatch.setattr(logsumexp, "FORMULA", 0.3)
         block, size = BLOCKS["logsumexp"]
     else:

@@ -18,7 +18,7 @@ from lipcert.network.graph import Node
 from lipcert.regions.transfer.blockwise import Blockwise, along
 from lipcert.regions.transfer.expansion import Arriving, Expansion, Term
 from lipcert.regions.transfer.order import centring
-from lipcert.regions.transfer.softmax import FORMULA, LARGE, spread
+from lipcert.regions.transfer.softmax import FORMULA, LARGE, apart, spread
 from lipcert.rigor.constants import Constant, from_range, subtract
 from lipcert.rigor.rounding import add_up, mul_up, norm_up, up
 
@@ -35,7 +35,7 @@ def logsumexp(node: Node, block: LogSumExp, inputs: list[Arriving]) -> Expansion
     A = u.of(Blockwise(away.centre, positions[:, None], positions[:, None], (total, total), away.reach())).reach[
         positions
     ]
-    kappa = spread(A)
+    kappa = spread(A, s.upper, apart(u, positions))
     grown = torch.maximum(torch.expm1(A), -torch.expm1(-(A + kappa[:, None]))) * FORMULA
     grown = torch.where(A < LARGE, grown, math.inf).nan_to_num(math.inf, math.inf)
     off = norm_up(torch.minimum(mul_up(s.upper, grown) + 1e-300, torch.ones_like(A)), "2", 1)

@@ -1,9 +1,13 @@
 """Softmax about the centre, row by row (MATH section 10).
 
-With a_i = delta_i - s_c'delta, |a_i| <= A_i, R >= max delta - min delta and kappa = min(R^2 / 8, R) (Hoeffding's lemma and Jensen):
-log(s_i / s_ci) = a_i - log sum_j s_cj e^(a_j) lies in [a_i - kappa, a_i], so
+With a_i = delta_i - s_c'delta, |a_i| <= A_i, e(a) = e^a - 1 - a and R >= max delta - min delta,
 
-    |rho_i|  <=  s_ci max( e^(A_i) - 1 - A_i,  kappa )                                     (e^y >= 1 + y)
+    0  <=  log sum_j s_cj e^(a_j)  <=  kappa = min( R^2 / 8,  R,  log(1 + sum_j s_cj e(A_j)) )
+
+(Jensen; Hoeffding's lemma; sum_j s_cj a_j = 0 and |e(a)| <= e(|a|)). log(s_i / s_ci) = a_i - that lies in [a_i - kappa, a_i], so
+
+    - s_ci kappa  <=  rho_i  <=  min( s_ci e(A_i),  max U )                           (e^y >= 1 + y)
+    U(a) = s_ci / (s_ci + t e^(-a / t)) - s_ci - s_ci a,   t = 1 - s_ci               (Jensen over the other entries, whose mean is -s_ci a / t)
     -w J_c  <=  J(x) - J_c  <=  w J_c,    w = max( e^(max A) - 1, 1 - e^(-max A - kappa) )          (Loewner order)
 
 for v'Jv = Var_s(v) = min_m sum_i s_i (v_i - m)^2 is monotone in s. J_c = F F' with F = (I - s_c 1') diag(s_c)^(1/2), hence
@@ -23,10 +27,11 @@ from lipcert.network.graph import Node
 from lipcert.regions.transfer.blockwise import Blockwise, along
 from lipcert.regions.transfer.expansion import Arriving, Expansion, Term
 from lipcert.rigor.constants import Constant, from_range, multiply, square_root, subtract
-from lipcert.rigor.rounding import EPS, add_up, mul_up
+from lipcert.rigor.rounding import EPS, add_up, mul_up, sub_up, sum_up, up
 
 FORMULA = 1 + 64 * EPS  # for formulas of few operations, all of nonnegative numbers
 LARGE = 700.0  # beyond it exp overflows
+PAIRS = 4096  # differences of two entries, all rows together
 
 
 def softmax(node: Node, block: Softmax, inputs: list[Arriving]) -> Expansion:
@@ -39,8 +44,8 @@ def softmax(node: Node, block: Softmax, inputs: list[Arriving]) -> Expansion:
     columns, rows = s.map(lambda t: t[:, :, None]), s.map(lambda t: t[:, None, :])
     away = _blockwise(subtract(unit, rows.map(lambda t: t.expand(groups, n, n))), positions, total)
     A = u.of(away).reach[positions]  # (g, n)
-    kappa = spread(A)
-    off, entries = remainders(A, kappa, s.upper)
+    kappa = spread(A, s.upper, apart(u, positions))
+    off, below, above = remainders(A, kappa, s)
     root = square_root(s)
     factor = multiply(subtract(unit, columns.map(lambda t: t.expand(groups, n, n))), root.map(lambda t: t[:, None, :]))
     J = multiply(columns, subtract(unit, rows))
@@ -54,27 +59,65 @@ def softmax(node: Node, block: Softmax, inputs: list[Arriving]) -> Expansion:
         inner.centre, positions[:, None], torch.arange(total).reshape(groups, 1, n), (total, total), inner.reach()
     )
     term = Term(0, by_row, number, _columns(outer, size, positions, total), number, groups)
-    value = Known(_placed(s.centre, positions), _placed(s.reach(), positions))
+    shift = torch.where((above - below).isfinite(), (above - below) / 2, 0.0)
+    middle = s.centre + shift
+    entries = torch.maximum(sub_up(above, shift), add_up(below, shift))
+    value = Known(_placed(middle, positions), _placed(up(s.reach() + EPS * middle.abs()), positions))
     return Expansion(value, (_blockwise(J, positions, total),), _placed(entries, positions)[0], terms=(term,))
 
 
-def spread(A: Tensor) -> Tensor:
-    """kappa (g,): max - min of a over a row is at most the sum of its two largest |a|."""
+def apart(u: Arriving, positions: Tensor) -> Tensor:
+    """R (g,), upward: the largest reach of a difference of two entries. Where those are too many, inf."""
+    groups, n = positions.shape
+    first, second = torch.triu_indices(n, n, 1)
+    if n < 2 or groups * len(first) > PAIRS:
+        return torch.full((groups,), 0.0 if n < 2 else math.inf, dtype=torch.float64)
+    weight = torch.zeros(1, len(first), n, dtype=torch.float64)
+    weight[0, torch.arange(len(first)), first], weight[0, torch.arange(len(first)), second] = 1.0, -1.0
+    write = torch.arange(groups * len(first)).reshape(1, groups, -1)
+    pairs = Blockwise(weight, positions[None], write, (positions.numel(), write.numel()))
+    return u.of(pairs).reach.reshape(groups, -1).amax(dim=1)
+
+
+def spread(A: Tensor, s: Tensor, R: Tensor) -> Tensor:
+    """kappa (g,), upward. `s`: upper values (g, n); `R` (g,): max - min of a over a row, which is at most the sum of its two
+    largest |a|."""
     if A.shape[1] == 1:
         return A.new_zeros(len(A))
     two = A.topk(2, dim=1).values
-    R = add_up(two[:, 0], two[:, 1])
-    return torch.minimum(mul_up(R, R) / 8, R)
+    both = add_up(two[:, 0], two[:, 1])
+    R = torch.minimum(both, R)
+    mean = sum_up(mul_up(s, _tail(A)), 1)
+    weighted = (torch.log1p(mean) * FORMULA + 1e-300).nan_to_num(math.inf, math.inf)
+    return torch.minimum(torch.minimum(mul_up(R, R) / 8, R), weighted)
 
 
-def remainders(A: Tensor, kappa: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """w (g,) and |rho_i| (g, n), upward. s: upper values (g, n)."""
+def remainders(A: Tensor, kappa: Tensor, s: Constant) -> tuple[Tensor, Tensor, Tensor]:
+    """w (g,), and -below <= rho_i <= above (g, n), upward. s (g, n)."""
     largest = A.amax(dim=1)
     most, far = torch.expm1(largest), largest + kappa
     off = torch.maximum(most, -torch.expm1(-far)) * FORMULA + 1e-300
     off = torch.where(largest < LARGE, off, math.inf)
-    grown: Tensor = mul_up(s, torch.maximum(_tail(A), kappa[:, None])) * FORMULA + 1e-300
-    return off, torch.minimum(grown, add_up(mul_up(s, A), 1.0)).nan_to_num(math.inf, math.inf)
+    whole = add_up(mul_up(s.upper, A), 1.0)  # no entry leaves [0, 1]
+    below = mul_up(s.upper, kappa[:, None]) * FORMULA + 1e-300
+    above = torch.minimum(mul_up(s.upper, _tail(A)) * FORMULA + 1e-300, _against_others(A, s))
+    below, above = (torch.minimum(side.nan_to_num(math.inf, math.inf), whole) for side in (below, above))
+    return off, below, above
+
+
+def _against_others(A: Tensor, s: Constant) -> Tensor:
+    """max U over [-A, A], upward: at its ends, at 0, or where its derivative is 0 once more, s_i = t. Where the quotients by t
+    stay harmless: 1e-13 and 1e4 times what is not known of s are more than what floats lose of numbers below 2."""
+    p = s.centre.clamp(0.01, 0.99)
+    usable = (p == s.centre) & (A <= 1)
+    t, reach = 1 - p, torch.where(usable, A, 0.0)
+    turn = (2 * t * torch.log(t / p)).abs().minimum(reach) * torch.sign(t - p)
+
+    def over(a: Tensor) -> Tensor:
+        return p / (p + t * torch.exp(-a / t)) - p - p * a
+
+    best = torch.stack([over(reach), over(-reach), over(turn)]).amax(dim=0).clamp(min=0.0)
+    return torch.where(usable, best + 1e-13 + 1e4 * s.reach(), math.inf)
 
 
 def _tail(x: Tensor) -> Tensor:

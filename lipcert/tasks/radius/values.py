@@ -5,7 +5,7 @@ Of a functional g = c'f, with ahead > 0 the proved lower value of its margin at 
     drop(r) = g(x) - min over the closed ball B(x, r) of g < ahead,
 
 strictly. The minimum is bounded from below by backward linear bounds (CROWN, Zhang et al. 2018) where all blocks act entry by entry,
-else by the expansion about the centre (regions/transfer). Bisection looks for r; what it finds was proved at that very r.
+else by the expansion about the centre (regions/transfer). `largest_held` looks for r; what it finds was proved at that very r.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from lipcert.regions.transfer.deviations import values
 from lipcert.regions.transfer.expansion import Arriving
 from lipcert.regions.transfer.rows import CENTRE
 from lipcert.rigor.rounding import add_up, keeps_subnormals, sub_up
+from lipcert.tasks.radius.crossing import largest_held
 from lipcert.tasks.radius.margins import Margins
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.query import P
 
-BELOW, ABOVE = 1 / 128, 1.5  # of the radius where the linear model at the sample loses its margin
-STEPS = {"linear": 10, "transfer": 7}
+BEGIN = {"linear": 0.5, "transfer": 0.2}  # of the radius where the linear model at the sample loses its margin
+STEPS = {"linear": 8, "transfer": 6}  # balls for a sample, at most
 WORK = 1e9  # flops for the linear ranges of one ball
 TOGETHER = 2**21  # balls times the inputs and the widest signal
 
@@ -55,19 +56,11 @@ def value_radii(graph: Graph, x: Tensor, found: Margins, norm: P, regression: bo
     ahead = torch.cat([found.value, found.value], dim=1) if regression else found.value
     drop, steps = (_backward, "linear") if not_backward(graph) is None else (_expanded, "transfer")
     first = _first(graph, x, seeds, ahead, norm)
-    low, high = first * BELOW, first * ABOVE
-    radius = torch.zeros_like(first)
-    limit = ahead.argmin(dim=1)
-    trial = high
-    for _ in range(STEPS[steps]):
-        lost = drop(graph, x, seeds, trial, norm)
-        held = (lost < ahead).all(dim=1)  # false for NaN
-        radius = torch.where(held, torch.maximum(radius, trial), radius)
-        limit = torch.where(held, limit, (ahead - lost).nan_to_num(-math.inf).argmin(dim=1))
-        beyond = held & (trial >= high)
-        low, high = torch.where(held, trial, low), torch.where(held, high, trial)
-        high = torch.where(beyond, 2 * trial, high)
-        trial = torch.where(beyond, high, (low * high).sqrt())
+
+    def lost(rows: Tensor, radius: Tensor) -> Tensor:
+        return drop(graph, x[rows], seeds[rows], radius, norm)
+
+    radius, limit = largest_held(lost, ahead, first * BEGIN[steps], STEPS[steps])
     return radius, limit % found.value.shape[1]
 
 
