@@ -26,6 +26,7 @@ import book
 import cases
 import cluster
 import counted
+import gpu
 import growth
 import lipsdp
 import regions
@@ -39,7 +40,7 @@ SCHEMA = "lipcert.benchmark/1"
 LIMIT = 3600.0  # seconds of one case
 CASES = {
     name: case
-    for part in (cases, lipsdp, sampling, regions, targets, growth, counted, cluster, torus)
+    for part in (cases, lipsdp, sampling, regions, targets, growth, counted, cluster, torus, gpu)
     for name, case in part.CASES.items()
 }
 # Of a smoke run: what is too large for one, and what is there the same small network as another case.

@@ -18,6 +18,7 @@ from torch import nn
 import lipcert
 from lipcert.methods import METHODS
 from lipcert.methods.problem import Problem
+from lipcert.network.edit import functionals
 from lipcert.network.graph import Graph, Input, Linear, Node, Offset
 from lipcert.operators.linear import Dense
 from lipcert.regions.branch_and_bound import branching
@@ -28,7 +29,7 @@ from lipcert.regions.forward.slope import lipschitz_on
 from lipcert.tasks.balls import BallsRequest, local
 from lipcert.tasks.grid import GridRequest, grid
 from lipcert.terms.errors import UsageError
-from lipcert.terms.query import Box, Norm
+from lipcert.terms.query import Box, Norm, Output
 from lipcert.terms.result import Bound
 
 
@@ -138,6 +139,40 @@ def test_methods_are_the_same_there(name: str, method: str, place: str) -> None:
         assert isinstance(here, Bound)
         assert isinstance(far, Bound)
         assert far.value == pytest.approx(here.value, rel=2e-2 if method == "branch" else 1e-9)
+
+
+LIPSDP = ["relu", "curved", "deep", "conv", "pool", "softmax"] if MANY else by_turns(["relu", "pool"])
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", LIPSDP)
+def test_lipsdp_is_the_same_there(name: str, place: str) -> None:
+    """Sweeps, multipliers and proof; what is proved there is proved again here."""
+    graph = model(name).graph
+    for method in ("lipsdp", "lipsdp-layer"):
+        here = METHODS[method].run(Problem(graph, Norm()))
+        with there(place), torch.no_grad():
+            far = METHODS[method].run(Problem(graph, Norm(), device=place))
+        assert isinstance(here, Bound)
+        assert isinstance(far, Bound)
+        assert far.value == pytest.approx(here.value, rel=1e-4)
+        assert far.proof is not None
+        assert far.proof.prove(graph, Norm()) <= far.value * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_pairs_by_lipsdp_are_the_same_there(place: str) -> None:
+    graph = model("relu").graph
+    outputs = functionals(graph, Output("pairs"))
+    here = METHODS["lipsdp"].run_together(Problem(graph, Norm()), outputs)
+    with there(place), torch.no_grad():
+        far = METHODS["lipsdp"].run_together(Problem(graph, Norm(), device=place), outputs)
+    assert here is not None
+    assert far is not None
+    for [a], [b] in zip(here, far, strict=True):
+        assert isinstance(a, Bound)
+        assert isinstance(b, Bound)
+        assert b.value == pytest.approx(a.value, rel=1e-4)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -25,8 +25,9 @@ from lipcert.proofs.kinds.lmi import Lmi
 from lipcert.proofs.lmi import INPUT, coefficients, entries
 from lipcert.proofs.maxima import without_maxima
 from lipcert.proofs.normal_form import GROUPINGS, NormalForm, normal_form
+from lipcert.regions.device import proving_on
 from lipcert.sdp import together
-from lipcert.sdp.narrow import Narrow
+from lipcert.sdp.narrow import narrow
 from lipcert.sdp.solve import Settings, solve
 from lipcert.terms.clock import OutOfTime
 from lipcert.terms.errors import RefusedModel
@@ -78,13 +79,15 @@ class Lipsdp(Method):
         form = self.form(problem)
         if len(outputs) < 2 or isinstance(form, Refusal) or not 0 < form.neurons <= IN_STEP:
             return None
-        if Narrow.of(form, coefficients(form)) is not None:  # not by sweeps
+        if narrow(form):  # by Newton's method
             return None
         size = problem.graph.nodes[problem.graph.output].size
         rows = torch.stack([row_of(output, size) for output in outputs])
         aim = Settings(self.tolerance).wanted(form.neurons) / 10
         problem.say(f"{self.name}: {len(outputs)} in step")
-        begun = together.begun(form, rows, ROWS, aim, problem.seed, problem.deadline)
+        with proving_on(problem.device):
+            there = form.on(problem.device)
+            begun = together.begun(there, rows.to(problem.device), ROWS, aim, problem.seed, problem.deadline)
         share = (time.perf_counter() - start) / len(outputs)
         each = zip(outputs, begun, strict=True)
         return [[self._from(begin, form, problem, output, share)] for output, begin in each]
@@ -108,7 +111,10 @@ class Lipsdp(Method):
         if not form.layers:
             return of_affine(self.name, form, start)
         settings = Settings(self.tolerance, self.sweeps, problem.seed)
-        solution = solve(form, coefficients(form), settings, problem.deadline, problem.say, begin)
+        device = "cpu" if narrow(form) else problem.device  # small blocks one after the other
+        with proving_on(device):
+            there = form.on(device)
+            solution = solve(there, coefficients(there), settings, problem.deadline, problem.say, begin)
         info = solution.info
         if not solution.multipliers:
             late = problem.deadline is not None and time.monotonic() >= problem.deadline
@@ -127,7 +133,8 @@ class Lipsdp(Method):
             "proofs": info.proofs,
             "source": info.source,
         }
-        proof = Lmi.of(self.name, form, solution.last, info.proved * info.proved, solution.multipliers)
+        multipliers = [row.cpu() for row in solution.multipliers]
+        proof = Lmi.of(self.name, form, solution.last, info.proved * info.proved, multipliers)
         return Bound(self.name, self.side, "proved", info.proved, time.perf_counter() - start, None, details, proof)
 
     def _cut_off(self, reason: str, start: float) -> Refusal:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +63,15 @@ class NormalForm:
     graph: Graph
     layers: tuple[Layer, ...]
     grouping: str = "neuron"
+
+    def on(self, device: str) -> NormalForm:
+        """The same on a device: for proofs there."""
+        if device == "cpu":
+            return self
+        moved = [
+            replace(x, low=x.low.to(device), high=x.high.to(device), groups=x.groups.to(device)) for x in self.layers
+        ]
+        return NormalForm(self.graph.on(device), tuple(moved), self.grouping)
 
     @property
     def neurons(self) -> int:

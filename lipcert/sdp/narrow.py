@@ -25,6 +25,12 @@ ROWS = 16  # coupled samples of the sweeps
 LEAST = 1e-300
 
 
+def narrow(form: NormalForm) -> bool:
+    """Whether its layers are many and small."""
+    sizes = [layer.size for layer in form.layers]
+    return len(sizes) >= SHALLOWEST and max(sizes) <= WIDEST and sum(sizes) <= MOST
+
+
 @dataclass(frozen=True, eq=False)
 class Narrow:
     """`weights`: W_1 .. W_K; `low`, `high`: slopes of each layer; `gram`: C'C; `behind`: N_k; `whole`: N_0^2, of rho."""
@@ -40,8 +46,7 @@ class Narrow:
     def of(form: NormalForm, table: Coefficients) -> Narrow | None:
         """None: it is no such chain, or its numbers leave float64."""
         layers, rows = form.layers, table.rows
-        sizes = [layer.size for layer in layers]
-        if len(layers) < SHALLOWEST or max(sizes) > WIDEST or sum(sizes) > MOST:
+        if not narrow(form):
             return None
         if any(set(rows[k]) != {k - 1} for k in range(1, len(rows))) or any(x.count != x.size for x in layers):
             return None

@@ -94,8 +94,12 @@ class Dual:
         self.dense = [_matrices(graph, nodes) for nodes in self.affine]
 
     def start(self) -> State:
-        shape = self.rows * sum(self.sizes)
-        return self.unit(self.state(torch.randn(shape, generator=self.random, dtype=self.dtype)))
+        return self.unit(self.state(self.drawn(self.rows * sum(self.sizes))))
+
+    def drawn(self, *shape: int) -> Tensor:
+        """Normal numbers, the same on every device."""
+        drawn = torch.randn(shape, generator=self.random, dtype=self.dtype, device="cpu")
+        return drawn.to(self.half[0].device) if self.half else drawn
 
     def state(self, flat: Tensor) -> State:
         return State.over(flat, self.rows, self.sizes)

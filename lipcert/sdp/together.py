@@ -29,8 +29,7 @@ class DualInStep(Dual):
     functionals: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
     def start(self) -> State:
-        shape = len(self.functionals), self.rows * sum(self.sizes)
-        return self.unit(self.state(torch.randn(shape, generator=self.random, dtype=self.dtype)))
+        return self.unit(self.state(self.drawn(len(self.functionals), self.rows * sum(self.sizes))))
 
     def state(self, flat: Tensor) -> State:
         parts = flat.split([self.rows * n for n in self.sizes], dim=1)
@@ -134,7 +133,7 @@ def begun(
 def _begun(dual: DualInStep, aim: float, end: float | None) -> list[Tensor | None]:
     state = dual.start()
     found: list[Tensor | None] = [None] * len(dual.functionals)
-    at = torch.arange(len(found))  # which of them are still swept
+    at = torch.arange(len(found), device="cpu")  # which of them are still swept
     anderson, value = AndersonEach(state.flat), state.flat.new_zeros(len(found))
     plain, accelerated = state.flat, torch.zeros(len(found), dtype=torch.bool)
     for _ in range(SWEEPS):
@@ -151,7 +150,7 @@ def _begun(dual: DualInStep, aim: float, end: float | None) -> list[Tensor | Non
         value, accelerated, plain = now, ~lost, image
         dead = ~(torch.isfinite(now) & (now > 0))
         settled = dead | (~lost & (residual <= aim))
-        for k in settled.nonzero()[:, 0].tolist():
+        for k in settled.cpu().nonzero()[:, 0].tolist():
             found[int(at[k])] = None if bool(dead[k]) else image[k].clone()
         if bool(settled.any()):
             left = (~settled).nonzero()[:, 0]
@@ -159,7 +158,7 @@ def _begun(dual: DualInStep, aim: float, end: float | None) -> list[Tensor | Non
                 return found
             dual.keep(left)
             anderson.keep(left)
-            at, value, accelerated, plain = at[left], value[left], accelerated[left], plain[left]
+            at, value, accelerated, plain = at[left.cpu()], value[left], accelerated[left], plain[left]
             state = dual.state(state.flat[left])
     for k, flat in zip(at.tolist(), state.flat, strict=True):
         found[k] = flat.clone()
