@@ -148,7 +148,13 @@ class Solver:
         fallback = None  # the plain image of the last accepted state
         history: list[float] = []
         newest: Pass | None = None
-        aim, overdue = wanted / 5, 60  # a residual that promises the gap; the sweep at which to look in any case
+        promising = (
+            5 if self.form.neurons <= 1500 else 10
+        )  # where a proof takes as long as many sweeps, it is worth waiting
+        aim, overdue = (
+            wanted / promising,
+            60,
+        )  # a residual that promises the gap; the sweep at which to look in any case
         failed = 0
         while self.info.sweeps < self.settings.sweeps and self.proofs_left > 1 and not self.out_of_time():
             start = time.perf_counter()
@@ -178,7 +184,7 @@ class Solver:
                 share = min(0.5, 0.8 * wanted / self.info.gap) if 0 < self.info.gap < math.inf else 0.5
                 aim, overdue = share * min(aim, anderson.residual), self.info.sweeps * 3 // 2
             newest = swept
-        if self.info.gap > 1e-4:
+        if self.info.gap > self.settings.aimed_at(self.form.neurons):
             self.fall_back(newest.multipliers if newest else [], history[-1] if history else 0.0)
 
     def out_of_time(self) -> bool:
