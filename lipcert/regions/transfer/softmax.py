@@ -31,6 +31,8 @@ from lipcert.rigor.rounding import EPS, add_up, mul_up, sub_up, sum_up, up
 
 FORMULA = 1 + 64 * EPS  # for formulas of few operations, all of nonnegative numbers
 LARGE = 700.0  # beyond it exp overflows
+FAR = 700.0  # below another entry: a weight of e^-700 < 1e-304
+UNSEEN = 1e-40  # above 2 n^2 e^-FAR for every n
 PAIRS = 4096  # differences of two entries, all rows together
 
 
@@ -38,36 +40,67 @@ def softmax(node: Node, block: Softmax, inputs: list[Arriving]) -> Expansion:
     (u,) = inputs
     n, positions = block.n, along(block.outer, block.n, block.inner)
     groups, total = positions.shape[0], positions.numel()
-    lower, upper = block.values_on((u.centre[None], u.centre[None]))
-    s = from_range(lower[0][positions], upper[0][positions])
+    hidden = out_of_sight(u, positions)
+    seen = u.centre.clone()
+    seen[positions[hidden]] = -math.inf
+    lower, upper = (torch.where(hidden, 0.0, end[0][positions]) for end in block.values_on((seen[None], seen[None])))
+    s = from_range(lower, upper)
     unit = Constant(torch.eye(n, dtype=torch.float64)[None])
     columns, rows = s.map(lambda t: t[:, :, None]), s.map(lambda t: t[:, None, :])
     away = _blockwise(subtract(unit, rows.map(lambda t: t.expand(groups, n, n))), positions, total)
-    A = u.of(away).reach[positions]  # (g, n)
-    kappa = spread(A, s.upper, apart(u, positions))
+    A = u.of(away).reach[positions].masked_fill(hidden, 0.0)  # (g, n)
+    kappa = spread(A, s.upper, apart(u, positions, hidden))
     off, below, above = remainders(A, kappa, s)
     root = square_root(s)
     factor = multiply(subtract(unit, columns.map(lambda t: t.expand(groups, n, n))), root.map(lambda t: t[:, None, :]))
     J = multiply(columns, subtract(unit, rows))
     wide = ~(off < 2)  # NaN too
     inner = _chosen(wide, factor.map(lambda t: t.mT))
-    outer = _chosen(wide, factor)
-    size = torch.where(wide, 0.5, off)
+    outer = _columns(_chosen(wide, factor), torch.where(wide, 0.5, off), positions, total)
+    terms = [_term(inner, outer, positions)]
+    value, entries = _middle(s, below, above, positions)
+    if bool(hidden.any()):
+        entries = add_up(entries, UNSEEN)
+        terms.append(_unseen(positions, hidden.any(dim=1)))
+    return Expansion(value, (_blockwise(J, positions, total),), entries, terms=tuple(terms))
+
+
+def out_of_sight(u: Arriving, positions: Tensor) -> Tensor:
+    """(g, n): entries at least FAR below another one on all of the region. They are left out of the row: what they add, m <= n e^-FAR
+    in all, changes no entry by more, and the Jacobian, whose entries change by 2 m, by at most 2 n m in norm: both below UNSEEN."""
+    lower, upper = (end[positions] for end in u.range)
+    return sub_up(upper, lower.amax(dim=1, keepdim=True)) <= -FAR  # false for NaN
+
+
+def _unseen(positions: Tensor, some: Tensor) -> Term:
+    """What rows with entries out of sight leave out of their Jacobians. Its square root on both sides: multipliers of 1 do."""
+    at, n = positions[some], positions.shape[1]
+    root = Constant((torch.eye(n, dtype=torch.float64) * math.sqrt(UNSEEN) * (1 + 4 * EPS))[None].expand(len(at), n, n))
+    total = positions.numel()
+    return _term(root, _columns(root, torch.ones(len(at), dtype=torch.float64), at, total), at, total)
+
+
+def _term(inner: Constant, outer: Known, positions: Tensor, total: int | None = None) -> Term:
+    """W row by row, so that `number` is the group of each of its entries whatever the axis."""
+    groups, n = positions.shape
     number = torch.arange(groups).repeat_interleave(n)
-    # W row by row, so that `number` is the group of each of its entries whatever the axis
-    by_row = Blockwise(
-        inner.centre, positions[:, None], torch.arange(total).reshape(groups, 1, n), (total, total), inner.reach()
-    )
-    term = Term(0, by_row, number, _columns(outer, size, positions, total), number, groups)
+    sizes = (positions.numel() if total is None else total, positions.numel())
+    write = torch.arange(groups * n).reshape(groups, 1, n)
+    by_row = Blockwise(inner.centre, positions[:, None], write, sizes, inner.reach())
+    return Term(0, by_row, number, outer, number, groups)
+
+
+def _middle(s: Constant, below: Tensor, above: Tensor, positions: Tensor) -> tuple[Known, Tensor]:
+    """A value in the middle of what s may become, and how far from it that is."""
     shift = torch.where((above - below).isfinite(), (above - below) / 2, 0.0)
     middle = s.centre + shift
     entries = torch.maximum(sub_up(above, shift), add_up(below, shift))
-    value = Known(_placed(middle, positions), _placed(up(s.reach() + EPS * middle.abs()), positions))
-    return Expansion(value, (_blockwise(J, positions, total),), _placed(entries, positions)[0], terms=(term,))
+    reach = up(s.reach() + EPS * middle.abs())
+    return Known(_placed(middle, positions), _placed(reach, positions)), _placed(entries, positions)[0]
 
 
-def apart(u: Arriving, positions: Tensor) -> Tensor:
-    """R (g,), upward: the largest reach of a difference of two entries. Where those are too many, inf."""
+def apart(u: Arriving, positions: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """R (g,), upward: the largest reach of a difference of two entries that are not hidden. Where those are too many, inf."""
     groups, n = positions.shape
     first, second = torch.triu_indices(n, n, 1)
     if n < 2 or groups * len(first) > PAIRS:
@@ -76,7 +109,10 @@ def apart(u: Arriving, positions: Tensor) -> Tensor:
     weight[0, torch.arange(len(first)), first], weight[0, torch.arange(len(first)), second] = 1.0, -1.0
     write = torch.arange(groups * len(first)).reshape(1, groups, -1)
     pairs = Blockwise(weight, positions[None], write, (positions.numel(), write.numel()))
-    return u.of(pairs).reach.reshape(groups, -1).amax(dim=1)
+    found = u.of(pairs).reach.reshape(groups, -1)
+    if hidden is not None:
+        found = found.masked_fill(hidden[:, first] | hidden[:, second], 0.0)
+    return found.amax(dim=1)
 
 
 def spread(A: Tensor, s: Tensor, R: Tensor) -> Tensor:
