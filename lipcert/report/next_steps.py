@@ -1,4 +1,4 @@
-"""What to do where an answer is missing: one sentence for each word that stands in its place."""
+"""What to do where an answer is missing, or where it says little: one sentence each."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ STEPS = {
     "timeout": "There was no time: give more with --budget, or go on from this report with --resume.",
 }
 ON_A_REGION = "No finite constant exists there, even on this region: take a smaller one, or replace the node."
+
+FAR = 1000.0  # times what is attained: a true bound that nobody can use
+CLOSER = {
+    "global": "around your data it may be far closer: add --at DATA#0 --eps 0.01, or --at 0.5 --eps 0.01 for a point with 0.5 everywhere",
+    "ball": "a smaller --eps may bring the two together",
+    "box": "a smaller box, or a ball (--at DATA#0 --eps 0.01), may bring the two together",
+}
+
+
+def far_off(lower: float | None, upper: float | None, region: Mapping[str, Any]) -> str:
+    """Where a bound is many times what is attained: how to ask for less. Nothing where it is not, or where nothing moves."""
+    if upper is None or lower is None or not 0 < lower * FAR < upper or region.get("kind") not in CLOSER:
+        return ""
+    return f"The bound is {upper / lower:.1g} times what is attained; {CLOSER[region['kind']]}."
 
 
 def next_step(status: str, region: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import pytest
 from browser import CHROMIUM, Page, browser
 
 from lipcert.cli.main import main
-from lipcert.report.next_steps import next_step
+from lipcert.report.next_steps import CLOSER, far_off, next_step
 from lipcert.report.page.geometry import Ruler, bars, heat_map, histogram, shade, ticks
 from lipcert.report.page.write import html_page
 from lipcert.report.report import Report
@@ -227,6 +227,16 @@ def test_each_missing_answer_has_a_next_step() -> None:
         assert next_step(status, {"kind": "global"}).endswith(".")
     assert "smaller" in next_step("unbounded", {"kind": "box"})
     assert next_step("ok", {"kind": "global"}) == ""
+
+
+def test_a_bound_that_says_little_has_one_too() -> None:
+    assert all(
+        "closer" in far_off(0.5, 1e6, {"kind": kind}) or "together" in far_off(0.5, 1e6, {"kind": kind})
+        for kind in CLOSER
+    )
+    assert "2e+06 times" in far_off(0.5, 1e6, {"kind": "global"})
+    for lower, upper in ((0.5, 1.0), (None, 1.0), (0.5, None), (0.0, 1.0), (5e-324, 1e300)):
+        assert bool(far_off(lower, upper, {"kind": "ball"})) == (lower == 5e-324)
 
 
 # Geometry

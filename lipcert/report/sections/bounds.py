@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lipcert.report.next_steps import next_step
+from lipcert.report.next_steps import far_off, next_step
 from lipcert.report.report import Report
 from lipcert.report.sections.parts import shapes
 from lipcert.report.tables import Framed, Item, Piece, Sentence, Table, Tone, known
@@ -30,6 +30,8 @@ def verdict(report: Report) -> Iterator[Piece]:
     if report.question is not None and report.question.raw:
         lines.append(Sentence.of(f"in {report.question.units()}", "dim"))
     if step := next_step(report.status, report.region):
+        lines.append(Sentence.of(step, "dim"))
+    if step := far_off(report.lower, report.upper, report.region):
         lines.append(Sentence.of(step, "dim"))
     if report.suggestion:
         ball = printable(report.suggestion[report.suggestion.rfind("--at ") :])
