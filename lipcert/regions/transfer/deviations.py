@@ -62,23 +62,32 @@ class Valued:
     known: dict[int, Range]
     sources: dict[Hashable, Origin] = field(default_factory=dict)
     expansions: dict[int, Expansion] = field(default_factory=dict)
+    kept: Callable[[Any], bool] = lambda what: False
+    arriving: dict[int, Arriving] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Expanded:
-    """Of one region: the expansion of every block, and the output."""
+    """Of one region: the expansion of every block, and the output. `arriving`: the inputs of those that were to be kept."""
 
     expansions: dict[int, Expansion]
     output: Rows
     sources: Origins
+    arriving: dict[int, Arriving] = field(default_factory=dict)
 
 
 @keeps_subnormals
-def values(graph: Graph, cells: Cells, known: dict[int, Range] | None = None) -> Expanded:
-    """`known`: ranges (lower, upper), (1, size) each, that were proved otherwise. Raises RefusedModel, naming a node."""
-    state = Valued(cells=cells, known=known or {})
+def values(
+    graph: Graph,
+    cells: Cells,
+    known: dict[int, Range] | None = None,
+    kept: Callable[[Any], bool] = lambda what: False,
+) -> Expanded:
+    """`known`: ranges (lower, upper), (1, size) each, that were proved otherwise. `kept`: whether the first input of a node, given
+    what it is, is wanted afterwards. Raises RefusedModel, naming a node."""
+    state = Valued(cells=cells, known=known or {}, kept=kept)
     output = forward(graph, WITH_VALUES, state)[graph.output]
-    return Expanded(state.expansions, output, state.sources)
+    return Expanded(state.expansions, output, state.sources, state.arriving)
 
 
 def _input(at: Visit) -> Rows:
@@ -103,6 +112,8 @@ def _valued(at: Visit, *signals: Rows) -> Rows:
     ]
     found = expanded(at, inputs)
     state.expansions[at.i] = found
+    if state.kept(at.what):
+        state.arriving[at.i] = inputs[0]
     rows = added(*(through(gain, u.deviation) for gain, u in zip(found.gains, inputs, strict=True)))
     rows[CENTRE] = Known(found.value.centre, add_up(found.value.reach(), rows[CENTRE].reach()))
     positions, state.sources[at.i] = source(found)

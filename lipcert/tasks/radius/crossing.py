@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-AIM = 0.975  # of the margin
-ENOUGH = 0.95  # lost and still held: a larger ball would gain 2 % or less, for the slope is 1 at least, and often 3
+AIM = 0.985  # of the margin
+ENOUGH = 0.97  # lost and still held: a larger ball would gain 1 % or less, for the slope is often 3
 CLOSE = 1.02  # ends of a bracket
 SLOPES = (1.0, 8.0)
 STEP = 8.0  # at most, up or down

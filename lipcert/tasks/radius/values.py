@@ -24,8 +24,7 @@ from lipcert.regions.backward.adjoint import obstacle as not_backward
 from lipcert.regions.backward.linear import linear_ranges, upper_values
 from lipcert.regions.cells import Cells
 from lipcert.regions.transfer.deviations import values
-from lipcert.regions.transfer.expansion import Arriving
-from lipcert.regions.transfer.rows import CENTRE
+from lipcert.regions.transfer.functionals import is_kink, least
 from lipcert.rigor.rounding import add_up, keeps_subnormals, sub_up
 from lipcert.tasks.radius.crossing import largest_held
 from lipcert.tasks.radius.margins import Margins
@@ -106,13 +105,10 @@ def _expanded(graph: Graph, x: Tensor, seeds: Tensor, radius: Tensor, norm: P) -
         cells = _cells(x[s : s + 1], radius[s : s + 1], norm)
         low, high = cells.ends()
         try:
-            found = values(graph, cells, propagated(graph, (low, high)))
+            found = values(graph, cells, propagated(graph, (low, high)), is_kink)
         except RefusedModel:
             continue
-        functionals = Dense(seeds[s : s + 1])
-        centre = enclose_linear(functionals, Enclosure(found.output[CENTRE].centre)).lower[0]
-        reach = Arriving(found.output, found.sources).of(functionals).reach
-        drops[s] = add_up(sub_up(above[s], centre), reach)
+        drops[s] = sub_up(above[s], least(graph, found, seeds[s]))
     return drops
 
 
