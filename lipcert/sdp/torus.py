@@ -24,22 +24,29 @@ from lipcert.proofs.torus_form import TorusForm
 from lipcert.sdp.multipliers import positive
 from lipcert.sdp.sweep import MEMORY, Anderson, Dual, Pass
 from lipcert.terms.clock import OutOfTime
+from lipcert.terms.memory import allowed
 from lipcert.terms.progress import Progress, heard
 
-MARGINS = (
-    3e-4,
-    3e-3,
-    1e-2,
-    2e-2,
-    5e-2,
-    0.1,
-    0.3,
-)  # of the repair, per layer; the last ones are for sweeps that were stopped early
-FEW = 8  # float32 where a sweep touches more than 2^FEW MB
+ANDERSON = 4  # differences that the acceleration keeps of a large network
+MARGINS = (3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.3)  # of the repair, per layer; the last ones for few sweeps
 
 
-def circular_network(form: TorusForm) -> NormalForm:
+@dataclass(frozen=True)
+class Units:
+    """Factors by which signals are multiplied, powers of two: constraints on slopes do not see them, and float32 overflows
+    without them (gradients reach L^2, and their squares L^4)."""
+
+    sites: tuple[float, ...]
+    flat: tuple[float, ...]
+    output: float = 1.0
+
+    def of(self, kind: str, j: int) -> float:
+        return self.sites[j] if kind == "site" else self.flat[j]
+
+
+def circular_network(form: TorusForm, units: Units | None = None) -> NormalForm:
     """The network on the torus as a graph: what a dense LipSDP of it would take. Float64."""
+    unit = units or Units((1.0,) * len(form.sites), (1.0,) * len(form.flat))
     nodes: list[Node] = []
 
     def put(what: What, parents: tuple[int, ...], size: int, name: str) -> int:
@@ -55,7 +62,7 @@ def circular_network(form: TorusForm) -> NormalForm:
     for k, site in enumerate(form.sites[1:], start=1):
         name, parts = form.graph.nodes[site.node].name, []
         for j, kernel in site.rows.items():
-            pad, conv = circular(kernel, form.torus(j))
+            pad, conv = circular(kernel, form.torus(j), unit.sites[k] / unit.sites[j])
             wide = put(Linear(pad), (place[j],), pad.out_size, name)
             parts.append(put(Linear(conv), (wide,), conv.out_size, name))
         if site.pool is not None:
@@ -75,13 +82,14 @@ def circular_network(form: TorusForm) -> NormalForm:
     behind: list[int] = []
     for at, row in enumerate(form.rows):
         size = form.flat[at].size if at < len(form.flat) else form.outputs
-        parts = []
+        here, parts = (unit.flat[at] if at < len(form.flat) else unit.output), []
         for (kind, j), matrix in row.items():
             source = place[j] if kind == "site" else behind[j]
             if kind == "site":
                 window = inside(form, j)
                 source = put(Linear(window), (source,), window.out_size, "window")
-            parts.append(put(Linear(Dense(matrix.centre[None])), (source,), size, "matrix"))
+            scaled = matrix.centre if units is None else matrix.centre * (here / unit.of(kind, j))
+            parts.append(put(Linear(Dense(scaled[None])), (source,), size, "matrix"))
         read = total(parts, size, "dense")
         if at < len(form.flat):
             layer = form.flat[at]
@@ -109,8 +117,8 @@ def _corner(channels: int, entries: int, torus: Shape) -> Tensor:
     return (torch.arange(channels)[:, None] * entries + torch.arange(math.prod(torus))[None, :]).reshape(-1)
 
 
-def circular(kernel: Kernel, torus: Shape) -> tuple[Select, Conv]:
-    """The kernel on a torus: what it reads laid out with repetitions, and a convolution without padding."""
+def circular(kernel: Kernel, torus: Shape, factor: float = 1.0) -> tuple[Select, Conv]:
+    """The kernel on a torus, times a factor: what it reads laid out with repetitions, and a convolution without padding."""
     outputs = [n // s for n, s in zip(torus, kernel.stride, strict=True)]
     lengths = [s * (m - 1) + t for s, m, t in zip(kernel.stride, outputs, kernel.taps, strict=True)]
     index = torch.arange(kernel.weight.shape[1])
@@ -118,7 +126,8 @@ def circular(kernel: Kernel, torus: Shape) -> tuple[Select, Conv]:
         index = index[..., None] * n + torch.remainder(torch.arange(length) + start, n)
     size = kernel.weight.shape[1] * math.prod(torus)
     geometry = ConvGeometry(tuple(lengths), kernel.stride, ((0, 0),) * len(torus), (1,) * len(torus))
-    return Select(index.reshape(-1), size), Conv(kernel.weight, geometry)
+    weight = kernel.weight if factor == 1 else kernel.weight * factor
+    return Select(index.reshape(-1), size), Conv(weight, geometry)
 
 
 def inside(form: TorusForm, j: int) -> Select:
@@ -158,14 +167,11 @@ def search(
 def _search(
     found: Searched, form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Progress
 ) -> None:
-    normal = circular_network(form)
-    size = sum(node.size for node in normal.graph.nodes)
-    rows = 16 if size < 2e5 else 12 if size < 5e6 else 8
-    small = size * rows < 2**20
+    normal, units, rows = _prepared(form, seed)
+    small = units is None
     dtype = torch.float64 if small else torch.float32
-    normal = normal if small else NormalForm(normal.graph.to("cpu", dtype), normal.layers, normal.grouping)
     dual = Dual(normal, rows, seed, dtype)
-    anderson = Anderson(MEMORY if small else 4)
+    anderson = Anderson(MEMORY if small else ANDERSON)
     state = dual.start()
     fallback, history = None, [0.0]
     newest: Pass | None = None
@@ -183,33 +189,60 @@ def _search(
             continue
         history.append(swept.value)
         newest, fallback = swept, swept.after
-        found.dual = max(found.dual, math.sqrt(swept.value))
+        found.dual = max(found.dual, math.sqrt(swept.value) / _output_unit(form, units))
         state = dual.unit(dual.state(anderson.next(state.flat, swept.after.flat)))
         say("lipsdp-torus, sweeps", found.sweeps, sweeps)
         still = len(history) > 8 and history[-1] <= history[-8] * (1 + aim)
         if still or found.sweeps >= overdue:
-            _certify(form, found, swept, tolerance)
+            _certify(form, found, swept, tolerance, units)
             if found.proved <= found.dual * enough:
                 break
             aim, overdue = aim / 4, found.sweeps * 2
     if newest is not None and not found.multipliers:
-        _certify(form, found, newest, tolerance)
+        _certify(form, found, newest, tolerance, units)
 
 
-def _certify(form: TorusForm, found: Searched, swept: Pass, tolerance: float) -> None:
+def _prepared(form: TorusForm, seed: int) -> tuple[NormalForm, Units | None, int]:
+    """The network to sweep, in float32 and units of its own where it is large, and r, the number of coupled samples."""
+    normal = circular_network(form)
+    size, state = sum(node.size for node in normal.graph.nodes), sum(layer.size for layer in normal.layers)
+    rows = 16 if size < 2e5 else 12 if size < 5e6 else 8
+    if size * rows < 2**20:
+        return normal, None, rows
+    kept = 2 * (ANDERSON + 3)  # copies of the state
+    while rows > 3 and 4.0 * rows * (size + kept * state) > 0.75 * allowed() * 2**30:
+        rows -= 1
+    exact = Dual(normal, 1, seed)
+    first = exact.sweep(exact.sweep(exact.start()).after)  # random directions give next to nothing, those after them do
+    power = lambda size: 2.0 ** -math.frexp(size)[1] if size > 0 else 1.0  # noqa: E731
+    layers = [power(float(radius.norm())) for radius in first.radii]
+    maps, output = len(form.maps), power(math.sqrt(first.value))
+    sites = (1.0, *layers[:maps], *([output] if form.ends_on_map else []))
+    units = Units(sites, tuple(layers[maps:]), output)
+    normal = circular_network(form, units)
+    return NormalForm(normal.graph.to("cpu", torch.float32), normal.layers, normal.grouping), units, rows
+
+
+def _output_unit(form: TorusForm, units: Units | None) -> float:
+    return 1.0 if units is None else units.output
+
+
+def _certify(form: TorusForm, found: Searched, swept: Pass, tolerance: float, units: Units | None) -> None:
     """Multipliers of layer k lowered by (1 + margin)^(2 k - 1): then every pivot has room, from the input on."""
     raw = [m.double() for m in positive([m.double() for m in swept.multipliers])]
+    top = swept.value
+    if units is not None:
+        own = (*units.sites[1 : len(form.maps) + 1], *units.flat)
+        raw, top = [m * (u / units.output) ** 2 for m, u in zip(raw, own, strict=True)], top / units.output**2
     depth = _depths(form)
     for margin in MARGINS:
         if (1 + margin) ** max(depth) >= found.proved / found.dual:
             return  # would not improve
         lowered = [
-            (m / swept.value / (1 + margin) ** (2 * d - 1)).clamp(
-                LEAST, MOST
-            )  # of maps without effect: next to nothing
+            (m / top / (1 + margin) ** (2 * d - 1)).clamp(LEAST, MOST)  # of maps without effect: next to nothing
             for m, d in zip(raw, depth[: len(raw)], strict=True)
         ]
-        expected = swept.value * (1 + margin) ** (2 * max(depth) - form.ends_on_map)  # as a layer, where it is one
+        expected = top * (1 + margin) ** (2 * max(depth) - form.ends_on_map)  # as a layer, where it is one
         value = prove(form, lowered, expected)
         found.proofs += 1
         if value < found.proved**2:
