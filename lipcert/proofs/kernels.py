@@ -21,8 +21,9 @@ from lipcert.network.affine import linear_ancestors
 from lipcert.network.graph import Add, Concat, Graph, Linear, Node, Offset
 from lipcert.network.walk import Rules, Visit, forward
 from lipcert.operators.compose import product_enclosure
-from lipcert.operators.linear import Conv, Dense, Operator, Scale, Select
+from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select
 from lipcert.rigor.rounding import TINY, gamma, up
+from lipcert.terms.errors import RefusedModel
 
 Shape = tuple[int, ...]  # (channels, *window)
 
@@ -37,7 +38,10 @@ class NotAMap(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """One entry per axis in `start`, `stride` and the windows `before` (of z) and `after` (of v)."""
+    """One entry per axis in `start`, `stride` and the windows `before` (of z) and `after` (of v).
+
+    `up`: v is what the transpose of this kernel makes of z, as of transposed convolutions and nearest neighbours; then `before`
+    is the window of v, the finer one, and `after` that of z."""
 
     weight: Tensor  # (c_out, c_in, *k) float64
     radius: Tensor | None
@@ -45,6 +49,7 @@ class Kernel:
     stride: Shape
     before: Shape
     after: Shape
+    up: bool = False
 
     @property
     def taps(self) -> Shape:
@@ -52,7 +57,17 @@ class Kernel:
 
     @property
     def shape(self) -> Shape:
-        return (self.weight.shape[0], *self.after)
+        """Of v."""
+        return (self.weight.shape[1], *self.before) if self.up else (self.weight.shape[0], *self.after)
+
+    def transposed(self) -> Kernel:
+        """The kernel that the transpose of one of stride 1 is."""
+        axes = tuple(range(2, self.weight.dim()))
+        turned = lambda t: None if t is None else t.transpose(0, 1).flip(axes)  # noqa: E731
+        start = tuple(-(s + t - 1) for s, t in zip(self.start, self.taps, strict=True))
+        weight = turned(self.weight)
+        assert weight is not None
+        return Kernel(weight, turned(self.radius), start, self.stride, self.after, self.before)
 
     def reach(self) -> Tensor:
         return torch.zeros_like(self.weight) if self.radius is None else self.radius
@@ -81,8 +96,21 @@ def identity(shape: Shape) -> Kernel:
     return Kernel(weight, None, (0,) * len(window), ones, window, window)
 
 
+def composed(second: Kernel, first: Kernel, node: Node) -> Kernel:
+    """The kernel of second, of this node, after first, either way up. Raises NotAMap."""
+    if not second.up and not first.up:
+        return after(second, first, node)
+    flat = lambda kernel: set(kernel.stride) <= {1}  # noqa: E731
+    if not (second.up or flat(second)) or not (first.up or flat(first)):
+        reason = f"{node.name} goes to another resolution and back: no activation lies between"
+        raise NotAMap(node.name, reason, node)
+    inner = second if second.up else second.transposed()  # (second first)' = first' second'
+    outer = first if first.up else first.transposed()
+    return replace(after(replace(outer, up=False), replace(inner, up=False), node), up=True)
+
+
 def after(second: Kernel, first: Kernel, node: Node) -> Kernel:
-    """The kernel of second, of this node, after first. Raises NotAMap."""
+    """The kernel of second, of this node, after first, none of them up. Raises NotAMap."""
     for d in range(len(first.after)):
         reads = second.reads(d).flatten()
         padded = reads[(reads < 0) | (reads >= first.after[d])]
@@ -115,7 +143,7 @@ def added(kernels: Sequence[Kernel], node: str) -> Kernel:
     if len(kernels) == 1:
         return kernels[0]
     one = kernels[0]
-    if any((k.stride, k.before, k.shape) != (one.stride, one.before, one.shape) for k in kernels):
+    if any((k.stride, k.before, k.shape, k.up) != (one.stride, one.before, one.shape, one.up) for k in kernels):
         raise NotAMap(node, f"{node} adds maps of different strides of one signal")
     axes = range(len(one.start))
     start = tuple(min(k.start[d] for k in kernels) for d in axes)
@@ -129,9 +157,8 @@ def added(kernels: Sequence[Kernel], node: str) -> Kernel:
         mass[place] += k.weight.abs()
         radius[place] += k.reach()
     n = len(kernels)
-    return Kernel(
-        centre, up((radius + gamma(n) * mass) * (1 + 4 * gamma(n + 4))), start, one.stride, one.before, one.after
-    )
+    slack = up((radius + gamma(n) * mass) * (1 + 4 * gamma(n + 4)))
+    return Kernel(centre, slack, start, one.stride, one.before, one.after, one.up)
 
 
 def stacked(parts: Sequence[Kernel | None], channels: Sequence[int], node: str) -> Kernel:
@@ -141,11 +168,13 @@ def stacked(parts: Sequence[Kernel | None], channels: Sequence[int], node: str) 
     for k, first in zip(parts, itertools.accumulate(channels, initial=0), strict=False):
         if k is None:
             continue
-        rows = slice(first, first + k.weight.shape[0])
-        weight, radius = (k.weight.new_zeros(sum(channels), *k.weight.shape[1:]) for _ in range(2))
+        dim = int(k.up)  # of the channels of v
+        rows = (slice(None),) * dim + (slice(first, first + k.shape[0]),)
+        sizes = [sum(channels) if d == dim else n for d, n in enumerate(k.weight.shape)]
+        weight, radius = (k.weight.new_zeros(sizes) for _ in range(2))
         weight[rows], radius[rows] = k.weight, k.reach()
         padded.append(replace(k, weight=weight, radius=None if k.radius is None else radius))
-    if any(k.after != given[0].after for k in given):
+    if any(k.shape[1:] != given[0].shape[1:] for k in given):
         raise NotAMap(node, f"{node} joins maps of different sizes")
     return added(padded, node)
 
@@ -155,17 +184,20 @@ def kernel_of(operator: Operator, shape: Shape, out: Shape, node: str) -> Kernel
     match operator:
         case Conv() if operator.batch == 1 and not operator.geometry.transposed:
             found = _of_convolution(operator, shape)
+        case Adjoint(of=Conv() as of) if of.batch == 1 and shape == (of.weight.shape[0], *of.out_shape):
+            found = _of_convolution(of, (of.weight.shape[1] * of.geometry.groups, *of.geometry.in_shape))
+            found = None if found is None else replace(found, up=True)
         case Scale():
             found = _of_scale(operator, shape)
         case Select():
-            found = _of_selection(operator, shape, out)
+            found = _of_selection(operator, shape, out) or _of_neighbours(operator, shape, out)
         case Dense():
             found = _of_matrix(operator, shape)
         case _:
             found = None
     if found is None:
         raise NotAMap(node, f"{node} does not do the same at every position of its map")
-    return found
+    return replace(found, up=False).transposed() if found.up and set(found.stride) <= {1} else found
 
 
 def _of_convolution(operator: Conv, shape: Shape) -> Kernel | None:
@@ -237,6 +269,21 @@ def _of_selection(operator: Select, shape: Shape, out: Shape) -> Kernel | None:
     return kernel if torch.equal(claimed, index) else None
 
 
+def _of_neighbours(operator: Select, shape: Shape, out: Shape) -> Kernel | None:
+    """Every entry several times, side by side: the transpose of sums over boxes."""
+    if math.prod(out) != operator.out_size or len(out) != len(shape) or out[0] != shape[0] or 0 in out:
+        return None
+    ratios = [n // max(m, 1) for n, m in zip(out[1:], shape[1:], strict=True)]
+    index = torch.arange(math.prod(shape)).reshape(shape)
+    for d, ratio in enumerate(ratios, start=1):
+        index = index.repeat_interleave(ratio, d)
+    if not torch.equal(index.reshape(-1), operator.index):
+        return None
+    one = identity(shape)
+    weight = one.weight.expand(-1, -1, *ratios).contiguous()
+    return replace(one, weight=weight, stride=tuple(ratios), before=out[1:], up=True)
+
+
 def _of_matrix(operator: Dense, shape: Shape) -> Kernel | None:
     """A mix of channels, or along one axis a matrix whose rows are one row, shifted (average pooling)."""
     g, m, n = operator.weight.shape
@@ -289,16 +336,16 @@ def _linear(at: Visit, u: Kernel) -> Kernel:
     if isinstance(at.what.operator, Scale):
         factor = kernel.weight.flatten(1).sum(1)  # the diagonal, exactly
         slack = None if kernel.radius is None else kernel.radius.flatten(1).sum(1)
-        shape = (-1, *(1,) * (u.weight.dim() - 1))
+        shape = (1,) * u.up + (-1,) + (1,) * (u.weight.dim() - 1 - u.up)
         weight, radius = product_enclosure(
             u.weight, u.radius, factor.reshape(shape), None if slack is None else slack.reshape(shape)
         )
         return replace(u, weight=weight, radius=radius)
-    return after(kernel, u, at.node)
+    return composed(kernel, u, at.node)
 
 
 def _concat(at: Visit, *parts: Kernel | None) -> Kernel:
-    window = next(k for k in parts if k is not None).after
+    window = next(k for k in parts if k is not None).shape[1:]
     sizes = [at.graph.nodes[p].size for p in at.node.parents]
     if any(size % math.prod(window) for size in sizes):
         raise NotAMap(at.node.name, f"{at.node.name} joins maps of different sizes")
@@ -326,3 +373,18 @@ def kernels(graph: Graph, shapes: dict[int, Shape], target: int) -> dict[int, Ke
         if target in values:
             found[source] = values[target]
     return found
+
+
+def input_shape(graph: Graph) -> Shape:
+    """As the first convolution reads it, where that is all of it: (1, 28, 28, 1) of a file may be 28 x 28."""
+    for node in graph.nodes:
+        if isinstance(node.what, Linear) and isinstance(node.what.operator, Conv):
+            g = node.what.operator.geometry
+            channels = node.what.operator.weight.shape[1] * g.groups
+            if channels * math.prod(g.in_shape) == graph.nodes[graph.input].size:
+                return (channels, *g.in_shape)
+            break
+    shape = graph.input_shape
+    if 3 <= len(shape) <= 5 and shape[0] == 1:  # torus_norm.PHASE is of three axes
+        return tuple(shape[1:])
+    raise RefusedModel("the input is no feature map", node=graph.nodes[graph.input].name)

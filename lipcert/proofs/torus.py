@@ -84,9 +84,12 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
     pooled = 0.0
     windows = [(j, s.channels * math.prod(s.pool.size)) for s in form.sites if s.pool is not None for j in s.rows]
 
-    def put(k: int, j: int, row: Tensor, taps: Tensor, radius: Tensor | None, places: Tensor, meet: int) -> None:
-        """-diag(row) taps diag(scale of j) / sqrt(meet); so many columns of one row are coupled by it, at most."""
-        value, _, wrong = factored(-row[:, None] * scales[j][None, :] / math.sqrt(meet), taps, radius)
+    def put(
+        at: Key, row: Tensor, column: Tensor, taps: Tensor, radius: Tensor | None, places: Tensor, meet: int
+    ) -> None:
+        """-diag(row) taps diag(column) / sqrt(meet); so many columns of one row are coupled by it, at most."""
+        k, j = at
+        value, _, wrong = factored(-row[:, None] * column[None, :] / math.sqrt(meet), taps, radius)
         sums[k] = add_up(sums[k], meet * sum_up(wrong, 1) * (1 + 4 * EPS))
         sums[j] = add_up(sums[j], sum_up(wrong, 0))
         couplings.append(Coupling(k, j, value, places))
@@ -104,7 +107,11 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
             aliases = math.prod(kernel.stride)
             row = (site.low + site.high) * (weights[k] * scales[k])  # one of the slopes is zero
             radius = None if kernel.radius is None else kernel.radius.flatten(2)
-            put(k, j, row, kernel.weight.flatten(2), radius, boxed(kernel.taps, kernel.start), aliases)
+            places, taps = boxed(kernel.taps, kernel.start), kernel.weight.flatten(2)
+            if kernel.up:  # the block of (k, j) is the adjoint of this one: j is the coarser
+                put((j, k), scales[j], row, taps, radius, places, aliases)
+            else:
+                put((k, j), row, scales[j], taps, radius, places, aliases)
     for at, entries in enumerate(form.rows):
         k = len(form.sites) + at
         scale = dense.scales[at + 1]
@@ -119,7 +126,7 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
             shape = (matrix.centre.shape[0], site.channels, -1)
             radius = None if matrix.radius is None else matrix.radius.reshape(shape)
             places = boxed(site.window, (0,) * len(site.window))
-            put(k, j, row, matrix.centre.reshape(shape), radius, places, all_)
+            put((k, j), row, scales[j], matrix.centre.reshape(shape), radius, places, all_)
     diagonals = tuple(2 * w * s * s for w, s in zip(weights, scales, strict=True))
     error = add_up(largest(sums), pooled)
     return TorusInequality(form, diagonals, tuple(couplings), tuple(squares), error, dense, sizes)

@@ -3,7 +3,7 @@
 Signal 0 is the input; then the activations that lie on maps; behind them, `flat`, everything else. A map of window n lies
 on a torus of coarse * level >= n entries per axis, where every kernel becomes circular. Conditions, checked exactly:
 
-    a kernel of stride s leads from level l to level l / s, and l is divisible by every coarser level
+    a kernel of stride s leads from level l to level l / s, the transpose of one to l s, and l is divisible by every coarser level
     no read outside the window of a map comes round to its inside                        (Kernel.wraps)
     slopes [a, b] of an activation that reads a map, with a <= 0 <= b                    (widened, where a > 0)
 
@@ -21,6 +21,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.selection import Selection
 from lipcert.network.affine import Path, linear_ancestors
 from lipcert.network.graph import Enclosure, Graph, Linear, Node, Nonlinear
-from lipcert.operators.linear import Conv, Scale
-from lipcert.proofs.kernels import Kernel, NotAMap, Shape, kernels
+from lipcert.operators.linear import Scale
+from lipcert.proofs.kernels import Kernel, NotAMap, Shape, input_shape, kernels
 from lipcert.proofs.masks import Unmasked, is_mask, masked
 from lipcert.proofs.maxima import without_maxima
 from lipcert.proofs.normal_form import Layer, constraint
@@ -93,10 +94,10 @@ class TorusForm:
     @property
     def neurons(self) -> int:
         """Those of the network: neither masks nor the falling part of an activation beside its rising one."""
-        on_maps = [(s.node, s.channels * math.prod(s.window)) for s in self.maps]
-        both = on_maps + [(layer.node, layer.size) for layer in self.flat]
-        counted = lambda node: not (falling(node) or is_mask(node))  # noqa: E731
-        return sum(size for node, size in both if counted(self.graph.nodes[node]))
+        sizes = [(s.node, s.channels * math.prod(s.window)) for s in self.maps]
+        sizes += [(layer.node, layer.size) for layer in self.flat]
+        nodes = self.graph.nodes
+        return sum(size for i, size in sizes if not falling(nodes[i]) and not is_mask(nodes[i]))
 
 
 def torus_form(graph: Graph, maps: int | None = None) -> TorusForm:
@@ -131,8 +132,9 @@ def entries(form: TorusForm) -> float:
     width = [s.channels * (math.prod(s.level) // math.prod(s.fold)) for s in form.sites]
     beside = list(width)
     for k, site in enumerate(form.sites):
-        for j in site.rows:
-            beside[j] += width[k] if site.pool is None else site.channels * math.prod(site.pool.size)
+        for j, kernel in site.rows.items():
+            fine, coarse = (k, j) if kernel.up else (j, k)
+            beside[fine] += width[coarse] if site.pool is None else site.channels * math.prod(site.pool.size)
     for row, size in zip(form.rows, (*(layer.size for layer in form.flat), form.outputs), strict=True):
         for kind, j in row:
             if kind == "site":
@@ -160,7 +162,7 @@ def _form(graph: Graph, maps: int | None, masks: bool) -> TorusForm:
     empty = next((node.name for node in graph.nodes if node.size == 0), None)
     if empty is not None:
         raise RefusedModel(f"{empty} is empty", node=empty)
-    shapes: dict[int, Shape] = {graph.input: _input_shape(graph)}
+    shapes: dict[int, Shape] = {graph.input: input_shape(graph)}
     rows: dict[int, dict[int, Kernel]] = {}
     flat: list[int] = []
     why: dict[int, NotAMap] = {}
@@ -233,25 +235,11 @@ def _pooled(
         raise RefusedModel(fault.reason, node=fault.node) from fault
     shape = next(iter(found.values())).shape if len(found) == 1 else ()
     out = tuple(node.shape[1:])
-    windows = windows_of(block, shape, out) if shape and not late else None
+    once = shape and not late and not any(kernel.up for kernel in found.values())
+    windows = windows_of(block, shape, out) if once else None
     if windows is None:
         raise RefusedModel(f"{node.name} takes no maxima over windows of one map", node=node.name)
     return found, out, windows, slopes.expand(math.prod(shape)).reshape(shape[0], -1).amax(1)
-
-
-def _input_shape(graph: Graph) -> Shape:
-    """As the first convolution reads it, where that is all of it: (1, 28, 28, 1) of a file may be 28 x 28."""
-    for node in graph.nodes:
-        if isinstance(node.what, Linear) and isinstance(node.what.operator, Conv):
-            g = node.what.operator.geometry
-            channels = node.what.operator.weight.shape[1] * g.groups
-            if channels * math.prod(g.in_shape) == graph.nodes[graph.input].size:
-                return (channels, *g.in_shape)
-            break
-    shape = graph.input_shape
-    if 3 <= len(shape) <= 5 and shape[0] == 1:  # torus_norm.PHASE is of three axes
-        return tuple(shape[1:])
-    raise RefusedModel("the input is no feature map", node=graph.nodes[graph.input].name)
 
 
 def _assembled(
@@ -308,8 +296,9 @@ def _folds(
             raise RefusedModel(f"{name} takes maxima of a signal of which others are taken", node=name)
         folds[source] = levels[node]
     for node, row in rows.items():
-        for source in row:
-            if any(f % c for f, c in zip(folds[source], folds[node], strict=True)):
+        for source, kernel in row.items():
+            fine, coarse = (node, source) if kernel.up else (source, node)
+            if any(f % c for f, c in zip(folds[fine], folds[coarse], strict=True)):
                 name = graph.nodes[node].name
                 raise RefusedModel(f"{name} reads a finer signal than maxima are taken of", node=name)
     return folds
@@ -320,19 +309,21 @@ def _levels(
 ) -> dict[int, Shape]:
     """Entries of each torus per entry of the coarsest."""
     axes = len(next(iter(next(iter(rows.values())).values())).stride)
-    strides = {graph.input: (1,) * axes}
+    strides = {graph.input: (Fraction(1),) * axes}
     for node in order[1:]:
         windows = pools[node][0].stride if node in pools else (1,) * axes
         found = {
-            tuple(a * b * c for a, b, c in zip(strides[j], k.stride, windows, strict=True))
+            tuple((a / b if k.up else a * b) * c for a, b, c in zip(strides[j], k.stride, windows, strict=True))
             for j, k in rows[node].items()
         }
         if len(found) > 1:
             name = graph.nodes[node].name
             raise RefusedModel(f"{name} reads maps whose strides do not agree", node=name)
         strides[node] = found.pop()
-    most = tuple(math.lcm(*(strides[node][d] for node in order)) for d in range(axes))
-    levels = {node: tuple(m // s for m, s in zip(most, strides[node], strict=True)) for node in order}
+    most = [
+        math.lcm(*(strides[node][d].numerator for node in order)) for d in range(axes)
+    ]  # whole: the input has stride 1
+    levels = {node: tuple(int(m / s) for m, s in zip(most, strides[node], strict=True)) for node in order}
     ranked = sorted(set(levels.values()), key=math.prod)
     for coarse, fine in itertools.pairwise(ranked):
         if any(f % c for c, f in zip(coarse, fine, strict=True)):
@@ -345,11 +336,13 @@ def _coarse(graph: Graph, sites: Sequence[Site]) -> Shape:
     found = []
     for d in range(len(sites[0].window)):
         least = max(-(-site.window[d] // site.level[d]) for site in sites)
-        for site in sites:  # what is read fits, also where it is no site itself
-            for j, kernel in site.rows.items():
-                least = max(least, -(-kernel.after[d] * kernel.stride[d] // sites[j].level[d]))
+        read = [
+            (kernel, (site if kernel.up else sites[j]).level[d]) for site in sites for j, kernel in site.rows.items()
+        ]
+        for kernel, level in read:  # what is read fits, also where it is no site itself
+            least = max(least, -(-kernel.after[d] * kernel.stride[d] // level))
         for size in range(least, LARGEST_TORUS * least + 8):
-            if not any(kernel.wraps(d, size * sites[j].level[d]) for site in sites for j, kernel in site.rows.items()):
+            if not any(kernel.wraps(d, size * level) for kernel, level in read):
                 found.append(size)
                 break
         else:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipcert.network.graph import Add, Graph, Input, Linear, Node, Nonlinear, What
 from lipcert.operators.conv_norm import ConvGeometry
-from lipcert.operators.linear import Conv, Dense, Scale, Select
+from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select
 from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.normal_form import Increment, Layer, NormalForm
 from lipcert.proofs.torus import LEAST, MOST, prove
@@ -62,9 +62,10 @@ def circular_network(form: TorusForm, units: Units | None = None) -> NormalForm:
     for k, site in enumerate(form.sites[1:], start=1):
         name, parts = form.graph.nodes[site.node].name, []
         for j, kernel in site.rows.items():
-            pad, conv = circular(kernel, form.torus(j), unit.sites[k] / unit.sites[j])
-            wide = put(Linear(pad), (place[j],), pad.out_size, name)
-            parts.append(put(Linear(conv), (wide,), conv.out_size, name))
+            pad, conv = circular(kernel, form.torus(k if kernel.up else j), unit.sites[k] / unit.sites[j])
+            ways: tuple[Operator, Operator] = (Adjoint(conv), Adjoint(pad)) if kernel.up else (pad, conv)
+            wide = put(Linear(ways[0]), (place[j],), ways[0].out_size, name)
+            parts.append(put(Linear(ways[1]), (wide,), ways[1].out_size, name))
         if site.pool is not None:
             layers.append(_pooled(form, k, parts[0], put))
             first = Select(_corner(site.channels, layers[-1].size // site.channels, form.torus(k)), layers[-1].size)

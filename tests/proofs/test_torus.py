@@ -23,7 +23,7 @@ from lipcert.network.affine import Path
 from lipcert.network.graph import Add, Concat, Graph, Input, Linear, Node, Nonlinear, What
 from lipcert.network.subnet import cut
 from lipcert.operators.conv_norm import ConvGeometry
-from lipcert.operators.linear import Conv, Dense, Operator, Scale, Select
+from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select
 from lipcert.proofs import lmi, torus
 from lipcert.proofs import torus_form as torus_form_room
 from lipcert.proofs.kernels import NotAMap, kernels
@@ -81,6 +81,20 @@ class Build:
 
     def add(self, *parents: int) -> int:
         return self.put(Add(), parents, self.shapes[parents[0]], "add")
+
+    def up(self, at: int, channels: int, k: int, stride: int = 2) -> int:
+        """A transposed convolution, or nearest neighbours where k is 0."""
+        c, *window = self.shapes[at]
+        if k == 0:
+            index = torch.arange(c * math.prod(window)).reshape(c, *window)
+            for d in range(len(window)):
+                index = index.repeat_interleave(stride, d + 1)
+            return self.linear(Select(index.reshape(-1), c * math.prod(window)), at, tuple(index.shape), "nearest")
+        out, p = [stride * (n - 1) + k - 2 * (k // 3) for n in window], k // 3
+        geometry = ConvGeometry(tuple(out), (stride,) * len(out), ((p, p),) * len(out), (1,) * len(out))
+        operator = Adjoint(Conv(self.normal(c, channels, *(k,) * len(out)), geometry))
+        assert operator.in_size == c * math.prod(window)
+        return self.linear(operator, at, (channels, *out), "up")
 
     def norm(self, at: int) -> int:
         """A folded BatchNorm, negative factors included, with an enclosure."""
@@ -286,6 +300,54 @@ def test_kernels_are_the_linear_parts(seed: int) -> None:
         for d in range(len(smaller))
     )
     assert wraps or not least  # no smaller torus would do
+
+
+def up_and_down(seed: int) -> Graph:
+    """Encoders and decoders: transposed convolutions and nearest neighbours, with a convolution behind, beside skips."""
+    how = random.Random(seed)
+    axes = how.choice([1, 2])
+    net = Build((how.randint(1, 2), *(2 * how.randint(2, 3) for _ in range(axes))), seed)
+    first = net.act(net.conv(0, 2, 3), how.choice(SLOPES)) if how.random() < 0.7 else 0
+    down = net.act(net.conv(first, 2, 3, 2), how.choice(SLOPES)) if how.random() < 0.7 else first
+    k = how.choice([0, 2, 2, 3])
+    at = net.up(down, 2, k)
+    if k == 0 or how.random() < 0.5:
+        at = net.norm(at) if how.random() < 0.3 else net.conv(at, 2, 3)
+    if net.shapes[at][1:] == net.shapes[first][1:] and how.random() < 0.8:
+        shape = (net.shapes[at][0] + net.shapes[first][0], *net.shapes[at][1:])
+        at = net.conv(net.put(Concat(), (at, first), shape, "concat"), 2, 3)
+    at = net.act(at, how.choice(SLOPES))
+    if how.random() < 0.5:
+        at = net.act(net.conv(at, 2, 3, how.choice([1, 2])), how.choice(SLOPES))
+    net.dense(at, 3)
+    return net.graph()
+
+
+@pytest.mark.every(8)
+@pytest.mark.parametrize("seed", range(96))
+def test_what_is_made_finer_is_a_kernel_too(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the padded network, what is attained, and one matrix of the whole torus; each kernel against its part of the graph."""
+    graph = up_and_down(seed)
+    monkeypatch.setattr(torus_form_room, "DENSE_ENTRIES", 3.0 * graph.nodes[graph.nonlinear[-1]].size)
+    form = torus_form(graph)
+    assert any(kernel.up for site in form.sites for kernel in site.rows.values())
+    generator = torch.Generator().manual_seed(seed)
+    for k, site in enumerate(form.sites):
+        for j, kernel in site.rows.items():
+            read = form.graph.nodes[site.node].parents[0]
+            x = torch.randn(2, form.graph.nodes[form.sites[j].node].size, generator=generator, dtype=torch.float64)
+            there = Path(form.graph, form.sites[j].node, read).mv(x)
+            pad, conv = circular(kernel, form.torus(k if kernel.up else j))
+            wide = inside(form, j).rmv(x)
+            around = inside(form, k).mv(pad.rmv(conv.rmv(wide)) if kernel.up else conv.mv(pad.mv(wide)))
+            assert torch.allclose(there, around, rtol=1e-12, atol=1e-12)
+    found = search(form, 1e-3, 200, 0, None, lambda *_: None)
+    assert torus.prove(form, found.multipliers, found.rho) == pytest.approx(
+        dense_torus(form, found.multipliers, found.rho), rel=1e-8
+    )
+    padded = value(Lipsdp("channel"), graph)
+    assert found.proved >= padded.details["dual"] * (1 - 1e-9)
+    assert found.proved >= attained(graph, seed) * (1 - 1e-12)
 
 
 def two_in_a_row(first: int, second: int, act: bool = False) -> Graph:
