@@ -104,14 +104,11 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
             pooled = add_up(pooled, wrong)
             continue
         for j, kernel in site.rows.items():
-            aliases = math.prod(kernel.stride)
             row = (site.low + site.high) * (weights[k] * scales[k])  # one of the slopes is zero
-            radius = None if kernel.radius is None else kernel.radius.flatten(2)
-            places, taps = boxed(kernel.taps, kernel.start), kernel.weight.flatten(2)
-            if kernel.up:  # the block of (k, j) is the adjoint of this one: j is the coarser
-                put((j, k), scales[j], row, taps, radius, places, aliases)
-            else:
-                put((k, j), row, scales[j], taps, radius, places, aliases)
+            taps, radius = kernel.weight.flatten(2), None if kernel.radius is None else kernel.radius.flatten(2)
+            # the block of (k, j) where it goes up is the adjoint of this one: j is the coarser
+            ends = ((j, k), scales[j], row) if kernel.up else ((k, j), row, scales[j])
+            put(*ends, taps, radius, boxed(kernel.taps, kernel.start), math.prod(kernel.stride))
     for at, entries in enumerate(form.rows):
         k = len(form.sites) + at
         scale = dense.scales[at + 1]
