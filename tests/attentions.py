@@ -112,4 +112,12 @@ class Lowest(Attention):
         return self.scores(q, k).masked_fill(~self.causal, torch.finfo(torch.float32).min).softmax(-1) @ v
 
 
-ATTENTIONS = (Plain, Filled, Added, Chosen, Causal, FloatMask, BoolMask, Nothing, Grouped, Large, Lowest)
+class Triangle(Attention):
+    """The mask is made in the forward, of what is -inf everywhere."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mask = torch.full((T, T), -INF).triu(1)
+        return (self.scores(q, k) + mask).softmax(-1) @ v
+
+
+ATTENTIONS = (Plain, Filled, Added, Chosen, Causal, FloatMask, BoolMask, Nothing, Grouped, Large, Lowest, Triangle)

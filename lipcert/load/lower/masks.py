@@ -31,6 +31,7 @@ MOVES = frozenset(
     slice.Tensor select.int unsqueeze.default squeeze.dims squeeze.dim squeeze.default permute.default transpose.int t.default
     cat.default stack.default clone.default alias.default detach.default contiguous.default index.Tensor index_select.default
     _to_copy.default to.dtype lift_fresh_copy.default full.default full_like.default scalar_tensor.default copy.default
+    tril.default triu.default flip.default roll.default gather.default split_with_sizes.default split.Tensor unbind.int
     zeros_like.default eq.Tensor eq.Scalar ne.Scalar ne.Tensor isneginf.default isinf.default logical_not.default""".split()
 )
 
