@@ -18,7 +18,7 @@ from lipcert.methods.lipsdp_torus import UNTIL, LipsdpTorus, worth_asking
 from lipcert.methods.problem import L2, SPACE, Cost, Method, Problem, missing
 from lipcert.methods.product import ProductBound
 from lipcert.network.graph import Graph
-from lipcert.network.subnet import cut, moving
+from lipcert.network.subnet import cut, moving, named
 from lipcert.proofs.chain import Infinite, link
 from lipcert.proofs.kinds.base import Proof
 from lipcert.proofs.kinds.stretches import Stretches, StretchProof
@@ -74,7 +74,7 @@ class LipsdpSegments(Method):
             return replace(ProductBound().run(problem), method=self.name)
         try:
             steps = [self._by_norms(problem, part) for part in parts]
-            known = _constants(problem, parts, steps)
+            _constants(problem, parts, steps)
         except Infinite as found:
             why = missing(problem, found.reason, graph.nodes[found.node].name)
             return Refusal(self.name, self.side, *why, time.perf_counter() - began)
@@ -82,12 +82,12 @@ class LipsdpSegments(Method):
             if problem.deadline is not None and time.monotonic() >= problem.deadline:
                 break
             steps[k] = self._by_forms(problem, parts, k, steps)
-        known = _constants(problem, parts, steps)
+        known, ranged = _constants(problem, parts, steps)
         value, seconds = known[graph.output], time.perf_counter() - began
         if not math.isfinite(value):
             return Refusal(self.name, self.side, "refused", "the bound overflows float64", None, seconds)
         rows = [_row(graph, part, step) for part, step in zip(parts, steps, strict=True)]
-        proof = Stretches.of(self.name, _compositions(graph, parts, steps, known))
+        proof = None if ranged else Stretches.of(self.name, _compositions(graph, parts, steps, known))
         return Bound(self.name, self.side, "proved", value, seconds, None, {"segments": rows}, proof)
 
     def _order(self, graph: Graph, parts: list[Stretch]) -> list[int]:
@@ -138,28 +138,33 @@ def _between(graph: Graph, part: Stretch) -> Graph:
     return cut(graph, part.start, part.stop)
 
 
-def _constants(problem: Problem, parts: list[Stretch], steps: list[Bound | None]) -> dict[int, float]:
-    """Of every signal where a stretch ends. Raises Infinite."""
-    graph = problem.graph
+def _constants(problem: Problem, parts: list[Stretch], steps: list[Bound | None]) -> tuple[dict[int, float], bool]:
+    """Of every signal where a stretch ends, and whether ranges were needed, which no certificate shows. Raises Infinite."""
+    graph, asked = problem.graph, []
+
+    def ranges() -> Any:
+        asked.append(True)
+        return problem.ranges
+
     known = dict.fromkeys(set(graph.nonlinear) - moving(graph), 0.0) | {graph.input: 1.0}
     for part, step in zip(parts, steps, strict=True):
         if part.start is not None and step is not None:
             known[part.stop] = mul_up(known[part.start], step.value)
         else:
             constants: Any = {i: {"2": c} for i, c in known.items()}
-            known[part.stop] = link(graph, part.stop, constants, lambda: problem.ranges)["2"]
-    return known
+            known[part.stop] = link(graph, part.stop, constants, ranges)["2"]
+    return known, bool(asked)
 
 
 def _compositions(
     graph: Graph, parts: list[Stretch], steps: list[Bound | None], known: dict[int, float]
 ) -> list[StretchProof]:
-    found = []
+    found, names = [], {i: name for name, i in named(graph).items()}
     for part, step in zip(parts, steps, strict=True):
-        start = None if part.start is None else graph.nodes[part.start].name
+        start = None if part.start is None else names[part.start]
         proof = None if step is None else step.proof
         assert proof is None or isinstance(proof, Proof)
-        found.append(StretchProof(start, graph.nodes[part.stop].name, known[part.stop], proof))
+        found.append(StretchProof(start, names[part.stop], known[part.stop], proof))
     return found
 
 

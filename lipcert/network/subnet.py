@@ -27,9 +27,16 @@ def _quoted(name: str) -> str | None:
 
 
 def named(graph: Graph) -> dict[str, int]:
-    """Signals by name, of several nodes the last, as `find`; the input and the output by theirs."""
-    ends = {graph.nodes[i].name: i for i in (graph.output, graph.input)}
-    return {node.name: i for i, node in enumerate(graph.nodes)} | ends
+    """All signals by name: the input and the output by theirs, of several nodes of one name the last, as `find`; the others have
+    their number behind it."""
+    found: dict[str, int] = {}
+    ends = [graph.input, graph.output]
+    for i in dict.fromkeys((*ends, *reversed(range(len(graph.nodes))))):
+        name = graph.nodes[i].name
+        while name in found:
+            name = f"{name}#{i}"
+        found[name] = i
+    return found
 
 
 def moving(graph: Graph) -> set[int]:

@@ -71,7 +71,8 @@ def _between(
     graph: Graph, between: tuple[int, int], known: set[int], found: list[Stretch], forms: dict[str, Form]
 ) -> None:
     start, stop = between
-    allowed = {*named(graph).values(), start, stop}
+    plain = {i for name, i in named(graph).items() if name == graph.nodes[i].name}
+    allowed = {*plain, start, stop}
     signals = [i for i in passed(graph, start, stop) if i in allowed]
     at = 0
     while at < len(signals) - 1:
@@ -85,7 +86,9 @@ def _between(
         else:  # branches between: each by itself
             for source in sources_of(graph, there):
                 if source not in known:  # nothing leads to what is constant
-                    _between(graph, (here, source), known, found, forms)
+                    # an affine signal is no source of what it leads to: the sources before it are
+                    begin = here if passed(graph, here, source) else graph.input
+                    _between(graph, (begin, source), known, found, forms)
             found.append(Stretch(None, there))
         known.add(there)
         at = end

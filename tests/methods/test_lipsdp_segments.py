@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import lipcert
+from lipcert.methods import METHODS
 from lipcert.methods.lipsdp_segments import LipsdpSegments, worth_cutting
 from lipcert.methods.problem import Problem
 from lipcert.methods.product import ProductBound
@@ -54,6 +55,28 @@ class Spoilt(nn.Module):
         v = torch.relu(self.second(self.mix(u)))
         w = torch.relu(self.third(torch.cat([u, v], 1) if self.skip else v))
         return self.head(w.flatten(1))
+
+
+def test_signals_before_a_cut_that_is_no_nonlinearity() -> None:
+    """cat(x, s(x)) is a cut; what joins it with what follows is made of x and s(x), which no stretch ends at."""
+
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(6, 6), nn.Linear(18, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            u = torch.cat([x, torch.nn.functional.gelu(self.a(x))], 1)
+            return self.c(torch.cat([u, torch.nn.functional.elu(self.b(u)), u], 1))
+
+    torch.manual_seed(0)
+    graph = lipcert.load(Joined(), input_shape=(1, 3)).graph
+    for dense in (1, 4, 100):
+        found = LipsdpSegments(dense=dense).run(Problem(graph, Norm()))
+        assert isinstance(found, Bound)
+        assert isinstance(found.proof, Stretches)
+        assert found.proof.prove(graph, Norm()) == pytest.approx(found.value, rel=1e-6)
+        assert found.value >= METHODS["sampled"].run(Problem(graph, Norm())).value  # type: ignore[union-attr]
 
 
 def spoilt(skip: bool, seed: int = 0) -> Graph:

@@ -2,7 +2,8 @@
 
 "steps": [{"from": str | null, "to": str, "constant": float, "proof": {..} | null}]
 
-`from`, `to`: names of nodes, of several the last; the input and the output by theirs. With `from`: nothing reaches `to` but
+`from`, `to`: names of nodes; of several of one name the last has it, and the input and the output; the others have "#" and their
+number behind it. With `from`: nothing reaches `to` but
 through it, so that ||change of to|| <= L ||change of from|| with L the constant of the network between them, which `proof`
 shows, of one of the kinds PARTS. Without: one inequality of `chain`, from signals of earlier steps.
 """
