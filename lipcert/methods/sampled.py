@@ -25,15 +25,21 @@ from lipcert.methods.problem import REGION, SPACE, Cost, Method, Problem
 from lipcert.network.graph import Enclosure
 from lipcert.rigor.rounding import add_up, div_down, norm_down, norm_up
 from lipcert.sampling.directions import ascent, best_directions, differences, dual_ascent, flops, size, unit
+from lipcert.sampling.inside import inside, into_region, middle, points_of, spread
 from lipcert.sampling.pullback import pulled
 from lipcert.terms.clock import OutOfTime, halfway, late, until
-from lipcert.terms.query import Ball, Box, Region
+from lipcert.terms.query import Ball, Region
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 SCALES = (0.03, 0.3, 1.0, 3.0)
 STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 WORK = 1e10  # flops of the search: a second or two of one core, less where the network is small
 ROUNDS = 16
+SCREEN, ENTRIES = (
+    16,
+    2**22,
+)  # times the batch is looked at for other hills, where an eighth of the work and 32 MB allow it
+NEAR = 0.75  # of what was found
 FEW_OUTPUTS = 12  # full Jacobians in the search
 DENSE_SIDE = 256  # full Jacobians at the best points up to this side
 
@@ -94,6 +100,8 @@ class Search:
         outputs = problem.graph.nodes[problem.graph.output].size
         per_round = self.batch * cost * (3 * outputs if outputs <= FEW_OUTPUTS else 5 * self.steps)
         self.rounds = rounds or int(max(2, min(ROUNDS, WORK / per_round)))
+        screening = self.batch * cost * 8  # two steps: four evaluations, two passes back
+        self.screened = self.batch * int(min(SCREEN, WORK / 8 / screening, ENTRIES / max(1, self.batch * entries)))
         self.random = torch.Generator().manual_seed(problem.seed)
         self.evaluated = self.done = 0
         self.scale = None if problem.region is None else spread(problem.region).to(self.like)
@@ -101,20 +109,45 @@ class Search:
     def run(self) -> tuple[Tensor, Tensor]:
         """Best points and directions, (k, input_size) each, float64 on the CPU, best first."""
         x = self._fresh(self.batch)
-        v, value = torch.ones_like(x), x.new_zeros(x.shape[0])  # a pair is a lower value in any direction
+        self.found = x, torch.ones_like(x), x.new_zeros(x.shape[0])  # a pair is a lower value in any direction
         try:
-            v, value = self._directions(x, None)
-            for done in range(1, self.rounds + 1):
-                self.done = done
-                if late():
-                    break
-                self.problem.say("sampled", self.done, self.rounds)
-                if self.done == self.rounds:
-                    break
-                x, v, value = self._round(x, v, value)
-            return self._polish(*_best(x, v, value))
+            self._climb(x, *self._directions(x, None), self.rounds)
+            self._again()
+            return self._polish(*_best(*self.found))
         except OutOfTime:
-            return _best(x, v, value)
+            return _best(*self.found)
+
+    def _climb(self, x: Tensor, v: Tensor, value: Tensor, rounds: int) -> None:
+        """Rounds of ascent, into `found`."""
+        self.found = x, v, value
+        for done in range(1, rounds + 1):
+            self.done = done
+            if late():
+                break
+            self.problem.say("sampled", self.done, rounds)
+            if self.done == rounds:
+                break
+            self.found = self._round(*self.found)
+
+    def _again(self) -> None:
+        """Ascents end on the hill where they begin. Where the best of many more points, by two steps of power iteration, comes near
+        what was found, once more from there."""
+        if not self.screened or late():
+            return
+        first, x = self.found, self._fresh(self.screened)
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(True)
+            y = self.graph.evaluate(at)
+        if not y.requires_grad:
+            return
+        v, value = self._power(x, at, y, None, 2)
+        if bool(value.max() > NEAR * first[2].max()):
+            best = value.argsort(descending=True)[: self.batch]
+            try:
+                self._climb(x[best], v[best], value[best], self.rounds)
+            finally:
+                x, v, value = (torch.cat(pair) for pair in zip(first, self.found, strict=True))
+                self.found = x, v, value
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.random, dtype=torch.float64).to(self.like)
@@ -123,7 +156,7 @@ class Search:
         n = self.graph.nodes[self.graph.input].size
         if self.problem.region is not None:
             raw = torch.rand(k, n, generator=self.random, dtype=torch.float64)
-            points = _spread(self.problem.region, raw, self.random)
+            points = points_of(self.problem.region, raw, self.random)
             if not self.done:
                 points[:1] = middle(self.problem.region)
             return into_region(points, self.problem.region).to(self.like)
@@ -144,13 +177,13 @@ class Search:
             self.evaluated += x.shape[0]
             v = best_directions(self._lit(J, x), self.p, self.q)
             return v, size(self._pushed(x, v), self.q).nan_to_num(-1.0)
-        return self._power(x, at, y, v)
+        return self._power(x, at, y, v, self.steps)
 
-    def _power(self, x: Tensor, at: Tensor, y: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _power(self, x: Tensor, at: Tensor, y: Tensor, v: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
         """Generalised power iteration for max ||J v||_q over ||v||_p = 1 (Boyd 1974)."""
         v = unit(self._normal(*x.shape) if v is None else v, self.p)
         best, top = v, x.new_full((x.shape[0],), -1.0)
-        for _ in range(self.steps):
+        for _ in range(steps):
             image = self._pushed(x, v)
             length = size(image, self.q).nan_to_num(-1.0)
             better = length > top
@@ -158,7 +191,7 @@ class Search:
             back = self._pulled(y, at, ascent(image, self.q))
             dark = ~torch.isfinite(back).all(dim=1, keepdim=True)
             v = unit(torch.where(dark, self._normal(*x.shape), dual_ascent(back, self.p)), self.p)
-        self.evaluated += x.shape[0] * self.steps
+        self.evaluated += x.shape[0] * steps
         return best, top
 
     def _pulled(self, y: Tensor, at: Tensor, u: Tensor) -> Tensor:
@@ -260,64 +293,6 @@ def _basis(y: Tensor, j: int) -> Tensor:
     return one
 
 
-def _spread(region: Region, raw: Tensor, random: torch.Generator) -> Tensor:
-    """Points over the region from uniform numbers in [0, 1]; a third of them at corners."""
-    corner = (torch.arange(raw.shape[0]) % 3 == 0)[:, None]
-    raw = torch.where(corner, raw.round(), raw)
-    if isinstance(region, Box):
-        low, high = region.lower.reshape(1, -1), region.upper.reshape(1, -1)
-        return low + raw * (high - low)
-    assert isinstance(region, Ball)
-    if region.norm == "inf":
-        return region.center.reshape(1, -1) + region.radius * (2 * raw - 1)
-    direction = unit(torch.randn(raw.shape, generator=random, dtype=torch.float64), region.norm)
-    return region.center.reshape(1, -1) + region.radius * raw[:, :1].sqrt() * direction
-
-
-def middle(region: Box | Ball) -> Tensor:
-    """(1, n)."""
-    centre = region.center if isinstance(region, Ball) else region.lower / 2 + region.upper / 2
-    return centre.reshape(1, -1)
-
-
-def spread(region: Box | Ball) -> Tensor:
-    """(1, n) how far a typical point is from the middle along each coordinate."""
-    if isinstance(region, Box):
-        return (region.upper / 2 - region.lower / 2).reshape(1, -1)
-    n = max(1, region.center.numel())
-    return torch.full((1, n), region.radius * {"inf": 1.0, "2": n**-0.5, "1": 1 / n}[region.norm], dtype=torch.float64)
-
-
-def into_region(x: Tensor, region: Region, room: Tensor | None = None) -> Tensor:
-    """(r, n) points moved into the region, strictly within rounding for balls. `room` (1, n): such that x +- room stay in
-    it too, where it is wide enough."""
-    room = torch.zeros_like(x[:1]) if room is None else room.abs()
-    if isinstance(region, Box):
-        low, high = region.lower.reshape(1, -1), region.upper.reshape(1, -1)
-        room = torch.minimum(room, high / 2 - low / 2)
-        return torch.minimum(torch.maximum(x, low + room), high - room)
-    if isinstance(region, Ball):
-        centre = middle(region)
-        away = x - centre
-        rounding = 2.0**-50 * size(centre.abs(), region.norm)[:, None]
-        if region.norm == "inf":
-            reach = (region.radius * (1 - 1e-12) - rounding - room).clamp(min=0.0)
-            return centre + torch.minimum(torch.maximum(away, -reach), reach)
-        reach = (region.radius * (1 - 1e-12) - rounding - size(room, region.norm)[:, None]).clamp(min=0.0)
-        return centre + away * (reach / size(away, region.norm)[:, None].clamp(min=1e-300)).clamp(max=1.0)
-    return x
-
-
-def inside(x: Tensor, region: Region) -> Tensor:
-    """Which rows lie in the region, rounding counted against them."""
-    if isinstance(region, Box):
-        return ((x >= region.lower.reshape(1, -1)) & (x <= region.upper.reshape(1, -1))).all(dim=1)
-    if isinstance(region, Ball):
-        away = (x - region.center.reshape(1, -1)).abs() * (1 + 2.0**-50)
-        return norm_up(away, region.norm, 1) <= region.radius
-    return torch.ones(x.shape[0], dtype=torch.bool)
-
-
 def certify(problem: Problem, x: Tensor, v: Tensor) -> tuple[float, tuple[Tensor, Tensor] | None]:
     """The greatest proved difference quotient over pairs x +- h v, and the pair that attains it.
 
@@ -333,9 +308,17 @@ def certify(problem: Problem, x: Tensor, v: Tensor) -> tuple[float, tuple[Tensor
     pairs = [_pair(x[i : i + 1], h * reach[i : i + 1] * v[i : i + 1], problem.region) for i in rows for h in steps]
     best: tuple[float, tuple[Tensor, Tensor] | None] = 0.0, None
     try:
-        for k in _ranked(problem, pairs)[: 8 if cost < 1e9 else 2]:
+        guesses, error = _guesses(problem, pairs), 0.0
+        for _ in range(8 if cost < 1e9 else 2):
+            # what a pair may show: of a deep network short steps show nothing, for rounding hides their differences
+            hopes = {k: (gap - error) / apart for k, (gap, apart) in guesses.items()}
+            k = max(hopes, key=hopes.__getitem__, default=-1)
+            if k < 0 or hopes[k] <= best[0]:
+                break
+            del guesses[k]
             problem.say("sampled: certifying")
-            value = quotient(problem, *pairs[k])
+            value, hidden = _shown(problem, *pairs[k])
+            error = max(error, hidden)
             if value > best[0]:
                 best = value, (pairs[k][0][0], pairs[k][1][0])
             if late():
@@ -346,18 +329,20 @@ def certify(problem: Problem, x: Tensor, v: Tensor) -> tuple[float, tuple[Tensor
     return best
 
 
-def _ranked(problem: Problem, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[int]:
-    """Their places, largest floating quotient first; of those for which there was time."""
-    guesses: list[float] = []
-    for a, b in pairs:
-        if guesses and late():
+def _guesses(problem: Problem, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[int, tuple[float, float]]:
+    """Floating ||f(a) - f(b)||_q, less what noise it has, and ||a - b||_p, by the place of the pair; of those for which there
+    was time."""
+    found: dict[int, tuple[float, float]] = {}
+    for k, (a, b) in enumerate(pairs):
+        if found and late():
             break
         fa, fb = problem.graph.evaluate(a), problem.graph.evaluate(b)
         noise = 1e-13 * float(size(fa, problem.norm.output)[0])
         apart = float(size(a - b, problem.norm.input)[0])
         gap = float(size(fa - fb, problem.norm.output)[0]) - noise
-        guesses.append(gap / apart if apart > 0 and gap == gap else 0.0)
-    return sorted(range(len(guesses)), key=lambda k: -guesses[k])
+        if apart > 0 and math.isfinite(gap):
+            found[k] = gap, apart
+    return found
 
 
 def _pair(x: Tensor, step: Tensor, region: Region) -> tuple[Tensor, Tensor]:
@@ -368,29 +353,37 @@ def _pair(x: Tensor, step: Tensor, region: Region) -> tuple[Tensor, Tensor]:
 
 def quotient(problem: Problem, a: Tensor, b: Tensor) -> float:
     """Lower value of ||f(a) - f(b)||_q / ||a - b||_p for two points (1, n) of the region; 0 where nothing is shown."""
+    return _shown(problem, a, b)[0]
+
+
+def _shown(problem: Problem, a: Tensor, b: Tensor) -> tuple[float, float]:
+    """The quotient, and how much of ||f(a) - f(b)||_q rounding hides: floating, for what is tried next."""
     if not bool((inside(a, problem.region) & inside(b, problem.region)).all()):
-        return 0.0
+        return 0.0, 0.0
     apart = torch.nextafter((a - b).abs(), torch.full_like(a, float("inf")))
     apart = torch.where(a == b, 0.0, apart)
     if not bool((apart > 0).any()):
-        return 0.0
-    return float(div_down(gap_below(problem, a, b), float(norm_up(apart[0], problem.norm.input))))
+        return 0.0, 0.0
+    gap, hidden = gap_below(problem, a, b)
+    return float(div_down(gap, float(norm_up(apart[0], problem.norm.input)))), hidden
 
 
-def gap_below(problem: Problem, a: Tensor, b: Tensor) -> float:
-    """Lower value of ||f(a) - f(b)||_q. Rounding is enclosed entry by entry; where that hides half of what is seen or
-    more (deep networks), in the norm as well."""
+def gap_below(problem: Problem, a: Tensor, b: Tensor) -> tuple[float, float]:
+    """Lower value of ||f(a) - f(b)||_q, and the floating size of what hides the rest. Rounding is enclosed entry by entry; where
+    that hides half of what is seen or more (deep networks), in the norm as well."""
     graph, q = problem.graph, problem.norm.output
     fa, fb = (graph.enclose(Enclosure(point)) for point in (a, b))
     gap = torch.maximum(fa.lower - fb.upper, fb.lower - fa.upper).clamp(min=0.0)
     gap = torch.nextafter(gap, torch.zeros_like(gap))
     shown = float(norm_down(gap[0], q)) if bool(torch.isfinite(gap).all()) else 0.0
     seen = float(size(fa.centre - fb.centre, q)[0])
+    hidden = float(size(fa.reach() + fb.reach(), q)[0])
     if shown > 0.5 * seen:
-        return shown
+        return shown, hidden
     (ya, ea), (yb, eb) = (evaluate_within(graph, point, q) for point in (a, b))
     error = add_up(ea, eb)
     if not math.isfinite(error):
-        return shown
+        return shown, hidden
     distance = torch.nextafter((ya - yb).abs(), torch.zeros_like(ya))
-    return max(shown, math.nextafter(float(norm_down(distance[0], q)) - error, 0.0))
+    by_norms = math.nextafter(float(norm_down(distance[0], q)) - error, 0.0)
+    return max(shown, by_norms), min(error, hidden) if math.isfinite(hidden) else error
