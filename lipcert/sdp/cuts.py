@@ -57,10 +57,18 @@ def stretches(graph: Graph, dense: int = DENSE) -> list[Stretch]:
     """In an order in which each starts from a signal that is known by then; none of a constant network."""
     found: list[Stretch] = []
     _between(graph, (graph.input, graph.output), {graph.input}, found, forms_of(dense))
+    return _merged(graph, found)
+
+
+def _merged(graph: Graph, found: list[Stretch]) -> list[Stretch]:
+    """Without cuts between stretches that norms are left to, where nothing else starts or is joined from them: norms of more
+    than one step are not above the product of theirs."""
+    joined = {i for part in found if part.start is None for i in sources_of(graph, part.stop)}
     merged = found[:1]
-    for part in found[1:]:  # norms of more than one step are not above the product of theirs
+    for part in found[1:]:
         last = merged[-1]
-        if part.start == last.stop and last.start is not None and not (part.forms or last.forms):
+        once = sum(other.start == last.stop for other in found) == 1 and last.stop not in joined
+        if part.start == last.stop and once and last.start is not None and not (part.forms or last.forms):
             merged[-1] = Stretch(last.start, part.stop)
         else:
             merged.append(part)

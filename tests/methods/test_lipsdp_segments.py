@@ -251,3 +251,23 @@ def test_what_never_moves() -> None:
     assert isinstance(found, Bound)
     assert found.value == 0
     assert found_for(beside, dense=3).value >= attained(beside)
+
+
+def test_a_join_of_signals_from_before_its_start() -> None:
+    """The last concatenation reads what lies inside of an earlier stretch, past the signal where that ends."""
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(3, 3), nn.Linear(6, 6), nn.Linear(18, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            u = torch.cat([x, torch.tanh(self.first(x))], 1)
+            return self.last(torch.cat([u, torch.relu(self.second(u)), u], 1))
+
+    torch.manual_seed(0)
+    graph = lipcert.load(Dense(), input_shape=(1, 3)).graph
+    found = found_for(graph, dense=4)
+    assert len(found.details["segments"]) > 1
+    assert found.value >= attained(graph)
+    assert found.proof.prove(graph, Norm()) <= found.proof.shows(found.value, Norm())  # type: ignore[attr-defined,union-attr]
