@@ -190,7 +190,7 @@ def _node(state: _Build, proto: NodeProto) -> tuple[OnnxNode, Op]:
         reason = REFUSED[proto.op_type]
         text = f"{label}: {reason.text}"
         read = next((name for name, depends in zip(proto.input, on_data, strict=True) if depends), None)
-        if reason.unbounded and read is not None:
+        if reason.unbounded and read is not None and read not in graph.inputs:
             text += f". The network before it: --output-name {graph.label(read)}"
         raise RefusedModel(text, node=label, unbounded=reason.unbounded and any(on_data))
     op = TABLE.get(proto.op_type)

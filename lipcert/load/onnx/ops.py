@@ -28,6 +28,7 @@ class Reason(NamedTuple):
 
 
 _STEP = "its result is a step function of its input"
+_STAIRCASE = "rounds values to integers, which is a staircase: bound the float model that this one was quantised from"
 _RANDOM = "draws random numbers"
 _SHAPE = "the shape of its result depends on values"
 
@@ -35,8 +36,8 @@ REFUSED: dict[str, Reason] = {
     "ArgMax": Reason(_STEP, unbounded=True),
     "ArgMin": Reason(_STEP, unbounded=True),
     "Hardmax": Reason(_STEP, unbounded=True),
-    "QuantizeLinear": Reason("rounds values to integers, which is a staircase", unbounded=True),
-    "DynamicQuantizeLinear": Reason("rounds values to integers, which is a staircase", unbounded=True),
+    "QuantizeLinear": Reason(_STAIRCASE, unbounded=True),
+    "DynamicQuantizeLinear": Reason(_STAIRCASE, unbounded=True),
     "NonZero": Reason(_SHAPE, unbounded=True),
     "Unique": Reason(_SHAPE, unbounded=True),
     "Compress": Reason(_SHAPE),
