@@ -40,6 +40,7 @@ def found(kind: str, attending: bool, norm: P, radius: float) -> tuple[Tensor, T
     return lines, chords, attained
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("attending", [False, True])
 @pytest.mark.parametrize("kind", ["relu", "leaky_relu", "abs"])
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])

@@ -178,6 +178,7 @@ def test_a_small_budget_leaves_brackets_of_pairs(shared: object, monkeypatch: py
     model = lipcert.load(f"{shared}/models/acasxu_run2a_1_1.onnx")
     x = torch.full(model.input_shape, 0.1, dtype=torch.float64)
     region = lipcert.Box(x - 0.2, x + 0.2)
-    found = lipcert.bound(model, region=region, norm="inf", methods=["product", "regions"], output="pairs", budget=1.5)
+    found = lipcert.bound(model, region=region, norm="inf", methods=["product", "regions"], output="pairs", budget=3.0)
     assert len(found.summary["pairs"]) == 10
     assert all(0 < row["lower"] <= row["upper"] for row in found.summary["pairs"])
+    assert any(row["upper"] > 1.01 * row["lower"] for row in found.summary["pairs"])  # the budget was small
