@@ -107,7 +107,10 @@ class LipsdpSegments(Method):
         bounds = [f for f in found if isinstance(f, Bound) and f.proof is not None]
         if not bounds:
             place = next(i for i in problem.graph.nonlinear if part.start < i <= part.stop)
-            raise Infinite(place, next(f.reason for f in found if isinstance(f, Refusal)))
+            why = [f.reason for f in found if isinstance(f, Refusal)]
+            raise Infinite(
+                place, why[0] if why else "what is known of it needs ranges, which no step of this method shows"
+            )
         return min(bounds, key=lambda b: b.value)
 
     def _by_forms(self, problem: Problem, parts: list[Stretch], k: int, steps: list[Bound | None]) -> Bound | None:
