@@ -3,19 +3,21 @@
     Z(lambda, rho) = rho E_0 E_0' - E_K C'C E_K' + sum_i lambda_i (p_i q_i' + q_i p_i'),   p = e - a w, q = e - b w
 
 is block tridiagonal: its block Cholesky takes K small factorisations, its inverse X is semiseparable (each block row is the
-one before, times a small matrix; Vandebril, Van Barel & Mastronardi 2008), and with S_pq = P X Q'
+one before, times a small matrix: X_kj = -F_k X_{k-1,j} for j < k; Vandebril, Van Barel & Mastronardi 2008), and with S_pq = P X Q'
 
     gradient_i = 2 (S_pq)_ii,    Hessian = 2 (S_pp o S_qq + S_pq o S_pq')      (o: entry by entry)
 
-so one Newton step costs one Cholesky of as many rows as there are neurons. Multipliers that Z >= 0 alone does not keep
+so one Newton step costs one Cholesky of as many rows as there are neurons. The rows of P X P', P X Q' of one layer come from
+those of the layer before by one small product, and no matrix of all neurons but the Hessian is formed. Multipliers that Z >= 0 alone does not keep
 positive (slopes of one sign, a b > 0) have - log lambda as well. In floating point; nothing here is trusted.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,10 +26,23 @@ from lipcert.sdp.narrow import Narrow
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """Z = U diag(S) U', U unit upper triangular: Cholesky factors of the S_k and F_k = S_k^-1 Z_{k,k-1}."""
+    """Z = U diag(S) U', U unit upper triangular: inverse Cholesky factors of the S_k, and F_k = S_k^-1 Z_{k,k-1}."""
 
-    pivots: list[Tensor]
+    inverses: list[Tensor]
     below: list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The same of b points, those of them that have one, and what is left at the input, without rho."""
+
+    stands: Tensor
+    inverses: list[Tensor]
+    below: list[Tensor]
+    rest: Tensor
+
+    def of(self, i: int) -> Factor | None:
+        return Factor([t[i] for t in self.inverses], [t[i] for t in self.below]) if bool(self.stands[i]) else None
 
 
 class Barrier:
@@ -40,11 +55,19 @@ class Barrier:
         self.spans = [slice(a, b) for a, b in itertools.pairwise(edges)]  # of the variables in Z
         self.layers = [slice(s.start - self.start, s.stop - self.start) for s in self.spans[1:]]  # of the multipliers
         self.gram = chain.last.T @ chain.last
-        self.total = [a + b for a, b in zip(chain.low, chain.high, strict=True)]
-        self.both = [a * b for a, b in zip(chain.low, chain.high, strict=True)]
-        self.mixed = [bool(both.any()) for both in self.both]
-        self.free = (torch.cat(self.both) > 0).double()
-        self.positive_part = all(not bool(low.any()) for low in chain.low)  # p = e
+        both = [a * b for a, b in zip(chain.low, chain.high, strict=True)]
+        self.free = (torch.cat(both) > 0).double()
+        # of each layer: its multipliers, W, the identity, -(a + b) W / 2, and a b W where it is not 0
+        joint = [-(a + b)[:, None] / 2 * w for w, a, b in zip(chain.weights, chain.low, chain.high, strict=True)]
+        products = [ab[:, None] * w if bool(ab.any()) else None for w, ab in zip(chain.weights, both, strict=True)]
+        units = [torch.eye(n, dtype=torch.float64) for n in chain.sizes]
+        self.parts = (self.layers, chain.weights, units, joint, products)
+        self.hessian = torch.zeros(len(self.free) + 1, len(self.free) + 1, dtype=torch.float64)
+        # p = e - a W, q = e - b W: a W and b W
+        self.ends = [
+            tuple((slope[:, None] * w).numpy() for slope in slopes)
+            for w, *slopes in zip(chain.weights, chain.low, chain.high, strict=True)
+        ]
 
     @property
     def parameter(self) -> float:
@@ -53,86 +76,78 @@ class Barrier:
 
     def factor(self, point: Tensor) -> Factor | None:
         """None outside."""
-        found = self._eliminated(point[:-1])
-        if found is None:
-            return None
-        pivots, below, rest = found
-        first, info = torch.linalg.cholesky_ex(rest + point[-1] * torch.eye(self.start, dtype=torch.float64))
-        return None if int(info) else Factor([first, *pivots], below)
+        return self.factors(point[None]).of(0)
 
-    def least(self, multipliers: Tensor) -> float | None:
-        """The rho below which the point lies outside; None: it does for every rho."""
+    def factors(self, points: Tensor) -> Factors:
+        """Of points (b, N + 1) together, as the blocks are small."""
+        found = self._eliminated(points[:, :-1])
+        whole = found.rest + points[:, -1, None, None] * torch.eye(self.start, dtype=torch.float64)
+        first, info = torch.linalg.cholesky_ex(whole)
+        found.inverses.insert(
+            0, torch.linalg.solve_triangular(first, torch.eye(self.start, dtype=torch.float64), upper=False)
+        )
+        return replace(found, stands=found.stands & (info == 0))
+
+    def least(self, multipliers: Tensor) -> Tensor:
+        """The rho (b,) below which points with these multipliers (b, N) lie outside; inf: they do for every rho."""
         found = self._eliminated(multipliers)
-        if found is None or not bool(torch.isfinite(found[2]).all()):
-            return None
-        return float(torch.linalg.eigvalsh(-found[2])[-1])
+        stands = found.stands & torch.isfinite(found.rest).flatten(1).all(1)
+        rest = torch.where(stands[:, None, None], found.rest, 0.0)
+        return torch.where(stands, torch.linalg.eigvalsh(-rest)[:, -1], torch.inf)
 
-    def _eliminated(self, multipliers: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor] | None:
-        """Pivots and F_k of the layers, and what is left at the input, without rho."""
-        if not bool((multipliers > 0).all()):
-            return None
-        pivots: list[Tensor] = []
+    def _eliminated(self, multipliers: Tensor) -> Factors:
+        """All layers, and not the input."""
+        twice, infos = 2 * multipliers[:, :, None], []
+        inverses: list[Tensor] = []
         below: list[Tensor] = []
-        rest = -self.gram
-        for k in range(len(self.chain.weights) - 1, -1, -1):
-            w, weight = self.chain.weights[k], multipliers[self.layers[k]]
-            found, info = torch.linalg.cholesky_ex(rest + torch.diag(2 * weight))
-            if int(info):
-                return None
-            half = torch.linalg.solve_triangular(found, (-weight * self.total[k])[:, None] * w, upper=False)
-            rest = -(half.T @ half)
-            if self.mixed[k]:
-                rest += w.T @ ((2 * weight * self.both[k])[:, None] * w)
-            pivots.append(found)
-            below.append(torch.linalg.solve_triangular(found.T, half, upper=True))
-        return pivots[::-1], below[::-1], rest
-
-    def inverse(self, factor: Factor) -> Tensor:
-        size = self.spans[-1].stop
-        X = torch.empty(size, size, dtype=torch.float64)
-        X[self.spans[0], self.spans[0]] = torch.cholesky_inverse(factor.pivots[0])
-        for k, below in enumerate(factor.below, start=1):
-            before, here = self.spans[k - 1], self.spans[k]
-            row = -below @ X[before, : here.start]
-            X[here, : here.start] = row
-            X[: here.start, here] = row.T
-            X[here, here] = torch.cholesky_inverse(factor.pivots[k]) - row[:, before] @ below.T
-        return X
+        rest = -self.gram.expand(len(multipliers), -1, -1)
+        for rows, w, unit, joint, both in zip(*(part[::-1] for part in self.parts), strict=True):
+            weight = twice[:, rows]
+            root, info = torch.linalg.cholesky_ex(rest.addcmul(weight, unit))
+            inverse = torch.linalg.solve_triangular(root, unit, upper=False)
+            half = inverse @ (weight * joint)
+            rest = -(half.mT @ half)
+            if both is not None:
+                rest = rest + w.T @ (weight * both)
+            infos.append(info)
+            inverses.append(inverse)
+            below.append(inverse.mT @ half)
+        stands = (multipliers > 0).all(1) & (torch.stack(infos) == 0).all(0)
+        return Factors(stands, inverses[::-1], below[::-1], rest)
 
     def derivatives(self, point: Tensor, factor: Factor) -> tuple[Tensor, Tensor]:
-        """Gradient g (with the sign of + log det Z) and Hessian of the barrier."""
-        X = self.inverse(factor)
-        first = self.spans[0]
-        q = self._rows(X, self.chain.high)
-        p = X[self.start :] if self.positive_part else self._rows(X, self.chain.low)
-        qq = self._rows(q.T.contiguous(), self.chain.high)
-        if self.positive_part:
-            pp, qp = X[self.start :, self.start :], q[:, self.start :]
-        else:
-            turned = p.T.contiguous()
-            pp, qp = self._rows(turned, self.chain.low), self._rows(turned, self.chain.high)
-        n = point.numel()
-        H = torch.empty(n, n, dtype=torch.float64)
-        inner = H[:-1, :-1]
-        torch.mul(pp, qq, out=inner)
-        inner.addcmul_(qp, qp.T)
-        H[:-1, -1] = (p[:, first] * q[:, first]).sum(dim=1)
-        H[-1, :-1] = H[:-1, -1]
-        H[-1, -1] = X[first, first].square().sum() / 2
+        """Gradient g (with the sign of + log det Z), and the Hessian of the barrier: its lower triangle, in a place that the
+        next call writes to again. In numpy, whose calls take a microsecond where torch takes five."""
+        H, last = self.hessian, self.spans[-1].stop
+        whole, inner, slopes = H.numpy(), slice(self.start, None), np.empty(len(H) - 1)
+        corner = here = (factor.inverses[0].mT @ factor.inverses[0]).numpy()
+        # the rows of one layer of X, P X and Q X, times P' and Q': those of X are kept aside for the next layer
+        most = max(self.start, *self.chain.sizes)
+        wide, kept = np.empty((2, 3 * most, last)), np.empty((2, most, last))
+        kept[:, : self.start, : self.start] = corner
+        for k, (root, below) in enumerate(zip(factor.inverses[1:], factor.below, strict=True)):
+            ends, old, new, rows = self.ends[k], self.spans[k], self.spans[k + 1], self.layers[k]
+            size, F, L = new.stop - new.start, below.numpy(), root.numpy()
+            step = np.concatenate([-F, *(-F - end for end in ends)])
+            before = step @ here
+            across = before[:size]
+            here = L.T @ L - across @ F.T
+            own = np.concatenate([here, *(here - end @ across.T for end in ends)])
+            for end, left, right in zip(ends, kept, wide, strict=True):
+                np.matmul(step, left[: F.shape[1], : old.stop], out=right[: 3 * size, : old.stop])
+                right[: 3 * size, new] = own - before @ end.T
+            kept[:, :size, : new.stop] = wide[:, :size, : new.stop]
+            pp, pq, qp, qq = (w[m * size : (m + 1) * size, : new.stop] for m in (1, 2) for w in wide)
+            block = whole[rows, : rows.stop]
+            np.multiply(pp[:, inner], qq[:, inner], out=block)
+            block += pq[:, inner] * qp[:, inner]
+            whole[-1, rows] = np.einsum("ij,ij->i", pp[:, : self.start], qq[:, : self.start])
+            slopes[rows] = qp[:, new].diagonal()
+        H[-1, -1] = float((corner * corner).sum()) / 2
         H.mul_(2)
-        g = torch.cat([2 * qp.diagonal(), X[first, first].trace()[None]])
+        g = torch.from_numpy(np.append(2 * slopes, corner.trace()))
         if bool(self.free.any()):
             inverse = self.free / point[:-1]
             g[:-1] += inverse
             H.diagonal()[:-1] += inverse.square()
         return g, H
-
-    def _rows(self, matrix: Tensor, slopes: tuple[Tensor, ...]) -> Tensor:
-        """(E - slope W) matrix: what neuron i reads off the block rows of its own and of the layer before."""
-        out = matrix[self.start :].clone()
-        for k, (w, slope) in enumerate(zip(self.chain.weights, slopes, strict=True), start=1):
-            here = self.spans[k]
-            out[here.start - self.start : here.stop - self.start].addmm_(
-                slope[:, None] * w, matrix[self.spans[k - 1]], alpha=-1
-            )
-        return out

@@ -82,25 +82,25 @@ class Narrow:
         y0 /= np.linalg.norm(y0)
         u = [dice.standard_normal((ROWS, n)) for n in self.sizes]
         u = [x / _lengths(x) for x in u]
-        multipliers: list[np.ndarray] = [np.empty(0)] * len(weights)
-        value = 0.0
+        squares = [h * h for h in half]
+        lengths: list[np.ndarray] = [np.empty(0)] * len(weights)
+        radii, value = lengths, 0.0
         for _ in range(sweeps):
             y, seen, radii = y0, [], []
             for w, c, h, direction in zip(weights, centre, half, u, strict=True):
                 v = y @ w.T
                 seen.append(v)
-                radii.append(h * _lengths(v))
+                radii.append(np.maximum(h * _lengths(v), LEAST))
                 y = c * v + direction * radii[-1]
             out = y @ last.T
             value = float((out * out).sum())
             g = out @ last
             for k in range(len(weights) - 1, -1, -1):
-                length, radius = _lengths(g), np.maximum(radii[k], LEAST)
+                length = lengths[k] = _lengths(g)
                 u[k] = g / length
-                multipliers[k] = length / (2 * radius)
-                g = (centre[k] * g + half[k] ** 2 * (length / radius) * seen[k]) @ weights[k]
+                g = (centre[k] * g + squares[k] * (length / radii[k]) * seen[k]) @ weights[k]
             y0 = g / max(float(np.linalg.norm(g)), LEAST)
-        return [torch.from_numpy(m) for m in multipliers], value
+        return [torch.from_numpy(n / (2 * r)) for n, r in zip(lengths, radii, strict=True)], value
 
 
 def _lengths(rows: np.ndarray) -> np.ndarray:

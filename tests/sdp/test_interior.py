@@ -18,6 +18,7 @@ from lipcert.proofs.lmi import coefficients
 from lipcert.proofs.normal_form import normal_form
 from lipcert.sdp import narrow
 from lipcert.sdp.barrier import Barrier
+from lipcert.sdp.interior import BLOCK, factored
 from lipcert.sdp.narrow import Narrow
 from lipcert.terms.query import Norm
 from lipcert.terms.result import Bound
@@ -76,8 +77,8 @@ def inside(chain: Narrow) -> tuple[Barrier, Tensor]:
         [torch.full((n,), 10.0 ** (len(chain.sizes) - k), dtype=torch.float64) for k, n in enumerate(chain.sizes)]
     )
     multipliers = multipliers * (1 + torch.rand(top, dtype=torch.float64))
-    least = barrier.least(multipliers)
-    assert least is not None
+    least = float(barrier.least(multipliers[None]))
+    assert math.isfinite(least)
     return barrier, torch.cat([multipliers, torch.tensor([1.3 * least], dtype=torch.float64)])
 
 
@@ -87,14 +88,42 @@ def test_derivatives_are_those_of_the_matrix_written_down(slopes: str, monkeypat
     barrier, point = inside(chain)
     factor = barrier.factor(point)
     assert factor is not None
-    g, H = barrier.derivatives(point, factor)
+    g, lower = barrier.derivatives(point, factor)
+    H = lower.tril() + lower.tril(-1).T
     gradient = torch.autograd.functional.jacobian(lambda x: logdet(chain, x), point)
     hessian = torch.autograd.functional.hessian(lambda x: logdet(chain, x), point)
     assert torch.allclose(g, gradient, rtol=1e-8)
     assert torch.allclose(H, -hessian, rtol=1e-6, atol=1e-9 * float(hessian.abs().max()))
-    monkeypatch.setattr(barrier, "positive_part", slopes != "relu")  # planted: the wrong p
-    if slopes == "mixed":
-        assert not torch.allclose(barrier.derivatives(point, factor)[0], gradient, rtol=1e-3)
+    monkeypatch.setattr(barrier, "ends", [(high, low) for low, high in barrier.ends])  # planted: p is q, and q is p
+    assert torch.allclose(barrier.derivatives(point, factor)[0][:-1], gradient[:-1], rtol=1e-8)  # which is the same
+    monkeypatch.setattr(barrier, "ends", [(high, high) for _, high in barrier.ends])
+    assert not torch.allclose(barrier.derivatives(point, factor)[0], gradient, rtol=1e-3)
+
+
+def test_points_together_have_the_factors_of_each() -> None:
+    barrier, point = inside(chain_of(deep([3, 4, 2, 3, 2, 4, 3, 2], 5, "mixed")))
+    outside = torch.cat([point[:-1], point[-1:] / 2])
+    found = barrier.factors(torch.stack([outside, point, -point]))
+    assert found.stands.tolist() == [False, True, False]
+    alone, one = barrier.factor(point), found.of(1)
+    assert alone is not None
+    assert one is not None
+    assert found.of(0) is None
+    for mine, theirs in zip(alone.inverses + alone.below, one.inverses + one.below, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
+def test_the_factor_by_blocks_is_that_of_lapack(n: int) -> None:
+    torch.manual_seed(n)
+    root = f64(n, n)
+    M = root @ root.T + torch.eye(n, dtype=torch.float64)
+    H = M + torch.triu(torch.full_like(M, torch.nan), 1)  # which nobody reads
+    assert factored(H)
+    assert torch.allclose(H.tril(), torch.linalg.cholesky(M), rtol=1e-10)
+    if n > 1:
+        M[-1, -1] = -1.0
+        assert not factored(M)
 
 
 @pytest.mark.every(3)
