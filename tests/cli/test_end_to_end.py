@@ -212,7 +212,7 @@ def test_interrupted_by_ctrl_c(shared: Path, tmp_path: Path) -> None:
     """SIGINT in the middle of a long run: exit 130, and a valid report of what was proved so far."""
     report = tmp_path / "report.json"
     model = shared / "models" / "mnist_fc_256x2.onnx"
-    process = Forked("bound", model, "--output", "pairs", "--json", report)
+    process = Forked("bound", model, *QUICK, "--output", "pairs", "--json", report)
     process.until("pairs: ")
     process.send_signal(signal.SIGINT)
     done = process.wait(60)
