@@ -132,9 +132,12 @@ def weighted(
 
 
 def with_ball(report: Report, model: Model, asked: BoundRequest, session: Session) -> Report:
-    """A ball that has a finite bound, where the whole space has none: said as a command to copy."""
-    from lipcert.tasks.suggest import SECONDS, ball_with_answer, wanting
+    """A ball that has a finite bound where the whole space has none, or one that says little: said as a command to copy."""
+    from lipcert.report.next_steps import far_off
+    from lipcert.tasks.suggest import CLOSER, SECONDS, ball_with_answer, wanting
 
+    if report.region.get("kind") == "global" and far_off(report.lower, report.upper, report.region):
+        return suggested(report, CLOSER, "the bound is far from what is attained; on a ball it may be far closer")
     if not wanting(report):
         return report
     left = max(SECONDS, sum(result.seconds for result in report.results))  # no longer than what was asked for took
@@ -149,9 +152,13 @@ def with_ball(report: Report, model: Model, asked: BoundRequest, session: Sessio
         raise
     if found is None:
         return report
-    at, eps = found
-    copied = TYPED.again(("--at", at, "--eps", eps), ("--method", "--json", "--resume", "--certificate", "--max-upper"))
-    complain(f"no finite bound is known over the whole space; on a ball there is one\n{COPY}{copied}")
+    return suggested(report, found, "no finite bound is known over the whole space; on a ball there is one")
+
+
+def suggested(report: Report, ball: tuple[str, str], why: str) -> Report:
+    again = ("--at", ball[0], "--eps", ball[1])
+    copied = TYPED.again(again, ("--method", "--json", "--resume", "--certificate", "--max-upper"))
+    complain(f"{why}\n{COPY}{copied}")
     return replace(report, suggestion=copied)
 
 

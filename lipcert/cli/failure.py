@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lipcert.cli.complain import complain as complain
+from lipcert.cli.typed import CommandLine
 from lipcert.report.to_json import write_atomically
+from lipcert.terms.added import added
 from lipcert.terms.printable import plain
 
-ADD, COPY = "add: ", "copy: "
+COPY = "copy: "
 OURS = (b'"schema": "lipcert.', b'"error": {')  # in the first bytes of every file that --json writes
 
 
@@ -35,28 +36,20 @@ def error_object(message: str, kind: str, where: str | None = None) -> dict[str,
     return {"error": plain(words)}
 
 
-def with_command(message: str, arguments: Sequence[str]) -> str:
-    """What a message says to add, as a command line to copy: this one, with the flags that were missing."""
-    said, semicolon, flags = message.rpartition(f"; {ADD}")
-    if not semicolon:
-        return message
-    return f"{said}\n{COPY}lipcert {shlex.join(_without(arguments, shlex.split(flags)))} {flags}"
-
-
-def _without(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """The words of a command line but for the options of one value that `flags` says anew."""
-    said = {flag for flag in ("--input-name", "--output-name") if flag in flags}
-    kept, skip = [], False
-    for word in arguments:
-        if not skip and word not in said and word.partition("=")[0] not in said:
-            kept.append(word)
-        skip = word in said
-    return kept
+def with_command(message: str, arguments: Sequence[str]) -> tuple[str, str]:
+    """What a message says to add, as a command line to copy: this one, with the options that were missing. The message
+    with that line, and the command by itself ("" where nothing is said to be added)."""
+    said, more = added(message)
+    if not more:
+        return message, ""
+    again = {flag for flag, _ in more} & {"--input-name", "--output-name", "--reader"}  # the others may be repeated
+    copied = CommandLine(arguments).again([word for pair in more for word in pair], tuple(again))
+    return f"{said}\n{COPY}{copied}", copied
 
 
 def tell(message: str, kind: str, arguments: Sequence[str]) -> None:
     """On stderr, and where --json was asked for."""
-    message = with_command(message, arguments)
+    message, _ = with_command(message, arguments)
     complain(message)
     tell_json(message, kind, arguments)
 

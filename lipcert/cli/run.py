@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from lipcert.cli import signals
 from lipcert.cli.defaults import IN_FORCE
-from lipcert.cli.failure import complain
+from lipcert.cli.failure import complain, with_command
 from lipcert.cli.progress import Progress, ShownProgress
 from lipcert.cli.signals import Moment
+from lipcert.cli.typed import TYPED
 from lipcert.report.report import Report
 from lipcert.report.to_json import for_stdout, pieces, write_atomically
 from lipcert.terms.clock import OutOfTime, began, until
@@ -128,8 +129,9 @@ def _of_error(run: Run, error: BaseException) -> tuple[Report, int]:
     if out_of_memory(error):
         error = RefusedModel(NO_MEMORY)
     if isinstance(error, LipcertError):
-        complain(str(error))
-        return failed(run, error), error.exit_code
+        said, copied = with_command(str(error), TYPED.words)
+        complain(said)
+        return replace(failed(run, error), suggestion=copied), error.exit_code
     message = internal_error(error)
     complain(message)
     return failed(run, message), INTERNAL_ERROR

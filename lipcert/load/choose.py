@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from lipcert.load.inputs import (
-    ADD,
     ALONE,
     FLOATS,
     HOLDABLE,
@@ -24,6 +23,7 @@ from lipcert.load.inputs import (
     Part,
     listed,
 )
+from lipcert.terms.added import ADD
 from lipcert.terms.errors import RefusedModel, UsageError, printable
 
 
@@ -267,7 +267,7 @@ class _Missing:
                     f"; {', '.join(kept)}: changed by every call, so the model is a function of what it is given and of "
                     f"{'this state' if len(kept) == 1 else 'these states'}: hold or move each"
                 )
-        return UsageError(f"{self.path}: {said}; {ADD}{self.flags()}")
+        return UsageError(f"{self.path}: {said}{ADD}{self.flags()}")
 
     def flags(self) -> str:
         """What can be copied: shapes with which the model was seen to run, zeros, values that it compares with."""

@@ -20,7 +20,6 @@ from lipcert.terms.question import held_words
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 HOLDABLE = (*FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
 NO_TENSORS = ("sequence", "map", "optional", "None")  # of ONNX
-ADD = "add: "
 LARGEST = 2**28  # entries of an input
 SIZES = (64, 128, 256, 512, 32, 16, 8, 4, 2, 1)  # tried for an open size, in this order
 ALONE = ""  # in `InputChoice.shapes`: of the one input that moves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 STEPS = {
@@ -12,6 +12,10 @@ STEPS = {
     "lipcert inspect.",
     "timeout": "There was no time: give more with --budget, or go on from this report with --resume.",
 }
+NOT_TAKEN = (
+    "No method was asked, for the model was not taken. The reason below names what stands in the way: ask for the network before it "
+    "(--output-name), or export the model without it."
+)
 ON_A_REGION = "No finite constant exists there, even on this region: take a smaller one, or replace the node."
 
 FAR = 1000.0  # times what is attained: a true bound that nobody can use
@@ -29,8 +33,10 @@ def far_off(lower: float | None, upper: float | None, region: Mapping[str, Any])
     return f"The bound is {upper / lower:.1g} times what is attained; {CLOSER[region['kind']]}."
 
 
-def next_step(status: str, region: Mapping[str, Any]) -> str:
-    """`status` of a result without a value; `region` of its report. Nothing for words that need no step."""
+def next_step(status: str, region: Mapping[str, Any], methods: Collection[str]) -> str:
+    """`status` of results without a value, of these methods; `region` of their report. Nothing for words that need no step."""
+    if status == "refused" and set(methods) == {"load"}:
+        return NOT_TAKEN
     if status == "unbounded" and region.get("kind") != "global":
         return ON_A_REGION
     return STEPS.get(status, "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from lipcert.load.model import Model, load
+from lipcert.terms.added import added
 from lipcert.terms.errors import RefusedModel, UnreadableError, UsageError
 from lipcert.terms.query import Box, Norm
 
@@ -259,33 +259,40 @@ def python_words() -> Iterator[None]:
     """Errors of the command line's words, in those of a Python caller: `--norm 3` is `norm 3`."""
     try:
         yield
-    except UsageError as problem:
-        words = in_python(str(problem))
+    except (UsageError, RefusedModel) as problem:
+        words = in_python(str(problem)) if isinstance(problem, UsageError) or added(str(problem))[1] else str(problem)
         if words == str(problem):
             raise
+        if isinstance(problem, RefusedModel):
+            raise RefusedModel(words, node=problem.node, unbounded=problem.unbounded) from problem
         raise UsageError(words) from problem
 
 
 def in_python(text: str) -> str:
-    said, semicolon, flags = text.rpartition("; add: ")
-    if semicolon:
-        return f"{in_python(said)}; add, in lipcert.load: {_keywords(shlex.split(flags))}"
+    said, more = added(text)
+    if more:
+        return f"{in_python(said)}; add, in lipcert.load: {_keywords(more)}"
     return re.sub(r"--[a-z][a-z-]*", lambda found: PYTHON_NAMES.get(found[0], found[0][2:].replace("-", "_")), text)
 
 
-def _keywords(flags: Sequence[str]) -> str:
+def _keywords(flags: Sequence[tuple[str, str]]) -> str:
     """Options of the command line that choose inputs and outputs, as arguments of `load`."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    held: dict[str, float] = {}
+    shapes: dict[str, tuple[int | str, ...]] = {}
+    held: dict[str, int | str] = {}
     said = {}
-    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+    for flag, value in flags:
         name, _, last = value.rpartition("=")
         if flag == "--input-shape":
-            shapes[name] = tuple(int(n) for n in last.split(","))
+            shapes[name] = tuple(map(_number, last.split(",")))
         elif flag == "--fix":
-            held[name] = int(last)
+            held[name] = _number(last)
         else:
             said[flag[2:].replace("-", "_")] = value
     words = [f"{name}={value!r}" for name, value in said.items()]
     words += [f"input_shape={shapes.get('', shapes)!r}"] if shapes else []
     return ", ".join(words + ([f"fix={held!r}"] if held else []))
+
+
+def _number(word: str) -> int | str:
+    """What is suggested is whole; a name with the mark of a suggestion in it is none of ours."""
+    return int(word) if word.removeprefix("-").isdecimal() else word

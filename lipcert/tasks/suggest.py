@@ -18,6 +18,7 @@ from lipcert.terms.query import Ball
 
 CENTRES = ("0", "0.5", "1", "-1")  # what `--at NUMBER` means
 RADII = ("0.01", "0.001", "0.0001")
+CLOSER = ("0.5", "0.01")  # --at and --eps of a ball where a bound of the whole space says little
 SECONDS = 10.0
 LARGE = 10_000_000  # neurons: one walk takes longer than anybody waits for a suggestion
 QUICK = ["jacobian", "local-product"]

@@ -94,3 +94,46 @@ def test_a_number_is_a_point_and_a_file_of_that_name_is_a_file(tmp_path: Path, m
     (tmp_path / "0.5").write_text("not data")
     with pytest.raises(UnreadableError, match="cannot be read as data"):
         read_data("0.5", (1, 3))
+
+
+def test_the_network_before_a_step_is_one_command_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, file = saved(tmp_path, ("Tanh", ["x"]), ("ArgMax", ["0"])), tmp_path / "r.json"
+    assert run("bound", path, "--json", file, "--method", "product") == 3
+    report, told = json.loads(file.read_text()), capsys.readouterr()
+    assert report["suggestion"].endswith("--output-name 0")
+    assert f"copy: {report['suggestion']}" in told.err
+    assert "leave out --method" not in told.out  # no method was asked
+    assert run(*shlex.split(report["suggestion"])[1:]) == 0
+    assert json.loads(file.read_text())["upper"] >= 1
+
+
+@pytest.mark.parametrize("name", ["0; add: --json r.json", "a'; add: --output-name '0", "--json=x", "0 --json y"])
+def test_names_in_a_file_add_no_options(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, file = saved(tmp_path, ("Tanh", ["x"]), ("ArgMax", ["0"])), tmp_path / "r.json"
+    model = onnx.load(path)
+    model.graph.node[0].output[0] = model.graph.node[1].input[0] = name
+    onnx.save(model, path)
+    assert run("bound", path, "--json", file, "--method", "product") == 3
+    suggestion = shlex.split(json.loads(file.read_text()).get("suggestion", ""))
+    assert [word for word in suggestion if word.startswith("--")] in (
+        [],
+        ["--json", "--method", "--output-name"],
+        ["--json", "--method", "--output-name", name],
+    )
+
+
+def test_a_bound_that_says_little_says_how_to_ask_for_a_closer_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, file = saved(tmp_path, ("Sin", ["x"]), ("Sin", ["0"])), tmp_path / "r.json"
+    assert run("bound", path, "--json", file, "--method", "product", "--method", "sampled") == 0
+    assert "suggestion" not in json.loads(file.read_text())
+    monkeypatch.setattr("lipcert.report.next_steps.FAR", 1.0)
+    capsys.readouterr()
+    assert run("bound", path, "--json", file, "--method", "product", "--method", "sampled") == 0
+    report, told = json.loads(file.read_text()), capsys.readouterr()
+    assert report["suggestion"].endswith("--at 0.5 --eps 0.01")
+    assert f"copy: {report['suggestion']}" in told.err
+    assert "A ball has a finite bound" not in told.out  # the whole space has one as well
+    assert run(*shlex.split(report["suggestion"])[1:], "--json", file) == 0
+    assert json.loads(file.read_text())["upper"] < 0.9

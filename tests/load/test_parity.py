@@ -266,3 +266,57 @@ def test_a_wrong_reading_does_not_hide_in_the_measured_error(tmp_path) -> None:
 def test_modules_that_cancel_are_read() -> None:
     module = Cancelling().eval().requires_grad_(False)
     assert lipcert.load(module, input_shape=SHAPE).output_shape == (1, 5)
+
+
+class Nothing(nn.Module):
+    """Two layers of which one half undoes the other, but for a part `left`: what floats add up to is mostly their rounding."""
+
+    def __init__(self, left: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Linear(16, 64, bias=False), nn.Linear(64, 5, bias=False)
+        with torch.no_grad():
+            self.one.weight[32:] = self.one.weight[:32]
+            self.two.weight[:, 32:] = -self.two.weight[:, :32].flip(0) * (1 + left)
+            self.two.weight[:, :32] = self.two.weight[:, :32].flip(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x))
+
+
+@pytest.mark.parametrize("left", [0.0, 1e-7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_that_cancel_whole_are_read(left: float, dtype: torch.dtype) -> None:
+    """The original's own unrest says that it has nothing but rounding to say; one weight of 64 wrong still shows."""
+    module = Nothing(left).to(dtype).eval().requires_grad_(False)
+    report = lipcert.bound(module, input_shape=SHAPE, methods=["product", "sampled"])
+    assert report.upper is not None
+    assert report.upper < 1e-5
+    references = read(module, input_shape=SHAPE).references
+    other = Nothing(left).to(dtype).double().requires_grad_(False)
+    other.two.weight[2, 3] *= 1.01
+    with pytest.raises(RefusedModel, match="parity"):
+        check_parity(references, rows(other, torch.float64), SHAPE)
+
+
+def test_a_jump_of_the_original_is_no_unrest() -> None:
+    jumping = Reference("torch", lambda x: np.where((x.view(np.int64) & 1) == 1, 1.0, 0.0), "float64")
+    with pytest.raises(RefusedModel, match="parity"):
+        check_parity([jumping], lambda x: 0.5 * np.ones_like(x), (16,))
+
+
+class Ones(nn.Module):
+    """A constant: relu of a convolution of ones, whose exact zeros rounding leaves at 1.1e-308."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.convolution(torch.ones_like(x))) * 2
+
+
+def test_what_rounding_leaves_of_a_zero_is_no_difference() -> None:
+    report = lipcert.bound(Ones().eval(), input_shape=(1, 1, 4, 4))
+    assert (report.lower, report.upper) == (0.0, 0.0)

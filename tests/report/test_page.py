@@ -224,9 +224,10 @@ def test_wrong_files_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
 def test_each_missing_answer_has_a_next_step() -> None:
     for status in ("unbounded", "refused", "timeout"):
-        assert next_step(status, {"kind": "global"}).endswith(".")
-    assert "smaller" in next_step("unbounded", {"kind": "box"})
-    assert next_step("ok", {"kind": "global"}) == ""
+        assert next_step(status, {"kind": "global"}, ["product"]).endswith(".")
+    assert "smaller" in next_step("unbounded", {"kind": "box"}, ["product"])
+    assert "--output-name" in next_step("refused", {"kind": "global"}, ["load"])
+    assert next_step("ok", {"kind": "global"}, ["product"]) == ""
 
 
 def test_a_bound_that_says_little_has_one_too() -> None:

@@ -279,3 +279,29 @@ def test_labels_and_methods_that_make_no_sense() -> None:
     with pytest.raises(UsageError, match="radius methods are"):
         lipcert.radius(model, x, methods=["magic"])
     assert lipcert.radius(model, x[:0]).summary["samples"] == 0
+
+
+class Cubes(nn.Module):
+    """Has no Lipschitz constant over the whole space, in any pair of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.outer = nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.inner(x) ** 3)
+
+
+def test_one_pair_without_a_constant_stands_for_all_unless_they_are_asked_for() -> None:
+    model = lipcert.load(Cubes().eval(), input_shape=(1, 4))
+    x = points(3, 4)
+    some = robustness.radius(model, robustness.RadiusRequest(x=x))
+    all_ = robustness.radius(model, robustness.RadiusRequest(x=x, methods=["pairs"]))
+    reasons, asked = ([row["reason"] for row in report.summary["constants"]] for report in (some, all_))
+    assert len(asked) > 1
+    assert not any(reason.startswith("not asked") for reason in asked)
+    assert sum(not reason.startswith("not asked") for reason in reasons) == 1
+    assert not any(row["unbounded"] for row in some.summary["constants"] if row["reason"].startswith("not asked"))
+    assert all(point["radii"]["values"] > 0 for point in some.points)
+    assert all_.status == some.status or some.status is None

@@ -6,6 +6,7 @@ Arithmetic on float constants stays in `forward` on buffers, because a later sta
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -24,6 +25,7 @@ from lipcert.load.onnx.ops import REFUSED, TABLE
 from lipcert.load.onnx.structure import reads
 from lipcert.load.onnx.tensor import FLOAT_BITS, shown, tensor_value
 from lipcert.load.onnx.types import made_types
+from lipcert.terms.added import ADD
 from lipcert.terms.errors import LipcertError, RefusedModel, UnreadableError
 
 STEPS_OF_TREES = "is a step function: decision trees jump at their thresholds, so no Lipschitz constant exists"
@@ -191,7 +193,7 @@ def _node(state: _Build, proto: NodeProto) -> tuple[OnnxNode, Op]:
         text = f"{label}: {reason.text}"
         read = next((name for name, depends in zip(proto.input, on_data, strict=True) if depends), None)
         if reason.unbounded and read is not None and read not in graph.inputs:
-            text += f". The network before it: --output-name {graph.label(read)}"
+            text += f"; the network before it can be asked for{ADD}--output-name {shlex.quote(graph.label(read))}"
         raise RefusedModel(text, node=label, unbounded=reason.unbounded and any(on_data))
     op = TABLE.get(proto.op_type)
     if op is None:

@@ -143,7 +143,8 @@ def pieces(block: Pointwise, name: str) -> tuple[list[Sides], list[Sides], Sides
     slopes = []
     for (_, left), (right, _) in itertools.pairwise(edges):
         low, high = block.slopes(((torch.nextafter(left, whole), torch.nextafter(right, -whole)),))
-        if not bool((high - low <= SAME * torch.maximum(low.abs(), high.abs())).all()):
+        one = (high - low <= SAME * torch.maximum(low.abs(), high.abs())) & low.isfinite() & high.isfinite()
+        if not bool(one.all()):
             raise RefusedModel(f"{block.label} at {name} is not piecewise linear", node=name)
         slopes.append((low.contiguous(), high.contiguous()))
     first = kinks[0] if kinks else (torch.zeros_like(whole), torch.zeros_like(whole))

@@ -132,7 +132,7 @@ def refusals(data: Data) -> list[dict[str, Any]]:
             entry = found.setdefault(key, {"status": key[0], "reason": key[1], "node": row["node"], "methods": []})
             entry["methods"].append(row["method"])
     for entry in found.values():
-        entry["step"] = next_step(entry["status"], data["scope"]["region"])
+        entry["step"] = next_step(entry["status"], data["scope"]["region"], entry["methods"])
         entry["methods"] = ", ".join(entry["methods"])
     return list(found.values())
 

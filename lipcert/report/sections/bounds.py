@@ -29,11 +29,11 @@ def verdict(report: Report) -> Iterator[Piece]:
         lines.append(Sentence.of(report.question.weighted.removeprefix(", "), "dim"))
     if report.question is not None and report.question.raw:
         lines.append(Sentence.of(f"in {report.question.units()}", "dim"))
-    if step := next_step(report.status, report.region):
+    if step := next_step(report.status, report.region, [result.method for result in report.results]):
         lines.append(Sentence.of(step, "dim"))
     if step := far_off(report.lower, report.upper, report.region):
         lines.append(Sentence.of(step, "dim"))
-    if report.suggestion:
+    if report.upper is None and "--at " in report.suggestion:
         ball = printable(report.suggestion[report.suggestion.rfind("--at ") :])
         lines.append(
             Sentence.of(f"A ball has a finite bound: add {ball}, or --at DATA#0 for one around your data", "dim")

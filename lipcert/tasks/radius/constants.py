@@ -23,6 +23,8 @@ from lipcert.terms.clock import OutOfTime, late
 from lipcert.terms.query import Norm, Output
 from lipcert.terms.result import Bound, Refusal
 
+NOT_ASKED = "not asked"
+
 
 @dataclass(frozen=True)
 class ProvedConstant:
@@ -42,10 +44,12 @@ class ProvedConstant:
 
 @dataclass(eq=False)
 class Constants:
-    """`known`: by scope ("3-5" with i < j, "3", "vector")."""
+    """`known`: by scope ("3-5" with i < j, "3", "vector"). `every`: each that is wanted is asked for; else, where the first has
+    no finite value, no other is: what has none in one pair of logits is nearly always below all of them."""
 
     problem: Problem
     known: dict[str, ProvedConstant] = field(default_factory=dict)
+    every: bool = True
 
     def prove(self, scopes: Iterable[str]) -> None:
         """Fill `known`."""
@@ -53,8 +57,20 @@ class Constants:
         for done, scope in enumerate(missing):
             if len(missing) > 1:
                 self.problem.say("constants", done, len(missing))
-            groups = self._groups(scope)
-            self.known[scope] = self._proved(scope, groups)
+            self.known[scope] = self._in_vain() or self._proved(scope, self._groups(scope))
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether it is worth asking for one more."""
+        return self.every or not self.known or any(found.value is not None for found in self.known.values())
+
+    def _in_vain(self) -> ProvedConstant | None:
+        if self.hopeful:
+            return None
+        first = next(scope for scope, found in self.known.items() if not (found.reason or "").startswith(NOT_ASKED))
+        found = self.known[first]
+        said = f"{NOT_ASKED}, for {first} has no finite constant (--method pairs asks for each): {found.reason}"
+        return replace(found, reason=said, unbounded=False)  # what was proved is about the first
 
     def with_proofs(self) -> dict[str, Bound]:
         """Those of `known` that have one; what an earlier report knew is proved again."""

@@ -270,7 +270,7 @@ class OfSamples:
 
     def __call__(self, what: tuple[int, np.ndarray, np.ndarray | None], session: Session) -> dict[str, Any]:
         first, x, y = what
-        constants = Constants(replace(self.constants.problem, progress=session.progress), self.constants.known)
+        constants = replace(self.constants, problem=replace(self.constants.problem, progress=session.progress))
         known = set(constants.known)
         batch = treat_known(self.graph, torch.from_numpy(x), _labels(y), first, constants, self.how)
         rows = [row | {CUT: True} for row in batch.rows] if batch.cut else batch.rows

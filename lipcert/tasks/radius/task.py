@@ -71,7 +71,11 @@ class Radii(Sharded):
 
     def phases(self) -> Iterator[Phase]:
         if self.session.workers is not None or self.session.journal is not None:
-            yield Phase(OneConstant(self.constants.problem), self.scopes())
+            asked = self.scopes()
+            if not self.constants.every:
+                yield Phase(OneConstant(self.constants.problem), asked[:1])
+                asked = self.scopes() if self.constants.hopeful else []
+            yield Phase(OneConstant(self.constants.problem), asked)
         yield Phase(OfSamples(self.model.graph, self.constants, self.how), self.batches())
         self.end()
         if any(row.get(CUT) for row in self.rows):
@@ -190,7 +194,7 @@ def radius(model: Model, request: RadiusRequest, session: Session | None = None,
     executed = Execution.required(model, request.execution)
     how = How(norm.input, chosen, blocked is None, tolerance, request.attack, execution=executed)
     how = replace(how, regions=not_exact is None, values=no_values(graph) is None, at_sample=_at_sample(model, request))
-    constants = Constants(Problem(graph, norm, seed=request.seed))
+    constants = Constants(Problem(graph, norm, seed=request.seed), every=bool(request.methods))
     asked = request.as_reported(chosen, x, labels)
     output = "vector" if tolerance is not None or size == 1 else "pairs"
     task = Radii(
