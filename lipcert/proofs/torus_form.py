@@ -199,7 +199,7 @@ def _form(graph: Graph, maps: int | None, masks: bool) -> TorusForm:
         raise RefusedModel(f"no activation lies on feature maps: {fault.reason}", node=fault.node or None)
     if not flat and graph.nodes[graph.output].size > OUTPUTS:
         try:
-            return _assembled(*_ending_on_map(graph, shapes, rows), flat, why, pools)
+            return _assembled(*_ending_on_map(graph, shapes, rows), flat, why, pools, True)
         except NotAMap as reason:
             if masks and reason.padding is not None:
                 raise Unmasked(reason.padding) from None
@@ -249,7 +249,9 @@ def _assembled(
     flat: list[int],
     why: dict[int, NotAMap],
     pools: dict[int, Any],
+    ends_on_map: bool = False,
 ) -> TorusForm:
+    """`ends_on_map`: the last row is the output's, which no activation stands behind. An activation that is the output has its slopes."""
     order = [graph.input, *rows]
     place = {node: j for j, node in enumerate(order)}
     levels = _levels(graph, order, rows, pools)
@@ -261,7 +263,7 @@ def _assembled(
         windows, largest = pools.get(node, (None, None))
         if windows is not None:
             low, high = -largest, largest
-        elif node == graph.output:
+        elif ends_on_map and node == graph.output:
             high = torch.ones_like(high)
         elif node != graph.input:
             found = constraint(graph, node, "layer", None)
@@ -271,7 +273,7 @@ def _assembled(
         reads = {place[source]: kernel for source, kernel in rows.get(node, {}).items()}
         sites.append(Site(node, channels, window, levels[node], reads, low, high, folds[node], windows))
     coarse = _coarse(graph, sites)
-    if graph.output in rows:
+    if ends_on_map:
         return TorusForm(graph, tuple(sites), (), ({},), coarse, 0, True)
     layers, table = _flat_part(graph, place, flat, why)
     return TorusForm(graph, tuple(sites), tuple(layers), tuple(table), coarse, graph.nodes[graph.output].size)
