@@ -15,6 +15,7 @@ from lipcert.cli import paths, streams
 from lipcert.cli.bound import bound
 from lipcert.cli.compare import compare
 from lipcert.cli.defaults import IN_FORCE, defaults
+from lipcert.cli.dequantise import dequantise
 from lipcert.cli.doctor import doctor
 from lipcert.cli.failure import complain, json_target, tell, tell_json
 from lipcert.cli.gate import gate
@@ -58,6 +59,7 @@ COMMANDS = {
     "track": Listed(track, "lipcert track runs/lr0.1 runs/lr0.01 --data test.npz --plot track.png"),
     "report": Listed(report, "lipcert report bound.json radius.json --html page.html"),
     "verify": Listed(verify, "lipcert verify model.cert model.onnx"),
+    "dequantise": Listed(dequantise, "lipcert dequantise quantised.onnx --to surrogate.onnx"),
     "doctor": Listed(doctor, "lipcert doctor"),
 }
 

@@ -51,6 +51,7 @@ WRITES = {
     "gate.markdown": "--markdown",
     "compare.markdown": "--markdown",
     "report.html": "--html",
+    "dequantise.to": "--to",
     "report.out": "--out",
 }
 MODELS = (READS["model"], READS["track.checkpoints"])

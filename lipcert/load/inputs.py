@@ -22,6 +22,8 @@ HOLDABLE = (*FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
 NO_TENSORS = ("sequence", "map", "optional", "None")  # of ONNX
 LARGEST = 2**28  # entries of an input
 SIZES = (64, 128, 256, 512, 32, 16, 8, 4, 2, 1)  # tried for an open size, in this order
+LONGEST_SAID = 300  # characters of what a file says of itself
+SURROGATE = "the model is a surrogate, of which alone anything is proved"
 ALONE = ""  # in `InputChoice.shapes`: of the one input that moves
 
 
@@ -146,13 +148,14 @@ class Chosen:
 def said_of(inputs: Mapping[str, Any]) -> list[str]:
     """What `Chosen.described` holds in words, for the assumptions of a report."""
     parts = [f"{one['name']} ({'x'.join(map(str, one['shape'])) or 'scalar'})" for one in inputs.get("parts", ())]
-    lines = [f"the input x is {', '.join(parts)}: their entries one after another"] if parts else []
+    lines = [f"{SURROGATE}: {inputs['surrogate']}"] if inputs.get("surrogate") else []
+    lines += [f"the input x is {', '.join(parts)}: their entries one after another"] if parts else []
     return lines + [f"the input {name} is held at {held_words(one)}" for name, one in inputs.get("fixed", {}).items()]
 
 
 def described(said: Any) -> dict[str, Any]:
     """What `Chosen.described` gave, read again from data that may be anything. ValueError for what is not as it writes."""
-    if not isinstance(said, dict) or not {*said} <= {"parts", "fixed"}:
+    if not isinstance(said, dict) or not {*said} <= {"parts", "fixed", "surrogate"}:
         raise ValueError("inputs")
     parts = [
         {"name": printable(str(one["name"])), "shape": [int(n) for n in one["shape"]]} for one in said.get("parts", [])
@@ -166,7 +169,9 @@ def described(said: Any) -> dict[str, Any]:
             "sha256": printable(str(one["sha256"])),
         }
         fixed[printable(str(name))] = whole | ({"values": values} if "values" in one else {})
-    return {key: value for key, value in (("parts", parts), ("fixed", fixed)) if value}
+    other = printable(str(said.get("surrogate", "")))[:LONGEST_SAID]
+    found = ("parts", parts), ("fixed", fixed), ("surrogate", other)
+    return {key: value for key, value in found if value}
 
 
 def fixed_words(value: torch.Tensor) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from lipcert.load.onnx.choice import (
     real_first,
     refuse_output,
 )
+from lipcert.load.onnx.dequantised import stated
 from lipcert.load.onnx.rename import rename
 from lipcert.load.onnx.structure import (
     MAX_NODES,
@@ -70,6 +71,7 @@ class OnnxGraph:
     float_types: frozenset[int]  # float element types that occur among live constants, casts and the input
     model: ModelProto  # the same graph as a proto with safe names, for a second reader
     files: tuple[str, ...] = ()  # of external data, as the model names them
+    surrogate: str = ""  # what its metadata say that it is the surrogate of
 
     def label(self, name: str) -> str:
         return self.labels.get(name) or self.labels.get(name.split("__")[0]) or shown(name)
@@ -93,6 +95,7 @@ def read_graph(path: Path, wanted: InputChoice = NOTHING, runs: Runs | None = No
     UnreadableError, UsageError or RefusedModel (node named)."""
     model = _parse(path)
     _check_versions(model)
+    surrogate = stated(model)
     functions = check_functions(model)
     check_structure(model.graph)
     if model.graph.sparse_initializer:
@@ -144,6 +147,7 @@ def read_graph(path: Path, wanted: InputChoice = NOTHING, runs: Runs | None = No
         float_types=_float_types(model.graph, used) | {kinds[name] for name in raw},
         model=model,
         files=files,
+        surrogate=surrogate,
     )
 
 

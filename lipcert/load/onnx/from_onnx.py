@@ -89,7 +89,7 @@ def read_onnx(
         assumptions=graph.chosen.notes + notes,
         ours=isinstance(module, OnnxModule),
         files=graph.files,
-        inputs=graph.chosen.described(),
+        inputs=graph.chosen.described() | ({"surrogate": graph.surrogate} if graph.surrogate else {}),
     )
 
 

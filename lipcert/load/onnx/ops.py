@@ -28,7 +28,10 @@ class Reason(NamedTuple):
 
 
 _STEP = "its result is a step function of its input"
-_STAIRCASE = "rounds values to integers, which is a staircase: bound the float model that this one was quantised from"
+_STAIRCASE = (
+    "rounds values to integers, which is a staircase: bound the float model that this one was quantised from, or its surrogate "
+    "without rounding, which `lipcert dequantise MODEL --to FILE` writes"
+)
 _RANDOM = "draws random numbers"
 _SHAPE = "the shape of its result depends on values"
 

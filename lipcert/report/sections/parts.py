@@ -19,6 +19,10 @@ def model(report: Report) -> Iterator[Piece]:
     facts += [f"sha256 {about['sha256'][:12]}"] if about.get("sha256") else []
     known = "  " + ", ".join(fact for fact in facts if fact)
     yield Sentence((Item(str(about.get("path") or "model"), tone="strong"), Item(known, tone="dim")))
+    if about.get("surrogate"):
+        yield Sentence.of(
+            f"a surrogate, {about['surrogate']}: what is proved is about it, not about that model", "warning"
+        )
 
 
 def tree(report: Report) -> Iterator[Piece]:

@@ -1,0 +1,35 @@
+"""`lipcert dequantise MODEL --to FILE`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipcert.cli.failure import COPY, complain
+from lipcert.terms.errors import UsageError
+from lipcert.terms.printable import printable
+
+
+def dequantise(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An .onnx file with QuantizeLinear, DequantizeLinear.")
+    ],
+    to: Annotated[str | None, typer.Option("--to", metavar="FILE", help="The surrogate, another .onnx file.")] = None,
+) -> int:
+    """A quantised model as the float network that it is without rounding: a surrogate, to bound in its place."""
+    from lipcert.tasks.dequantise import dequantise
+
+    if to is None:
+        again = shlex.join(["lipcert", "dequantise", str(model), "--to", f"{model.with_suffix('')}_surrogate.onnx"])
+        raise UsageError(f"--to: say where the surrogate goes\n{COPY}{again}")
+    replaced = dequantise(model, to)
+    said = (
+        f"{to}: {model} without the rounding of its {replaced} quantisers; another model, with constants of its own\n"
+    )
+    sys.stdout.write(printable(said.rstrip()) + "\n")
+    complain(f"bounds of the surrogate are about it alone\n{COPY}{shlex.join(['lipcert', 'bound', to])}")
+    return 0
