@@ -155,10 +155,10 @@ def check(rows: list[Row], *, whole: bool) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/models.md")
+    parser.add_argument("--write", action="store_true", help="put the rows into docs/models.md")
     parser.add_argument("--check", action="store_true", help="compare with docs/models.md; exit 1 where a row differs")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", nargs="*", metavar="MODEL", help="print the rows of these alone")
+    parser.add_argument("--only", nargs="*", metavar="MODEL", help="the rows of these alone")
     parser.add_argument("--part", metavar="K/N", default="0/1", help="every Nth model, from the Kth on")
     arguments = parser.parse_args()
     first, step = map(int, arguments.part.split("/"))
@@ -170,8 +170,9 @@ def main() -> int:
         )
         rows = list(pool.map(measure, asked))
     whole = asked == known
-    if arguments.write and whole:
-        write(rows)
+    if arguments.write:
+        new = {row.model: row for row in rows}
+        write(rows if whole else [new.get(row.model, row) for row in committed()])
     elif not arguments.check:
         print(HEAD + "".join(map(str, rows)))
     return 1 if arguments.check and check(rows, whole=whole) else 0
