@@ -51,7 +51,7 @@ def bound(
     `execution`: "float32", "bfloat16" or "float16": `report.summary["execution"]` has a proved bound of what an execution
     in it errs on the region. `ranges`: on a region, intervals of the outputs as well, in `report.summary["range"]`.
     `weight_in`, `weight_out`: weights of the norms, |W_out (f(x) - f(x'))| <= L |W_in (x - x')|: one number, one for each
-    entry, or in l2 an invertible matrix. `workers`, `scheduler`, `journal`: of output "pairs", as of `local`.
+    entry, or in l2 an invertible matrix. `workers`, `scheduler`, `journal`: of "pairs"; `journal` also of `lipsdp-torus`.
     `upper` is proved in real arithmetic, or None: `report.results` say why. Interrupted, KeyboardInterrupt has `partial_report`.
     """
     from lipcert.tasks import given

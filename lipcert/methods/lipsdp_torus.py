@@ -63,12 +63,11 @@ class LipsdpTorus(Method):
         form = self.form(problem)
         if isinstance(form, Refusal):
             return form
-        found = search(form, self.tolerance, self.sweeps, problem.seed, problem.deadline, problem.say)
+        found = search(form, self.tolerance, self.sweeps, problem.seed, problem.deadline, problem.say, problem.kept)
         shorter = self.shorter(problem, form)
         if shorter is not None and not (problem.deadline is not None and time.monotonic() >= problem.deadline):
-            again = search(
-                shorter, max(self.tolerance, 5e-3), min(self.sweeps, 150), problem.seed, problem.deadline, problem.say
-            )
+            loose, few = max(self.tolerance, 5e-3), min(self.sweeps, 150)
+            again = search(shorter, loose, few, problem.seed, problem.deadline, problem.say, problem.kept)
             if again.proved < found.proved:
                 form, found = shorter, again
         seconds = time.perf_counter() - start

@@ -15,6 +15,7 @@ from lipcert.network.graph import Graph
 from lipcert.network.intervals import interval_ranges
 from lipcert.proofs.disproof import disproof
 from lipcert.terms.clock import OutOfTime
+from lipcert.terms.kept import NOTHING, Kept
 from lipcert.terms.progress import Progress
 from lipcert.terms.query import Norm, Output, P, Region
 from lipcert.terms.result import Refusal, Result, Side
@@ -46,15 +47,16 @@ class Problem:
     known: list[Result] = field(default_factory=list)  # results of the methods that ran before
     rtol: float = 1e-6  # of brackets: closed when upper <= lower (1 + rtol)
     aside: list[Result] = field(default_factory=list)  # what a method found besides its own side
+    kept: Kept = NOTHING  # what a run of this question that was killed had done
 
     @cached_property
     def ranges(self) -> dict[int, Range]:
         """Interval ranges of all nodes on the region."""
         return interval_ranges(self.graph, self.region)
 
-    def with_resources(self, deadline: float | None, progress: Progress | None) -> Problem:
+    def with_resources(self, deadline: float | None, progress: Progress | None, kept: Kept = NOTHING) -> Problem:
         """The same question with nothing known yet."""
-        return replace(self, deadline=deadline, progress=progress, known=[], aside=[])
+        return replace(self, deadline=deadline, progress=progress, known=[], aside=[], kept=kept)
 
     def check_time(self) -> None:
         """For what gives nothing before it is done: `methods.run` turns it into a Refusal with status timeout."""

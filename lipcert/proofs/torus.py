@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,10 @@ class TorusInequality:
     error: float
     dense: Blocks
     sizes: tuple[int, ...]  # of the flat part: nothing, its layers, the output
+
+
+Proved = tuple[dict[Key, Tensor], float]  # what some families leave to the dense part, and c
+Prover = Callable[[TorusInequality, Tensor], Proved | None]
 
 
 def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusInequality:
@@ -167,8 +171,9 @@ def boxed(shape: Shape, start: Shape) -> Tensor:
 
 
 @keeps_subnormals
-def prove(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> float:
-    """Proved upper value of L^2 for these multipliers of s_x = 1, `inf` where the proof fails. `rho`: the expected value."""
+def prove(form: TorusForm, multipliers: Sequence[Tensor], rho: float, of: Prover | None = None) -> float:
+    """Proved upper value of L^2 for these multipliers of s_x = 1, `inf` where the proof fails. `rho`: the expected value.
+    `of`: what gives the same as `family`, None: that."""
     numbers = [torch.tensor([rho], dtype=torch.float64), *multipliers]
     slopes = [t.abs() for s in form.sites for t in (s.low, s.high)]
     slopes += [t.abs() for layer in form.flat for t in (layer.low, layer.high)]
@@ -185,7 +190,7 @@ def prove(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> float:
     for done, (frequencies, weight) in enumerate(parts_of):
         tick()
         tell("families of frequencies", done, len(parts_of))
-        found = family(problem, frequencies)
+        found = (of or family)(problem, frequencies)
         if found is None:
             return math.inf
         if form.ends_on_map:
@@ -203,7 +208,7 @@ def prove(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> float:
     dense = Blocks(parts, slack, problem.dense.scales)
     top, value = last_block(dense, problem.sizes, len(problem.sizes) - 1)
     if top > 4 and math.isfinite(value):
-        return prove(form, multipliers, value) if value > 2 * rho else math.inf
+        return prove(form, multipliers, value, of) if value > 2 * rho else math.inf
     return value
 
 
@@ -225,7 +230,7 @@ def chunks(problem: TorusInequality) -> Iterator[tuple[Tensor, float]]:
             yield torch.tensor(frequencies[start : start + some]), weight
 
 
-def family(problem: TorusInequality, coarse: Tensor) -> tuple[dict[Key, Tensor], float] | None:
+def family(problem: TorusInequality, coarse: Tensor) -> Proved | None:
     """Real parts of minus the Schur complements on the dense part, and c; None where no factor is found."""
     blocks = Families(problem, coarse)
     shift = 2.0 * (blocks.expected() + problem.error)

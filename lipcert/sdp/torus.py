@@ -21,9 +21,11 @@ from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.normal_form import Increment, Layer, NormalForm
 from lipcert.proofs.torus import LEAST, MOST, prove
 from lipcert.proofs.torus_form import TorusForm
+from lipcert.sdp.families import KnownFamilies, Proposal, Proposals
 from lipcert.sdp.multipliers import positive
 from lipcert.sdp.sweep import MEMORY, Anderson, Dual, Pass
 from lipcert.terms.clock import OutOfTime
+from lipcert.terms.kept import NOTHING, Kept
 from lipcert.terms.memory import allowed
 from lipcert.terms.progress import Progress, heard
 
@@ -152,22 +154,44 @@ class Searched:
 
 
 def search(
-    form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Progress
+    form: TorusForm,
+    tolerance: float,
+    sweeps: int,
+    seed: int,
+    deadline: float | None,
+    say: Progress,
+    kept: Kept = NOTHING,
 ) -> Searched:
-    """Sweeps until the value settles, then a proof with the gentlest margin that stands; again until the gap is closed."""
+    """Sweeps until the value settles, then a proof with the gentlest margin that stands; again until the gap is closed.
+    `kept`: what an earlier run has proposed and proved is not swept and proved again."""
     found = Searched()
     with (
         torch.no_grad(),
         heard(say),
         contextlib.suppress(OutOfTime),
     ):  # in a sweep or a proof: what was proved before stands
-        _search(found, form, tolerance, sweeps, seed, deadline, say)
+        _search(found, form, tolerance, sweeps, seed, deadline, say, kept)
     return found
 
 
 def _search(
-    found: Searched, form: TorusForm, tolerance: float, sweeps: int, seed: int, deadline: float | None, say: Progress
+    found: Searched,
+    form: TorusForm,
+    tolerance: float,
+    sweeps: int,
+    seed: int,
+    deadline: float | None,
+    say: Progress,
+    kept: Kept,
 ) -> None:
+    of, proposals = KnownFamilies(kept), Proposals.of(kept, form, seed, tolerance, sweeps)
+    enough = max(1 + tolerance, (1 + MARGINS[0]) ** max(_depths(form)))  # below it no more sweeps help
+    for proposal in proposals.earlier():
+        found.sweeps, found.dual = proposal.sweeps, proposal.dual
+        _certify(form, found, proposal, tolerance, of)
+        if found.proved <= found.dual * enough or found.sweeps >= sweeps:
+            return
+    before, found.sweeps = found.sweeps, 0  # sweeps whose multipliers have been tried
     normal, units, rows = _prepared(form, seed)
     small = units is None
     dtype = torch.float64 if small else torch.float32
@@ -177,7 +201,6 @@ def _search(
     fallback, history = None, [0.0]
     newest: Pass | None = None
     aim, overdue = 0.1 * tolerance, 40
-    enough = max(1 + tolerance, (1 + MARGINS[0]) ** max(_depths(form)))  # below it no more sweeps help
     late = lambda: deadline is not None and time.monotonic() > deadline  # noqa: E731
     while found.sweeps < sweeps and not late():
         swept = dual.sweep(state)
@@ -195,12 +218,15 @@ def _search(
         say("lipsdp-torus, sweeps", found.sweeps, sweeps)
         still = len(history) > 8 and history[-1] <= history[-8] * (1 + aim)
         if still or found.sweeps >= overdue:
-            _certify(form, found, swept, tolerance, units)
+            if found.sweeps > before:
+                proposals.add(proposal := _proposal(form, found, swept, units))
+                _certify(form, found, proposal, tolerance, of)
             if found.proved <= found.dual * enough:
                 break
             aim, overdue = aim / 4, found.sweeps * 2
     if newest is not None and not found.multipliers:
-        _certify(form, found, newest, tolerance, units)
+        proposals.add(proposal := _proposal(form, found, newest, units))
+        _certify(form, found, proposal, tolerance, of)
 
 
 def _prepared(form: TorusForm, seed: int) -> tuple[NormalForm, Units | None, int]:
@@ -228,13 +254,18 @@ def _output_unit(form: TorusForm, units: Units | None) -> float:
     return 1.0 if units is None else units.output
 
 
-def _certify(form: TorusForm, found: Searched, swept: Pass, tolerance: float, units: Units | None) -> None:
-    """Multipliers of layer k lowered by (1 + margin)^(2 k - 1): then every pivot has room, from the input on."""
-    raw = [m.double() for m in positive([m.double() for m in swept.multipliers])]
-    top = swept.value
+def _proposal(form: TorusForm, found: Searched, swept: Pass, units: Units | None) -> Proposal:
+    """In the units of the network."""
+    raw, value = positive([m.double() for m in swept.multipliers]), swept.value
     if units is not None:
         own = (*units.sites[1 : len(form.maps) + 1], *units.flat)
-        raw, top = [m * (u / units.output) ** 2 for m, u in zip(raw, own, strict=True)], top / units.output**2
+        raw, value = [m * (u / units.output) ** 2 for m, u in zip(raw, own, strict=True)], value / units.output**2
+    return Proposal(found.sweeps, value, found.dual, raw)
+
+
+def _certify(form: TorusForm, found: Searched, proposal: Proposal, tolerance: float, of: KnownFamilies) -> None:
+    """Multipliers of layer k lowered by (1 + margin)^(2 k - 1): then every pivot has room, from the input on."""
+    raw, top = proposal.multipliers, proposal.value
     depth = _depths(form)
     for margin in MARGINS:
         if (1 + margin) ** max(depth) >= found.proved / found.dual:
@@ -244,7 +275,7 @@ def _certify(form: TorusForm, found: Searched, swept: Pass, tolerance: float, un
             for m, d in zip(raw, depth[: len(raw)], strict=True)
         ]
         expected = top * (1 + margin) ** (2 * max(depth) - form.ends_on_map)  # as a layer, where it is one
-        value = prove(form, lowered, expected)
+        value = prove(form, lowered, expected, of)
         found.proofs += 1
         if value < found.proved**2:
             found.proved = math.nextafter(math.sqrt(value), math.inf)

@@ -19,6 +19,7 @@ from lipcert.report.report import Report
 from lipcert.tasks.certify import certify, check_scope
 from lipcert.tasks.certify_several import certify_outputs, certify_region
 from lipcert.tasks.execution import MOVES, Execution, on_region
+from lipcert.tasks.journal.journal import Journal
 from lipcert.tasks.journal.resume import Earlier, Resumed
 from lipcert.tasks.pairs import (
     OfAll,
@@ -67,9 +68,15 @@ class BoundTask(Task):
                 self.intervals = output_intervals(problem)
             yield
         if self.certificate is not None:
-            self.results, self.warnings = self.certified(self.certificate)
+            self.results, more = self.certified(self.certificate)
+            self.warnings += more
 
     def bound(self, problem: Problem) -> Iterator[None]:
+        with Journal.of(self.session.journal, self.question, self.before.seal) as journal:
+            yield from self.run_all(replace(problem, kept=journal))
+            self.warnings = journal.words(len(journal.taken))
+
+    def run_all(self, problem: Problem) -> Iterator[None]:
         for method in in_time(self.methods, problem.deadline):
             end = share(method, problem.deadline)
             mine = problem if end == problem.deadline else replace(problem, deadline=end)
@@ -258,7 +265,9 @@ def _check_session(asked: BoundRequest, session: Session | None, functional: Out
     if session is None or (session.workers is None and session.journal is None):
         return
     if not functional.many:
-        raise UsageError("--workers, --scheduler, --journal: they are for --output pairs and --output each")
+        if session.workers is not None:
+            raise UsageError("--workers, --scheduler: they are for --output pairs and --output each")
+        return
     if asked.certificate is not None:
         raise UsageError(
             "--certificate: proofs stay where they are made; leave out --workers, --scheduler and --journal"

@@ -17,19 +17,21 @@ from typing import IO, Any
 from lipcert.tasks.journal.seal import FIELD, Seal
 from lipcert.terms.errors import UnwritableError, UsageError
 from lipcert.terms.files import reason
+from lipcert.terms.kept import Kept
 from lipcert.terms.question import Question
 
 SCHEMA = "lipcert.journal/1"
 MOST = 1 << 31  # bytes: a journal is read whole
 
 
-class Journal(AbstractContextManager["Journal"]):
+class Journal(Kept, AbstractContextManager["Journal"]):
     """`known`: what the file had, by key. Without a file nothing is known and nothing is written."""
 
     def __init__(self, path: Path | None, stream: IO[bytes] | None, seal: Seal):
         self.path, self.stream, self.seal = path, stream, seal
         self.known: dict[str, dict[str, Any]] = {}
         self.left = 0  # lines that are not taken over
+        self.taken: set[str] = set()  # keys that `get` found
 
     @classmethod
     def of(cls, path: str | Path | None, question: Question, seal: Seal) -> Journal:
@@ -75,6 +77,12 @@ class Journal(AbstractContextManager["Journal"]):
             self.known.setdefault(row["shard"], row["found"])
         else:
             self.left += 1
+
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        found = self.known.get(key)
+        if found is not None:
+            self.taken.add(key)
+        return found
 
     def add(self, key: str, found: Mapping[str, Any]) -> None:
         if self.stream is not None:
