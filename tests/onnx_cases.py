@@ -397,6 +397,8 @@ def rows() -> Iterator[Case]:
     yield case("MaxPool", X, shape=IMAGE, low=10, kernel_shape=[2, 2], dilations=[2, 3])
     yield case("MaxPool", X, shape=IMAGE, low=10, kernel_shape=[3, 2], dilations=[2, 2], pads=[1, 1, 2, 0])
     yield case("MaxPool", X, shape=(2, 3, 8), kernel_shape=[3], strides=[2], pads=[1, 1])
+    yield case("MaxPool", X, shape=(2, 3, 8), low=10, kernel_shape=[3], strides=[3], ceil_mode=1)
+    yield case("MaxPool", X, shape=(2, 3, 9), low=10, kernel_shape=[2], strides=[2], dilations=[2], pads=[0, 1])
     yield case("AveragePool", X, shape=(2, 3, 8), kernel_shape=[3], strides=[2], pads=[1, 1])
     yield case("MaxPool", X, shape=(1, 2, 4, 4, 4), kernel_shape=[2, 2, 2])
     yield case("AveragePool", X, shape=(1, 2, 4, 4, 4), kernel_shape=[2, 2, 2], pads=[1, 0, 0, 0, 1, 0])

@@ -156,7 +156,12 @@ def _max_pool(node: OnnxNode, x: Tensor) -> Tensor:
         and all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True))
     ):
         return pool(x, window.kernel, window.stride, window.before, window.dilation)
-    x = _padded(x, window.before, _reach(window, sizes, span), -math.inf)
+    after = _reach(window, sizes, span)
+    if len(sizes) == 1:  # torch pools one axis as two, and nothing may stand between the padding and the pool
+        x = _padded(x.unsqueeze(-2), window.before, after, -math.inf)
+        steps = ([1, *given] for given in (window.kernel, window.stride))
+        return _MAX_POOL[2](x, *steps, 0, [1, *window.dilation]).squeeze(-2)
+    x = _padded(x, window.before, after, -math.inf)
     return pool(x, window.kernel, window.stride, 0, window.dilation)
 
 
