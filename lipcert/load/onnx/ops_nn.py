@@ -159,8 +159,7 @@ def _max_pool(node: OnnxNode, x: Tensor) -> Tensor:
     after = _reach(window, sizes, span)
     if len(sizes) == 1:  # torch pools one axis as two, and nothing may stand between the padding and the pool
         x = _padded(x.unsqueeze(-2), window.before, after, -math.inf)
-        steps = ([1, *given] for given in (window.kernel, window.stride))
-        return _MAX_POOL[2](x, *steps, 0, [1, *window.dilation]).squeeze(-2)
+        return _MAX_POOL[2](x, [1, *window.kernel], [1, *window.stride], 0, [1, *window.dilation]).squeeze(-2)
     x = _padded(x, window.before, after, -math.inf)
     return pool(x, window.kernel, window.stride, 0, window.dilation)
 
