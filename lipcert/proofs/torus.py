@@ -28,7 +28,17 @@ import torch
 from torch import Tensor
 
 from lipcert.operators.torus_norm import PHASE, phases
-from lipcert.proofs.frequencies import gathered, most, product, squares
+from lipcert.proofs.frequencies import (
+    gathered,
+    mirrored,
+    most,
+    parts,
+    product,
+    residual,
+    residual_square,
+    square,
+    squares,
+)
 from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, largest, last_block, power_of_two
 from lipcert.proofs.normal_form import NormalForm
@@ -276,7 +286,7 @@ class Families:
             self.parts[c.k, c.j] = folded(c)
         for j in {c.j for c in problem.squares}:
             C = torch.cat([folded(c, rows=False) for c in problem.squares if c.j == j], 1)
-            self.parts[j, j] = self.parts[j, j] - product(C, C)
+            self.parts[j, j] = self.parts[j, j] - square(parts(C))
 
     @staticmethod
     def _frequencies(sizes: Shape, coarse: Tensor, level: Shape) -> Tensor:
@@ -332,15 +342,15 @@ class Families:
             if bool((info != 0).any()):
                 return None
             defect = add_up(defect, mul_up(float(pivot.real.diagonal(dim1=1, dim2=2).abs().amax()), EPS))
-            difference = (product(L.mH, L.mH) - pivot).tril()
-            defect = add_up(defect, sqrt_up(mul_up(2.0, most(squares(difference)))))
+            factor = parts(L.tril())
+            defect = add_up(defect, sqrt_up(most(residual_square(factor, pivot))))
             later = [w for w in (*self.order[at + 1 :], *self._flat()) if (w, v) in work]
             coupled: dict[int, Tensor] = {}
             mass = squares(L)
             for w in later:
                 side = work.pop((w, v)).mH
                 X = torch.linalg.solve_triangular(L, side, upper=False)
-                wrong = squares(product(L.mH, X) - side)
+                wrong = residual(factor, parts(X), side)
                 defect = add_up(defect, sqrt_up(most(wrong[self.children(v, w)].sum(1))))
                 mass = mass + squares(X)
                 coupled[w] = X
@@ -349,23 +359,23 @@ class Families:
             defect = add_up(defect, mul_up(1.5 * gamma(inner + 8), most(mass[meet].sum(1))))
             for j in coupled:
                 groups = self.children(v, j)
-                right = gathered(coupled[j], groups)
+                right = parts(gathered(coupled[j], groups))
                 for i in coupled:
                     if later.index(i) < later.index(j):
                         continue
-                    new = -product(right if i == j else gathered(coupled[i], groups), right)
+                    new = -(square(right) if i == j else product(parts(gathered(coupled[i], groups)), right))
                     if (i, j) in work:
                         assert work[i, j].shape == new.shape
                         new = work[i, j] + new
                     work[i, j] = new
-                    size = squares(new)[self.children(j, i)].sum(1) if j < self.sites else squares(new)
+                    size = 2 * squares(new.tril()) if i == j else squares(new)
+                    size = size[self.children(j, i)].sum(1) if j < self.sites else size
                     defect = add_up(defect, mul_up(EPS, sqrt_up(most(size))))
             if not math.isfinite(defect):
                 return None
         left = {}
         for (i, j), block in work.items():
-            block = block[0].real
-            left[i - self.sites + 1, j - self.sites + 1] = 0.5 * (block + block.T) if i == j else block
+            left[i - self.sites + 1, j - self.sites + 1] = (mirrored(block) if i == j else block)[0].real
         return left, defect
 
     def _flat(self) -> range:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from thorough import FULL
 from torch import nn
@@ -28,7 +29,7 @@ from lipcert.terms.query import Norm, Output
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "audit"))
-from lipcert_audit.__main__ import audit  # noqa: E402
+from lipcert_audit.__main__ import audit, main  # noqa: E402
 from lipcert_audit.certificate import claims  # noqa: E402
 from lipcert_audit.network import Refused  # noqa: E402
 from lipcert_audit.strict import Rejected  # noqa: E402
@@ -174,6 +175,19 @@ def test_sorts_written_with_relu(tmp_path: Path) -> None:
     assert audited(fields, path) is None
     fields["model"]["sorts"] = 2
     assert not verified(fields, model)
+
+
+def test_a_kind_that_the_second_checker_does_not_know_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    module, path = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), tmp_path / "net.onnx"
+    torch.onnx.export(module, torch.zeros(1, 2), str(path), dynamo=False, opset_version=13)
+    for method, kind, status in (("lipsdp-segments", "stretches", 3), ("lipsdp-layer", "lmi", 0)):
+        bound(path, methods=[method], certificate=tmp_path / "c.json")
+        assert json.loads((tmp_path / "c.json").read_text())["proof"]["kind"] == kind
+        assert main([str(tmp_path / "c.json"), str(path)]) == status
+        assert (f"proof.kind '{kind}': known are lmi" in capsys.readouterr().err) == (status == 3)
 
 
 def test_shared_models(shared: Path) -> None:

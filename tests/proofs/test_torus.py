@@ -587,14 +587,14 @@ def test_pools_of_one_signal_are_one_product(monkeypatch: pytest.MonkeyPatch) ->
     form = torus_form(net.graph())
     assert sum(site.pool is not None for site in form.sites) == 2
     problem = torus.scaled(form, [torch.ones(n, dtype=torch.float64) for n in form.counts], 1.0)
-    needed, honest = [0.0], torus.product
+    needed, honest = [0.0], torus.square
 
-    def noted(left: Tensor, right: Tensor) -> Tensor:
-        size = float((left.abs() ** 2).sum((1, 2)).amax())
-        needed[0] += math.sqrt(2) * gamma(2 * left.shape[1]) * size
-        return honest(left, right)
+    def noted(X: tuple[Tensor, Tensor]) -> Tensor:
+        size = float(sum(part.square().sum((1, 2)) for part in X).amax())
+        needed[0] += math.sqrt(2) * gamma(2 * X[0].shape[1]) * size
+        return honest(X)
 
-    monkeypatch.setattr(torus, "product", noted)
+    monkeypatch.setattr(torus, "square", noted)
     torus.Families(problem, torch.zeros(1, 2, dtype=torch.int64))
     assert 0 < needed[0] <= problem.error
 
