@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipcert.tasks.radius.crossing import largest_held
+from lipcert.tasks.radius.crossing import grown, largest_held
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 3.0, 6.0])
@@ -44,3 +44,25 @@ def test_what_jumps_and_what_is_unknown() -> None:
     assert 0.6 < float(radius[0]) <= 0.7
     assert radius[1:3].tolist() == [0.0, 0.0]
     assert float(radius[3]) >= 2.0**10
+
+
+def test_brackets_are_halved_and_only_what_was_found_is_told() -> None:
+    """Values that say nothing but whether they are below: those held at first are never lost, and an attack is never passed."""
+    true = torch.tensor([1.0, 1.0, 0.3, 0.0, 1.0], dtype=torch.float64)
+    begin = torch.tensor([0.5, 0.5, 0.29, 0.0, 0.1], dtype=torch.float64)
+    beyond = torch.tensor([1.1, math.inf, 0.295, 1.0, math.inf], dtype=torch.float64)
+    asked: list[tuple[int, float]] = []
+
+    def lost(rows: Tensor, radius: Tensor) -> Tensor:
+        asked.extend(zip(rows.tolist(), radius.tolist(), strict=True))
+        return torch.stack([torch.zeros_like(radius), torch.where(radius <= true[rows], 0.9, 1.1)], dim=1)
+
+    ahead, first = torch.ones(5, 2, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)
+    radius, limit = grown(lost, ahead, (begin, first), beyond, 6)
+    assert bool((radius <= true).all())
+    assert bool((radius >= begin).all())
+    assert bool((radius[:2] > 0.95).all())
+    assert not any(k in (2, 3) for k, _ in asked), "close enough already, and nowhere to begin"
+    assert all((k, r) in asked for k, r in enumerate(radius.tolist()) if r > begin[k])
+    assert limit.tolist() == [1, 1, 0, 0, 0]
+    assert begin.tolist() == [0.5, 0.5, 0.29, 0.0, 0.1], "what is given stays as it is"

@@ -86,6 +86,41 @@ def test_a_drop_that_is_too_small_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
     assert lost(graph, x, found, radius, "inf", None)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_splits_make_radii_larger_and_no_attack_is_inside(norm: P, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of residual networks too; and what attains too much ends a search, but moves no radius beyond it."""
+    built = Builder(1, 4, 3)
+    u = built.dense(0, 10)
+    built.sum(u, built.dense(built.pointwise(u, "relu"), 10))
+    built.pointwise(built.dense(built.pointwise(len(built.nodes) - 1, "relu"), 10), "relu")
+    graph = built.graph(3)
+    x = torch.randn(4, graph.nodes[0].size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = margins(graph, x, None)
+    with torch.no_grad():
+        radius, _ = value_radii(graph, x, found, norm, False)
+        monkeypatch.setattr(values, "GROWING", 0)
+        plain, _ = value_radii(graph, x, found, norm, False)
+    assert bool((radius >= plain).all())
+    assert bool((radius > 1.1 * plain).any())
+    ahead = (found.value > 0).all(dim=1)  # the others are ties
+    assert bool((radius[~ahead] == 0).all())
+    x, found, radius = x[ahead], found[ahead], radius[ahead]
+    assert not lost(graph, x, found, radius, norm, None)
+    near = search(graph, x, found.seeds(3), None, norm, radius.clamp(min=1e-3), Pgd(restarts=4, rounds=3))
+    assert bool((near.distance >= radius).all())
+
+
+def test_splits_that_lose_too_little_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = network("relu", 3, 7)
+    x = torch.randn(3, graph.nodes[0].size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = margins(graph, x, None)
+    real = values._split
+    monkeypatch.setattr(values, "_split", lambda *given: real(*given) / 8)
+    with torch.no_grad():
+        radius, _ = value_radii(graph, x, found, "inf", False)
+    assert lost(graph, x, found, radius, "inf", None)
+
+
 def test_the_report_has_them_and_says_which_is_the_larger() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)).double()

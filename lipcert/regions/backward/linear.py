@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,9 +33,12 @@ ENTRIES = {
 WORK = 2e10  # flops for the ranges of one cell: beyond it intervals have to do
 
 
-def linear_ranges(graph: Graph, cells: Cells, work: float = WORK) -> tuple[dict[int, Range], dict[int, Lines]]:
+def linear_ranges(
+    graph: Graph, cells: Cells, work: float = WORK, bounds: Bounds | None = None
+) -> tuple[dict[int, Range], dict[int, Lines]]:
     """Ranges (b, size) of every node on the cells, and the lines of the pointwise activations on them: intervals first,
-    then what each nonlinear node reads by backward bounds, in order, so that later ones stand on the better lines."""
+    then what each nonlinear node reads by backward bounds (`upper_values`, or others), in order, so that later ones stand on
+    the better lines."""
     radius = cells.radius if cells.norm == "inf" or not cells.radius.shape[1] else cells.radius[:, 0]
     ranges = ball_ranges(graph, cells.centre, radius, cells.norm)
     found: dict[int, Lines] = {}
@@ -49,7 +52,7 @@ def linear_ranges(graph: Graph, cells: Cells, work: float = WORK) -> tuple[dict[
             spent += cost
             for parent in node.parents:
                 if parent not in known:
-                    known[parent] = _tightened(graph, cells, parent, ranges, found)
+                    known[parent] = _tightened(graph, cells, parent, ranges, found, bounds or upper_values)
             ranges = ball_ranges(graph, cells.centre, radius, cells.norm, known)
         if isinstance(block, Pointwise):
             found[i] = lines(block.activation, *ranges[node.parents[0]])
@@ -68,7 +71,7 @@ def _cost(graph: Graph, i: int) -> int:
 
 
 def _tightened(
-    graph: Graph, cells: Cells, target: int, ranges: Mapping[int, Range], found: Mapping[int, Lines]
+    graph: Graph, cells: Cells, target: int, ranges: Mapping[int, Range], found: Mapping[int, Lines], bounds: Bounds
 ) -> Range:
     """Of neurons that only have a kink at 0, those for which both signs are possible; the others stay as they are."""
     lower, upper = ranges[target]
@@ -80,7 +83,7 @@ def _tightened(
     home, neuron = ((torch.ones_like(crossing) if smooth else crossing).nonzero()).unbind(dim=1)
     low, high = lower.clone(), upper.clone()
     for sign, side, better in ((1.0, high, torch.minimum), (-1.0, low, torch.maximum)):
-        most = upper_values(graph, cells, units(neuron, lower.shape[1], sign), home, target, ranges, found)
+        most = bounds(graph, cells, units(neuron, lower.shape[1], sign), home, target, ranges, found)
         side[home, neuron] = better(side[home, neuron], sign * most)
     return low, high
 
@@ -94,6 +97,7 @@ def _settles(graph: Graph, i: int) -> bool:
 
 
 Rows = Callable[[slice], Tensor]  # some of the functionals (r, size): all of them would fill the memory
+Bounds = Callable[[Graph, Cells, Rows, Tensor, int, Mapping[int, Range], Mapping[int, Lines]], Tensor]
 
 
 def units(entry: Tensor, size: int, sign: float) -> Rows:
@@ -109,9 +113,12 @@ def upper_values(
     target: int,
     ranges: Mapping[int, Range],
     found: Mapping[int, Lines],
+    prices: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
     """Upper values (r,) of seeds'z, seeds (r, size) exact floats of node `target`, each on its cell `home` (r,); in chunks
-    that stay in the cache."""
+    that stay in the cache. `prices`: by node, coefficients (r, size) that are added to those of its signal, exact floats. The
+    values then hold where price'z >= 0: a price not below 0 belongs to a constraint z_j >= 0, one not above 0 to z_j <= 0
+    (beta-CROWN, Wang et al. 2021)."""
     sizes = {i: largest(ranges[i]) for i in range(target + 1)}
     losses = {i: _loss(graph.nodes[i], i, sizes, found) for i in range(target + 1)}
     most = by_device(ENTRIES, cells.centre.device)
@@ -119,7 +126,8 @@ def upper_values(
     parts = []
     for at in range(0, len(home), rows):
         here = home[at : at + rows]
-        carried = Carrying(here, cells.centre.new_zeros(len(here)), ranges, found, sizes, losses)
+        costs = {i: price[at : at + rows] for i, price in (prices or {}).items()}
+        carried = Carrying(here, cells.centre.new_zeros(len(here)), ranges, found, sizes, losses, costs)
         parts.append(_carried(graph, seeds(slice(at, at + rows)), target, cells, carried))
     return torch.cat(parts) if parts else cells.centre.new_zeros(0)
 
@@ -134,6 +142,7 @@ class Carrying:
     lines: Mapping[int, Lines]
     sizes: Mapping[int, Tensor]
     losses: Mapping[int, Loss | None]
+    prices: Mapping[int, Tensor] = field(default_factory=dict)
 
     def add(self, more: Tensor) -> None:
         self.beta = plus_up(self.beta, more)
@@ -162,6 +171,7 @@ def _carried(graph: Graph, seeds: Tensor, target: int, cells: Cells, state: Carr
 
 def _arrived(at: Visit, parts: Sequence[Tensor]) -> Tensor:
     state = at.state
+    parts = [*parts, state.prices[at.i]] if at.i in state.prices else parts
     row, state.beta = total(parts, state.beta, state.sizes[at.i], state.home)
     if (loss := state.losses[at.i]) is not None:
         state.add(lost(row, loss, state.home))

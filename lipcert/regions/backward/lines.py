@@ -39,6 +39,12 @@ class Lines:
     high_slope: Tensor
     high: Tensor
 
+    def __getitem__(self, rows: Tensor) -> Lines:
+        return Lines(self.low_slope[rows], self.low[rows], self.high_slope[rows], self.high[rows])
+
+    def to(self, dtype: torch.dtype) -> Lines:
+        return Lines(self.low_slope.to(dtype), self.low.to(dtype), self.high_slope.to(dtype), self.high.to(dtype))
+
     def loss(self, below: Tensor) -> Loss:
         """Of `carry`, on a signal of size `below` (b, size)."""
         steep = torch.maximum(self.low_slope.abs(), self.high_slope.abs())

@@ -11,11 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lipcert.terms.clock import late
+
 AIM = 0.985  # of the margin
 ENOUGH = 0.97  # lost and still held: a larger ball would gain 1 % or less, for the slope is often 3
 CLOSE = 1.02  # ends of a bracket
 SLOPES = (1.0, 8.0)
 STEP = 8.0  # at most, up or down
+GROWTH = 1.4  # from a radius that is held, where none is known that is not
 
 Lost = Callable[[Tensor, Tensor], Tensor]  # numbers (t,) of samples and radii (t,) -> upper values (t, k)
 
@@ -40,6 +43,27 @@ def largest_held(lost: Lost, ahead: Tensor, start: Tensor, steps: int) -> tuple[
         trial[todo] = _next(r, share, held, before[todo], behind[todo], low[todo], high[todo])
         before[todo], behind[todo] = r, share
         todo = todo[~(held & (share >= ENOUGH)) & ~(high[todo] <= CLOSE * low[todo])]
+    return low, limit
+
+
+def grown(lost: Lost, ahead: Tensor, held: tuple[Tensor, Tensor], beyond: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The same from `held`, radii (b,) at which nothing is lost with what limits them, up to `beyond` (b,), at which something is;
+    inf: not known. For values that are only as close as it takes to see `lost < ahead`, so that they say nothing about other
+    radii: by halves of the bracket. Where nothing is held there is nowhere to begin."""
+    low, limit = (end.clone() for end in held)
+    high = beyond.clone()
+    for _ in range(steps):
+        todo = ((low > 0) & (high > CLOSE * low)).nonzero()[:, 0]
+        if not len(todo) or late():
+            break
+        r = torch.where(torch.isinf(high), low * GROWTH, low.sqrt() * high.sqrt())[todo]
+        found = lost(todo, r)
+        holds = (found < ahead[todo]).all(dim=1)  # false for NaN
+        limit[todo] = torch.where(
+            holds, limit[todo], (found / ahead[todo]).nan_to_num(torch.inf, torch.inf).argmax(dim=1)
+        )
+        low[todo] = torch.where(holds, torch.maximum(low[todo], r), low[todo])
+        high[todo] = torch.where(holds, high[todo], torch.minimum(high[todo], r))
     return low, limit
 
 

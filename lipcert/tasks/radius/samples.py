@@ -155,7 +155,7 @@ Radii = dict[str, tuple[Tensor, Tensor]]  # by method: radii (r,), and which fun
 
 @dataclass(eq=False)
 class Samples:
-    """r samples x (r, n) and how they are certified. `start` (r,): where to look for the boundary, inf: anywhere.
+    """r samples x (r, n) and how they are certified. `start` (r,): where an attack found the boundary, inf: anywhere.
     `shells`: kept, for other margins of the same samples. `cut`: there was no time for every method."""
 
     graph: Graph
@@ -199,7 +199,7 @@ def _add_radii(some: Samples, found: Margins, radii: Radii) -> None:
                 value = torch.maximum(value, walls)
             radii[method] = down(value).clamp(min=0.0), limit
         elif method == "values" and how.values:
-            radii[method] = value_radii(some.graph, some.x, found, how.norm, how.tolerance is not None)
+            radii[method] = value_radii(some.graph, some.x, found, how.norm, how.tolerance is not None, some.start)
 
 
 SHARES = (1.0, 1 / 8, 1 / 64, 1 / 512)  # of the radius in real arithmetic: smaller balls, where an execution errs less

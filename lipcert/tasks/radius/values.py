@@ -5,13 +5,15 @@ Of a functional g = c'f, with ahead > 0 the proved lower value of its margin at 
     drop(r) = g(x) - min over the closed ball B(x, r) of g < ahead,
 
 strictly. The minimum is bounded from below by backward linear bounds (CROWN, Zhang et al. 2018) where all blocks act entry by entry,
-else by the expansion about the centre (regions/transfer). `largest_held` looks for r; what it finds was proved at that very r.
+else by the expansion about the centre (regions/transfer). `largest_held` looks for r; what it finds was proved at that very r. Where
+activations have a corner at 0, `grown` goes on from there with optimised slopes and splits (regions/branch_and_bound/splits.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,12 +23,14 @@ from lipcert.network.graph import Enclosure, Graph, enclose_linear
 from lipcert.network.intervals import propagated
 from lipcert.operators.linear import DUAL, Dense
 from lipcert.regions.backward.adjoint import obstacle as not_backward
+from lipcert.regions.backward.affordable import flops
 from lipcert.regions.backward.linear import linear_ranges, upper_values
+from lipcert.regions.branch_and_bound.splits import Effort, split_values, splittable
 from lipcert.regions.cells import Cells
 from lipcert.regions.transfer.deviations import values
 from lipcert.regions.transfer.functionals import is_kink, least
-from lipcert.rigor.rounding import add_up, keeps_subnormals, sub_up
-from lipcert.tasks.radius.crossing import largest_held
+from lipcert.rigor.rounding import add_up, keeps_subnormals, sub_down, sub_up
+from lipcert.tasks.radius.crossing import grown, largest_held
 from lipcert.tasks.radius.margins import Margins
 from lipcert.terms.errors import RefusedModel
 from lipcert.terms.query import P
@@ -34,6 +38,9 @@ from lipcert.terms.query import P
 BEGIN = {"linear": 0.5, "transfer": 0.2}  # of the radius where the linear model at the sample loses its margin
 STEPS = {"linear": 8, "transfer": 6}  # balls for a sample, at most
 WORK = 1e9  # flops for the linear ranges of one ball
+GROWING = 4  # balls with splits, at most
+EFFORT = Effort()
+SPLITTING = 2e10  # flops for the parts of one ball
 TOGETHER = 2**21  # balls times the inputs and the widest signal
 
 
@@ -45,8 +52,11 @@ def in_the_way(graph: Graph) -> str | None:
 
 
 @keeps_subnormals
-def value_radii(graph: Graph, x: Tensor, found: Margins, norm: P, regression: bool) -> tuple[Tensor, Tensor]:
-    """Certified radii (b,) of the samples x (b, n), and the functional that limits each, (b,). 0: nothing is certified."""
+def value_radii(
+    graph: Graph, x: Tensor, found: Margins, norm: P, regression: bool, beyond: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Certified radii (b,) of the samples x (b, n), and the functional that limits each, (b,). 0: nothing is certified.
+    `beyond` (b,): distances of inputs of another class, inf: none is known. There is nothing to look for so far out."""
     seeds = found.seeds(graph.nodes[graph.output].size)
     if not regression and seeds.shape[1:] == (1, 1):  # one logit below 0 may not rise
         seeds = torch.where(found.predicted[:, None, None] == 0, -seeds, seeds)
@@ -59,7 +69,13 @@ def value_radii(graph: Graph, x: Tensor, found: Margins, norm: P, regression: bo
     def lost(rows: Tensor, radius: Tensor) -> Tensor:
         return drop(graph, x[rows], seeds[rows], radius, norm)
 
+    def split(rows: Tensor, radius: Tensor) -> Tensor:
+        return _split(graph, x[rows], seeds[rows], ahead[rows], _cells(x[rows], radius, norm))
+
     radius, limit = largest_held(lost, ahead, first * BEGIN[steps], STEPS[steps])
+    if steps == "linear" and splittable(graph):
+        unknown = torch.full_like(radius, math.inf)
+        radius, limit = grown(split, ahead, (radius, limit), unknown if beyond is None else beyond, GROWING)
     return radius, limit % found.value.shape[1]
 
 
@@ -91,6 +107,19 @@ def _backward(graph: Graph, x: Tensor, seeds: Tensor, radius: Tensor, norm: P) -
         falls = upper_values(graph, cells, _negative(rows), home, graph.output, ranges, lines)
         parts.append(falls.reshape(-1, k))
     return add_up(_at_the_samples(graph, x, seeds), torch.cat(parts))
+
+
+def _split(graph: Graph, x: Tensor, seeds: Tensor, ahead: Tensor, cells: Cells) -> Tensor:
+    """The same by branch and bound, as far as it takes to see that nothing is lost."""
+    above = _at_the_samples(graph, x, seeds)
+    each = 3 * EFFORT.steps * max(1, flops(graph))
+    effort = replace(EFFORT, parts=int(min(EFFORT.parts, SPLITTING / each)))
+    most = max(1, TOGETHER // max(1, x.shape[1] * max(node.size for node in graph.nodes)))
+    parts = [
+        split_values(graph, cells[here], -seeds[here], sub_down(ahead[here], above[here]), effort)
+        for here in (slice(start, start + most) for start in range(0, len(x), most))
+    ]
+    return add_up(above, torch.cat(parts))
 
 
 def _negative(rows: Tensor) -> Callable[[slice], Tensor]:
