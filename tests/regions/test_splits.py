@@ -21,12 +21,12 @@ from lipcert.regions.backward.linear import linear_ranges, upper_values
 from lipcert.regions.backward.lines import lines
 from lipcert.regions.backward.optimised import Parts, optimised_values, proved
 from lipcert.regions.backward.turning import Turning
-from lipcert.regions.branch_and_bound.splits import Effort, Parted, Tree, split_values
+from lipcert.regions.branch_and_bound.splits import Parted, SplitEffort, SplitTree, split_values
 from lipcert.regions.cells import Cells
 
 NAMES = ("relu", "leaky_relu", "abs", "tanh")
 REGIONS = ("inf", "2", "1")
-SMALL = Effort(parts=60, steps=5, together=16)
+SMALL = SplitEffort(parts=60, steps=5, together=16)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def never(seeds: Tensor) -> Tensor:
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that does not look for points that attain too much."""
-    monkeypatch.setattr(Tree, "refuted", lambda self, parts, proposal, enough: torch.zeros(len(enough)).bool())
+    monkeypatch.setattr(SplitTree, "refuted", lambda self, parts, proposal, enough: torch.zeros(len(enough)).bool())
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -139,7 +139,7 @@ def test_it_comes_to_the_optimum_and_not_below(seed: int) -> None:
     best = optimum(graph, cells, seeds[0, 0])
     for apart in (2e-3, -1e-3):
         enough = torch.full((1, 1), best + apart * (1 + abs(best)), dtype=torch.float64)
-        found = split_values(graph, cells, seeds, enough, Effort(parts=600))
+        found = split_values(graph, cells, seeds, enough, SplitEffort(parts=600))
         assert bool((found < enough).all()) == (apart > 0)
         assert float(found) >= best - 1e-9 * (1 + abs(best))
 
@@ -150,7 +150,7 @@ def caught() -> int:
     for seed in range(3):
         graph, cells, seeds = small(seed)
         best = optimum(graph, cells, seeds[0, 0])
-        found += int(float(split_values(graph, cells, seeds, never(seeds), Effort(parts=24))) < best - 1e-6)
+        found += int(float(split_values(graph, cells, seeds, never(seeds), SplitEffort(parts=24))) < best - 1e-6)
     return found
 
 
@@ -166,9 +166,9 @@ def test_prices_of_the_wrong_sign_are_caught(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_half_that_is_forgotten_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Tree.halves
+    real = SplitTree.halves
     blind(monkeypatch)
-    monkeypatch.setattr(Tree, "halves", lambda self, parts: real(self, parts)[torch.arange(len(parts))])
+    monkeypatch.setattr(SplitTree, "halves", lambda self, parts: real(self, parts)[torch.arange(len(parts))])
     assert caught() > 0
 
 
@@ -213,7 +213,7 @@ def test_lines_that_turn_stay_on_their_side(name: str) -> None:
 
 def test_a_point_that_attains_more_ends_the_search() -> None:
     graph, cells, seeds = small(0)
-    tree = Tree(graph, cells, linear_ranges(graph, cells)[0], seeds, attained(graph, cells, seeds) - 1.0)
+    tree = SplitTree(graph, cells, linear_ranges(graph, cells)[0], seeds, attained(graph, cells, seeds) - 1.0)
     tree.file(tree.bounded(Parted.whole(torch.arange(1)), 5))
     assert bool(tree.lost.all())
     assert not len(tree.worst(8, 100))

@@ -65,7 +65,7 @@ class Relaxed:
 
 
 @dataclass(frozen=True, eq=False)
-class Proposal:
+class Descended:
     """`value` (r,): what float32 makes of the choice; `rows`: the coefficients that met each node at the last step."""
 
     choice: Choice
@@ -73,7 +73,7 @@ class Proposal:
     rows: dict[int, Tensor]
 
 
-def descend(relaxed: Relaxed, begin: Choice, steps: int, enough: Tensor | None) -> Proposal:
+def descend(relaxed: Relaxed, begin: Choice, steps: int, enough: Tensor | None) -> Descended:
     """The best of `steps` steps from `begin`, for each functional; fewer where all values are below `enough` (r,)."""
     choice = {key: relaxed.admitted(key, value.to(FAST)).requires_grad_() for key, value in begin.items()}
     kept = {key: value.detach().clone() for key, value in choice.items()}
@@ -95,7 +95,7 @@ def descend(relaxed: Relaxed, begin: Choice, steps: int, enough: Tensor | None) 
                 step_by = move.step(slope) * relaxed.unit(key, rows) * (RATES[key[0]] * DECAY**step)
                 with torch.no_grad():
                     choice[key].copy_(relaxed.admitted(key, choice[key] - step_by))
-    return Proposal(kept, least, rows)
+    return Descended(kept, least, rows)
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lipcert.blocks.base import Range
 from lipcert.network.graph import Graph
 from lipcert.regions.backward.affordable import flops
-from lipcert.regions.backward.descent import PRICES, SLOPES, Choice, Proposal, Relaxed, descend
+from lipcert.regions.backward.descent import PRICES, SLOPES, Choice, Descended, Relaxed, descend
 from lipcert.regions.backward.floating import FAST, Moving, fast
 from lipcert.regions.backward.linear import Rows, upper_values
 from lipcert.regions.backward.lines import Lines, lines
@@ -105,7 +105,7 @@ def proved(graph: Graph, parts: Parts, choice: Choice) -> Tensor:
 
 def choose(
     graph: Graph, parts: Parts, start: Choice | None = None, steps: int = STEPS, enough: Tensor | None = None
-) -> Proposal:
+) -> Descended:
     """Slopes and prices from those of `start` (plain lines and no prices); the descent ends where all values are below `enough`."""
     begin: Choice = {(SLOPES, i): turning.slope(parts.lines[i]) for i, turning in parts.turns.items()}
     begin |= {(PRICES, p): torch.zeros_like(sign) for p, sign in parts.signs.items()}

@@ -19,7 +19,7 @@ from lipcert.activations.corner import Corner
 from lipcert.blocks.base import Range
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.network.graph import Graph
-from lipcert.regions.backward.descent import Choice, Proposal
+from lipcert.regions.backward.descent import Choice, Descended
 from lipcert.regions.backward.floating import FAST, Moving, fast
 from lipcert.regions.backward.linear import linear_ranges
 from lipcert.regions.backward.optimised import STEPS, Parts, choose, optimised_values, proved
@@ -32,7 +32,7 @@ TIE = 1e-3  # what a line that may turn counts beside an intercept
 
 
 @dataclass(frozen=True)
-class Effort:
+class SplitEffort:
     """`parts`: of a cell, at most. `steps`: of the descent on each. `together`: parts that are split at once. `work`: flops for
     the ranges of a cell."""
 
@@ -42,12 +42,12 @@ class Effort:
     work: float = 1e9
 
 
-def split_values(graph: Graph, cells: Cells, seeds: Tensor, enough: Tensor, effort: Effort) -> Tensor:
+def split_values(graph: Graph, cells: Cells, seeds: Tensor, enough: Tensor, effort: SplitEffort) -> Tensor:
     """Upper values (b, k) of the functionals `seeds` (b, k, m) of the output on the cells. Those that are below `enough` (b, k) are
     not made smaller. A cell is given up where a point of it attains more than that (in float32), and after `effort.parts`
     parts. All blocks act entry by entry."""
     b, k, _ = seeds.shape
-    tree = Tree(graph, cells, linear_ranges(graph, cells, effort.work, optimised_values)[0], seeds, enough)
+    tree = SplitTree(graph, cells, linear_ranges(graph, cells, effort.work, optimised_values)[0], seeds, enough)
     most = max(1, ENTRIES // max(1, sum(node.size for node in graph.nodes)))
     for owner in torch.arange(b * k).split(most):
         tree.file(tree.bounded(Parted.whole(owner), STEPS))
@@ -102,7 +102,7 @@ class Parted:
         return Parted(owner, value, torch.cat([self.split, other.split]), signs, choice)
 
 
-class Tree:
+class SplitTree:
     """`open`: parts whose value is not below `enough` of their functional; `closed` (b k,): the largest value of the others; `count`
     (b,): how many parts a cell has had, `lost` (b,): no use."""
 
@@ -165,13 +165,13 @@ class Tree:
         self.lost[cell[again]] = True
         return Parted(parts.owner, value, self._next(todo, proposal), signs, proposal.choice)
 
-    def refuted(self, parts: Parts, proposal: Proposal, enough: Tensor) -> Tensor:
+    def refuted(self, parts: Parts, proposal: Descended, enough: Tensor) -> Tensor:
         """Where the point at which the relaxed functional is largest shows that nothing can be proved."""
         ball = Moving.of(parts.cells)
         there = fast(self.graph).evaluate(ball.where(proposal.rows[self.graph.input]))
         return (there * parts.seeds).sum(dim=1) > enough
 
-    def _next(self, parts: Parts, proposal: Proposal) -> Tensor:
+    def _next(self, parts: Parts, proposal: Descended) -> Tensor:
         """(d,): of what may turn, where the intercept times its coefficient is largest."""
         nothing = parts.seeds.new_full((len(parts.seeds), 1), -torch.inf)  # where there is no corner at all
         scores = {p: torch.full_like(parts.ranges[p][0], -torch.inf) for p in self.corners}

@@ -25,7 +25,7 @@ from lipcert.operators.linear import DUAL, Dense
 from lipcert.regions.backward.adjoint import obstacle as not_backward
 from lipcert.regions.backward.affordable import flops
 from lipcert.regions.backward.linear import linear_ranges, upper_values
-from lipcert.regions.branch_and_bound.splits import Effort, split_values, splittable
+from lipcert.regions.branch_and_bound.splits import SplitEffort, split_values, splittable
 from lipcert.regions.cells import Cells
 from lipcert.regions.transfer.deviations import values
 from lipcert.regions.transfer.functionals import is_kink, least
@@ -39,7 +39,7 @@ BEGIN = {"linear": 0.5, "transfer": 0.2}  # of the radius where the linear model
 STEPS = {"linear": 8, "transfer": 6}  # balls for a sample, at most
 WORK = 1e9  # flops for the linear ranges of one ball
 GROWING = 4  # balls with splits, at most
-EFFORT = Effort()
+EFFORT = SplitEffort()
 SPLITTING = 2e10  # flops for the parts of one ball
 TOGETHER = 2**21  # balls times the inputs and the widest signal
 
