@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -160,6 +161,11 @@ def test_the_surrogate_is_another_model_and_says_so(tmp_path: Path, capsys: pyte
     assert path.read_bytes() == before
     assert run("dequantise", path, "--to", to) == 0
     assert f"copy: lipcert bound {to}" in capsys.readouterr().err
+    assert run("dequantise", path, "--to", to, "--json", "-") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["sha256"] == hashlib.sha256(to.read_bytes()).hexdigest()
+    assert (said["surrogate"], said["model"]) == (str(to), str(path))
+    assert said["quantisers"] > 0
     assert run("bound", to, "--json", file, "--certificate", c) == 0
     told, report = capsys.readouterr().out, json.loads(file.read_text())
     assert "a surrogate, dequantised from q.onnx" in " ".join(told.partition("╭")[0].split())  # above the answer
