@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
 import torch
 from torch import nn
@@ -51,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     maps = [nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, stride=2, padding=1), nn.ReLU()]
     image = nn.Sequential(*maps, nn.Flatten(), nn.Linear(8, 2)).eval()
     torch.onnx.export(image, (torch.zeros(1, 1, 4, 4),), str(place / "resnet.onnx"), dynamo=False)
+    onnx.save(quantised(), place / "q.onnx")
     x = np.array([[0.5, 0.1], [0.2, 0.4], [0.9, 0.3], [0.1, 0.6]])
     for name in ("test", "x", "runs/test"):
         np.savez(place / f"{name}.npz", x=x, y=np.array([0, 1, 0, 1]))
@@ -69,6 +71,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     verdicts = {"schema": "lipcert.gate/1", "passed": True, "verdicts": [verdict]}
     (place / "verdicts.json").write_text(json.dumps(verdicts))
     return place
+
+
+def quantised() -> onnx.ModelProto:
+    """Two inputs in levels of 0.05, and a ReLU."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> q (float[1,2] x) => (float[1,2] y) <float s = {0.05}, int8 z = {0}> {
+        a = QuantizeLinear (x, s, z)
+        b = DequantizeLinear (a, s, z)
+        y = Relu (b)
+    }"""
+    return onnx.parser.parse_model(text)
 
 
 def names(page: str) -> dict[str, Any]:
