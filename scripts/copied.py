@@ -1,4 +1,4 @@
-"""What a plain `lipcert bound FILE` says of the models that people bring, and the command that it prints to copy: docs/answers.md.
+"""What a plain `lipcert bound FILE` says of the models that people bring, and the command that it prints to copy: docs/howto/answers.md.
 
 `python scripts/copied.py --write` runs both for each model, as a person would type and copy them, and writes the page's
 table; `--only NAME ...` some of them. One child process each, one thread; its CPU seconds and its largest memory are told. The

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json as js
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -32,16 +32,14 @@ def dequantise(
     if to is None:
         again = shlex.join(["lipcert", "dequantise", str(model), "--to", f"{model.with_suffix('')}_surrogate.onnx"])
         raise UsageError(f"--to: say where the surrogate goes\n{COPY}{again}")
-    replaced = dequantise(model, to)
-    digest = hashlib.sha256(Path(to).read_bytes()).hexdigest()
-    found = {"model": str(model), "surrogate": to, "sha256": digest, "quantisers": replaced}
-    text = js.dumps(found, indent=1) + "\n"
+    written = dequantise(model, to)
+    text = js.dumps({"model": str(model), "surrogate": to, **asdict(written)}, indent=1) + "\n"
     if json == "-":
         sys.stdout.write(text)
         return 0
     if json is not None:
         write_text("--json", json, text)
-    said = f"{to}: {model} without the rounding of its {replaced} quantisers; another model, with constants of its own"
+    said = f"{to}: {model} without the rounding of its {written.quantisers} quantisers; another model, with constants of its own"
     sys.stdout.write(printable(said) + "\n")
     complain(f"bounds of the surrogate are about it alone\n{COPY}{shlex.join(['lipcert', 'bound', to])}")
     return 0

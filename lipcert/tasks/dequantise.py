@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,16 @@ from lipcert.terms.files import reason
 from lipcert.terms.printable import printable
 
 
-def dequantise(path: Path, to: str | Path) -> int:
-    """Writes the surrogate; returns how many roundings it leaves out. Raises UnreadableError for what is no ONNX file, RefusedModel
+@dataclass(frozen=True)
+class Dequantised:
+    """Of the file that was written; `quantisers`: how many roundings it leaves out."""
+
+    sha256: str
+    quantisers: int
+
+
+def dequantise(path: Path, to: str | Path) -> Dequantised:
+    """Writes the surrogate. Raises UnreadableError for what is no ONNX file, RefusedModel
     (the node named) where integers are read by more than their DequantizeLinear, UnwritableError."""
     if first_bytes(path).startswith(b"PK"):
         raise UnreadableError(f"{path}: surrogates are written of ONNX files")
@@ -32,7 +42,7 @@ def dequantise(path: Path, to: str | Path) -> int:
         write_atomically(content, to)
     except OSError as problem:
         raise UnwritableError(f"--to {to}: cannot write it: {reason(problem)}") from problem
-    return replaced
+    return Dequantised(hashlib.sha256(content).hexdigest(), replaced)
 
 
 def _serve(path: Path) -> dict[str, Any]:

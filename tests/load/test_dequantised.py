@@ -65,7 +65,7 @@ def by_hand(x: np.ndarray, kind: type, zero: int, rounded: bool) -> np.ndarray:
 @pytest.mark.parametrize("opset", [10, 17])
 def test_a_surrogate_is_the_file_without_round(kind: type, opset: int, tmp_path: Path) -> None:
     path, to = saved(tmp_path / "q.onnx", usual(), opset, kind), tmp_path / "s.onnx"
-    assert dequantise(path, to) == 2
+    assert dequantise(path, to).quantisers == 2
     run = onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"]).run
     model = lipcert.load(to)
     for x in DRAW.normal(scale=4, size=(20, 1, 4)).astype(np.float32):
@@ -100,7 +100,7 @@ def test_quantised_weights_are_clipped_channel_by_channel(tmp_path: Path) -> Non
         saved(tmp_path / "q.onnx", [*halves, node("MatMul", "x", "w", out="y")], v=scales, u=zeros),
         tmp_path / "s.onnx",
     )
-    assert dequantise(path, to) == 1
+    assert dequantise(path, to).quantisers == 1
     exact = np.clip(W, -128 * scales, 127 * scales).astype(np.float64)
     assert lipcert.bound(to).upper == pytest.approx(np.linalg.norm(exact, 2), rel=1e-6)
 
@@ -131,6 +131,64 @@ def test_what_is_no_pair_is_refused(why: str, tmp_path: Path) -> None:
     with pytest.raises(RefusedModel, match=why):
         dequantise(path, to)
     assert not to.exists()
+
+
+BROKEN = {  # what a stranger's file may hold, and the words that name the node
+    "no scale": (
+        lambda: [node("QuantizeLinear", "x", out="q"), *pair("x", "y")],
+        {},
+        "node 'QuantizeLinear of q': not as",
+    ),
+    "no result": (
+        lambda: [helper.make_node("QuantizeLinear", ["x", "s", "z"], []), *pair("x", "y")],
+        {},
+        "not as the operator",
+    ),
+    "no scale back": (
+        lambda: [node("QuantizeLinear", "x", "s", "z", out="q"), node("DequantizeLinear", "q", out="y")],
+        {},
+        "node 'DequantizeLinear of y': not as",
+    ),
+    "empty": (lambda: pair("x", "y"), {"s": np.zeros(0, np.float32), "z": np.zeros(0, np.int8)}, r"scales \[0\]"),
+    "shapes": (lambda: pair("x", "y"), {"z": np.zeros(3, np.int8)}, r"zero points \[3\]"),
+    "integers": (lambda: pair("x", "y"), {"s": np.int32(1)}, "of int32"),
+    "axis": (
+        lambda: [*pair("W", "w"), node("MatMul", "x", "w", out="y")],
+        {"s": np.ones(5, np.float32), "z": np.zeros(5, np.int8)},
+        r"5 scales along axis 1 of \[4, 3\]",
+    ),
+    "nothing": (lambda: [node("QuantizeLinear", "x", "s", "z", out="q"), node("Relu", "x", out="y")], {}, "by nothing"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_the_operator_does_not_say_is_named(what: str, tmp_path: Path) -> None:
+    nodes, constants, words = BROKEN[what]
+    path = saved(tmp_path / "q.onnx", nodes(), **constants)
+    with pytest.raises((RefusedModel, UnreadableError), match=words):
+        dequantise(path, tmp_path / "s.onnx")
+
+
+def test_data_that_is_elsewhere_or_short_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "q.onnx", pair("x", "y"))
+    for change, words in (
+        (lambda tensor: setattr(tensor, "raw_data", b"\0"), "constant 's' holds other data"),
+        (lambda tensor: setattr(tensor, "data_location", TensorProto.EXTERNAL), "in other files"),
+    ):
+        model = onnx.load(path)
+        change(model.graph.initializer[0])
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(UnreadableError, match=words):
+            dequantise(path, tmp_path / "s.onnx")
+
+
+def test_new_names_are_new(tmp_path: Path) -> None:
+    nodes = [*pair("x", "a"), node("MatMul", "a", "W", out="b"), node("Mul", "b", "a__low", out="y")]
+    dequantise(saved(tmp_path / "q.onnx", nodes, a__low=np.float32(3.0)), tmp_path / "s.onnx")
+    model = lipcert.load(tmp_path / "s.onnx")
+    x = DRAW.normal(size=(1, 4)) / 100
+    mine = model.graph.evaluate(torch.from_numpy(x)[None]).numpy().reshape(1, 3)
+    assert mine == pytest.approx(3 * np.float32(x) @ W, abs=1e-6)
 
 
 def test_other_files_are_unreadable(tmp_path: Path) -> None:
@@ -169,7 +227,8 @@ def test_the_surrogate_is_another_model_and_says_so(tmp_path: Path, capsys: pyte
     assert run("bound", to, "--json", file, "--certificate", c) == 0
     told, report = capsys.readouterr().out, json.loads(file.read_text())
     assert "a surrogate, dequantised from q.onnx" in " ".join(told.partition("╭")[0].split())  # above the answer
-    assert report["model"]["surrogate"].startswith("dequantised from q.onnx (sha256 ")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert report["model"]["surrogate"] == f"dequantised from q.onnx (sha256 {digest}), roundings left out: 2"
     assert any(line.startswith("the model is a surrogate") for line in report["assumptions"])
     assert run("verify", c, to) == 0
     assert run("verify", c, path) != 0

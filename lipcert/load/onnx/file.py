@@ -19,7 +19,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto
 
-from lipcert.load.inputs import NOTHING, Chosen, InputChoice
+from lipcert.load.inputs import LONGEST_SAID, NOTHING, Chosen, InputChoice
 from lipcert.load.onnx.choice import (
     Runs,
     choose_inputs,
@@ -30,7 +30,6 @@ from lipcert.load.onnx.choice import (
     real_first,
     refuse_output,
 )
-from lipcert.load.onnx.dequantised import stated
 from lipcert.load.onnx.rename import rename
 from lipcert.load.onnx.structure import (
     MAX_NODES,
@@ -46,8 +45,10 @@ from lipcert.load.onnx.structure import (
 from lipcert.load.onnx.tables import spell_out
 from lipcert.load.onnx.tensor import FLOAT_BITS, external_files, read_constants, shown, tensor_value
 from lipcert.terms.errors import RefusedModel, UnreadableError
+from lipcert.terms.printable import printable
 
 MAX_FILE = 2**31 - 1  # protobuf's own limit for one message
+SURROGATE = "lipcert.surrogate"  # metadata of a file that `lipcert dequantise` wrote
 OLDEST_OPSET = 7  # below, broadcasting and BatchNormalization meant something else: converted up to 7
 
 
@@ -93,9 +94,9 @@ def looks_like_onnx(path: Path) -> bool:
 def read_graph(path: Path, wanted: InputChoice = NOTHING, runs: Runs | None = None) -> OnnxGraph:
     """Read and check the file; choose inputs and output. `runs`: whether a runtime takes inputs of these shapes.
     UnreadableError, UsageError or RefusedModel (node named)."""
-    model = _parse(path)
+    model = parse(path)
     _check_versions(model)
-    surrogate = stated(model)
+    surrogate = printable(next((one.value for one in model.metadata_props if one.key == SURROGATE), ""))[:LONGEST_SAID]
     functions = check_functions(model)
     check_structure(model.graph)
     if model.graph.sparse_initializer:
@@ -162,7 +163,8 @@ def _float_types(graph: GraphProto, used: set[str]) -> frozenset[int]:
 # --- parsing -----------------------------------------------------------------------------------------------------
 
 
-def _parse(path: Path) -> ModelProto:
+def parse(path: Path) -> ModelProto:
+    """The message, whose names are text; UnreadableError. Nothing else in it is checked."""
     if not path.is_file():
         raise UnreadableError(f"{path}: no such file")
     size = path.stat().st_size

@@ -62,13 +62,16 @@ class Constants:
     @property
     def hopeful(self) -> bool:
         """Whether it is worth asking for one more."""
-        return self.every or not self.known or any(found.value is not None for found in self.known.values())
+        asked = self._asked()
+        return self.every or not asked or any(found.value is not None for found in asked.values())
+
+    def _asked(self) -> dict[str, ProvedConstant]:
+        return {scope: one for scope, one in self.known.items() if not (one.reason or "").startswith(NOT_ASKED)}
 
     def _in_vain(self) -> ProvedConstant | None:
         if self.hopeful:
             return None
-        first = next(scope for scope, found in self.known.items() if not (found.reason or "").startswith(NOT_ASKED))
-        found = self.known[first]
+        first, found = next(iter(self._asked().items()))
         said = f"{NOT_ASKED}, for {first} has no finite constant (--method pairs asks for each): {found.reason}"
         return replace(found, reason=said, unbounded=False)  # what was proved is about the first
 
