@@ -19,9 +19,11 @@ def main() -> None:
 
     from lipcert.cli import streams
     from lipcert.cli.early import missing_model
+    from lipcert.terms.malloc import keep_memory
 
     # torch's exporter makes millions of long-lived objects: collecting less often saves a tenth of a short run.
     gc.set_threshold(200_000, 20, 100)
+    keep_memory()
     streams.open_descriptors()
     status = missing_model(sys.argv[1:])
     if status is not None:

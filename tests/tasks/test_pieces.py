@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from torch import nn
 import lipcert
 from lipcert.cli.main import main
 from lipcert.network.graph import Graph
+from lipcert.tasks.workers.packing import packed, unpacked
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import Box, Norm
 
@@ -153,3 +155,15 @@ def test_a_side_without_direction_tells_nothing_apart() -> None:
     piece = Piece(3.0, True, np.array([[-1.0], [1.0]]), np.zeros((1, 3)), np.array([[-1.0], [1.0]]), sides)
     over = overlays.Overlay(Pieces(program, Norm.parse("2"), [piece], []), [[-1.0, 0.0, 1.0]])  # type: ignore[arg-type]
     assert over.upper.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("kept", [0, 1, None])
+def test_pieces_come_to_a_worker_bit_by_bit(kept: int | None) -> None:
+    whole = of(lipcert.load(integers(3), input_shape=(1, 2)).graph, Norm("2", "2"))
+    sent = dataclasses.replace(whole, found=whole.found[:kept])
+    back = unpacked(packed(sent))
+    assert len(back.found) == len(sent.found) > 0 if kept != 0 else not back.found
+    for was, now in zip(sent.found, back.found, strict=True):
+        assert (was.upper, was.affine) == (now.upper, now.affine)
+        for part in ("box", "outputs", "corners", "facets"):
+            assert np.array_equal(getattr(was, part), getattr(now, part))

@@ -120,8 +120,8 @@ def size(corners: np.ndarray) -> float:
     """Length or area inside an outline, floating."""
     if corners.shape[1] == 1:
         return float(corners[-1, 0] - corners[0, 0])
-    x, y = (corners - corners[0]).T
-    return 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
+    x, y = (corners - corners[0]).T  # Gauss's formula; its last and first terms are 0
+    return 0.5 * abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:]))
 
 
 def middle(piece: Piece, low: np.ndarray, high: np.ndarray) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,26 @@ class Pieces:
     @property
     def all(self) -> list[Piece]:
         return [*self.found, *self.left]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to workers as one array of numbers: a hundred thousand small arrays take as long as finding them."""
+        parts = [part for piece in self.found for part in (piece.box, piece.outputs, piece.corners, piece.facets)]
+        heads = [(p.upper, p.affine, *(len(a) for a in (p.box, p.outputs, p.corners, p.facets))) for p in self.found]
+        widths = [part.shape[1] for part in parts[:4]]
+        numbers = np.concatenate([part.ravel() for part in parts]) if parts else np.zeros(0)
+        return {**vars(self), "found": (np.array(heads), widths, numbers)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        heads, widths, numbers = state["found"]
+        found, start = [], 0
+        for upper, affine, *lengths in heads.tolist():
+            arrays = []
+            for length, width in zip(lengths, widths, strict=True):
+                end = start + int(length) * width
+                arrays.append(numbers[start:end].reshape(-1, width))
+                start = end
+            found.append(Piece(upper, bool(affine), *arrays))
+        vars(self).update({**state, "found": found})
 
     def points(self, t: np.ndarray) -> np.ndarray:
         """(k, n) of the coordinates that move."""

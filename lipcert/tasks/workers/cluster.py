@@ -24,6 +24,7 @@ INSTALL = "pip install 'lipcert[cluster]'"
 CONNECT = 10.0  # seconds
 PATIENCE = 120.0  # seconds for a scheduler that is started again, and for its workers
 RETRIES = 10  # deaths of workers that one shard survives
+COUNTED = 1.0  # seconds until workers are counted again
 BEYOND = 2  # shards per thread: one at work, one at hand
 
 
@@ -44,6 +45,7 @@ class Cluster:
         self.own: Any = None
         self.client: Any = None
         self.data = b""
+        self.threads, self.counted = 1, -COUNTED
 
     def start(self, work: bytes) -> None:
         self.data = work
@@ -81,7 +83,10 @@ class Cluster:
 
     @property
     def window(self) -> int:
-        return max(1, BEYOND * sum(self.client.nthreads().values()))
+        """Threads are counted once in a second: each time is a question to the scheduler."""
+        if time.monotonic() > self.counted + COUNTED:
+            self.threads, self.counted = sum(self.client.nthreads().values()), time.monotonic()
+        return max(1, BEYOND * self.threads)
 
     def submit(self, what: Any, seconds: float | None) -> Future[Data | None]:
         return self.executor.submit(perform, self.sent, what, seconds)
@@ -118,19 +123,13 @@ class Cluster:
 
 
 def _local(address: str) -> Any:
-    import dask
     from distributed import LocalCluster
 
     _, _, count = address.partition(":")
     if count and (not count.isdecimal() or int(count) < 1):
         raise UsageError(f"--scheduler {address}: write local, or local:N with N workers")
     workers = int(count) if count else len(os.sched_getaffinity(0))
-    # Dask has workers give memory back at once (MALLOC_TRIM_THRESHOLD_): then every tensor of 128 KiB is mapped anew, and they
-    # take twice as long
-    environ = dict(dask.config.get("distributed.nanny.pre-spawn-environ"))
-    environ.pop("MALLOC_TRIM_THRESHOLD_", None)
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": environ}):
-        return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+    return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
 
 
 def _same_version(client: Any, address: str) -> None:

@@ -16,6 +16,7 @@ from lipcert.tasks.task import Session
 from lipcert.tasks.workers.packing import packed, unpacked
 from lipcert.terms.clock import OutOfTime, late, tick, until
 from lipcert.terms.errors import WorkersLost
+from lipcert.terms.malloc import keep_memory
 from lipcert.terms.memory import allowed, within
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def _left(session: Session) -> float | None:
 
 @lru_cache(maxsize=2)
 def _work(data: bytes) -> tuple[Work, float]:
+    keep_memory()
     return unpacked(data)
 
 
