@@ -37,6 +37,10 @@ Raw = Annotated[bool, typer.Option("--raw", help="uint8 values as they are, not 
 Certificate = Annotated[
     str | None, typer.Option(metavar="FILE", help="For `lipcert verify`: radii that follow from global constants.")
 ]
+Valid = Annotated[
+    str | None,
+    typer.Option(metavar="LO:HI", help="Only inputs in this range count, for radii and the attack (default: all)."),
+]
 Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Curves of certified accuracy, PNG or SVG.")]
 Resume = Annotated[str | None, typer.Option(metavar="REPORT", help="Go on with a partial report.")]
 Attack = Annotated[
@@ -46,7 +50,7 @@ Restarts = Annotated[int, typer.Option(min=1, help="Of each round.", rich_help_p
 Steps = Annotated[int, typer.Option(min=1, help="Of each restart.", rich_help_panel=ATTACK)]
 Clip = Annotated[
     str | None,
-    typer.Option(metavar="LO:HI", help="Valid inputs (default 0:1 for scaled uint8).", rich_help_panel=ATTACK),
+    typer.Option(metavar="LO:HI", help="Of the attack alone (default 0:1 for scaled uint8).", rich_help_panel=ATTACK),
 ]
 
 
@@ -58,6 +62,7 @@ def radius(
     method: Method = None,
     tolerance: Tolerance = None,
     execution: o.Execution = None,
+    valid: Valid = None,
     certificate: Certificate = None,
     first: First = None,
     raw: Raw = False,
@@ -88,10 +93,11 @@ def radius(
     """Certified robustness radii of samples, and certified accuracy."""
     o.check_none_negative(budget=budget, memory=memory)
     norms = o.read_norm(norm, None, None)
-    box = read_clip(clip)
+    box, count = read_range("--clip", clip), read_range("--valid", valid)
     where = o.read_device(device)
     question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "seed": seed, "norm": norms}
     question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution), "certificate": certificate}
+    question |= {"valid": count}
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     o.check_picture(plot)
 
@@ -102,7 +108,7 @@ def radius(
 
         loaded = load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, inputs=loaded.inputs, raw=raw, gaps=True)
-        inside = box or (UNIT if samples.scaled else None)
+        inside = box or count or (UNIT if samples.scaled else None)
         y = None if samples.y is None else samples.y[:first]
         pgd = read_attack(restarts, steps, inside, seed, where) if attack else None
         asked = RadiusRequest(x=samples.x[:first], y=y, attack=pgd, adversarial=adversarial_file(json), **question)
@@ -118,7 +124,7 @@ def draw(report: Report, path: str, title: str) -> None:
     accuracy_curve(path, report.points, norm=report.norm.input, title=title)
 
 
-def read_clip(text: str | None) -> tuple[float, float] | None:
+def read_range(option: str, text: str | None) -> tuple[float, float] | None:
     if text is None:
         return None
     try:
@@ -126,7 +132,7 @@ def read_clip(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         low, high = 1.0, 0.0
     if not low <= high:
-        raise UsageError(f"--clip {text}: write LO:HI, e.g. --clip=-1:1")
+        raise UsageError(f"{option} {text}: write LO:HI, e.g. {option}=-1:1")
     return low, high
 
 

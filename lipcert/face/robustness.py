@@ -30,6 +30,7 @@ def radius(
     adversarial: str | Path | None = None,
     execution: str | None = None,
     certificate: str | Path | None = None,
+    valid: Sequence[float] | None = None,
     resume: str | Path | Report | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -44,7 +45,8 @@ def radius(
     these radii, in `report.summary["certified"]`. `tolerance`: regression, each output moves by at most this much.
     `attack`: True, or a `lipcert.sampling.attack.Pgd`, beside it, which bounds the radii from above.
     `execution`: "float32", "bfloat16" or "float16": radii that hold for the network executed so, too. `certificate`: file
-    from which `verify` proves those radii again that follow from global constants.
+    from which `verify` proves those radii again that follow from global constants. `valid` (low, high): only inputs with every entry
+    in this range count, for radii and the attack; all samples lie in it.
 
     `budget`: seconds; samples for which there is no time have no row. `workers`: processes of this machine; `scheduler`: "local", "local:N" or the address of a Dask scheduler; `journal`: file
     that keeps what is done, from which the same call goes on.
@@ -66,6 +68,7 @@ def radius(
             adversarial=adversarial,
             execution=execution,
             certificate=certificate,
+            valid=given.as_range("valid", valid),
             seed=given.as_seed(seed),
         )
         return robustness.radius(

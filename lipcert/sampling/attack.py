@@ -161,9 +161,9 @@ def _nearest(
         low, high = inside[hit], outside[hit]
         for _ in range(12):
             middle = (low + high) / 2
-            ok = goal.reached(home[hit] + middle * (at[hit] - home[hit]), rows[hit])[:, None]
+            ok = goal.reached(_between(home[hit], at[hit], middle, pgd), rows[hit])[:, None]
             low, high = torch.where(ok, low, middle), torch.where(ok, middle, high)
-        at[hit] = home[hit] + high * (at[hit] - home[hit])
+        at[hit] = _between(home[hit], at[hit], high, pgd)
     away = up(up((at - home).abs()))
     return torch.where(done, norm_up(away, norm, 1), torch.inf), at
 
@@ -196,6 +196,10 @@ def _direction(gradient: Tensor, norm: P) -> Tensor:
     kept = size >= size.topk(few, dim=1).values[:, -1:]
     step = gradient.sign() * kept
     return step / step.abs().sum(dim=1, keepdim=True).clamp(min=1.0)
+
+
+def _between(home: Tensor, at: Tensor, part: Tensor, pgd: Pgd) -> Tensor:
+    return _clipped(home + part * (at - home), pgd)
 
 
 def _clipped(at: Tensor, pgd: Pgd) -> Tensor:

@@ -191,6 +191,19 @@ def as_number(name: str, value: Any) -> float | None:
     return float(value)
 
 
+def as_range(name: str, value: Any) -> tuple[float, float] | None:
+    """(low, high) with low <= high, either may be infinite; or None."""
+    if value is None:
+        return None
+    try:
+        low, high = (float(end) for end in value)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if isinstance(value, str) or not low <= high:
+        raise UsageError(f"{name}: two numbers (low, high), or None, not {value!r}")
+    return low, high
+
+
 def as_relative(rtol: Any) -> float:
     found = as_number("rtol", rtol)
     if found is None:

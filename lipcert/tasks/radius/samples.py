@@ -35,7 +35,7 @@ class How:
     """`methods`: of GLOBAL, "local", "values" and "regions". `local`: whether the graph has local constants; `values`: whether
     ranges of its outputs can be bounded; `regions`: whether its linear regions can be enumerated. `execution`: radii hold
     for the network as it is executed, not in real arithmetic alone; without it, `at_sample` bounds the error that is taken off
-    margins."""
+    margins. `valid`: only inputs whose entries lie in this range count."""
 
     norm: P
     methods: Sequence[str]
@@ -47,6 +47,7 @@ class How:
     at_sample: Execution | None = None
     regions: bool = False
     values: bool = False
+    valid: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +182,7 @@ def method_radii(some: Samples, found: Margins) -> Radii:
 
 def _add_radii(some: Samples, found: Margins, radii: Radii) -> None:
     how, whole = some.how, torch.full_like(found.value, torch.inf)
+    regression = how.tolerance is not None
     for method in sorted(how.methods, key=lambda name: name == "local"):
         if method in GLOBAL:
             table = some.constants.table(method, found.first, found.second)
@@ -194,12 +196,11 @@ def _add_radii(some: Samples, found: Margins, radii: Radii) -> None:
                 some.shells = shells_of(some.graph, some.x, found, how.norm, whole)
             value, limit = some.shells.certified(found.value)
             if _small(some.x, how):
-                regression = how.tolerance is not None
                 walls = boundary_radii(some.graph, some.x, found, how.norm, some.start, how.effort, regression)
                 value = torch.maximum(value, walls)
             radii[method] = down(value).clamp(min=0.0), limit
         elif method == "values" and how.values:
-            radii[method] = value_radii(some.graph, some.x, found, how.norm, how.tolerance is not None, some.start)
+            radii[method] = value_radii(some.graph, some.x, found, how.norm, regression, some.start, how.valid)
 
 
 SHARES = (1.0, 1 / 8, 1 / 64, 1 / 512)  # of the radius in real arithmetic: smaller balls, where an execution errs less
@@ -345,7 +346,8 @@ def _attacked(graph: Graph, x: Tensor, found: Margins, rows: Tensor, how: How) -
             slope = local_constants(graph, seeds, x[rows], torch.zeros(len(rows), dtype=torch.float64), how.norm)
         start = (some.value / slope).nan_to_num(1.0, 1.0).amin(dim=1).clamp(1e-6, 1e6) * 1.5
         tolerance = some.value if how.tolerance is not None else None
-        result = search(graph, x[rows], seeds, tolerance, how.norm, start, how.attack or Pgd(restarts=4, rounds=4))
+        attack = how.attack or Pgd(restarts=4, rounds=4, clip=how.valid)
+        result = search(graph, x[rows], seeds, tolerance, how.norm, start, attack)
         distance[rows], at[rows] = result.distance, result.x
     return Nearest(distance, at)
 

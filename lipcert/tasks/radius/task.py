@@ -134,7 +134,7 @@ class Radii(Sharded):
         }
 
     def assumptions(self) -> list[str]:
-        stated = self.model.assumptions
+        stated = [*self.model.assumptions, *_of_valid(self.how)]
         if self.how.execution is not None:
             covered = (
                 f"radii hold in real arithmetic, and for the network executed in {self.how.execution.arithmetic.name}"
@@ -159,7 +159,8 @@ class RadiusRequest:
     `attack`: PGD beside it; inputs found inside a certified radius go into the file `adversarial` and fail the self-check.
     `execution`: "float32", "bfloat16" or "float16": radii hold for the network executed so as well, its error at the sample
     and everywhere in the ball taken off the margins. `certificate`: file from which `verify` proves the radii again that follow
-    from global constants.
+    from global constants. `valid`: radii and the attack are about inputs alone whose entries lie in this range; where x does not,
+    UsageError.
     """
 
     x: np.ndarray
@@ -172,13 +173,15 @@ class RadiusRequest:
     adversarial: str | Path | None = None
     execution: str | None = None
     certificate: str | Path | None = None
+    valid: tuple[float, float] | None = None
     seed: int = 0
 
     def as_reported(self, methods: Sequence[str], x: np.ndarray, labels: torch.Tensor | None) -> dict[str, Any]:
         asked: dict[str, Any] = {"methods": list(methods), "tolerance": self.tolerance}
         data = fingerprint(x, None if labels is None else labels.numpy())
         asked |= {"attack": _attack_words(self.attack), "samples": len(x), "data": data, "seed": self.seed}
-        return asked | ({} if self.execution is None else {"execution": self.execution})
+        asked |= {} if self.execution is None else {"execution": self.execution}
+        return asked | ({} if self.valid is None else {"valid": list(self.valid)})
 
 
 def radius(model: Model, request: RadiusRequest, session: Session | None = None, resume: Earlier = None) -> Report:
@@ -189,10 +192,11 @@ def radius(model: Model, request: RadiusRequest, session: Session | None = None,
     size = graph.nodes[graph.output].size
     _check_asked(size, request)
     x = np.asarray(request.x, dtype=np.float64).reshape(len(request.x), math.prod(graph.input_shape))
+    request = _within_valid(request, x)
     labels = read_labels(request.y, len(x), size, tolerance)
     blocked = obstacle(graph)
     executed = Execution.required(model, request.execution)
-    how = How(norm.input, chosen, blocked is None, tolerance, request.attack, execution=executed)
+    how = How(norm.input, chosen, blocked is None, tolerance, request.attack, execution=executed, valid=request.valid)
     how = replace(how, regions=not_exact is None, values=no_values(graph) is None, at_sample=_at_sample(model, request))
     constants = Constants(Problem(graph, norm, seed=request.seed), every=bool(request.methods))
     asked = request.as_reported(chosen, x, labels)
@@ -233,6 +237,32 @@ def _check_asked(outputs: int, request: RadiusRequest) -> None:
         raise UsageError(f"--tolerance {tolerance}: write a finite number above 0")
     if outputs == 0:
         raise UsageError("lipcert radius: the model has no outputs")
+
+
+def _within_valid(request: RadiusRequest, x: np.ndarray) -> RadiusRequest:
+    """The attack stays where the radii hold: else it would seem to break them."""
+    if request.valid is None:
+        return request
+    low, high = request.valid
+    outside = np.flatnonzero(np.isfinite(x).all(axis=1) & ((x < low) | (x > high)).any(axis=1))
+    if len(outside):
+        raise UsageError(
+            f"--valid {low:g}:{high:g}: sample {outside[0]} has entries from {x[outside[0]].min():g} to {x[outside[0]].max():g}; "
+            "the range is about inputs as the model takes them, all samples lie in it"
+        )
+    if request.attack is None:
+        return request
+    if request.attack.clip not in (None, request.valid):
+        raise UsageError("--clip: --valid says which inputs count, for the attack too; leave out one of them")
+    return replace(request, attack=replace(request.attack, clip=request.valid))
+
+
+def _of_valid(how: How) -> list[str]:
+    if how.valid is None:
+        return []
+    return [
+        f"radii are about inputs with every entry in [{how.valid[0]!r}, {how.valid[1]!r}]; others may change the class nearer by"
+    ]
 
 
 def _noted(x: np.ndarray, blocked: tuple[str, str] | None, not_exact: str | None) -> list[str]:

@@ -7,6 +7,9 @@ Of a functional g = c'f, with ahead > 0 the proved lower value of its margin at 
 strictly. The minimum is bounded from below by backward linear bounds (CROWN, Zhang et al. 2018) where all blocks act entry by entry,
 else by the expansion about the centre (regions/transfer). `largest_held` looks for r; what it finds was proved at that very r. Where
 activations have a corner at 0, `grown` goes on from there with optimised slopes and splits (regions/branch_and_bound/splits.py).
+
+Where only inputs in a range [lo, hi]^n count, a ball of linf is cut to the box that it shares with them; balls of l1 and l2 are
+taken whole, so that their radii hold for those inputs too.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ GROWING = 4  # balls with splits, at most
 EFFORT = SplitEffort()
 SPLITTING = 2e10  # flops for the parts of one ball
 TOGETHER = 2**21  # balls times the inputs and the widest signal
+Range = tuple[float, float]  # of every entry of an input
 
 
 def in_the_way(graph: Graph) -> str | None:
@@ -53,10 +57,17 @@ def in_the_way(graph: Graph) -> str | None:
 
 @keeps_subnormals
 def value_radii(
-    graph: Graph, x: Tensor, found: Margins, norm: P, regression: bool, beyond: Tensor | None = None
+    graph: Graph,
+    x: Tensor,
+    found: Margins,
+    norm: P,
+    regression: bool,
+    beyond: Tensor | None = None,
+    valid: Range | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Certified radii (b,) of the samples x (b, n), and the functional that limits each, (b,). 0: nothing is certified.
-    `beyond` (b,): distances of inputs of another class, inf: none is known. There is nothing to look for so far out."""
+    `beyond` (b,): distances of inputs of another class, inf: none is known. There is nothing to look for so far out. `valid`: only
+    inputs whose entries lie in it count; those of x do."""
     seeds = found.seeds(graph.nodes[graph.output].size)
     if not regression and seeds.shape[1:] == (1, 1):  # one logit below 0 may not rise
         seeds = torch.where(found.predicted[:, None, None] == 0, -seeds, seeds)
@@ -67,10 +78,10 @@ def value_radii(
     first = _first(graph, x, seeds, ahead, norm)
 
     def lost(rows: Tensor, radius: Tensor) -> Tensor:
-        return drop(graph, x[rows], seeds[rows], radius, norm)
+        return drop(graph, x[rows], seeds[rows], _cells(x[rows], radius, norm, valid))
 
     def split(rows: Tensor, radius: Tensor) -> Tensor:
-        return _split(graph, x[rows], seeds[rows], ahead[rows], _cells(x[rows], radius, norm))
+        return _split(graph, x[rows], seeds[rows], ahead[rows], _cells(x[rows], radius, norm, valid))
 
     radius, limit = largest_held(lost, ahead, first * BEGIN[steps], STEPS[steps])
     if steps == "linear" and splittable(graph):
@@ -90,21 +101,25 @@ def _first(graph: Graph, x: Tensor, seeds: Tensor, ahead: Tensor, norm: P) -> Te
     return torch.minimum((ahead.clamp(min=0.0) / slope).nan_to_num(math.inf, math.inf).amin(dim=1), ceiling)
 
 
-def _cells(x: Tensor, radius: Tensor, norm: P) -> Cells:
-    return Cells(x, radius[:, None].expand_as(x).contiguous(), norm)
+def _cells(x: Tensor, radius: Tensor, norm: P, valid: Range | None) -> Cells:
+    ball = Cells(x, radius[:, None].expand_as(x).contiguous(), norm)
+    if valid is None or norm != "inf":
+        return ball
+    low, high = ball.ends()
+    return Cells.boxes(low.clamp(min=valid[0]), high.clamp(max=valid[1]))
 
 
-def _backward(graph: Graph, x: Tensor, seeds: Tensor, radius: Tensor, norm: P) -> Tensor:
+def _backward(graph: Graph, x: Tensor, seeds: Tensor, cells: Cells) -> Tensor:
     """Upper values (b, k) of the drops, by backward linear bounds."""
     b, k, m = seeds.shape
     most = max(1, TOGETHER // max(1, x.shape[1] * max(node.size for node in graph.nodes)))
     parts = []
     for start in range(0, b, most):
         here = slice(start, start + most)
-        cells, rows = _cells(x[here], radius[here], norm), seeds[here].reshape(-1, m)
-        ranges, lines = linear_ranges(graph, cells, WORK)
-        home = torch.arange(len(cells)).repeat_interleave(k)
-        falls = upper_values(graph, cells, _negative(rows), home, graph.output, ranges, lines)
+        some, rows = cells[here], seeds[here].reshape(-1, m)
+        ranges, lines = linear_ranges(graph, some, WORK)
+        home = torch.arange(len(some)).repeat_interleave(k)
+        falls = upper_values(graph, some, _negative(rows), home, graph.output, ranges, lines)
         parts.append(falls.reshape(-1, k))
     return add_up(_at_the_samples(graph, x, seeds), torch.cat(parts))
 
@@ -126,15 +141,14 @@ def _negative(rows: Tensor) -> Callable[[slice], Tensor]:
     return lambda part: -rows[part]
 
 
-def _expanded(graph: Graph, x: Tensor, seeds: Tensor, radius: Tensor, norm: P) -> Tensor:
+def _expanded(graph: Graph, x: Tensor, seeds: Tensor, cells: Cells) -> Tensor:
     """The same by expansions about the centres, ball by ball."""
     above = _at_the_samples(graph, x, seeds)
     drops = torch.full_like(above, math.inf)
     for s in range(len(x)):
-        cells = _cells(x[s : s + 1], radius[s : s + 1], norm)
-        low, high = cells.ends()
+        one = cells[s : s + 1]
         try:
-            found = values(graph, cells, propagated(graph, (low, high)), is_kink)
+            found = values(graph, one, propagated(graph, one.ends()), is_kink)
         except RefusedModel:
             continue
         drops[s] = sub_up(above[s], least(graph, found, seeds[s]))
