@@ -92,12 +92,10 @@ def radius(
 ) -> int:
     """Certified robustness radii of samples, and certified accuracy."""
     o.check_none_negative(budget=budget, memory=memory)
-    norms = o.read_norm(norm, None, None)
-    box, count = read_range("--clip", clip), read_range("--valid", valid)
-    where = o.read_device(device)
+    norms, where = o.read_norm(norm, None, None), o.read_device(device)
+    count, box = read_range("--valid", valid), read_range("--clip", clip)
     question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "seed": seed, "norm": norms}
     question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution), "certificate": certificate}
-    question |= {"valid": count}
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     o.check_picture(plot)
 
@@ -109,9 +107,13 @@ def radius(
         loaded = load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, inputs=loaded.inputs, raw=raw, gaps=True)
         inside = box or count or (UNIT if samples.scaled else None)
-        y = None if samples.y is None else samples.y[:first]
+        given: dict[str, Any] = {
+            "x": samples.x[:first],
+            "y": None if samples.y is None else samples.y[:first],
+            "valid": count,
+        }
         pgd = read_attack(restarts, steps, inside, seed, where) if attack else None
-        asked = RadiusRequest(x=samples.x[:first], y=y, attack=pgd, adversarial=adversarial_file(json), **question)
+        asked = RadiusRequest(attack=pgd, adversarial=adversarial_file(json), **given, **question)
         return radius(loaded, asked, o.session_of(progress, workers, scheduler, journal, where), resume)
 
     picture = plot and partial(draw, path=plot, title=model.name)
