@@ -27,8 +27,8 @@ from lipcert.terms.memory import too_much
 from lipcert.terms.result import Bound, Refusal, Result, Side
 
 # Neurons between which it runs unasked: below, LipSDP of every position is tighter and quick; from UNTIL on, where it would
-# take many minutes, with the options QUICK, and above MOST only by name: ResNet-18 at 224x224 (2.5 million) is proved in three
-# minutes, ResNet-34 (3.8) takes fifteen and more memory than `--memory` allows by itself.
+# take many minutes, with the options QUICK, and above MOST only by name, with QUICK as well: ResNet-18 at 224x224 (2.5 million) is
+# proved in three minutes, ResNet-34 (3.8) takes fifteen and more memory than `--memory` allows by itself.
 FROM, UNTIL, MOST = 4_000, 300_000, 2_600_000
 QUICK: Mapping[str, Any] = MappingProxyType({"tolerance": 0.1, "sweeps": 30, "dense": 0})
 

@@ -13,7 +13,7 @@ from lipcert.methods import METHODS
 from lipcert.methods.failures import RAISED, why
 from lipcert.methods.ladders import usual
 from lipcert.methods.lipsdp_segments import worth_cutting
-from lipcert.methods.lipsdp_torus import QUICK, UNTIL, worth_asking
+from lipcert.methods.lipsdp_torus import MOST, QUICK, UNTIL, worth_asking
 from lipcert.methods.problem import Method, Problem
 from lipcert.network.graph import Graph
 from lipcert.rigor.rounding import keeps_subnormals
@@ -47,7 +47,7 @@ def choose(
     if not names and region is None and graph is not None and worth_asking(graph):
         wanted = [*wanted, "lipsdp-segments" if worth_cutting(graph) else "lipsdp-torus"]
     chosen = {name: method for name, method in METHODS.items() if name in wanted}
-    if not names and graph is not None and graph.neurons > UNTIL and "lipsdp-torus" in chosen:
+    if graph is not None and graph.neurons > (MOST if names else UNTIL) and "lipsdp-torus" in chosen:
         chosen["lipsdp-torus"] = replace(chosen["lipsdp-torus"], **QUICK)  # type: ignore[type-var]
     for option, value in (options or {}).items():
         if value is None:

@@ -27,7 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.operators.torus_norm import PHASE, phases
+from lipcert.network.graph import Enclosure
+from lipcert.proofs.couplings import Coupling, boxed, factored, symbols
 from lipcert.proofs.frequencies import (
     gathered,
     mirrored,
@@ -39,28 +40,19 @@ from lipcert.proofs.frequencies import (
     square,
     squares,
 )
+from lipcert.proofs.heads import Pooled
 from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, largest, last_block, power_of_two
 from lipcert.proofs.normal_form import NormalForm
 from lipcert.proofs.pools import Windows
 from lipcert.proofs.torus_form import WIDEST, Site, TorusForm
-from lipcert.rigor.rounding import EPS, TINY, add_up, div_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
+from lipcert.rigor.rounding import EPS, add_up, div_up, gamma, keeps_subnormals, mul_up, sqrt_up, sum_up, up
 from lipcert.terms.clock import tick
 from lipcert.terms.progress import tell
 
 SHIFTS = 4
 LEAST, MOST = 2.0**-200, 2.0**200  # of multipliers, slopes and rho: factors of coefficients neither over- nor underflow
 VANISHING = 2.0**-960  # more than all that underflows in one family: 2^60 products, each less than TINY
-
-
-@dataclass(frozen=True, eq=False)
-class Coupling:
-    """Row signal k reads column signal j: taps (c_k, c_j, T), scaled, at places (T, axes) of j's torus. k >= sites: flat."""
-
-    k: int
-    j: int
-    taps: Tensor
-    places: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +79,9 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
     if form.ends_on_map:
         maps.append(torch.full((form.sites[-1].channels,), 2 / rho, dtype=torch.float64))
     sizes = (0, *(layer.size for layer in form.flat), form.outputs)
-    inner = [{j + 1: m for (kind, j), m in row.items() if kind == "flat"} for row in form.rows]
+    inner = [
+        {j + 1: m for (kind, j), m in row.items() if kind == "flat" and isinstance(m, Enclosure)} for row in form.rows
+    ]
     normal = NormalForm(form.graph, form.flat)
     dense = assemble(normal, Coefficients(sizes, ({}, *inner)), flat, len(sizes) - 1, rho)
     weights = [torch.full((form.sites[0].channels,), 0.5, dtype=torch.float64), *maps]
@@ -99,14 +93,21 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
     windows = [(j, s.channels * math.prod(s.pool.size)) for s in form.sites if s.pool is not None for j in s.rows]
 
     def put(
-        at: Key, row: Tensor, column: Tensor, taps: Tensor, radius: Tensor | None, places: Tensor, meet: int
+        at: Key,
+        row: Tensor,
+        column: Tensor,
+        taps: Tensor,
+        radius: Tensor | None,
+        places: Tensor,
+        meet: int,
+        window: Tensor | None = None,
     ) -> None:
         """-diag(row) taps diag(column) / sqrt(meet); so many columns of one row are coupled by it, at most."""
         k, j = at
-        value, _, wrong = factored(-row[:, None] * column[None, :] / math.sqrt(meet), taps, radius)
+        value, _, wrong = factored(-row[:, None] * column[None, :] / math.sqrt(meet), taps, radius, window)
         sums[k] = add_up(sums[k], meet * sum_up(wrong, 1) * (1 + 4 * EPS))
         sums[j] = add_up(sums[j], sum_up(wrong, 0))
-        couplings.append(Coupling(k, j, value, places))
+        couplings.append(Coupling(k, j, value, places, window))
 
     for k, site in enumerate(form.sites):
         if site.pool is not None:
@@ -134,24 +135,14 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
                 layer = form.flat[at]
                 row = (layer.low + layer.high) * (layer.spread(flat[at]) * scale)
             site, all_ = form.sites[j], math.prod(form.torus(j))
+            matrix, window = (matrix.matrix, matrix.weights) if isinstance(matrix, Pooled) else (matrix, None)
             shape = (matrix.centre.shape[0], site.channels, -1)
             radius = None if matrix.radius is None else matrix.radius.reshape(shape)
             places = boxed(site.window, (0,) * len(site.window))
-            put((k, j), row, scales[j], matrix.centre.reshape(shape), radius, places, all_)
+            put((k, j), row, scales[j], matrix.centre.reshape(shape), radius, places, all_, window)
     diagonals = tuple(2 * w * s * s for w, s in zip(weights, scales, strict=True))
     error = add_up(largest(sums), pooled)
     return TorusInequality(form, diagonals, tuple(couplings), tuple(squares), error, dense, sizes)
-
-
-def factored(factor: Tensor, taps: Tensor, radius: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The taps times a factor of at most eight roundings; the sums of their absolute values; and by how much |sum of
-    taps e^{i ..}| may be wrong when it is formed, by one entry each."""
-    value = factor[:, :, None] * taps
-    mass, n = sum_up(value.abs(), 2), taps.shape[2]
-    wrong = 2 * (gamma(n + 16) + PHASE) * (1 + 16 * EPS) * mass + 2 * n * TINY
-    if radius is not None:
-        wrong = wrong + (1 + 1e-6) * sum_up(factor.abs()[:, :, None] * radius, 2)
-    return value, mass, up(wrong * (1 + 1e-12))
 
 
 def _squares_of(
@@ -173,11 +164,6 @@ def _squares_of(
         stride
     )
     return found, up(add_up(mul_up(off, 2 * whole + off), rounding) * (1 + 1e-12))
-
-
-def boxed(shape: Shape, start: Shape) -> Tensor:
-    """(T, axes): the places of a box, the last axis fastest."""
-    return torch.tensor(list(itertools.product(*map(range, shape)))).reshape(-1, len(shape)) + torch.tensor(start)
 
 
 @keeps_subnormals
@@ -380,16 +366,3 @@ class Families:
 
     def _flat(self) -> range:
         return range(self.sites, self.sites + len(self.problem.sizes) - 1)
-
-
-def symbols(c: Coupling, frequencies: Tensor, torus: Shape) -> Tensor:
-    """(F, n_k, n_j) complex: sum over t of taps_t e^{2 pi i f t / N}, each phase within PHASE."""
-    cos = torch.ones(len(frequencies), len(c.places), dtype=torch.float64)
-    sin = torch.zeros_like(cos)
-    for d, size in enumerate(torus):
-        turn = torch.remainder(frequencies[:, None, d] * c.places[None, :, d], size)
-        cs, sn = (table[turn] for table in phases(size))
-        cos, sin = cos * cs - sin * sn, cos * sn + sin * cs
-    flat = c.taps.reshape(-1, c.taps.shape[2]).T
-    shape = (len(frequencies), *c.taps.shape[:2])
-    return torch.complex((cos @ flat).reshape(shape), (sin @ flat).reshape(shape))

@@ -30,9 +30,10 @@ from torch import Tensor
 from lipcert.blocks.base import Block
 from lipcert.blocks.pointwise import Pointwise
 from lipcert.blocks.selection import Selection
-from lipcert.network.affine import Path, linear_ancestors
+from lipcert.network.affine import linear_ancestors
 from lipcert.network.graph import Enclosure, Graph, Linear, Node, Nonlinear
 from lipcert.operators.linear import Scale
+from lipcert.proofs.heads import Pooled, matrix, pooling
 from lipcert.proofs.kernels import Kernel, NotAMap, Shape, input_shape, kernels
 from lipcert.proofs.masks import Unmasked, is_mask, masked
 from lipcert.proofs.maxima import without_maxima
@@ -73,7 +74,7 @@ class TorusForm:
     graph: Graph
     sites: tuple[Site, ...]
     flat: tuple[Layer, ...]
-    rows: tuple[Mapping[tuple[str, int], Enclosure], ...]
+    rows: tuple[Mapping[tuple[str, int], Enclosure | Pooled], ...]
     coarse: Shape
     outputs: int
     ends_on_map: bool = False
@@ -275,7 +276,7 @@ def _assembled(
     coarse = _coarse(graph, sites)
     if ends_on_map:
         return TorusForm(graph, tuple(sites), (), ({},), coarse, 0, True)
-    layers, table = _flat_part(graph, place, flat, why)
+    layers, table = _flat_part(graph, place, {site.node: site.channels for site in sites}, flat, why)
     return TorusForm(graph, tuple(sites), tuple(layers), tuple(table), coarse, graph.nodes[graph.output].size)
 
 
@@ -353,25 +354,30 @@ def _coarse(graph: Graph, sites: Sequence[Site]) -> Shape:
 
 
 def _flat_part(
-    graph: Graph, place: Mapping[int, int], flat: Sequence[int], why: Mapping[int, NotAMap]
-) -> tuple[list[Layer], list[dict[tuple[str, int], Enclosure]]]:
+    graph: Graph,
+    place: Mapping[int, int],
+    channels: Mapping[int, int],
+    flat: Sequence[int],
+    why: Mapping[int, NotAMap],
+) -> tuple[list[Layer], list[dict[tuple[str, int], Enclosure | Pooled]]]:
     """Layers with the slopes of single neurons, and all matrices; those that read maps have a = 0 or b = 0."""
     number = {node: k for k, node in enumerate(flat)}
     layers: list[Layer] = []
-    table: list[dict[tuple[str, int], Enclosure]] = []
+    table: list[dict[tuple[str, int], Enclosure | Pooled]] = []
     budget = DENSE_ENTRIES
     for node in (*flat, None):
         read = graph.output if node is None else graph.nodes[node].parents[0]
-        row: dict[tuple[str, int], Enclosure] = {}
+        row: dict[tuple[str, int], Enclosure | Pooled] = {}
         for source in linear_ancestors(graph, read)[0]:
-            budget -= graph.nodes[source].size * graph.nodes[read].size
+            pool = pooling(graph, source, read, channels[source]) if source in place else None
+            budget -= graph.nodes[source if pool is None else pool[0]].size * graph.nodes[read].size
             if budget < 0:
                 fault = why.get(node) if node is not None else None
                 name = fault.node if fault else graph.nodes[read].name
                 reason = fault.reason if fault else "the output is too large a map"
                 raise RefusedModel(f"{reason}; without it, matrices would be too large", node=name)
             key = ("site", place[source]) if source in place else ("flat", number[source])
-            row[key] = _matrix(graph, source, read)
+            row[key] = matrix(graph, source, read) if pool is None else Pooled(matrix(graph, pool[0], read), pool[1])
         table.append(row)
         if node is None:
             break
@@ -383,9 +389,3 @@ def _flat_part(
         groups = torch.unique(found.groups, return_inverse=True)[1]
         layers.append(Layer(node, read, low, high, groups, int(groups.max()) + 1))
     return layers, table
-
-
-def _matrix(graph: Graph, source: int, read: int) -> Enclosure:
-    if source == read:
-        return Enclosure(torch.eye(graph.nodes[source].size, dtype=torch.float64))
-    return Path(graph, source, read).dense()

@@ -58,6 +58,7 @@ def digest(problem: TorusInequality) -> str:
         for c in parts:
             found.update(repr((name, c.k, c.j, tuple(c.taps.shape), c.places.tolist())).encode())
             found.update(c.taps.contiguous().numpy().tobytes())
+            found.update(b"" if c.window is None else c.window.contiguous().numpy().tobytes())
     for diagonal in problem.diagonals:
         found.update(diagonal.contiguous().numpy().tobytes())
     return found.hexdigest()

@@ -17,6 +17,7 @@ from torch import Tensor
 from lipcert.network.graph import Add, Graph, Input, Linear, Node, Nonlinear, What
 from lipcert.operators.conv_norm import ConvGeometry
 from lipcert.operators.linear import Adjoint, Conv, Dense, Operator, Scale, Select
+from lipcert.proofs.heads import Pooled
 from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.normal_form import Increment, Layer, NormalForm
 from lipcert.proofs.torus import LEAST, MOST, prove
@@ -91,6 +92,9 @@ def circular_network(form: TorusForm, units: Units | None = None) -> NormalForm:
             if kind == "site":
                 window = inside(form, j)
                 source = put(Linear(window), (source,), window.out_size, "window")
+            if isinstance(matrix, Pooled):
+                sums = Dense(matrix.weights[None, None], form.sites[j].channels)
+                source, matrix = put(Linear(sums), (source,), sums.out_size, "pool"), matrix.matrix
             scaled = matrix.centre if units is None else matrix.centre * (here / unit.of(kind, j))
             parts.append(put(Linear(Dense(scaled[None])), (source,), size, "matrix"))
         read = total(parts, size, "dense")

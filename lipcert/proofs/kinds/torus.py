@@ -38,7 +38,7 @@ class Torus(Proof):
     names = ("maps", "rho", "multipliers")
     trusted = (
         "the LipSDP matrix inequality on a torus, and its proof by factors whose residuals are bounded: "
-        "lipcert.proofs (kernels, torus_form, torus, frequencies, lmi), lipcert.rigor.psd, libm's cos and sin to one unit in the last place",
+        "lipcert.proofs (kernels, torus_form, heads, couplings, torus, frequencies, lmi), lipcert.rigor.psd, libm's cos and sin to one unit in the last place",
     )
 
     @classmethod
