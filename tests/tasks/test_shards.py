@@ -28,14 +28,18 @@ from thorough import FULL
 
 import lipcert
 from lipcert.cli.run import Run, attempt
+from lipcert.methods.problem import Problem
 from lipcert.report.report import Report
+from lipcert.tasks.radius.constants import Constants
+from lipcert.tasks.radius.samples import How, OfSamples
 from lipcert.tasks.shards import Shard
 from lipcert.tasks.task import Session
 from lipcert.tasks.workers import Workers
-from lipcert.tasks.workers.packing import packed, unpacked
+from lipcert.tasks.workers.packing import aligned, packed, unpacked
 from lipcert.tasks.workers.processes import Processes
+from lipcert.tasks.workers.stream import perform
 from lipcert.terms.errors import RefusedModel, UsageError, WorkersLost
-from lipcert.terms.query import Box
+from lipcert.terms.query import Box, Norm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples"
@@ -282,6 +286,30 @@ def test_graphs_survive_the_way(shared: Path) -> None:
         graph = lipcert.load(shared / "wild" / name).graph
         x = torch.rand(3, graph.nodes[graph.input].size, dtype=torch.float64)
         assert torch.equal(unpacked(packed(graph)).evaluate(x), graph.evaluate(x))
+
+
+def at_an_odd_byte(numbers: np.ndarray, offset: int) -> np.ndarray:
+    """As Dask hands arrays over: read-only, in the middle of a message."""
+    message = np.zeros(numbers.nbytes + 64, dtype=np.uint8)
+    start = -message.ctypes.data % 64 + offset
+    message[start : start + numbers.nbytes] = np.frombuffer(numbers.tobytes(), dtype=np.uint8)
+    found = message[start : start + numbers.nbytes].view(numbers.dtype).reshape(numbers.shape)
+    found.setflags(write=False)
+    return found
+
+
+@pytest.mark.parametrize("offset", [1, 4, 6])
+def test_numbers_at_odd_bytes_give_the_same_rows(shared: Path, offset: int) -> None:
+    """MKL adds up in another order there: radii differed in their last digit from those of one process."""
+    model = lipcert.load(shared / "models/mnist_fc_256x2.onnx")
+    x = np.load(shared / "data/mnist_test_1000.npz")["x"][:25].reshape(25, 784) / 255.0
+    work = OfSamples(model.graph, Constants(Problem(model.graph, Norm()), every=True), How("2", ("local",), True))
+    odd = at_an_odd_byte(x, offset)
+    assert not odd.flags.aligned
+    rows = [perform(packed((work, 4.0)), (0, given, None), None) for given in (x, odd)]
+    assert rows[0] == rows[1]
+    assert all(part.flags.aligned for part in aligned((odd, x)))
+    assert aligned((0, x, None))[1] is x
 
 
 # Kills, on a real cluster that is started as docs/howto/cluster.md says.

@@ -13,7 +13,7 @@ import torch
 
 from lipcert.rigor.rounding import keeps_subnormals
 from lipcert.tasks.task import Session
-from lipcert.tasks.workers.packing import packed, unpacked
+from lipcert.tasks.workers.packing import aligned, packed, unpacked
 from lipcert.terms.clock import OutOfTime, late, tick, until
 from lipcert.terms.errors import WorkersLost
 from lipcert.terms.malloc import keep_memory
@@ -128,6 +128,6 @@ def perform(data: bytes, what: Any, seconds: float | None) -> Data | None:
     work, gigabytes = _work(data)
     try:
         with torch.no_grad(), until(session.deadline), within(gigabytes):
-            return work(what, session)
+            return work(aligned(what), session)
     except OutOfTime:
         return None
