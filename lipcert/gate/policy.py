@@ -38,6 +38,7 @@ WITH: dict[str, type | tuple[type, ...]] = {
     "weights": str,
     "input": str,
     "execution": str,
+    "valid": (str, list),
     "eps": (int, float),
     "rigor": str,
     "min": (int, float),
@@ -72,6 +73,7 @@ norm = "2"                    # only reports in this norm
 # input = "x"                 # the input that moves (default: any; others are not held)
 # fixed = {sr = 16000}        # what other inputs are held at, or "any" (default: none is held, or any where `input` is said)
 # execution = "float32"       # only reports that cover this execution too (default: any; real arithmetic is in all)
+# valid = [0, 1]              # radii that hold for inputs with entries in this range alone do, or "any" (default: they do not)
 # rigor = "numeric"           # also take values that are not proved (default "proved")
 
 # [[rule]]

@@ -21,7 +21,8 @@ KINDS = ("global", "box", "ball", "balls")
 @dataclass(frozen=True)
 class Wanted:
     """`norm`, `input` None, `region`, `output`, `units` "any": whatever the report has. `region`: a kind, or the whole
-    object of a report. `units`: "model", "raw" (some), or (mean, std). `weights`: "none", or "any" norm's."""
+    object of a report. `units`: "model", "raw" (some), or (mean, std). `weights`: "none", or "any" norm's. `valid`: inputs that
+    a report has to be about, None: all."""
 
     norm: Norm | None
     region: str | Record
@@ -31,6 +32,7 @@ class Wanted:
     execution: str | None = None  # None: whatever; what holds as executed holds in real arithmetic too
     weights: str = "none"
     fixed: str | Record | None = None  # of inputs that are held: "any", or what each of them is held at
+    valid: str | tuple[float, float] | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any], of_values: bool = True) -> Wanted:
@@ -46,6 +48,7 @@ class Wanted:
             execution=_execution(options.get("execution")),
             weights=_weights(options.get("weights", "none" if of_values else ANY)),
             fixed=_fixed(options.get("fixed", None if of_values else ANY)),
+            valid=_valid(options.get("valid", None if of_values else ANY)),
         )
 
     def miss(self, question: Question) -> str | None:
@@ -67,7 +70,15 @@ class Wanted:
             return f"its input is {question.input_name}"
         if self.execution not in (None, question.execution):
             return f"it is of {has.get('execution', 'real arithmetic')}"
+        if not self._counts(question.valid):
+            return f"it is about {has['valid']} (a rule about those says `valid`)"
         return self._held(question.fixed)
+
+    def _counts(self, about: tuple[float, float] | None) -> bool:
+        """What holds for more inputs holds for those that the rule is about."""
+        if self.valid == ANY or about is None:
+            return True
+        return isinstance(self.valid, tuple) and about[0] <= self.valid[0] and self.valid[1] <= about[1]
 
     def _held(self, fixed: Record) -> str | None:
         """The first input that is held otherwise than the rule says; a rule that says nothing means none, and one that
@@ -105,6 +116,7 @@ class Wanted:
         words += ["weighted or not"] if self.weights == ANY and region != ANY else []
         words += [] if self.units == ANY else [f"in {units_words(self.units)}"]
         words += [f"with {', '.join(name for name, _ in self.fixed)} held"] if isinstance(self.fixed, Record) else []
+        words += [f"of inputs with entries in {list(self.valid)}"] if isinstance(self.valid, tuple) else []
         words += [] if self.execution is None else [f"executed in {self.execution}"]
         return ", ".join(words + ([] if self.input is None else [f"input {self.input}"]))
 
@@ -209,6 +221,14 @@ def _plain_numbers(value: Mapping[str, Any]) -> bool:
         isinstance(one, str | bool) or _number(one) or (isinstance(one, list) and all(map(_number, one)))
         for one in value.values()
     )
+
+
+def _valid(value: Any) -> str | tuple[float, float] | None:
+    if value in (None, ANY):
+        return value
+    if isinstance(value, list) and len(value) == 2 and all(map(_number, value)) and value[0] <= value[1]:
+        return float(value[0]), float(value[1])
+    raise UsageError(f"valid = {value!r}: write any, or a range such as [0, 1]")
 
 
 def _weights(value: Any) -> str:

@@ -156,6 +156,12 @@ class Question:
         found = dict(self.options).get("execution")
         return found if isinstance(found, str) else None
 
+    @property
+    def valid(self) -> tuple[float, float] | None:
+        """The range of entries of the inputs that count; None: all do."""
+        found = dict(self.options).get("valid")
+        return (float(found[0]), float(found[1])) if isinstance(found, tuple) and len(found) == 2 else None
+
     def scope(self) -> dict[str, str]:
         """Field by field in words: what the numbers are about, in the order in which people ask."""
         return {
@@ -166,6 +172,7 @@ class Question:
             "output_name": f"{self.output_name}, {output_words(self.output)}",
             "norm": f"l{self.norm.input} -> l{self.norm.output}{self.weighted}",
             "region": region_words(thawed(self.region)),
+            **({} if self.valid is None else {"valid": "only inputs with entries in [{!r}, {!r}]".format(*self.valid)}),
             **({} if self.execution is None else {"execution": f"real arithmetic, and executed in {self.execution}"}),
         }
 
@@ -190,7 +197,7 @@ class Question:
         words = self.scope()
         return (
             f"{words['norm']}, over {words['region']}, output {words['output_name']}, input {words['input_name']}, in {words['units']}"
-            + (f", {words['execution']}" if "execution" in words else "")
+            + "".join(f", {words[name]}" for name in ("valid", "execution") if name in words)
         )
 
     def at_odds(self, report: Mapping[str, Any]) -> str | None:
@@ -356,6 +363,7 @@ LABELS = {
     "output_name": "--output-name",
     "input_shape": "--input-shape",
     "output": "--output",
+    "valid": "--valid",
     "execution": "--execution",
 }
 
@@ -365,5 +373,6 @@ FLAGS = {  # how the command line says each field
     "units": "--mean, --std",
     "output_name": "--output-name, --output",
     "norm": "--norm",
+    "valid": "--valid",
     "execution": "--execution",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from torch import Tensor
 
 import lipcert
 from lipcert.cli.main import main
+from lipcert.gate.wanted import Wanted
 from lipcert.network.graph import Graph
 from lipcert.sampling.attack import Pgd
 from lipcert.tasks.radius.margins import Margins, margins
 from lipcert.tasks.radius.values import value_radii
 from lipcert.terms.errors import UsageError
 from lipcert.terms.query import NORMS
+from lipcert.terms.question import Question
 
 UNIT = (0.0, 1.0)
 
@@ -108,6 +111,28 @@ def test_a_sample_at_the_end_of_every_range_is_certified_far_out() -> None:
     assert alone.points[0]["radius"] > 0.5  # no valid input changes the class at all
 
 
+def test_the_nearest_input_of_another_class_counts_where_it_is_valid() -> None:
+    """The class changes at -1/4 and at 3/4: below 0 no input counts, so that what `regions` finds there is no attack."""
+    pytest.importorskip("numba")
+    net = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)).double()
+    for layer, weight, bias in (
+        (net[0], [[-1.0], [1.0]], [-0.25, -0.75]),
+        (net[2], [[0.0, 0.0], [1.0, 1.0]], [1e-9, 0.0]),
+    ):
+        layer.weight.data, layer.bias.data = (torch.tensor(t, dtype=torch.float64) for t in (weight, bias))
+    model = lipcert.load(net, input_shape=(1, 1))
+    for valid, least in ((None, 0.25), (UNIT, 0.75)):
+        report = lipcert.radius(model, np.zeros((1, 1)), norm="inf", methods=["values", "regions"], valid=valid)
+        (row,) = report.points
+        assert row["attacked"] is None or row["attacked"] >= max(least, row["radius"])
+        assert row["radii"]["regions"] <= 0.25 + 1e-6
+        if valid is None:
+            assert row["nearest"]["distance"] == pytest.approx(0.25, rel=1e-3)
+        else:
+            assert row["nearest"] is None
+            assert row["radius"] > 0.7
+
+
 def test_the_report_says_what_its_radii_are_about(tmp_path: Path) -> None:
     graph = network()
     x, _ = samples(graph)
@@ -165,3 +190,31 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run([*ask, "--valid", "0.5:1"]) == 2
     assert "--valid 0.5:1: sample 0" in capsys.readouterr().err
     assert run([*ask, "--valid", "1:0"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "met"),
+    [
+        (None, None, True),
+        (None, [0, 1], True),  # what holds for all inputs
+        ([0, 1], None, False),
+        ([0, 1], [0, 1], True),
+        ([0, 1], [0.25, 1], True),
+        ([0, 1], [-1, 1], False),
+        ([0, 1], "any", True),
+    ],
+)
+def test_a_gate_takes_such_radii_for_what_they_are(said: Any, asked: Any, met: bool) -> None:
+    net = torch.nn.Linear(2, 2).double()
+    report = lipcert.radius(net, np.full((1, 2), 0.5), norm="inf", methods=["values"], valid=said)
+    question = Question.from_dict(report.to_dict()["question"])
+    words = Wanted.of({"norm": "inf"} | ({} if asked is None else {"valid": asked})).miss(question)
+    assert (words is None) == met
+    assert met or "entries in [0.0, 1.0]" in words  # type: ignore[operator]
+    assert ("[0.0, 1.0]" in str(question)) == (said is not None)
+
+
+@pytest.mark.parametrize("value", [[1, 0], [0], "all", [0, "1"], 3])
+def test_ranges_of_rules_that_make_no_sense(value: Any) -> None:
+    with pytest.raises(UsageError, match="valid = "):
+        Wanted.of({"norm": "inf", "valid": value})

@@ -250,15 +250,17 @@ def deployed(some: Samples, found: Margins, real: Radii) -> tuple[Radii, Tensor,
 
 
 def _with_nearest(row: dict[str, Any], distance: float, x: Tensor, how: How) -> dict[str, Any]:
-    """`nearest`: an input that was found by linear regions; an attack within valid inputs takes it where it is one."""
-    if not distance < float("inf"):
+    """`nearest`: an input that was found by linear regions, where it counts; an attack within its own range takes it where it lies there."""
+    if not distance < float("inf") or not _inside(x, how.valid):
         return {"nearest": None}
-    clip = None if how.attack is None else how.attack.clip
-    valid = clip is None or bool(((x >= clip[0]) & (x <= clip[1])).all())
     attacked = row["attacked"]
-    if valid and (attacked is None or distance < attacked):
+    if _inside(x, None if how.attack is None else how.attack.clip) and (attacked is None or distance < attacked):
         attacked = distance
     return {"nearest": {"distance": distance, "x": x.tolist()}, "attacked": attacked}
+
+
+def _inside(x: Tensor, clip: tuple[float, float] | None) -> bool:
+    return clip is None or bool(((x >= clip[0]) & (x <= clip[1])).all())
 
 
 @dataclass(frozen=True, eq=False)
