@@ -38,7 +38,7 @@ def factored(
     tiny = torch.full_like(mass, TINY)
     if window is not None:
         n, whole = len(window), float(sum_up(window.abs()))
-        mass, tiny = up(mass * whole), TINY * (1 + whole + mass)
+        mass, tiny = up(mass * whole), TINY * (1 + whole + (1 + whole) * mass)
     wrong = 2 * (gamma(n + 16) + PHASE) * (1 + 16 * EPS) * mass + 2 * n * tiny
     if radius is not None:
         wrong = wrong + (1 + 1e-6) * sum_up(factor.abs()[:, :, None] * radius, 2) * whole
