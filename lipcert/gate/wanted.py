@@ -226,7 +226,8 @@ def _plain_numbers(value: Mapping[str, Any]) -> bool:
 def _valid(value: Any) -> str | tuple[float, float] | None:
     if value in (None, ANY):
         return value
-    if isinstance(value, list) and len(value) == 2 and all(map(_number, value)) and value[0] <= value[1]:
+    numbers = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+    if numbers and len(value) == 2 and value[0] <= value[1]:
         return float(value[0]), float(value[1])
     raise UsageError(f"valid = {value!r}: write any, or a range such as [0, 1]")
 

@@ -16,6 +16,7 @@ import lipcert
 from lipcert.cli.main import main
 from lipcert.gate.wanted import Wanted
 from lipcert.network.graph import Graph
+from lipcert.report.to_json import to_json
 from lipcert.sampling.attack import Pgd
 from lipcert.tasks.radius.margins import Margins, margins
 from lipcert.tasks.radius.values import value_radii
@@ -202,16 +203,30 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ([0, 1], [0.25, 1], True),
         ([0, 1], [-1, 1], False),
         ([0, 1], "any", True),
+        ([0, np.inf], [0, 1], True),
+        ([0, np.inf], [0, np.inf], True),
+        ([0, 1], [0, np.inf], False),
     ],
 )
 def test_a_gate_takes_such_radii_for_what_they_are(said: Any, asked: Any, met: bool) -> None:
     net = torch.nn.Linear(2, 2).double()
     report = lipcert.radius(net, np.full((1, 2), 0.5), norm="inf", methods=["values"], valid=said)
-    question = Question.from_dict(report.to_dict()["question"])
+    question = Question.from_dict(json.loads(to_json(report))["question"])
     words = Wanted.of({"norm": "inf"} | ({} if asked is None else {"valid": asked})).miss(question)
     assert (words is None) == met
     assert met or "entries in [0.0, 1.0]" in words  # type: ignore[operator]
-    assert ("[0.0, 1.0]" in str(question)) == (said is not None)
+    assert ("entries in [0.0, " in str(question)) == (said is not None)
+
+
+def test_a_range_without_an_end_is_resumed(tmp_path: Path) -> None:
+    """JSON has no infinity, and what is read back is the same question."""
+    net, x = torch.nn.Linear(2, 2).double(), np.full((1, 2), 0.5)
+    ask: dict[str, Any] = {"norm": "inf", "methods": ["values"], "valid": (0.0, np.inf)}
+    first = lipcert.radius(net, x, journal=str(tmp_path / "kept"), **ask)
+    (tmp_path / "r.json").write_text(to_json(first))
+    for more in ({"journal": str(tmp_path / "kept")}, {"resume": str(tmp_path / "r.json")}):
+        again = lipcert.radius(net, x, **ask, **more)
+        assert [row["radius"] for row in again.points] == [row["radius"] for row in first.points]
 
 
 @pytest.mark.parametrize("value", [[1, 0], [0], "all", [0, "1"], 3])
