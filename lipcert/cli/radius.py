@@ -92,10 +92,10 @@ def radius(
 ) -> int:
     """Certified robustness radii of samples, and certified accuracy."""
     o.check_none_negative(budget=budget, memory=memory)
-    norms, where = o.read_norm(norm, None, None), o.read_device(device)
-    count, box = read_range("--valid", valid), read_range("--clip", clip)
+    norms, where, box = o.read_norm(norm, None, None), o.read_device(device), read_range("--clip", clip)
     question: dict[str, Any] = {"methods": method or None, "tolerance": tolerance, "seed": seed, "norm": norms}
-    question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution), "certificate": certificate}
+    question |= {"eps": o.read_radii(eps), "execution": o.read_execution(execution)}
+    question |= {"certificate": certificate, "valid": read_range("--valid", valid)}
     arguments = o.load_arguments(input_shape, input_name, fix, output_name, mean, std, reader, seed)
     o.check_picture(plot)
 
@@ -106,12 +106,8 @@ def radius(
 
         loaded = load(model, **arguments, progress=progress)
         samples = files.read_data(data, loaded.input_shape, inputs=loaded.inputs, raw=raw, gaps=True)
-        inside = box or count or (UNIT if samples.scaled else None)
-        given: dict[str, Any] = {
-            "x": samples.x[:first],
-            "y": None if samples.y is None else samples.y[:first],
-            "valid": count,
-        }
+        inside = box or question["valid"] or (UNIT if samples.scaled else None)
+        given: dict[str, Any] = {"x": samples.x[:first], "y": None if samples.y is None else samples.y[:first]}
         pgd = read_attack(restarts, steps, inside, seed, where) if attack else None
         asked = RadiusRequest(attack=pgd, adversarial=adversarial_file(json), **given, **question)
         return radius(loaded, asked, o.session_of(progress, workers, scheduler, journal, where), resume)

@@ -13,6 +13,10 @@ from lipcert.network.affine import Path
 from lipcert.network.graph import Enclosure, Graph, Linear, Offset
 from lipcert.operators.linear import Dense
 
+Taps = tuple[
+    Tensor, Tensor | None, Tensor | None
+]  # (m, channels, T), their radius, and the weights that they are times
+
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
@@ -42,3 +46,10 @@ def matrix(graph: Graph, source: int, read: int) -> Enclosure:
     if source == read:
         return Enclosure(torch.eye(graph.nodes[source].size, dtype=torch.float64))
     return Path(graph, source, read).dense()
+
+
+def taps_of(part: Enclosure | Pooled, channels: int) -> Taps:
+    """What a row reads of each channel of a map."""
+    whole, window = (part.matrix, part.weights) if isinstance(part, Pooled) else (part, None)
+    shape = (whole.centre.shape[0], channels, -1)
+    return whole.centre.reshape(shape), None if whole.radius is None else whole.radius.reshape(shape), window

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.network.graph import Enclosure
 from lipcert.proofs.couplings import Coupling, boxed, factored, symbols
 from lipcert.proofs.frequencies import (
     gathered,
@@ -40,7 +39,7 @@ from lipcert.proofs.frequencies import (
     square,
     squares,
 )
-from lipcert.proofs.heads import Pooled
+from lipcert.proofs.heads import Taps, taps_of
 from lipcert.proofs.kernels import Kernel, Shape
 from lipcert.proofs.lmi import Blocks, Coefficients, Key, assemble, largest, last_block, power_of_two
 from lipcert.proofs.normal_form import NormalForm
@@ -79,9 +78,7 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
     if form.ends_on_map:
         maps.append(torch.full((form.sites[-1].channels,), 2 / rho, dtype=torch.float64))
     sizes = (0, *(layer.size for layer in form.flat), form.outputs)
-    inner = [
-        {j + 1: m for (kind, j), m in row.items() if kind == "flat" and isinstance(m, Enclosure)} for row in form.rows
-    ]
+    inner = [{j + 1: m for j, m in row.items()} for row in form.inner]
     normal = NormalForm(form.graph, form.flat)
     dense = assemble(normal, Coefficients(sizes, ({}, *inner)), flat, len(sizes) - 1, rho)
     weights = [torch.full((form.sites[0].channels,), 0.5, dtype=torch.float64), *maps]
@@ -92,22 +89,13 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
     pooled = 0.0
     windows = [(j, s.channels * math.prod(s.pool.size)) for s in form.sites if s.pool is not None for j in s.rows]
 
-    def put(
-        at: Key,
-        row: Tensor,
-        column: Tensor,
-        taps: Tensor,
-        radius: Tensor | None,
-        places: Tensor,
-        meet: int,
-        window: Tensor | None = None,
-    ) -> None:
+    def put(at: Key, row: Tensor, column: Tensor, taps: Taps, places: Tensor, meet: int) -> None:
         """-diag(row) taps diag(column) / sqrt(meet); so many columns of one row are coupled by it, at most."""
         k, j = at
-        value, _, wrong = factored(-row[:, None] * column[None, :] / math.sqrt(meet), taps, radius, window)
+        value, _, wrong = factored(-row[:, None] * column[None, :] / math.sqrt(meet), *taps)
         sums[k] = add_up(sums[k], meet * sum_up(wrong, 1) * (1 + 4 * EPS))
         sums[j] = add_up(sums[j], sum_up(wrong, 0))
-        couplings.append(Coupling(k, j, value, places, window))
+        couplings.append(Coupling(k, j, value, places, taps[2]))
 
     for k, site in enumerate(form.sites):
         if site.pool is not None:
@@ -120,10 +108,10 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
             continue
         for j, kernel in site.rows.items():
             row = (site.low + site.high) * (weights[k] * scales[k])  # one of the slopes is zero
-            taps, radius = kernel.weight.flatten(2), None if kernel.radius is None else kernel.radius.flatten(2)
+            taps = kernel.weight.flatten(2), None if kernel.radius is None else kernel.radius.flatten(2), None
             # the block of (k, j) where it goes up is the adjoint of this one: j is the coarser
             ends = ((j, k), scales[j], row) if kernel.up else ((k, j), row, scales[j])
-            put(*ends, taps, radius, boxed(kernel.taps, kernel.start), math.prod(kernel.stride))
+            put(*ends, taps, boxed(kernel.taps, kernel.start), math.prod(kernel.stride))
     for at, entries in enumerate(form.rows):
         k = len(form.sites) + at
         scale = dense.scales[at + 1]
@@ -135,11 +123,8 @@ def scaled(form: TorusForm, multipliers: Sequence[Tensor], rho: float) -> TorusI
                 layer = form.flat[at]
                 row = (layer.low + layer.high) * (layer.spread(flat[at]) * scale)
             site, all_ = form.sites[j], math.prod(form.torus(j))
-            matrix, window = (matrix.matrix, matrix.weights) if isinstance(matrix, Pooled) else (matrix, None)
-            shape = (matrix.centre.shape[0], site.channels, -1)
-            radius = None if matrix.radius is None else matrix.radius.reshape(shape)
             places = boxed(site.window, (0,) * len(site.window))
-            put((k, j), row, scales[j], matrix.centre.reshape(shape), radius, places, all_, window)
+            put((k, j), row, scales[j], taps_of(matrix, site.channels), places, all_)
     diagonals = tuple(2 * w * s * s for w, s in zip(weights, scales, strict=True))
     error = add_up(largest(sums), pooled)
     return TorusInequality(form, diagonals, tuple(couplings), tuple(squares), error, dense, sizes)

@@ -93,6 +93,13 @@ class TorusForm:
         return [site.channels for site in self.maps] + [layer.count for layer in self.flat]
 
     @property
+    def inner(self) -> list[dict[int, Enclosure]]:
+        """Of `rows`: what reads flat layers."""
+        return [
+            {j: m for (kind, j), m in row.items() if kind == "flat" and isinstance(m, Enclosure)} for row in self.rows
+        ]
+
+    @property
     def neurons(self) -> int:
         """Those of the network: neither masks nor the falling part of an activation beside its rising one."""
         sizes = [(s.node, s.channels * math.prod(s.window)) for s in self.maps]
