@@ -7,6 +7,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,9 +228,10 @@ def _valid(value: Any) -> str | tuple[float, float] | None:
     if value in (None, ANY):
         return value
     numbers = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    if numbers and len(value) == 2 and value[0] <= value[1]:
-        return float(value[0]), float(value[1])
-    raise UsageError(f"valid = {value!r}: write any, or a range such as [0, 1]")
+    with suppress(OverflowError):
+        if numbers and len(value) == 2 and value[0] <= value[1]:
+            return float(value[0]), float(value[1])
+    raise UsageError(f"valid = {value!r:.200}: write any, or a range such as [0, 1]")
 
 
 def _weights(value: Any) -> str:

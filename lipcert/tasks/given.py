@@ -197,7 +197,7 @@ def as_range(name: str, value: Any) -> tuple[float, float] | None:
         return None
     try:
         low, high = (float(end) for end in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low, high = 1.0, 0.0
     if isinstance(value, str) or not low <= high:
         raise UsageError(f"{name}: two numbers (low, high), or None, not {value!r}")

@@ -158,9 +158,13 @@ class Question:
 
     @property
     def valid(self) -> tuple[float, float] | None:
-        """The range of entries of the inputs that count; None: all do."""
+        """The range of entries of the inputs that count; None: all do. What cannot be read is (nan, nan), in which nothing lies."""
         found = dict(self.options).get("valid")
-        return (float(found[0]), float(found[1])) if isinstance(found, tuple) and len(found) == 2 else None
+        try:
+            low, high = map(float, found if isinstance(found, tuple) else ())
+        except (TypeError, ValueError, OverflowError):
+            low = high = math.nan
+        return None if found is None else (low, high)
 
     def scope(self) -> dict[str, str]:
         """Field by field in words: what the numbers are about, in the order in which people ask."""

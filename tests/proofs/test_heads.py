@@ -67,14 +67,15 @@ def test_the_product_is_the_whole_matrix(name: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("side", [5, 6, 9])
 def test_bounds_are_the_same(name: str, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, proof = network(POOLS[name]), tmp_path / "head.cert"
-    ask = {"input_shape": (1, 2, side, side)}
-    short = lipcert.bound(net, methods=["lipsdp-torus", "sampled"], certificate=proof, **ask)  # type: ignore[arg-type]
-    lipcert.verify(proof, net, **ask)  # type: ignore[arg-type]
+    shape = (1, 2, side, side)
+    short = lipcert.bound(net, input_shape=shape, methods=["lipsdp-torus", "sampled"], certificate=proof)
+    lipcert.verify(proof, net, input_shape=shape)
     monkeypatch.setattr(torus_form, "pooling", lambda *_: None)
-    whole = lipcert.bound(net, methods=["lipsdp-torus"], **ask)  # type: ignore[arg-type]
+    whole = lipcert.bound(net, input_shape=shape, methods=["lipsdp-torus"])
     assert short.upper == pytest.approx(whole.upper, rel=1e-6)
     assert short.lower is not None
-    assert short.lower <= short.upper  # type: ignore[operator]
+    assert short.upper is not None
+    assert short.lower <= short.upper
 
 
 @pytest.mark.parametrize("pool", [Beside(), Uneven(), nn.Flatten()])
@@ -114,4 +115,6 @@ def test_a_window_that_is_read_wrongly_is_seen(monkeypatch: pytest.MonkeyPatch) 
     low = lipcert.bound(net, input_shape=(1, 2, 6, 6), methods=["lipsdp-torus"])
     monkeypatch.undo()
     attained = lipcert.bound(net, input_shape=(1, 2, 6, 6), methods=["sampled"]).lower
-    assert low.upper < attained  # type: ignore[operator]
+    assert low.upper is not None
+    assert attained is not None
+    assert low.upper < attained

@@ -36,9 +36,10 @@ SCALES: tuple[tuple[str, Callable[[np.random.Generator, tuple[int, ...]], np.nda
 # Where terms cancel, the output is small beside what is added up to it, and 300 u of the output is too little. Then the
 # error of this network in this arithmetic is measured (`Reference.rounding`), and a multiple of it is allowed: another
 # order of summation errs as much. Never beyond `_MEASURED` of the output: a wrong weight shows there. Where all of the
-# output cancels (f(x) - f(x) in another order), so that it is no larger than that, `_MEASURED` of it is nothing as well; then the original itself says how far its sums are
-# off: a multiple of what it moves when its inputs move by a unit in the last place, which no error of ours is part of. Not
-# beyond what was measured either; in float64, where nothing is measured, not beyond `_STILL`.
+# output cancels (f(x) - f(x) in another order), so that it is no larger than that, `_MEASURED` of it is nothing as well; then
+# the original itself says how far its sums are off: a multiple of what it moves when its inputs move by a unit in the last
+# place, which no error of ours is part of. Not beyond what was measured either; in float64, where nothing is measured, not
+# beyond `_STILL`.
 #
 # What rounding of a subnormal product leaves of an exact 0 is no difference.
 #

@@ -45,7 +45,7 @@ GROWING = 4  # balls with splits, at most
 EFFORT = SplitEffort()
 SPLITTING = 2e10  # flops for the parts of one ball
 TOGETHER = 2**21  # balls times the inputs and the widest signal
-Range = tuple[float, float]  # of every entry of an input
+Valid = tuple[float, float]  # the range of every entry of an input
 
 
 def in_the_way(graph: Graph) -> str | None:
@@ -63,7 +63,7 @@ def value_radii(
     norm: P,
     regression: bool,
     beyond: Tensor | None = None,
-    valid: Range | None = None,
+    valid: Valid | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Certified radii (b,) of the samples x (b, n), and the functional that limits each, (b,). 0: nothing is certified.
     `beyond` (b,): distances of inputs of another class, inf: none is known. There is nothing to look for so far out. `valid`: only
@@ -101,7 +101,7 @@ def _first(graph: Graph, x: Tensor, seeds: Tensor, ahead: Tensor, norm: P) -> Te
     return torch.minimum((ahead.clamp(min=0.0) / slope).nan_to_num(math.inf, math.inf).amin(dim=1), ceiling)
 
 
-def _cells(x: Tensor, radius: Tensor, norm: P, valid: Range | None) -> Cells:
+def _cells(x: Tensor, radius: Tensor, norm: P, valid: Valid | None) -> Cells:
     ball = Cells(x, radius[:, None].expand_as(x).contiguous(), norm)
     if valid is None or norm != "inf":
         return ball
